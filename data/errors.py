@@ -1,0 +1,21 @@
+"""One kind of error for everything a person can put right: bad files, bad options, bad checkpoints."""
+
+import sys
+from collections.abc import Callable
+
+
+class InputError(Exception):
+    """What is wrong, where, and what to do, in one line. Command-line programs print it and exit with status 2."""
+
+
+def run_program(main: Callable[[], int | None]) -> None:
+    """Run `main` as a command-line program: an InputError becomes one line on stderr and exit status 2."""
+    try:
+        status = main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except BrokenPipeError:  # the reader of a pipe (head, less) went away: nothing to say, and nobody to hear it
+        sys.stderr.close()
+        status = 1
+    sys.exit(status or 0)

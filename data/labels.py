@@ -1,0 +1,102 @@
+"""The class table: Cityscapes label ids, the model's channels, colours, and the insertable classes.
+
+Ids, names and colours come from the official `cityscapesscripts` labels; this file adds only what the
+where/what model needs on top: the channel of each label (spec section 3), the thresholds of a usable
+instance, and the surfaces a class may stand on.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from cityscapesscripts.helpers.labels import labels as OFFICIAL_LABELS
+from cityscapesscripts.helpers.labels import name2label
+
+NUM_CHANNELS = 30
+LICENSE_PLATE_ID = 255  # label -1 in an 8-bit file
+INVALID_CHANNEL = 255
+
+
+def channel_of_id(label_id: int) -> int:
+    """Channel (0..29) of a Cityscapes label id; the licence plate (-1 or 255) counts as car."""
+    if label_id in (-1, LICENSE_PLATE_ID):
+        return channel_of_id(name2label["car"].id)
+    if label_id in (0, 2, 3, 4):
+        return 0
+    if label_id == 1:
+        return 1
+    if 5 <= label_id <= 17:
+        return label_id - 3
+    if label_id == 18:  # polegroup joins pole
+        return 14
+    if 19 <= label_id <= 33:
+        return label_id - 4
+    raise ValueError(f"{label_id} is not a Cityscapes label id (0..33, or 255 for the licence plate)")
+
+
+def _channel_table() -> np.ndarray:
+    table = np.full(256, INVALID_CHANNEL, np.uint8)
+    for label_id in [*range(34), LICENSE_PLATE_ID]:
+        table[label_id] = channel_of_id(label_id)
+    return table
+
+
+CHANNEL_OF_ID = _channel_table()  # (256,) uint8: label id -> channel, INVALID_CHANNEL where no label exists
+
+# One name, colour and representative label id a channel. Channel 0 gathers unlabeled, rectification
+# border, out of roi and static; it and channel 1 (ego vehicle) are black in the official colours too.
+_FIRST_LABEL = {}
+for _label in OFFICIAL_LABELS:
+    if _label.id >= 0:
+        _FIRST_LABEL.setdefault(channel_of_id(_label.id), _label)
+CHANNEL_NAMES = tuple(_FIRST_LABEL[channel].name for channel in range(NUM_CHANNELS))
+CHANNEL_COLOURS = np.array([_FIRST_LABEL[channel].color for channel in range(NUM_CHANNELS)], np.uint8)
+ID_OF_CHANNEL = np.array([_FIRST_LABEL[channel].id for channel in range(NUM_CHANNELS)], np.uint8)
+
+_GROUND = ("road", "parking", "ground")
+_OPEN_GROUND = ("road", "sidewalk", "parking", "ground", "terrain")
+
+
+@dataclass(frozen=True)
+class TargetClass:
+    """One insertable class: which labels it is, and which of its instances are worth learning from.
+
+    The thresholds apply to an instance of area `a` and box `w x h` (pixels) on the big map `W x H`
+    (spec section 3, "Usable instances").
+    """
+
+    name: str
+    min_size_percent: float  # a > W*H*min_size_percent/100, per cent of the big map
+    min_area_ratio: float  # a/(w*h) > this, fill of the box, 0..1
+    max_aspect_ratio: float  # max(h/w, w/h) < this
+    max_width_ratio: float  # W/w < this; also the bound of t11 in stn_theta_loss
+    max_height_ratio: float  # H/h < this; also the bound of t22 in stn_theta_loss
+    support: tuple[str, ...]  # label names the class may stand on (evaluation spec)
+    published: bool  # thresholds are those of the published program, not ours
+
+    @property
+    def label_id(self) -> int:
+        return name2label[self.name].id
+
+    @property
+    def channel(self) -> int:
+        return channel_of_id(self.label_id)
+
+
+TARGET_CLASSES = {
+    target.name: target
+    for target in (
+        TargetClass("person", 0.2, 0.4, 4, 50, 10, (*_OPEN_GROUND, "rail track"), published=True),
+        TargetClass("rider", 0.2, 0.3, 4, 50, 10, _OPEN_GROUND, published=False),
+        TargetClass("car", 0.5, 0.4, 3, 30, 10, _GROUND, published=True),
+        TargetClass("truck", 0.5, 0.4, 4, 30, 10, _GROUND, published=False),
+        TargetClass("bus", 0.5, 0.4, 5, 30, 10, _GROUND, published=False),
+        TargetClass("train", 0.5, 0.4, 8, 30, 12, ("rail track", "road"), published=False),
+        TargetClass("motorcycle", 0.2, 0.3, 4, 50, 12, _OPEN_GROUND, published=False),
+        TargetClass("bicycle", 0.2, 0.25, 4, 50, 12, _OPEN_GROUND, published=False),
+    )
+}
+
+
+def colourise(channels: np.ndarray) -> np.ndarray:
+    """Colour image (..., 3) uint8 of a channel-index map (...) with values 0..29."""
+    return CHANNEL_COLOURS[channels]

@@ -1,0 +1,459 @@
+"""The joint where/what model: what flows through one step, the losses, one training step, and sampling.
+
+Read from top to bottom: data that travel, the five forward paths (spec section 6), the losses
+(section 7), the update (section 8), and `sample`, the only door for pictures, evaluation and insertion.
+Shapes: B images a batch, h x w the small map, H x W the big map, cy x cx the compact mask.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.labels import NUM_CHANNELS, TARGET_CLASSES
+from data.pairs import Batch, Scene
+from networks import DROPOUT, PLANES, build_networks, edge_map, place, place_box
+from options import Options
+
+G_NETWORKS = ("where_encoder", "where_reconstructor", "stn", "what_encoder", "generator", "what_reconstructor")
+SUP_NETWORKS = ("where_encoder_sup", "what_encoder_sup")
+D_NETWORKS = ("d_stn", "d_where", "d_obj", "d_what")
+
+# g_loss is the sum of these terms with these weights (spec section 7).
+G_WEIGHTS = {
+    "g_stn": 1.0,
+    "g_where": 1.0,
+    "g_obj": 1.0,
+    "g_what": 1.0,
+    "coord": 1.0,
+    "stn_theta": 1.0,
+    "where_recon": 10.0,
+    "what_recon": 10.0,
+    "where_vae_recon": 10.0,
+    "what_vae_recon": 10.0,
+}
+D_NAMES = ("d_stn", "d_where", "d_obj", "d_what")
+LOSS_NAMES = (
+    *D_NAMES,
+    *("g_stn", "g_where", "g_obj", "g_what", "coord", "stn_theta", "where_kl", "what_kl"),
+    *("where_recon", "what_recon", "where_vae_recon", "what_vae_recon", "g_total"),
+)
+_NOISE_STREAM = 3  # sets the random stream of noise apart from those of the data (same seed, same position)
+
+
+# ---- noise --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HalfNoise:
+    """Noise of one of the two G-side updates of a step; index 0 of `keep_*` is x+ (real), 1 is x (cond)."""
+
+    eps_where: Tensor  # (B,z_spatial,1,1) normal, sampling noise of the supervised where encoder
+    eps_what: Tensor  # (B,z_appr,1,1) normal, sampling noise of the supervised what encoder
+    keep_where: Tensor  # (2,B,embed_small,1,1) dropout masks, 0 or 1/(1-DROPOUT)
+    keep_what: Tensor  # (2,B,embed_big,1,1)
+
+    def to(self, device) -> "HalfNoise":
+        return HalfNoise(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """All noise of one step, so that a step is a function of weights, batch and noise."""
+
+    z_spatial: Tensor  # (B,z_spatial,1,1) normal
+    z_appr: Tensor  # (B,z_appr,1,1) normal
+    halves: tuple[HalfNoise, HalfNoise]
+
+    def to(self, device) -> "Noise":
+        z_spatial, z_appr = (z.to(device, non_blocking=True) for z in (self.z_spatial, self.z_appr))
+        return Noise(z_spatial, z_appr, tuple(half.to(device) for half in self.halves))
+
+
+def draw_noise(options: Options, positions: Iterable[int]) -> Noise:
+    """Noise for the samples at these global positions (0, 1, 2, ... through the whole training), on the CPU.
+
+    It depends on random_seed and on the position alone: not on batch size, number of processes or resumes.
+    """
+    normal_sizes = [options.z_dim_spatial, options.z_dim_appr] * 3
+    keep_sizes = [options.embed_dim_small, options.embed_dim_small, options.embed_dim_big, options.embed_dim_big]
+    normals, keeps = [], []
+    for position in positions:
+        rng = np.random.default_rng([options.random_seed, _NOISE_STREAM, position])
+        normals.append(rng.standard_normal(sum(normal_sizes), dtype=np.float32))
+        seen = rng.random(2 * sum(keep_sizes), dtype=np.float32) >= DROPOUT
+        keeps.append(seen.astype(np.float32) / np.float32(1 - DROPOUT))
+    z_spatial, z_appr, *eps = _columns(normals, normal_sizes)
+    keep = _columns(keeps, keep_sizes * 2)
+    halves = tuple(
+        HalfNoise(
+            *eps[2 * half : 2 * half + 2],
+            torch.stack(keep[4 * half : 4 * half + 2]),
+            torch.stack(keep[4 * half + 2 : 4 * half + 4]),
+        )
+        for half in (0, 1)
+    )
+    return Noise(z_spatial, z_appr, halves)
+
+
+def _columns(rows: list[np.ndarray], sizes: list[int]) -> list[Tensor]:
+    """Rows (one a sample) cut into pieces of these sizes, each (B,size,1,1)."""
+    return list(torch.from_numpy(np.stack(rows))[:, :, None, None].split(sizes, dim=1))
+
+
+# ---- maps ---------------------------------------------------------------------------------------
+
+
+def scene_planes(labels: Tensor, ids: Tensor) -> Tensor:
+    """Network input (B,31,h,w) float32: one-hot `labels` (B,h,w) u8, then the binary edges of `ids` (B,h,w)."""
+    planes = torch.zeros(labels.shape[0], PLANES, *labels.shape[1:], device=labels.device)
+    planes.scatter_(1, labels[:, None].long(), 1.0)
+    planes[:, NUM_CHANNELS:] = edge_map(ids[:, None]) > 0
+    return planes
+
+
+def paste(planes: Tensor, mask: Tensor, target_plane: Tensor) -> Tensor:
+    """Put a mask (B,1,h,w) in [0,1] on planes (B,31,h,w): into the target channel, out of all else.
+
+    `target_plane` (1,31,1,1) is 1 in the target channel. planes*(1-mask) + target_plane*mask, so the
+    edge plane is cut by the mask like the other classes.
+    """
+    return torch.lerp(planes, target_plane, mask)
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a step derives from the batch alone, once for both halves (no parameters, no gradient)."""
+
+    batch: Batch
+    real_small: Tensor  # (B,31,h,w) x+ as the where module sees it
+    cond_small: Tensor  # (B,31,h,w) x likewise
+    real_boxed_big: Tensor  # (B,31,H,W) x+ with the real box: the what module's input
+    cond_big: Tensor  # (B,31,H,W) x
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Outputs of the five forward paths (spec section 6); reconstructions are logits."""
+
+    theta: Tensor  # (B,6) path 5: the predicted place on x
+    theta_vae: Tensor  # (B,6) path 1
+    theta_real_z: Tensor  # (B,6) path 2
+    where_mu: Tensor  # (B,z_spatial,1,1) path 1
+    where_logvar: Tensor
+    cond_z_spatial: Tensor  # (B,z_spatial,1,1) estimate of z_spatial, path 5
+    real_z_spatial: Tensor  # path 2
+    cond_recon_small: Tensor  # (B,31,h,w) logits, path 5
+    real_recon_small: Tensor  # path 2
+    box_small: Tensor  # (B,1,h,w) the predicted box
+    cond_boxed_small: Tensor  # (B,31,h,w) x with the predicted box
+    cond_boxed_big: Tensor  # (B,31,H,W) the what module's input of path 5
+    newobj: Tensor  # (B,1,cy,cx) path 5: the predicted shape
+    obj_vae: Tensor  # path 3
+    obj_real_z: Tensor  # path 4
+    what_mu: Tensor  # (B,z_appr,1,1) path 3
+    what_logvar: Tensor
+    cond_z_appr: Tensor  # (B,z_appr,1,1) estimate of z_appr, path 5
+    real_z_appr: Tensor  # path 4
+    cond_recon_big: Tensor  # (B,31,H,W) logits, path 5
+    real_recon_big: Tensor  # path 4
+    result_big: Tensor  # (B,31,H,W) x with the new object and its edge
+
+
+class WhereWhat(nn.Module):
+    """The twelve networks and the five paths through them."""
+
+    def __init__(self, options: Options):
+        super().__init__()
+        self.options = options
+        self.target = TARGET_CLASSES[options.target_class]
+        self.networks = build_networks(options)
+        self.small = (options.image_sizey_small, options.image_sizex_small)
+        self.big = (options.image_sizey_big, options.image_sizex_big)
+        self.compact = (options.compact_sizey, options.compact_sizex)
+        target_plane = (torch.arange(PLANES) == self.target.channel).float()[None, :, None, None]
+        self.register_buffer("target_plane", target_plane, persistent=False)
+
+    def parameters_of(self, names: Iterable[str]) -> list[nn.Parameter]:
+        return [parameter for name in names for parameter in self.networks[name].parameters()]
+
+    def box(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
+        """Box mask (B,1,*size) of theta (B,6)."""
+        return place_box(theta, size, self.compact, self.options.box_ramp)
+
+    def compose(self, planes: Tensor, compact: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Place a compact mask (B,1,cy,cx) on planes (B,31,H,W) and draw its edge: the result, the mask."""
+        mask = place(compact, theta, planes.shape[2:])
+        result = paste(planes, mask, self.target_plane)
+        edge = result[:, NUM_CHANNELS:] + edge_map(mask)
+        return torch.cat([result[:, :NUM_CHANNELS], edge], 1), mask
+
+    def views(self, batch: Batch) -> Views:
+        real_big = scene_planes(batch.real.labels_big, batch.real.ids_big)
+        real_box = self.box(batch.theta, self.big)
+        return Views(
+            batch,
+            real_small=scene_planes(batch.real.labels_small, batch.real.ids_small),
+            cond_small=scene_planes(batch.cond.labels_small, batch.cond.ids_small),
+            real_boxed_big=paste(real_big, real_box, self.target_plane),
+            cond_big=scene_planes(batch.cond.labels_big, batch.cond.ids_big),
+        )
+
+    def forward(self, views: Views, noise: Noise, half: HalfNoise) -> Paths:
+        """The five paths of a step. Paths that share a network share one batched call of it."""
+        networks = self.networks
+
+        # where: path 1 (supervised, x+), path 2 (z, x+), path 5 (z, x)
+        encoder = networks["where_encoder"]
+        where_mu, where_logvar = networks["where_encoder_sup"](views.batch.theta[:, :, None, None])
+        z_sup = where_mu + half.eps_where * torch.exp(where_logvar / 2)
+        real_features = encoder.scene_features(views.real_small)
+        cond_features = encoder.scene_features(views.cond_small)
+        embedding = encoder(
+            torch.cat([real_features, real_features, cond_features]),
+            torch.cat([z_sup, noise.z_spatial, noise.z_spatial]),
+        )  # (3B,embed_small,1,1)
+        theta_vae, theta_real_z, theta = networks["stn"](embedding).chunk(3)
+        with_z = embedding[len(z_sup) :]  # (2B,embed_small,1,1): paths 2 and 5
+        real_z_spatial, cond_z_spatial = encoder.estimate_noise(with_z, half.keep_where.flatten(0, 1)).chunk(2)
+        real_recon_small, cond_recon_small = networks["where_reconstructor"](with_z).chunk(2)
+
+        # the predicted box on x, at both sizes; theta keeps its gradient: what trains where
+        box_small = self.box(theta, self.small)
+        cond_boxed_small = paste(views.cond_small, box_small, self.target_plane)
+        cond_boxed_big = paste(views.cond_big, self.box(theta, self.big), self.target_plane)
+
+        # what: path 3 (supervised, x+), path 4 (z, x+), path 5 (z, x with the predicted box)
+        encoder = networks["what_encoder"]
+        what_mu, what_logvar = networks["what_encoder_sup"](views.batch.compact)
+        z_sup = what_mu + half.eps_what * torch.exp(what_logvar / 2)
+        real_features = encoder.scene_features(views.real_boxed_big)
+        cond_features = encoder.scene_features(cond_boxed_big)
+        embedding = encoder(
+            torch.cat([real_features, real_features, cond_features]),
+            torch.cat([z_sup, noise.z_appr, noise.z_appr]),
+        )  # (3B,embed_big,1,1)
+        obj_vae, obj_real_z, newobj = networks["generator"](embedding).sigmoid().chunk(3)
+        with_z = embedding[len(z_sup) :]
+        real_z_appr, cond_z_appr = encoder.estimate_noise(with_z, half.keep_what.flatten(0, 1)).chunk(2)
+        real_recon_big, cond_recon_big = networks["what_reconstructor"](with_z).chunk(2)
+        result_big, _ = self.compose(views.cond_big, newobj, theta)
+
+        return Paths(
+            theta=theta,
+            theta_vae=theta_vae,
+            theta_real_z=theta_real_z,
+            where_mu=where_mu,
+            where_logvar=where_logvar,
+            cond_z_spatial=cond_z_spatial,
+            real_z_spatial=real_z_spatial,
+            cond_recon_small=cond_recon_small,
+            real_recon_small=real_recon_small,
+            box_small=box_small,
+            cond_boxed_small=cond_boxed_small,
+            cond_boxed_big=cond_boxed_big,
+            newobj=newobj,
+            obj_vae=obj_vae,
+            obj_real_z=obj_real_z,
+            what_mu=what_mu,
+            what_logvar=what_logvar,
+            cond_z_appr=cond_z_appr,
+            real_z_appr=real_z_appr,
+            cond_recon_big=cond_recon_big,
+            real_recon_big=real_recon_big,
+            result_big=result_big,
+        )
+
+
+# ---- losses -------------------------------------------------------------------------------------
+
+
+def gan_loss(logits: Tensor, real: bool) -> Tensor:
+    """BCE of sigmoid(logits) against 1 (real) or 0, mean over batch and patches; scalar."""
+    return F.softplus(-logits if real else logits).mean()
+
+
+def reconstruction_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """L1 between sigmoid(logits) and target, both (B,31,h,w); the target keeps its gradient. Scalar."""
+    return (logits.sigmoid() - target).abs().mean()
+
+
+def coord_loss(theta: Tensor) -> Tensor:
+    """The whole compact source must lie inside the image (spec section 7); per sample, then mean. Scalar.
+
+    Over the grid, X from -1 to 1, t11*X + t13 reaches t13 - |t11| and t13 + |t11|: no grid is needed.
+    """
+    scale, shift = theta[:, [0, 4]], theta[:, [2, 5]]  # (B,2): x and y
+    return (F.relu(1 + shift - scale.abs()) + F.relu(1 - shift - scale.abs())).sum(1).mean()
+
+
+def stn_theta_loss(theta: Tensor, max_width_ratio: float, max_height_ratio: float) -> Tensor:
+    """Boxes not too small and not flipped: bounds on t11 and t22; per sample, then mean. Scalar."""
+    t11, t22 = theta[:, 0], theta[:, 4]
+    too_small = F.relu(t11 - max_width_ratio) + F.relu(t22 - max_height_ratio)
+    return (too_small + F.relu(-t11) + F.relu(-t22)).mean()
+
+
+def kl_loss(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL divergence of N(mu, exp(logvar)) from N(0, 1), mean over batch and dimensions; scalar."""
+    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).mean()
+
+
+def _against(discriminator: nn.Module, fakes: Tensor, count: int, real: bool) -> Tensor:
+    """Sum over `count` fakes, stacked along the batch, of their mean GAN loss."""
+    return count * gan_loss(discriminator(fakes), real)
+
+
+def d_losses(model: WhereWhat, views: Views, paths: Paths) -> dict[str, Tensor]:
+    """Losses of the four discriminators: real against 1 and the (detached) fakes against 0."""
+    networks, batch, target_plane = model.networks, views.batch, model.target_plane
+    thetas = torch.cat([paths.theta, paths.theta_vae, paths.theta_real_z]).detach()[:, :, None, None]
+    masks = torch.cat([paths.newobj, paths.obj_vae, paths.obj_real_z]).detach()
+    real_box = model.box(batch.theta, model.small)
+    real_where = torch.cat([paste(views.real_small, real_box, target_plane), real_box], 1)  # (B,32,h,w)
+    fake_where = torch.cat([paths.cond_boxed_small, paths.box_small], 1).detach()
+    real_big = scene_planes(batch.real.labels_big, batch.real.ids_big)
+    # As published, the real sample's edge is cut by the instance but its own edge is not drawn.
+    real_what = paste(real_big, place(batch.compact, batch.theta, model.big), target_plane)
+    return {
+        "d_stn": gan_loss(networks["d_stn"](batch.theta[:, :, None, None]), True)
+        + _against(networks["d_stn"], thetas, 3, False),
+        "d_where": gan_loss(networks["d_where"](real_where), True)
+        + gan_loss(networks["d_where"](fake_where), False),
+        "d_obj": gan_loss(networks["d_obj"](batch.compact), True)
+        + _against(networks["d_obj"], masks, 3, False),
+        "d_what": gan_loss(networks["d_what"](real_what), True)
+        + gan_loss(networks["d_what"](paths.result_big.detach()), False),
+    }
+
+
+def g_losses(model: WhereWhat, views: Views, noise: Noise, paths: Paths) -> dict[str, Tensor]:
+    """The terms of G_WEIGHTS, by name."""
+    networks, batch = model.networks, views.batch
+    thetas = torch.cat([paths.theta, paths.theta_vae, paths.theta_real_z])[:, :, None, None]
+    masks = torch.cat([paths.newobj, paths.obj_vae, paths.obj_real_z])
+    fake_where = torch.cat([paths.cond_boxed_small, paths.box_small], 1)
+    return {
+        "g_stn": _against(networks["d_stn"], thetas, 3, True),
+        "g_where": gan_loss(networks["d_where"](fake_where), True),
+        "g_obj": _against(networks["d_obj"], masks, 3, True),
+        "g_what": gan_loss(networks["d_what"](paths.result_big), True),
+        "coord": coord_loss(paths.theta),
+        "stn_theta": stn_theta_loss(paths.theta, model.target.max_width_ratio, model.target.max_height_ratio),
+        "where_recon": reconstruction_loss(paths.cond_recon_small, views.cond_small)
+        + reconstruction_loss(paths.real_recon_small, views.real_small)
+        + F.l1_loss(paths.cond_z_spatial, noise.z_spatial)
+        + F.l1_loss(paths.real_z_spatial, noise.z_spatial),
+        # The target of path 5 depends on theta and is not detached, as published.
+        "what_recon": reconstruction_loss(paths.cond_recon_big, paths.cond_boxed_big)
+        + reconstruction_loss(paths.real_recon_big, views.real_boxed_big)
+        + F.l1_loss(paths.cond_z_appr, noise.z_appr)
+        + F.l1_loss(paths.real_z_appr, noise.z_appr),
+        "where_vae_recon": F.l1_loss(paths.theta_vae, batch.theta),
+        "what_vae_recon": F.l1_loss(paths.obj_vae, batch.compact),
+    }
+
+
+def kl_losses(paths: Paths) -> dict[str, Tensor]:
+    return {
+        "where_kl": kl_loss(paths.where_mu, paths.where_logvar),
+        "what_kl": kl_loss(paths.what_mu, paths.what_logvar),
+    }
+
+
+# ---- training -----------------------------------------------------------------------------------
+
+
+class Optimisers:
+    """Adam for each group of networks that one loss trains.
+
+    The published program has seven Adams; Adam works number by number, so three over disjoint sets of
+    parameters (discriminators, supervised encoders, G) take the same steps.
+    """
+
+    def __init__(self, model: WhereWhat):
+        options = model.options
+
+        def adam(names):
+            return torch.optim.Adam(
+                model.parameters_of(names), lr=options.learning_rate, betas=(options.beta1, 0.999)
+            )
+
+        self.d, self.sup, self.g = adam(D_NETWORKS), adam(SUP_NETWORKS), adam(G_NETWORKS)
+
+    def state_dict(self) -> dict:
+        return {"d": self.d.state_dict(), "sup": self.sup.state_dict(), "g": self.g.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name in ("d", "sup", "g"):
+            getattr(self, name).load_state_dict(state[name])
+
+
+def set_gradients(loss: Tensor, optimiser: torch.optim.Optimizer, retain_graph: bool = False) -> None:
+    """Gradients of `loss` for the optimiser's parameters and for no others."""
+    optimiser.zero_grad(set_to_none=True)
+    parameters = optimiser.param_groups[0]["params"]
+    loss.backward(inputs=parameters, retain_graph=retain_graph)
+
+
+def train_step(model: WhereWhat, optimisers: Optimisers, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+    """One iteration: a D update, then two G-side updates, the second with new dropout and sampling noise.
+
+    All gradients of one update are taken at the same weights. Returns the terms of LOSS_NAMES as
+    detached scalars: of the second half, and the discriminators' of the first (there is one D update).
+    """
+    views = model.views(batch)
+    losses: dict[str, Tensor] = {}
+    for index, half in enumerate(noise.halves):
+        paths = model(views, noise, half)
+        if index == 0:
+            losses |= d_losses(model, views, paths)
+            set_gradients(sum(losses[name] for name in D_NAMES), optimisers.d)
+            optimisers.d.step()
+        losses |= g_update(model, optimisers, views, noise, paths)
+    return {name: losses[name].detach() for name in LOSS_NAMES}
+
+
+def g_update(
+    model: WhereWhat, optimisers: Optimisers, views: Views, noise: Noise, paths: Paths
+) -> dict[str, Tensor]:
+    """Update G by g_total, and each supervised encoder by its own KL and reconstruction; the loss terms."""
+    losses = g_losses(model, views, noise, paths) | kl_losses(paths)
+    losses["g_total"] = sum(weight * losses[name] for name, weight in G_WEIGHTS.items())
+    # where_* terms do not depend on the what encoder nor the other way round: one sum serves both.
+    supervised = sum(losses[name] for name in ("where_kl", "where_vae_recon", "what_kl", "what_vae_recon"))
+    set_gradients(supervised, optimisers.sup, retain_graph=True)
+    set_gradients(losses["g_total"], optimisers.g)
+    optimisers.sup.step()
+    optimisers.g.step()
+    return losses
+
+
+# ---- sampling -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sample:
+    """New objects for B scenes."""
+
+    theta: Tensor  # (B,6)
+    compact: Tensor  # (B,1,cy,cx) in [0,1]
+    planes: Tensor  # (B,31,H,W) the big map with the object put on, and its edge
+
+
+@torch.no_grad()
+def sample(model: WhereWhat, scene: Scene, z_spatial: Tensor, z_appr: Tensor) -> Sample:
+    """Path 5 alone, without dropout: one new object in each scene, from z (B,z_dim,1,1)."""
+    networks = model.networks
+    small = scene_planes(scene.labels_small, scene.ids_small)
+    encoder = networks["where_encoder"]
+    theta = networks["stn"](encoder(encoder.scene_features(small), z_spatial))
+    big = scene_planes(scene.labels_big, scene.ids_big)
+    encoder = networks["what_encoder"]
+    boxed = paste(big, model.box(theta, model.big), model.target_plane)
+    compact = networks["generator"](encoder(encoder.scene_features(boxed), z_appr)).sigmoid()
+    planes, _ = model.compose(big, compact, theta)
+    return Sample(theta, compact, planes)

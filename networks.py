@@ -1,0 +1,297 @@
+"""The twelve networks of the where/what model (spec section 5) and its fixed operations (section 4).
+
+Shapes: B images, planes = 30 one-hot classes + 1 edge map, h x w the map of the module at hand.
+Nothing here knows a device: parameters are made where the caller's `torch.device` context says.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.labels import NUM_CHANNELS
+from options import Options, network_depth
+
+PLANES = NUM_CHANNELS + 1  # one-hot segmentation and edge map
+ENLARGEMENT = 8  # the published STN enlarges its source this many times (NEAREST) before sampling it
+DROPOUT = 0.4  # share of embedding channels that the noise heads do not see in training
+
+
+# ---- builders -----------------------------------------------------------------------------------
+
+
+def channel_multipliers(depth: int) -> list[int]:
+    """1, 2, 4, 8, 8, 8, ...: widths of `depth` halving layers, in units of the first one's."""
+    return [min(2**layer, 8) for layer in range(depth)]
+
+
+def halving(channels_in: int, channels_out: int) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, kernel_size=4, stride=2, padding=1)
+
+
+def doubling(channels_in: int, channels_out: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(channels_in, channels_out, kernel_size=4, stride=2, padding=1)
+
+
+def down(channels_in: int, channels: list[int], norm_first: bool = False) -> nn.Sequential:
+    """Halving layers with LeakyReLU 0.2 and, the first only if `norm_first`, instance norm."""
+    layers: list[nn.Module] = []
+    for before, after in zip([channels_in, *channels], channels, strict=False):
+        norm = [nn.InstanceNorm2d(after)] if layers or norm_first else []
+        layers += [halving(before, after), *norm, nn.LeakyReLU(0.2, inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def up(channels_in: int, width: int, depth: int, kernel: tuple[int, int], channels_out: int) -> nn.Sequential:
+    """From a 1x1 embedding to a map of logits: one `kernel` layer, then `depth` doubling layers."""
+    channels = [width * multiplier for multiplier in reversed(channel_multipliers(depth))]
+    layers: list[nn.Module] = [nn.ConvTranspose2d(channels_in, channels[0], kernel)]
+    for before, after in zip(channels, [*channels[1:], channels_out], strict=True):
+        layers += [nn.InstanceNorm2d(before), nn.ReLU(inplace=True), doubling(before, after)]
+    return nn.Sequential(*layers)
+
+
+def row(*channels: int, activation: nn.Module) -> nn.Sequential:
+    """1x1 convolutions with an activation between them: a perceptron on (B,C,1,1)."""
+    layers: list[nn.Module] = []
+    for before, after in zip(channels, channels[1:], strict=False):
+        layers += [nn.Conv2d(before, after, 1), activation]
+    return nn.Sequential(*layers[:-1])
+
+
+class SceneEncoder(nn.Module):
+    """Scene planes and noise -> embedding and an estimate of the noise (where encoder, what encoder).
+
+    The published first layer convolves the planes together with the noise tiled over the map. A
+    convolution is linear, so the planes' part is computed once for all noises of a scene, and the
+    noise's part once for the interior and once for each border (`tiled_noise_features`).
+    """
+
+    def __init__(self, z_dim: int, width: int, depth: int, kernel: tuple[int, int], embed_dim: int):
+        super().__init__()
+        channels = [width * multiplier for multiplier in channel_multipliers(depth)]
+        self.first = halving(PLANES + z_dim, channels[0])
+        self.body = down(channels[0], channels[1:], norm_first=True)
+        self.head = nn.Conv2d(channels[-1], embed_dim, kernel)
+        self.z_head = nn.Conv2d(embed_dim, z_dim, 1)
+
+    def scene_features(self, planes: Tensor) -> Tensor:
+        """The part of the first layer that sees the scene: (B,31,h,w) -> (B,g,h/2,w/2), bias included."""
+        return F.conv2d(planes, self.first.weight[:, :PLANES], self.first.bias, stride=2, padding=1)
+
+    def noise_features(self, z: Tensor, height: int, width: int) -> Tensor:
+        """The part of the first layer that sees the noise: (B,z_dim,1,1) -> (B,g,height,width)."""
+        return tiled_noise_features(z, self.first.weight[:, PLANES:], height, width)
+
+    def forward(self, features: Tensor, z: Tensor) -> Tensor:
+        """Embedding (B,embed_dim,1,1) from `scene_features` (B,g,h/2,w/2) and z (B,z_dim,1,1)."""
+        hidden = F.leaky_relu_(features + self.noise_features(z, *features.shape[2:]), 0.2)
+        return self.head(self.body(hidden))
+
+    def estimate_noise(self, embedding: Tensor, keep: Tensor) -> Tensor:
+        """z_hat (B,z_dim,1,1); `keep` (B,embed_dim,1,1) is the dropout mask, 0 or 1/(1-DROPOUT)."""
+        return self.z_head(embedding * keep)
+
+
+class VariationalEncoder(nn.Module):
+    """theta or a compact mask -> mu, logvar of the noise that explains it, each (B,z_dim,1,1)."""
+
+    def __init__(self, body: nn.Sequential, channels: int, kernel: tuple[int, int], z_dim: int):
+        super().__init__()
+        self.body = body
+        self.mu = nn.Conv2d(channels, z_dim, kernel)
+        self.logvar = nn.Conv2d(channels, z_dim, kernel)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.body(x)
+        return self.mu(hidden), self.logvar(hidden)
+
+
+class StnHead(nn.Module):
+    """Where embedding (B,embed_dim,1,1) -> theta (B,6), a 2x3 affine matrix without rotation or shear."""
+
+    def __init__(self, embed_dim: int, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(embed_dim, 2 * width), nn.ReLU(), nn.Linear(2 * width, width), nn.ReLU()
+        )
+        self.theta = nn.Linear(width, 6)
+        self.register_buffer("free", torch.tensor([1.0, 0, 1, 0, 1, 1]), persistent=False)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return self.theta(self.layers(embedding.flatten(1))) * self.free  # (B,6)
+
+
+# ---- the table ----------------------------------------------------------------------------------
+
+
+def build_networks(options: Options) -> nn.ModuleDict:
+    """The twelve networks, freshly initialised from torch's random state.
+
+    Discriminators and reconstructors return logits: the published sigmoid is part of their loss.
+    """
+    g, d = options.gf_dim, options.df_dim
+    z_spatial, z_appr = options.z_dim_spatial, options.z_dim_appr
+    small = network_depth(options.image_sizex_small, options.image_sizey_small, "small maps")
+    big = network_depth(options.image_sizex_big, options.image_sizey_big, "big maps")
+    compact = network_depth(options.compact_sizex, options.compact_sizey, "compact masks")
+    kernel_small = (4, options.image_sizex_small >> small)
+    kernel_big = (4, options.image_sizex_big >> big)
+    kernel_compact = (4, options.compact_sizex >> compact)
+    compact_channels = [g * multiplier for multiplier in channel_multipliers(compact)]
+    object_channels = [d * multiplier for multiplier in channel_multipliers(compact)]
+    leaky, relu = nn.LeakyReLU(0.2), nn.ReLU()
+    networks = nn.ModuleDict(
+        {
+            "where_encoder": SceneEncoder(z_spatial, g, small, kernel_small, options.embed_dim_small),
+            "where_encoder_sup": VariationalEncoder(
+                nn.Sequential(*row(6, g, activation=leaky), leaky), g, (1, 1), z_spatial
+            ),
+            "where_reconstructor": up(options.embed_dim_small, g, small, kernel_small, PLANES),
+            "stn": StnHead(options.embed_dim_small, g),
+            "what_encoder": SceneEncoder(z_appr, g, big, kernel_big, options.embed_dim_big),
+            "what_encoder_sup": VariationalEncoder(
+                down(1, compact_channels), compact_channels[-1], kernel_compact, z_appr
+            ),
+            "generator": up(options.embed_dim_big, g, compact, kernel_compact, 1),
+            "what_reconstructor": up(options.embed_dim_big, g, big, kernel_big, PLANES),
+            "d_stn": row(6, g, 1, activation=relu),
+            "d_where": nn.Sequential(*down(PLANES + 1, [d, 2 * d, 4 * d]), halving(4 * d, 1)),
+            "d_obj": nn.Sequential(*down(1, object_channels), nn.Conv2d(object_channels[-1], 1, kernel_compact)),
+            "d_what": nn.Sequential(*down(PLANES, [d, 2 * d]), halving(2 * d, 1)),
+        }
+    )
+    initialise(networks)
+    return networks
+
+
+def initialise(networks: nn.ModuleDict) -> None:
+    """Convolutions N(0, 0.02) with bias 0; the STN head starts at the identity (spec section 5)."""
+    for module in networks.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.normal_(module.weight, 0.0, 0.02)
+            nn.init.zeros_(module.bias)
+    nn.init.zeros_(networks["stn"].theta.weight)
+    with torch.no_grad():
+        networks["stn"].theta.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
+
+
+# The published program's names of the networks; a layer is `<network>/<layer>.weight` or `.bias`.
+PUBLISHED_NETWORKS = {"d_stn": "disSTN", "d_where": "disWhere", "d_obj": "disObj", "d_what": "disWhat"}
+
+
+def published_names(networks: nn.ModuleDict) -> dict[str, str]:
+    """Our parameter name ("where_encoder.first.weight") -> the published one ("where_encoder/conv0.0.weight").
+
+    Both list the layers of a network in the same order; only the last ones have special names.
+    (The published where_encoder_sup also holds a conv1.0 that it never uses; ours has none.)
+    """
+    names = {}
+    for network_name, network in networks.items():
+        layers = list(dict.fromkeys(name.rpartition(".")[0] for name, _ in network.named_parameters()))
+        published = _published_layers(network_name, len(layers))
+        for ours, theirs in zip(layers, published, strict=True):
+            for kind in ("weight", "bias"):
+                network_published = PUBLISHED_NETWORKS.get(network_name, network_name)
+                names[f"{network_name}.{ours}.{kind}"] = f"{network_published}/{theirs}.{kind}"
+    return names
+
+
+def _published_layers(network: str, count: int) -> list[str]:
+    if network in ("where_encoder", "what_encoder"):
+        return [*(f"conv{layer}.0" for layer in range(count - 2)), "conv7.0", "reconz.1"]
+    if network in ("where_encoder_sup", "what_encoder_sup"):
+        return [*(f"conv{layer}.0" for layer in range(count - 2)), "fc_mu.0", "fc_logvar.0"]
+    if network in ("where_reconstructor", "what_reconstructor"):
+        return [*(f"convT{layer}.0" for layer in range(count - 1)), "convT7.0"]
+    if network == "generator":
+        return [f"convT{layer}.0" for layer in range(count)]
+    if network == "stn":
+        return ["fc.0", "fc.2", "fc_loc"]
+    return [f"conv{layer}.0" for layer in range(count)]
+
+
+# ---- fixed operations ---------------------------------------------------------------------------
+
+
+def edge_map(m: Tensor) -> Tensor:
+    """Largest of the four differences to the neighbours, clipped at 0: (B,1,h,w) -> (B,1,h,w).
+
+    0 where a neighbour lies outside the image. Differentiable; for instance maps take `edge_map(m) > 0`.
+    """
+    down_step = F.pad(m[:, :, 1:] - m[:, :, :-1], (0, 0, 1, 1))  # row r: m[r] - m[r-1]; 0 outside
+    right_step = F.pad(m[:, :, :, 1:] - m[:, :, :, :-1], (1, 1))
+    vertical = torch.maximum(down_step[:, :, :-1], -down_step[:, :, 1:])
+    horizontal = torch.maximum(right_step[:, :, :, :-1], -right_step[:, :, :, 1:])
+    return torch.maximum(vertical, horizontal).clamp(min=0)
+
+
+def tiled_noise_features(z: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
+    """k4s2p1 convolution of z tiled over a map, without tiling: (B,z,1,1) -> (B,g,height,width).
+
+    Padding touches the first and the last output row and column only; all others see the same 16 taps.
+    """
+    rows, columns = min(height, 3), min(width, 3)
+    core = F.conv2d(z.expand(-1, -1, 2 * rows, 2 * columns), weight, stride=2, padding=1)
+    if height > 3:
+        middle = core[:, :, 1:2].expand(-1, -1, height - 2, -1)
+        core = torch.cat([core[:, :, :1], middle, core[:, :, 2:]], 2)
+    if width > 3:
+        middle = core[:, :, :, 1:2].expand(-1, -1, -1, width - 2)
+        core = torch.cat([core[:, :, :, :1], middle, core[:, :, :, 2:]], 3)
+    return core
+
+
+def _source_coordinate(scale: Tensor, shift: Tensor, size: int) -> Tensor:
+    """Source coordinate u (B,size), -1..1 inside the source, of each output pixel along one axis.
+
+    Pixel centres of the first and last pixel sit at -1 and +1 (align_corners=True, spec section 4).
+    """
+    return scale[:, None] * torch.linspace(-1, 1, size, device=scale.device, dtype=scale.dtype) + shift[:, None]
+
+
+def _placing_matrix(scale: Tensor, shift: Tensor, size: int, source: int) -> Tensor:
+    """Bilinear weights (B,size,source) from a source, enlarged ENLARGEMENT times by NEAREST, to the output."""
+    enlarged = ENLARGEMENT * source
+    position = (_source_coordinate(scale, shift, size) + 1) / 2 * (enlarged - 1)
+    # Far outside, positions may not fit an integer; nothing is sampled there, wherever exactly it is.
+    left = position.detach().floor().clamp(-2, enlarged + 1)
+    fraction = (position - left)[..., None]
+    cells = torch.arange(source, device=scale.device, dtype=scale.dtype)
+    left_in_cell = ((left / ENLARGEMENT).floor()[..., None] == cells).to(scale.dtype)
+    right_in_cell = (((left + 1) / ENLARGEMENT).floor()[..., None] == cells).to(scale.dtype)
+    return left_in_cell * (1 - fraction) + right_in_cell * fraction
+
+
+def place(source: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
+    """Place source (B,1,sy,sx) with theta (B,6) on a map of `size` (height, width): (B,1,height,width).
+
+    Equal to enlarging the source 8 times with NEAREST and sampling it bilinearly on the affine grid of
+    theta, zero outside. Without rotation both steps are separable: two small matrix products.
+    """
+    rows = _placing_matrix(theta[:, 4], theta[:, 5], size[0], source.shape[2])  # (B,height,sy)
+    columns = _placing_matrix(theta[:, 0], theta[:, 2], size[1], source.shape[3])  # (B,width,sx)
+    return (rows @ source[:, 0] @ columns.transpose(1, 2))[:, None]
+
+
+def place_box(
+    theta: Tensor, size: tuple[int, int], source_size: tuple[int, int], ramp: float = 0.0
+) -> Tensor:
+    """The box mask (B,1,height,width) in [0,1]: an all-ones source of `source_size` placed with theta.
+
+    The published edge is a ramp one enlarged source pixel wide, often far below an output pixel, which
+    leaves the place next to no gradient. `ramp` > 0 makes it that many output pixels wide instead.
+    """
+    if ramp == 0:
+        rows = _placing_matrix(theta[:, 4], theta[:, 5], size[0], source_size[0]).sum(2)
+        columns = _placing_matrix(theta[:, 0], theta[:, 2], size[1], source_size[1]).sum(2)
+    else:
+        rows = _soft_interval(theta[:, 4], theta[:, 5], size[0], ramp)
+        columns = _soft_interval(theta[:, 0], theta[:, 2], size[1], ramp)
+    return (rows[:, :, None] * columns[:, None, :])[:, None]
+
+
+def _soft_interval(scale: Tensor, shift: Tensor, size: int, ramp: float) -> Tensor:
+    """1 inside the box, 0 outside, a ramp `ramp` output pixels wide centred on its edge: (B,size)."""
+    inside = 1 - _source_coordinate(scale, shift, size).abs()  # distance to the edge, source units
+    pixels = inside * (size - 1) / 2 / scale[:, None].abs().clamp(min=1e-3)
+    return (pixels / ramp + 0.5).clamp(0, 1)

@@ -1,0 +1,222 @@
+"""Every option of a training run: its default, its unit, its meaning.
+
+Edit the defaults here (`db_root`, `target_class`), or give flags: `python main.py --db_root DIR`.
+The order of precedence is: defaults below < --preset < --config FILE.yaml < command-line flags.
+Options are built once, frozen, printed, saved with the run as options.yaml, and then only read.
+The defaults are those of the published program (preset `paper`, spec section 2).
+"""
+
+import argparse
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from data.errors import InputError
+from data.labels import TARGET_CLASSES
+
+
+def _option(default, help, choices=None):
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Options:
+    # ---- data -----------------------------------------------------------------------------------
+    db_root: str = _option("datasets/cityscapes", "folder that holds gtFine/ (leftImg8bit/ is not needed)")
+    target_class: str = _option("person", "class to insert", tuple(TARGET_CLASSES))
+    group_instances: bool = _option(True, "group regions (id < 1000) may count as instances, as published")
+    skip_bad_files: bool = _option(False, "go on without images whose files are broken")
+    cache_dir: str = _option("cache", "folder for working-size maps and usable instances, made on first use")
+    num_workers: int = _option(2, "processes that read data, 0 reads in the training process")
+
+    # ---- sizes ----------------------------------------------------------------------------------
+    image_sizex_small: int = _option(256, "width of the where module's map, pixels")
+    image_sizey_small: int = _option(128, "height of the where module's map, pixels (4 times a power of two)")
+    image_sizex_big: int = _option(1024, "width of the what module's map, pixels")
+    image_sizey_big: int = _option(512, "height of the what module's map, pixels (4 times a power of two)")
+    compact_sizex: int = _option(128, "width of the compact instance mask, pixels")
+    compact_sizey: int = _option(128, "height of the compact mask, pixels (4 times a power of two)")
+
+    # ---- networks -------------------------------------------------------------------------------
+    gf_dim: int = _option(32, "channels of the first layer of encoders and generators")
+    df_dim: int = _option(8, "channels of the first layer of the discriminators")
+    z_dim_spatial: int = _option(4, "numbers in z_spatial, the noise of the place")
+    z_dim_appr: int = _option(16, "numbers in z_appr, the noise of the shape")
+    embed_dim_small: int = _option(128, "numbers in the where embedding")
+    embed_dim_big: int = _option(512, "numbers in the what embedding")
+
+    # ---- optimisation ---------------------------------------------------------------------------
+    epoch: int = _option(100, "passes over the images that hold a usable instance")
+    max_iters: int = _option(0, "stop after this many iterations in all, 0: after `epoch` passes")
+    batch_size: int = _option(1, "image pairs per iteration")
+    learning_rate: float = _option(2e-4, "Adam step size, all networks")
+    beta1: float = _option(0.5, "Adam's first decay rate (the second is 0.999)")
+
+    # ---- departures from the published program, all off by default ------------------------------
+    box_ramp: float = _option(0.0, "width of the placed box's soft edge, output pixels; 0: published edge")
+
+    # ---- run ------------------------------------------------------------------------------------
+    run_dir: str = _option("runs/where_what", "folder for options, log, samples, checkpoints")
+    resume: str = _option("", "auto (last checkpoint of run_dir, if any) or the path of a checkpoint")
+    random_seed: int = _option(1004, "seed of everything random")
+    device: str = _option("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")
+    log_every: int = _option(100, "iterations between log lines")
+    sample_every: int = _option(100, "iterations between sample grids, 0: none")
+    save_every: int = _option(1000, "iterations between checkpoints, 0: only at the end of each epoch")
+    keep_checkpoints: int = _option(3, "checkpoints kept, the oldest go first")
+
+
+PRESETS = {
+    "paper": {},
+    "demo": {
+        "image_sizex_small": 64,
+        "image_sizey_small": 32,
+        "image_sizex_big": 128,
+        "image_sizey_big": 64,
+        "compact_sizex": 32,
+        "compact_sizey": 32,
+        "gf_dim": 16,
+        "learning_rate": 1e-3,
+        "batch_size": 4,
+        "box_ramp": 1.0,
+    },
+    "tiny": {
+        "image_sizex_small": 64,
+        "image_sizey_small": 32,
+        "image_sizex_big": 128,
+        "image_sizey_big": 64,
+        "compact_sizex": 32,
+        "compact_sizey": 32,
+        "gf_dim": 4,
+        "df_dim": 4,
+        "embed_dim_small": 16,
+        "embed_dim_big": 24,
+        "max_iters": 4,
+        "log_every": 1,
+        "sample_every": 2,
+        "save_every": 2,
+        "num_workers": 0,
+    },
+}
+
+
+def network_depth(width: int, height: int, what: str) -> int:
+    """How often a k4s2p1 layer halves a map until its height is 4 (spec section 5, "Other sizes").
+
+    Raises InputError, naming `what`, unless height is 4 * 2^n with n >= 1 and width is a multiple of 2^n.
+    """
+    depth = int(math.log2(height / 4)) if height >= 8 else 0
+    if depth < 1 or 4 * 2**depth != height or width < 2**depth or width % 2**depth:
+        raise InputError(
+            f"{what} of {width}x{height} pixels can't be built: the height must be 8, 16, 32, 64, ... and the"
+            " width a multiple of a quarter of it, e.g. 256x128"
+        )
+    return depth
+
+
+def validate(options: Options) -> Options:
+    """Return `options` unchanged, or raise InputError naming the first option that can't be used."""
+    for name, value in dataclasses.asdict(options).items():
+        choices = Options.__dataclass_fields__[name].metadata["choices"]
+        if choices and value not in choices:
+            raise InputError(f"{name} '{value}' is unknown: choose one of {', '.join(map(str, choices))}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{name} must be a finite number, not {value}")
+    network_depth(options.image_sizex_small, options.image_sizey_small, "small maps (image_size*_small)")
+    network_depth(options.image_sizex_big, options.image_sizey_big, "big maps (image_size*_big)")
+    network_depth(options.compact_sizex, options.compact_sizey, "compact masks (compact_size*)")
+    if options.image_sizey_small < 32 or options.image_sizex_small < 32:
+        raise InputError("image_size*_small must be at least 32x32 pixels: D where halves its map four times")
+    if options.compact_sizex < options.compact_sizey // 4 * 4 and options.compact_sizex < 8:
+        raise InputError("compact_sizex must be at least 8 pixels")
+    at_least = {
+        1: ("gf_dim", "df_dim", "z_dim_spatial", "z_dim_appr", "embed_dim_small", "embed_dim_big", "epoch"),
+        0: ("max_iters", "num_workers", "random_seed", "sample_every", "save_every"),
+    }
+    at_least[1] += ("batch_size", "log_every", "keep_checkpoints")
+    for bound, names in at_least.items():
+        for name in names:
+            if getattr(options, name) < bound:
+                raise InputError(f"{name} must be at least {bound}, not {getattr(options, name)}")
+    if options.learning_rate <= 0 or options.box_ramp < 0 or not 0 <= options.beta1 < 1:
+        raise InputError("learning_rate must be above 0, beta1 in [0, 1), box_ramp not negative")
+    return options
+
+
+def from_dict(values: dict, source: str) -> Options:
+    """Options from a dict of saved values (options.yaml, a checkpoint); missing ones take their defaults.
+
+    Raises InputError, naming `source`, for an unknown name or a value of the wrong kind.
+    """
+    clean = {}
+    for name, value in values.items():
+        if name not in Options.__dataclass_fields__:
+            raise InputError(f"{source}: unknown option '{name}' (see python main.py --help for all names)")
+        kind = type(Options.__dataclass_fields__[name].default)
+        if kind is float and type(value) in (int, str):  # YAML reads 2e-4 as a string, 1 as an integer
+            try:
+                value = float(value)
+            except ValueError:
+                pass
+        if type(value) is not kind:
+            raise InputError(f"{source}: option {name} must be of type {kind.__name__}, not {value!r}")
+        clean[name] = value
+    return Options(**clean)
+
+
+def read_yaml(path: str) -> dict:
+    """The dict in a YAML file of options; InputError if it can't be read or holds something else."""
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--config {path}: can't be read as YAML ({reason})") from None
+    if not isinstance(values, dict):
+        raise InputError(f"--config {path}: must hold 'name: value' lines, as a saved options.yaml does")
+    return values
+
+
+def write_yaml(options: Options) -> str:
+    """The text of options.yaml; `--config` reads it back to equal options."""
+    return yaml.safe_dump(dataclasses.asdict(options), sort_keys=False)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):  # one line, exit status 2, without the page of usage that argparse prints first
+        raise InputError(f"{message} (see --help)")
+
+
+def add_option_flags(parser: argparse.ArgumentParser) -> None:
+    """Add one flag for each option; flags that are not given leave no trace in the parsed namespace."""
+    for item in dataclasses.fields(Options):
+        text = f"{item.metadata['help']} (default {item.default!r})".replace("%", "%%")
+        kind = {"type": type(item.default), "choices": item.metadata["choices"], "metavar": item.name.upper()}
+        if isinstance(item.default, bool):
+            kind = {"action": argparse.BooleanOptionalAction}
+        parser.add_argument(f"--{item.name}", help=text, default=argparse.SUPPRESS, **kind)
+
+
+def parse(arguments: list[str] | None = None) -> tuple[Options, bool]:
+    """Options of a command line (None: sys.argv), and whether it asks for a dry run.
+
+    Raises InputError for anything that can't be used.
+    """
+    parser = _Parser(prog="main.py", description="Train the joint where/what model.", allow_abbrev=False)
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="named set of options (default paper)")
+    parser.add_argument("--config", metavar="FILE.yaml", help="options of a saved run; flags win over it")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="open the data, print options, parameter table and number of usable instances, then stop",
+    )
+    add_option_flags(parser)
+    flags = vars(parser.parse_args(arguments))
+    preset, config, dry_run = flags.pop("preset"), flags.pop("config"), flags.pop("dry_run")
+    values = dict(PRESETS[preset or "paper"])
+    if config:
+        values.update(read_yaml(config))
+    values.update(flags)
+    return validate(from_dict(values, f"--config {config}" if config else "options")), dry_run

@@ -1,0 +1,210 @@
+"""The same step written the slow, obvious way: what the fast one is tested and timed against.
+
+Enlarged sources with affine grid and grid_sample, four edge convolutions, tiled noise, one call of a
+network for each path, sigmoids before BCE and L1. `PlainWhereWhat` shares weights with a `WhereWhat`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.labels import NUM_CHANNELS
+from data.pairs import Batch
+from model import D_NAMES, G_WEIGHTS, LOSS_NAMES, HalfNoise, Noise, Optimisers, Paths, Views, WhereWhat, set_gradients
+from networks import ENLARGEMENT, SceneEncoder
+
+
+def plain_edge_map(m: Tensor) -> Tensor:
+    """Four 3x3 convolutions, one for each neighbour, on a map padded with its own border."""
+    m = F.pad(m, (1, 1, 1, 1), mode="replicate")
+    kernels = torch.zeros(4, 1, 3, 3, dtype=m.dtype, device=m.device)
+    kernels[:, 0, 1, 1] = 1
+    for index, (row, column) in enumerate([(1, 0), (1, 2), (0, 1), (2, 1)]):
+        kernels[index, 0, row, column] = -1
+    return F.conv2d(m, kernels).relu().amax(1, keepdim=True)
+
+
+def plain_place(source: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
+    enlarged = F.interpolate(source, scale_factor=ENLARGEMENT, mode="nearest")
+    grid = F.affine_grid(theta.view(-1, 2, 3), [len(source), 1, *size], align_corners=True)
+    return F.grid_sample(enlarged, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+def plain_coord_loss(theta: Tensor, size: tuple[int, int]) -> Tensor:
+    grid = F.affine_grid(theta.view(-1, 2, 3), [len(theta), 1, *size], align_corners=True).flatten(1, 2)
+    low, high = grid.amin(1), grid.amax(1)  # (B,2)
+    return (F.relu(1 + low) + F.relu(1 - high)).sum(1).mean()
+
+
+def plain_planes(labels: Tensor, ids: Tensor, dtype: torch.dtype) -> Tensor:
+    seg = F.one_hot(labels.long(), NUM_CHANNELS).permute(0, 3, 1, 2).to(dtype)
+    return torch.cat([seg, (plain_edge_map(ids[:, None].to(dtype)) > 0).to(dtype)], 1).contiguous()
+
+
+def plain_paste(planes: Tensor, mask: Tensor, channel: int) -> Tensor:
+    seg, edge = planes[:, :NUM_CHANNELS], planes[:, NUM_CHANNELS:]
+    added = torch.cat([mask if index == channel else torch.zeros_like(mask) for index in range(NUM_CHANNELS)], 1)
+    return torch.cat([seg * (1 - mask) + added, edge * (1 - mask)], 1)
+
+
+def plain_encode(encoder: SceneEncoder, planes: Tensor, z: Tensor) -> Tensor:
+    tiled = z.expand(-1, -1, *planes.shape[2:])
+    hidden = F.leaky_relu(encoder.first(torch.cat([planes, tiled], 1)), 0.2)
+    return encoder.head(encoder.body(hidden))
+
+
+def bce(logits: Tensor, target: float) -> Tensor:
+    probability = logits.sigmoid()
+    return F.binary_cross_entropy(probability, torch.full_like(probability, target))
+
+
+class PlainWhereWhat(nn.Module):
+    """The five paths and the losses, one call at a time, with the weights of `model`."""
+
+    def __init__(self, model: WhereWhat):
+        super().__init__()
+        self.model, self.networks, self.options = model, model.networks, model.options
+        self.target, self.small, self.big = model.target, model.small, model.big
+
+    def box(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
+        ones = torch.ones(len(theta), 1, *self.model.compact, dtype=theta.dtype, device=theta.device)
+        return plain_place(ones, theta, size)
+
+    def views(self, batch: Batch) -> Views:
+        dtype = batch.theta.dtype
+        real_big = plain_planes(batch.real.labels_big, batch.real.ids_big, dtype)
+        return Views(
+            batch,
+            real_small=plain_planes(batch.real.labels_small, batch.real.ids_small, dtype),
+            cond_small=plain_planes(batch.cond.labels_small, batch.cond.ids_small, dtype),
+            real_boxed_big=plain_paste(real_big, self.box(batch.theta, self.big), self.target.channel),
+            cond_big=plain_planes(batch.cond.labels_big, batch.cond.ids_big, dtype),
+        )
+
+    def forward(self, views: Views, noise: Noise, half: HalfNoise) -> Paths:
+        networks, batch, channel = self.networks, views.batch, self.target.channel
+        where, what = networks["where_encoder"], networks["what_encoder"]
+
+        where_mu, where_logvar = networks["where_encoder_sup"](batch.theta[:, :, None, None])
+        z = where_mu + half.eps_where * torch.exp(where_logvar / 2)
+        theta_vae = networks["stn"](plain_encode(where, views.real_small, z))
+
+        e = plain_encode(where, views.real_small, noise.z_spatial)
+        real_z_spatial = where.estimate_noise(e, half.keep_where[0])
+        real_recon_small = networks["where_reconstructor"](e)
+        theta_real_z = networks["stn"](e)
+
+        what_mu, what_logvar = networks["what_encoder_sup"](batch.compact)
+        z = what_mu + half.eps_what * torch.exp(what_logvar / 2)
+        obj_vae = networks["generator"](plain_encode(what, views.real_boxed_big, z)).sigmoid()
+
+        e = plain_encode(what, views.real_boxed_big, noise.z_appr)
+        real_z_appr = what.estimate_noise(e, half.keep_what[0])
+        obj_real_z = networks["generator"](e).sigmoid()
+        real_recon_big = networks["what_reconstructor"](e)
+
+        e = plain_encode(where, views.cond_small, noise.z_spatial)
+        cond_z_spatial = where.estimate_noise(e, half.keep_where[1])
+        cond_recon_small = networks["where_reconstructor"](e)
+        theta = networks["stn"](e)
+        box_small = self.box(theta, self.small)
+        cond_boxed_small = plain_paste(views.cond_small, box_small, channel)
+        cond_boxed_big = plain_paste(views.cond_big, self.box(theta, self.big), channel)
+        e = plain_encode(what, cond_boxed_big, noise.z_appr)
+        cond_z_appr = what.estimate_noise(e, half.keep_what[1])
+        newobj = networks["generator"](e).sigmoid()
+        cond_recon_big = networks["what_reconstructor"](e)
+        mask = plain_place(newobj, theta, self.big)
+        result = plain_paste(views.cond_big, mask, channel)
+        edge = result[:, NUM_CHANNELS:] + plain_edge_map(mask)
+        result_big = torch.cat([result[:, :NUM_CHANNELS], edge], 1)
+
+        values = locals()
+        return Paths(**{name: values[name] for name in Paths.__dataclass_fields__})
+
+    def d_losses(self, views: Views, paths: Paths) -> dict[str, Tensor]:
+        networks, batch, channel = self.networks, views.batch, self.target.channel
+        real_box = self.box(batch.theta, self.small)
+        real_where = torch.cat([plain_paste(views.real_small, real_box, channel), real_box], 1)
+        fake_where = torch.cat([paths.cond_boxed_small, paths.box_small], 1)
+        real_big = plain_planes(batch.real.labels_big, batch.real.ids_big, batch.theta.dtype)
+        real_what = plain_paste(real_big, plain_place(batch.compact, batch.theta, self.big), channel)
+        samples = {
+            "d_stn": [t[:, :, None, None] for t in (batch.theta, paths.theta, paths.theta_vae, paths.theta_real_z)],
+            "d_where": [real_where, fake_where],
+            "d_obj": [batch.compact, paths.newobj, paths.obj_vae, paths.obj_real_z],
+            "d_what": [real_what, paths.result_big],
+        }
+        return {
+            name: bce(networks[name](real), 1.0) + sum(bce(networks[name](fake.detach()), 0.0) for fake in fakes)
+            for name, (real, *fakes) in samples.items()
+        }
+
+    def g_losses(self, views: Views, noise: Noise, paths: Paths) -> dict[str, Tensor]:
+        networks, batch = self.networks, views.batch
+        samples = {
+            "stn": [t[:, :, None, None] for t in (paths.theta, paths.theta_vae, paths.theta_real_z)],
+            "where": [torch.cat([paths.cond_boxed_small, paths.box_small], 1)],
+            "obj": [paths.newobj, paths.obj_vae, paths.obj_real_z],
+            "what": [paths.result_big],
+        }
+        losses = {
+            f"g_{name}": sum(bce(networks[f"d_{name}"](fake), 1.0) for fake in fakes)
+            for name, fakes in samples.items()
+        }
+        t11, t22 = paths.theta[:, 0], paths.theta[:, 4]
+        widths, heights = self.target.max_width_ratio, self.target.max_height_ratio
+        bounds = F.relu(t11 - widths) + F.relu(-t11) + F.relu(t22 - heights) + F.relu(-t22)
+        kl = {
+            f"{name}_kl": -0.5 * torch.mean(1 + logvar - mu**2 - logvar.exp())
+            for name, mu, logvar in (
+                ("where", paths.where_mu, paths.where_logvar),
+                ("what", paths.what_mu, paths.what_logvar),
+            )
+        }
+        return {
+            **losses,
+            **kl,
+            "coord": plain_coord_loss(paths.theta, self.big),
+            "stn_theta": bounds.mean(),
+            "where_recon": F.l1_loss(paths.cond_recon_small.sigmoid(), views.cond_small)
+            + F.l1_loss(paths.real_recon_small.sigmoid(), views.real_small)
+            + F.l1_loss(paths.cond_z_spatial, noise.z_spatial)
+            + F.l1_loss(paths.real_z_spatial, noise.z_spatial),
+            "what_recon": F.l1_loss(paths.cond_recon_big.sigmoid(), paths.cond_boxed_big)
+            + F.l1_loss(paths.real_recon_big.sigmoid(), views.real_boxed_big)
+            + F.l1_loss(paths.cond_z_appr, noise.z_appr)
+            + F.l1_loss(paths.real_z_appr, noise.z_appr),
+            "where_vae_recon": F.l1_loss(paths.theta_vae, batch.theta),
+            "what_vae_recon": F.l1_loss(paths.obj_vae, batch.compact),
+        }
+
+    def half_step(
+        self, optimisers: Optimisers, views: Views, noise: Noise, half: HalfNoise, update_d: bool
+    ) -> tuple[Paths, dict[str, Tensor]]:
+        """One half of `train_step`: the paths and the loss terms; weights are updated."""
+        paths = self(views, noise, half)
+        losses = {}
+        if update_d:
+            losses |= self.d_losses(views, paths)
+            set_gradients(sum(losses[name] for name in D_NAMES), optimisers.d)
+            optimisers.d.step()
+        losses |= self.g_losses(views, noise, paths)
+        losses["g_total"] = sum(weight * losses[name] for name, weight in G_WEIGHTS.items())
+        supervised = sum(losses[name] for name in ("where_kl", "where_vae_recon", "what_kl", "what_vae_recon"))
+        set_gradients(supervised, optimisers.sup, retain_graph=True)
+        set_gradients(losses["g_total"], optimisers.g)
+        optimisers.sup.step()
+        optimisers.g.step()
+        return paths, losses
+
+
+def plain_train_step(
+    model: PlainWhereWhat, optimisers: Optimisers, batch: Batch, noise: Noise
+) -> dict[str, Tensor]:
+    """`train_step`, written plainly."""
+    views = model.views(batch)
+    losses = {}
+    for index, half in enumerate(noise.halves):
+        losses |= model.half_step(optimisers, views, noise, half, update_d=index == 0)[1]
+    return {name: losses[name].detach() for name in LOSS_NAMES}
