@@ -14,11 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.labels import NUM_CHANNELS, TARGET_CLASSES
-from data.pairs import Batch, Scene
-from networks import DROPOUT, PLANES, build_networks, edge_map, place, place_box
+from data.pairs import STEP_NOISE, Batch, Scene
+from networks import DROPOUT, PLANES, build_networks, edge_map, place, place_box, sigmoid_l1
 from options import Options
 
-G_NETWORKS = ("where_encoder", "where_reconstructor", "stn", "what_encoder", "generator", "what_reconstructor")
+G_NETWORKS = (
+    "where_encoder",
+    "where_reconstructor",
+    "stn",
+    "what_encoder",
+    "generator",
+    "what_reconstructor",
+)
 SUP_NETWORKS = ("where_encoder_sup", "what_encoder_sup")
 D_NETWORKS = ("d_stn", "d_where", "d_obj", "d_what")
 
@@ -41,7 +48,6 @@ LOSS_NAMES = (
     *("g_stn", "g_where", "g_obj", "g_what", "coord", "stn_theta", "where_kl", "what_kl"),
     *("where_recon", "what_recon", "where_vae_recon", "what_vae_recon", "g_total"),
 )
-_NOISE_STREAM = 3  # sets the random stream of noise apart from those of the data (same seed, same position)
 
 
 # ---- noise --------------------------------------------------------------------------------------
@@ -79,10 +85,15 @@ def draw_noise(options: Options, positions: Iterable[int]) -> Noise:
     It depends on random_seed and on the position alone: not on batch size, number of processes or resumes.
     """
     normal_sizes = [options.z_dim_spatial, options.z_dim_appr] * 3
-    keep_sizes = [options.embed_dim_small, options.embed_dim_small, options.embed_dim_big, options.embed_dim_big]
+    keep_sizes = [
+        options.embed_dim_small,
+        options.embed_dim_small,
+        options.embed_dim_big,
+        options.embed_dim_big,
+    ]
     normals, keeps = [], []
     for position in positions:
-        rng = np.random.default_rng([options.random_seed, _NOISE_STREAM, position])
+        rng = np.random.default_rng([options.random_seed, STEP_NOISE, position])
         normals.append(rng.standard_normal(sum(normal_sizes), dtype=np.float32))
         seen = rng.random(2 * sum(keep_sizes), dtype=np.float32) >= DROPOUT
         keeps.append(seen.astype(np.float32) / np.float32(1 - DROPOUT))
@@ -108,7 +119,7 @@ def _columns(rows: list[np.ndarray], sizes: list[int]) -> list[Tensor]:
 
 
 def scene_planes(labels: Tensor, ids: Tensor) -> Tensor:
-    """Network input (B,31,h,w) float32: one-hot `labels` (B,h,w) u8, then the binary edges of `ids` (B,h,w)."""
+    """Network input (B,31,h,w): one-hot `labels` (B,h,w) u8, then the binary edges of `ids` (B,h,w)."""
     planes = torch.zeros(labels.shape[0], PLANES, *labels.shape[1:], device=labels.device)
     planes.scatter_(1, labels[:, None].long(), 1.0)
     planes[:, NUM_CHANNELS:] = edge_map(ids[:, None]) > 0
@@ -137,7 +148,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Paths:
-    """Outputs of the five forward paths (spec section 6); reconstructions are logits."""
+    """Outputs of the five forward paths (spec section 6); reconstructions are logits less their bias."""
 
     theta: Tensor  # (B,6) path 5: the predicted place on x
     theta_vae: Tensor  # (B,6) path 1
@@ -174,7 +185,7 @@ class WhereWhat(nn.Module):
         self.small = (options.image_sizey_small, options.image_sizex_small)
         self.big = (options.image_sizey_big, options.image_sizex_big)
         self.compact = (options.compact_sizey, options.compact_sizex)
-        target_plane = (torch.arange(PLANES) == self.target.channel).float()[None, :, None, None]
+        target_plane = torch.eye(PLANES)[self.target.channel][None, :, None, None]
         self.register_buffer("target_plane", target_plane, persistent=False)
 
     def parameters_of(self, names: Iterable[str]) -> list[nn.Parameter]:
@@ -218,7 +229,9 @@ class WhereWhat(nn.Module):
         )  # (3B,embed_small,1,1)
         theta_vae, theta_real_z, theta = networks["stn"](embedding).chunk(3)
         with_z = embedding[len(z_sup) :]  # (2B,embed_small,1,1): paths 2 and 5
-        real_z_spatial, cond_z_spatial = encoder.estimate_noise(with_z, half.keep_where.flatten(0, 1)).chunk(2)
+        real_z_spatial, cond_z_spatial = encoder.estimate_noise(with_z, half.keep_where.flatten(0, 1)).chunk(
+            2
+        )
         real_recon_small, cond_recon_small = networks["where_reconstructor"](with_z).chunk(2)
 
         # the predicted box on x, at both sizes; theta keeps its gradient: what trains where
@@ -276,11 +289,6 @@ def gan_loss(logits: Tensor, real: bool) -> Tensor:
     return F.softplus(-logits if real else logits).mean()
 
 
-def reconstruction_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """L1 between sigmoid(logits) and target, both (B,31,h,w); the target keeps its gradient. Scalar."""
-    return (logits.sigmoid() - target).abs().mean()
-
-
 def coord_loss(theta: Tensor) -> Tensor:
     """The whole compact source must lie inside the image (spec section 7); per sample, then mean. Scalar.
 
@@ -336,6 +344,7 @@ def g_losses(model: WhereWhat, views: Views, noise: Noise, paths: Paths) -> dict
     thetas = torch.cat([paths.theta, paths.theta_vae, paths.theta_real_z])[:, :, None, None]
     masks = torch.cat([paths.newobj, paths.obj_vae, paths.obj_real_z])
     fake_where = torch.cat([paths.cond_boxed_small, paths.box_small], 1)
+    where_bias, what_bias = networks["where_reconstructor"].bias, networks["what_reconstructor"].bias
     return {
         "g_stn": _against(networks["d_stn"], thetas, 3, True),
         "g_where": gan_loss(networks["d_where"](fake_where), True),
@@ -343,13 +352,13 @@ def g_losses(model: WhereWhat, views: Views, noise: Noise, paths: Paths) -> dict
         "g_what": gan_loss(networks["d_what"](paths.result_big), True),
         "coord": coord_loss(paths.theta),
         "stn_theta": stn_theta_loss(paths.theta, model.target.max_width_ratio, model.target.max_height_ratio),
-        "where_recon": reconstruction_loss(paths.cond_recon_small, views.cond_small)
-        + reconstruction_loss(paths.real_recon_small, views.real_small)
+        "where_recon": sigmoid_l1(paths.cond_recon_small, where_bias, views.cond_small)
+        + sigmoid_l1(paths.real_recon_small, where_bias, views.real_small)
         + F.l1_loss(paths.cond_z_spatial, noise.z_spatial)
         + F.l1_loss(paths.real_z_spatial, noise.z_spatial),
         # The target of path 5 depends on theta and is not detached, as published.
-        "what_recon": reconstruction_loss(paths.cond_recon_big, paths.cond_boxed_big)
-        + reconstruction_loss(paths.real_recon_big, views.real_boxed_big)
+        "what_recon": sigmoid_l1(paths.cond_recon_big, what_bias, paths.cond_boxed_big)
+        + sigmoid_l1(paths.real_recon_big, what_bias, views.real_boxed_big)
         + F.l1_loss(paths.cond_z_appr, noise.z_appr)
         + F.l1_loss(paths.real_z_appr, noise.z_appr),
         "where_vae_recon": F.l1_loss(paths.theta_vae, batch.theta),
@@ -399,11 +408,29 @@ def set_gradients(loss: Tensor, optimiser: torch.optim.Optimizer, retain_graph: 
     loss.backward(inputs=parameters, retain_graph=retain_graph)
 
 
-def train_step(model: WhereWhat, optimisers: Optimisers, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+class NonFiniteLossError(Exception):
+    """A loss term turned NaN or infinite; raised before any update by it."""
+
+    def __init__(self, name: str, value: float, nothing_updated: bool):
+        super().__init__(f"loss term {name} turned {value}")
+        self.nothing_updated = nothing_updated  # no weight has changed in this iteration yet
+
+
+def check_finite(losses: dict[str, Tensor], nothing_updated: bool) -> None:
+    """Raise NonFiniteLossError for the first term that is NaN or infinite."""
+    for name, value in losses.items():
+        if not torch.isfinite(value):
+            raise NonFiniteLossError(name, value.item(), nothing_updated)
+
+
+def train_step(
+    model: WhereWhat, optimisers: Optimisers, batch: Batch, noise: Noise, check: bool = False
+) -> dict[str, Tensor]:
     """One iteration: a D update, then two G-side updates, the second with new dropout and sampling noise.
 
     All gradients of one update are taken at the same weights. Returns the terms of LOSS_NAMES as
     detached scalars: of the second half, and the discriminators' of the first (there is one D update).
+    With `check`, a term that is NaN or infinite raises NonFiniteLossError.
     """
     views = model.views(batch)
     losses: dict[str, Tensor] = {}
@@ -411,18 +438,27 @@ def train_step(model: WhereWhat, optimisers: Optimisers, batch: Batch, noise: No
         paths = model(views, noise, half)
         if index == 0:
             losses |= d_losses(model, views, paths)
+            if check:
+                check_finite(losses, nothing_updated=True)
             set_gradients(sum(losses[name] for name in D_NAMES), optimisers.d)
             optimisers.d.step()
-        losses |= g_update(model, optimisers, views, noise, paths)
+        losses |= g_update(model, optimisers, views, noise, paths, check)
     return {name: losses[name].detach() for name in LOSS_NAMES}
 
 
 def g_update(
-    model: WhereWhat, optimisers: Optimisers, views: Views, noise: Noise, paths: Paths
+    model: WhereWhat,
+    optimisers: Optimisers,
+    views: Views,
+    noise: Noise,
+    paths: Paths,
+    check: bool = False,
 ) -> dict[str, Tensor]:
     """Update G by g_total, and each supervised encoder by its own KL and reconstruction; the loss terms."""
     losses = g_losses(model, views, noise, paths) | kl_losses(paths)
     losses["g_total"] = sum(weight * losses[name] for name, weight in G_WEIGHTS.items())
+    if check:
+        check_finite(losses, nothing_updated=False)
     # where_* terms do not depend on the what encoder nor the other way round: one sum serves both.
     supervised = sum(losses[name] for name in ("where_kl", "where_vae_recon", "what_kl", "what_vae_recon"))
     set_gradients(supervised, optimisers.sup, retain_graph=True)

@@ -4,6 +4,8 @@ Shapes: B images, planes = 30 one-hot classes + 1 edge map, h x w the map of the
 Nothing here knows a device: parameters are made where the caller's `torch.device` context says.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,10 +52,28 @@ def up(channels_in: int, width: int, depth: int, kernel: tuple[int, int], channe
     return nn.Sequential(*layers)
 
 
+class Reconstructor(nn.Module):
+    """Embedding (B,embed_dim,1,1) -> planes of its scene; the last bias is left to `sigmoid_l1`."""
+
+    def __init__(self, embed_dim: int, width: int, depth: int, kernel: tuple[int, int]):
+        super().__init__()
+        self.layers = up(embed_dim, width, depth, kernel, PLANES)
+
+    @property
+    def bias(self) -> nn.Parameter:
+        """Bias (31,) of the last layer, to be added to what `forward` returns."""
+        return self.layers[-1].bias
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Logits (B,31,h,w) without their bias."""
+        last = self.layers[-1]
+        return F.conv_transpose2d(self.layers[:-1](embedding), last.weight, stride=2, padding=1)
+
+
 def row(*channels: int, activation: nn.Module) -> nn.Sequential:
     """1x1 convolutions with an activation between them: a perceptron on (B,C,1,1)."""
     layers: list[nn.Module] = []
-    for before, after in zip(channels, channels[1:], strict=False):
+    for before, after in pairwise(channels):
         layers += [nn.Conv2d(before, after, 1), activation]
     return nn.Sequential(*layers[:-1])
 
@@ -146,17 +166,19 @@ def build_networks(options: Options) -> nn.ModuleDict:
             "where_encoder_sup": VariationalEncoder(
                 nn.Sequential(*row(6, g, activation=leaky), leaky), g, (1, 1), z_spatial
             ),
-            "where_reconstructor": up(options.embed_dim_small, g, small, kernel_small, PLANES),
+            "where_reconstructor": Reconstructor(options.embed_dim_small, g, small, kernel_small),
             "stn": StnHead(options.embed_dim_small, g),
             "what_encoder": SceneEncoder(z_appr, g, big, kernel_big, options.embed_dim_big),
             "what_encoder_sup": VariationalEncoder(
                 down(1, compact_channels), compact_channels[-1], kernel_compact, z_appr
             ),
             "generator": up(options.embed_dim_big, g, compact, kernel_compact, 1),
-            "what_reconstructor": up(options.embed_dim_big, g, big, kernel_big, PLANES),
+            "what_reconstructor": Reconstructor(options.embed_dim_big, g, big, kernel_big),
             "d_stn": row(6, g, 1, activation=relu),
             "d_where": nn.Sequential(*down(PLANES + 1, [d, 2 * d, 4 * d]), halving(4 * d, 1)),
-            "d_obj": nn.Sequential(*down(1, object_channels), nn.Conv2d(object_channels[-1], 1, kernel_compact)),
+            "d_obj": nn.Sequential(
+                *down(1, object_channels), nn.Conv2d(object_channels[-1], 1, kernel_compact)
+            ),
             "d_what": nn.Sequential(*down(PLANES, [d, 2 * d]), halving(2 * d, 1)),
         }
     )
@@ -180,10 +202,11 @@ PUBLISHED_NETWORKS = {"d_stn": "disSTN", "d_where": "disWhere", "d_obj": "disObj
 
 
 def published_names(networks: nn.ModuleDict) -> dict[str, str]:
-    """Our parameter name ("where_encoder.first.weight") -> the published one ("where_encoder/conv0.0.weight").
+    """Our parameter name -> the published one.
 
-    Both list the layers of a network in the same order; only the last ones have special names.
-    (The published where_encoder_sup also holds a conv1.0 that it never uses; ours has none.)
+    For example "where_encoder.first.weight" -> "where_encoder/conv0.0.weight". Both list the layers of a
+    network in the same order; only the last ones have special names. (The published where_encoder_sup
+    also holds a conv1.0 that it never uses; ours has none.)
     """
     names = {}
     for network_name, network in networks.items():
@@ -246,11 +269,13 @@ def _source_coordinate(scale: Tensor, shift: Tensor, size: int) -> Tensor:
 
     Pixel centres of the first and last pixel sit at -1 and +1 (align_corners=True, spec section 4).
     """
-    return scale[:, None] * torch.linspace(-1, 1, size, device=scale.device, dtype=scale.dtype) + shift[:, None]
+    return (
+        scale[:, None] * torch.linspace(-1, 1, size, device=scale.device, dtype=scale.dtype) + shift[:, None]
+    )
 
 
 def _placing_matrix(scale: Tensor, shift: Tensor, size: int, source: int) -> Tensor:
-    """Bilinear weights (B,size,source) from a source, enlarged ENLARGEMENT times by NEAREST, to the output."""
+    """Bilinear weights (B,size,source) of a source, enlarged by NEAREST, in the output pixels."""
     enlarged = ENLARGEMENT * source
     position = (_source_coordinate(scale, shift, size) + 1) / 2 * (enlarged - 1)
     # Far outside, positions may not fit an integer; nothing is sampled there, wherever exactly it is.
@@ -295,3 +320,50 @@ def _soft_interval(scale: Tensor, shift: Tensor, size: int, ramp: float) -> Tens
     inside = 1 - _source_coordinate(scale, shift, size).abs()  # distance to the edge, source units
     pixels = inside * (size - 1) / 2 / scale[:, None].abs().clamp(min=1e-3)
     return (pixels / ramp + 0.5).clamp(0, 1)
+
+
+class _SigmoidL1(torch.autograd.Function):
+    """mean |sigmoid(logits + bias) - target|, in one pass forward and one backward.
+
+    The reconstructor's last layer is by far the largest tensor of a step. Written out, its loss would
+    make and keep four more of that size; here the backward pass works out the sigmoid again. On a CPU
+    both passes go channel by channel, so that what they make stays in the cache. Taking the bias
+    in gives its gradient a sum with small rounding error (a convolution's own adds numbers one by one).
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, bias, target)
+        total = 0.0
+        for part in _channel_parts(logits):
+            s = (logits[:, part] + bias[part, None, None]).sigmoid_()
+            total = total + s.sub_(target[:, part]).abs_().sum()
+        return total / logits.numel()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        logits, bias, target = ctx.saved_tensors
+        scale = gradient / logits.numel()
+        grad_logits, grad_bias = torch.empty_like(logits), torch.empty_like(bias)
+        grad_target = torch.empty_like(target) if ctx.needs_input_grad[2] else None
+        for part in _channel_parts(logits):
+            s = (logits[:, part] + bias[part, None, None]).sigmoid_()
+            sign = (s - target[:, part]).sign_().mul_(scale)
+            if grad_target is not None:
+                torch.neg(sign, out=grad_target[:, part])
+            grad_part = sign.mul_(s).mul_(s.neg_().add_(1))
+            grad_logits[:, part] = grad_part
+            grad_bias[part] = grad_part.sum((0, 2, 3))
+        return grad_logits, grad_bias, grad_target
+
+
+def _channel_parts(logits: Tensor) -> list[slice]:
+    """All channels at once on a GPU; one at a time on a CPU."""
+    if logits.device.type == "cpu":
+        return [slice(channel, channel + 1) for channel in range(logits.shape[1])]
+    return [slice(None)]
+
+
+def sigmoid_l1(logits: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+    """L1 between sigmoid(logits + bias) and target: (B,C,h,w), (C,), (B,C,h,w) -> scalar mean."""
+    return _SigmoidL1.apply(logits, bias, target)

@@ -7,6 +7,7 @@ The defaults are those of the published program (preset `paper`, spec section 2)
 """
 
 import argparse
+import contextlib
 import dataclasses
 import math
 from dataclasses import dataclass, field
@@ -157,10 +158,8 @@ def from_dict(values: dict, source: str) -> Options:
             raise InputError(f"{source}: unknown option '{name}' (see python main.py --help for all names)")
         kind = type(Options.__dataclass_fields__[name].default)
         if kind is float and type(value) in (int, str):  # YAML reads 2e-4 as a string, 1 as an integer
-            try:
+            with contextlib.suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         if type(value) is not kind:
             raise InputError(f"{source}: option {name} must be of type {kind.__name__}, not {value!r}")
         clean[name] = value

@@ -5,7 +5,12 @@ from collections.abc import Callable
 
 
 class InputError(Exception):
-    """What is wrong, where, and what to do, in one line. Command-line programs print it and exit with status 2."""
+    """What is wrong, where, and what to do, in one line; programs print it and exit with status 2."""
+
+
+def warn(message: str) -> None:
+    """One line on stderr; the program goes on."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def run_program(main: Callable[[], int | None]) -> None:
@@ -15,7 +20,7 @@ def run_program(main: Callable[[], int | None]) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
-    except BrokenPipeError:  # the reader of a pipe (head, less) went away: nothing to say, and nobody to hear it
+    except BrokenPipeError:  # the reader of a pipe (head, less) went away: nobody is left to tell
         sys.stderr.close()
         status = 1
     sys.exit(status or 0)

@@ -10,7 +10,18 @@ from torch import Tensor, nn
 
 from data.labels import NUM_CHANNELS
 from data.pairs import Batch
-from model import D_NAMES, G_WEIGHTS, LOSS_NAMES, HalfNoise, Noise, Optimisers, Paths, Views, WhereWhat, set_gradients
+from model import (
+    D_NAMES,
+    G_WEIGHTS,
+    LOSS_NAMES,
+    HalfNoise,
+    Noise,
+    Optimisers,
+    Paths,
+    Views,
+    WhereWhat,
+    set_gradients,
+)
 from networks import ENLARGEMENT, SceneEncoder
 
 
@@ -43,7 +54,9 @@ def plain_planes(labels: Tensor, ids: Tensor, dtype: torch.dtype) -> Tensor:
 
 def plain_paste(planes: Tensor, mask: Tensor, channel: int) -> Tensor:
     seg, edge = planes[:, :NUM_CHANNELS], planes[:, NUM_CHANNELS:]
-    added = torch.cat([mask if index == channel else torch.zeros_like(mask) for index in range(NUM_CHANNELS)], 1)
+    added = torch.cat(
+        [mask if index == channel else torch.zeros_like(mask) for index in range(NUM_CHANNELS)], 1
+    )
     return torch.cat([seg * (1 - mask) + added, edge * (1 - mask)], 1)
 
 
@@ -91,7 +104,7 @@ class PlainWhereWhat(nn.Module):
 
         e = plain_encode(where, views.real_small, noise.z_spatial)
         real_z_spatial = where.estimate_noise(e, half.keep_where[0])
-        real_recon_small = networks["where_reconstructor"](e)
+        real_recon_small = networks["where_reconstructor"].layers(e)
         theta_real_z = networks["stn"](e)
 
         what_mu, what_logvar = networks["what_encoder_sup"](batch.compact)
@@ -101,11 +114,11 @@ class PlainWhereWhat(nn.Module):
         e = plain_encode(what, views.real_boxed_big, noise.z_appr)
         real_z_appr = what.estimate_noise(e, half.keep_what[0])
         obj_real_z = networks["generator"](e).sigmoid()
-        real_recon_big = networks["what_reconstructor"](e)
+        real_recon_big = networks["what_reconstructor"].layers(e)
 
         e = plain_encode(where, views.cond_small, noise.z_spatial)
         cond_z_spatial = where.estimate_noise(e, half.keep_where[1])
-        cond_recon_small = networks["where_reconstructor"](e)
+        cond_recon_small = networks["where_reconstructor"].layers(e)
         theta = networks["stn"](e)
         box_small = self.box(theta, self.small)
         cond_boxed_small = plain_paste(views.cond_small, box_small, channel)
@@ -113,7 +126,7 @@ class PlainWhereWhat(nn.Module):
         e = plain_encode(what, cond_boxed_big, noise.z_appr)
         cond_z_appr = what.estimate_noise(e, half.keep_what[1])
         newobj = networks["generator"](e).sigmoid()
-        cond_recon_big = networks["what_reconstructor"](e)
+        cond_recon_big = networks["what_reconstructor"].layers(e)
         mask = plain_place(newobj, theta, self.big)
         result = plain_paste(views.cond_big, mask, channel)
         edge = result[:, NUM_CHANNELS:] + plain_edge_map(mask)
@@ -130,13 +143,16 @@ class PlainWhereWhat(nn.Module):
         real_big = plain_planes(batch.real.labels_big, batch.real.ids_big, batch.theta.dtype)
         real_what = plain_paste(real_big, plain_place(batch.compact, batch.theta, self.big), channel)
         samples = {
-            "d_stn": [t[:, :, None, None] for t in (batch.theta, paths.theta, paths.theta_vae, paths.theta_real_z)],
+            "d_stn": [
+                t[:, :, None, None] for t in (batch.theta, paths.theta, paths.theta_vae, paths.theta_real_z)
+            ],
             "d_where": [real_where, fake_where],
             "d_obj": [batch.compact, paths.newobj, paths.obj_vae, paths.obj_real_z],
             "d_what": [real_what, paths.result_big],
         }
         return {
-            name: bce(networks[name](real), 1.0) + sum(bce(networks[name](fake.detach()), 0.0) for fake in fakes)
+            name: bce(networks[name](real), 1.0)
+            + sum(bce(networks[name](fake.detach()), 0.0) for fake in fakes)
             for name, (real, *fakes) in samples.items()
         }
 
@@ -191,7 +207,9 @@ class PlainWhereWhat(nn.Module):
             optimisers.d.step()
         losses |= self.g_losses(views, noise, paths)
         losses["g_total"] = sum(weight * losses[name] for name, weight in G_WEIGHTS.items())
-        supervised = sum(losses[name] for name in ("where_kl", "where_vae_recon", "what_kl", "what_vae_recon"))
+        supervised = sum(
+            losses[name] for name in ("where_kl", "where_vae_recon", "what_kl", "what_vae_recon")
+        )
         set_gradients(supervised, optimisers.sup, retain_graph=True)
         set_gradients(losses["g_total"], optimisers.g)
         optimisers.sup.step()

@@ -1,10 +1,23 @@
 """The port against numbers of the published arithmetic (spec section 10), every file of the parity folder.
 
 The folder is ../shared/parity, or PARITY_DIR; without one these tests are skipped.
+
+The published numbers are float32, and the step amplifies rounding: Adam's first steps have the size of
+the learning rate whatever the size of a gradient, and a box's edge has a gradient in single pixels only. The
+published arithmetic itself (tests/plain.py), run in float64 or with another convolution library, is
+13% away from its own float32 gradient norms after one update. So the comparison stands on three legs:
+  1. in float64, where rounding plays no part, port and published arithmetic agree through all halves and
+     iterations of the file's own inputs;
+  2. the published arithmetic in float32 and
+  3. the port in float32 give the file's numbers within the tolerances of the spec, widened after the first
+     half by what float32 rounding does to the published arithmetic there (float32 against float64, measured
+     in the same run, never from the file; for the port twice that, its own rounding and the file's).
 """
 
 import os
+import re
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +40,7 @@ from model import (
 )
 from networks import edge_map, place, published_names
 from options import Options
+from tests.plain import PlainWhereWhat
 
 PARITY = Path(os.environ.get("PARITY_DIR", Path(__file__).parents[2] / "shared" / "parity"))
 FILES = sorted(PARITY.glob("*.npz"))
@@ -86,9 +100,14 @@ def read_noise(numbers, iteration: int, model: WhereWhat) -> Noise:
     return Noise(z_spatial, z_appr, halves)
 
 
-def output_tensors(model: WhereWhat, paths) -> dict[str, torch.Tensor]:
+def output_tensors(model: WhereWhat, paths, plain: bool) -> dict[str, torch.Tensor]:
     """Our outputs of one half under the published names."""
     mask = place(paths.newobj, paths.theta, model.big)
+
+    def reconstruction(module, logits):  # the port leaves the last bias to its loss
+        bias = 0 if plain else model.networks[f"{module}_reconstructor"].bias[:, None, None]
+        return (logits + bias).sigmoid()
+
     return {
         "stn_theta": paths.theta,
         "stn_theta_where_sup": paths.theta_vae,
@@ -111,10 +130,10 @@ def output_tensors(model: WhereWhat, paths) -> dict[str, torch.Tensor]:
         "newobj_on_edge_big": paths.result_big[:, 30:],
         "bb_on_seg_small": paths.cond_boxed_small[:, :30],
         "bb_on_edge_small": paths.cond_boxed_small[:, 30:],
-        "cond_recon_small": paths.cond_recon_small.sigmoid(),
-        "real_recon_small": paths.real_recon_small.sigmoid(),
-        "cond_recon_big": paths.cond_recon_big.sigmoid(),
-        "real_recon_big": paths.real_recon_big.sigmoid(),
+        "cond_recon_small": reconstruction("where", paths.cond_recon_small),
+        "real_recon_small": reconstruction("where", paths.real_recon_small),
+        "cond_recon_big": reconstruction("what", paths.cond_recon_big),
+        "real_recon_big": reconstruction("what", paths.real_recon_big),
     }
 
 
@@ -137,30 +156,12 @@ def input_tensors(model: WhereWhat, batch: Batch, views) -> dict[str, torch.Tens
     }
 
 
-def assert_tensors(numbers, prefix: str, tensors: dict[str, torch.Tensor], relative: float) -> None:
-    found = {key.removeprefix(prefix).partition(".")[0] for key in numbers if key.startswith(prefix)}
-    found = {name for name in found if "/" not in name}
-    assert found == set(tensors)  # every tensor that the file holds is compared
-    for name, tensor in tensors.items():
-        tensor = tensor.detach()
-        if f"{prefix}{name}" in numbers:
-            expected = as_tensor(numbers, f"{prefix}{name}")
-            torch.testing.assert_close(
-                tensor, expected, rtol=relative, atol=1e-5, msg=lambda text, name=name: f"{prefix}{name}: {text}"
-            )
-        sums = {".sum": tensor.double().sum(), ".sq": tensor.double().square().sum()}
-        for suffix, value in sums.items():
-            if f"{prefix}{name}{suffix}" in numbers:
-                expected = float(numbers[f"{prefix}{name}{suffix}"])
-                assert value.item() == pytest.approx(expected, rel=relative, abs=1e-5), f"{prefix}{name}{suffix}"
-
-
 def biases_before_norm(model: WhereWhat) -> set[str]:
     """Biases that instance norm removes: their true gradient is zero, the files hold rounding noise."""
     names = set()
     for name, module in model.networks.named_modules():
         if isinstance(module, torch.nn.Sequential):
-            for index, (layer, after) in enumerate(zip(module, module[1:], strict=False)):
+            for index, (layer, after) in enumerate(pairwise(module)):
                 if hasattr(layer, "bias") and isinstance(after, torch.nn.InstanceNorm2d):
                     names.add(f"{name}.{index}.bias")
     return names
@@ -172,50 +173,150 @@ def load(path: Path) -> dict[str, np.ndarray]:
         return dict(numbers)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_parity(path):
+@cache
+def run(path: Path, plain: bool, dtype: torch.dtype) -> dict[tuple, np.ndarray]:
+    """All that the file knows of, computed: {(iteration, half, kind, published name): value}.
+
+    Kinds: input, tensor, loss, gradnorm, param. Tensors that the file holds as sums only are (sum, sum of
+    squares); half is -1 for what belongs to the whole iteration.
+    """
     numbers = load(path)
-    model = build(numbers)
+    torch.set_default_dtype(dtype)
+    try:
+        return dict(_run(numbers, plain, dtype))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def _run(numbers, plain: bool, dtype: torch.dtype):
+    model = build(numbers).to(dtype)
+    step = PlainWhereWhat(model) if plain else model
     optimisers = Optimisers(model)
-    left_out = biases_before_norm(model)
-    assert len(left_out) > 20
-    published = published_names(model.networks)
-    compared = 0
-    iterations = 1 + max(int(key[2 : key.index("/")]) for key in numbers if key.startswith("it"))
-    for iteration in range(iterations):
-        batch = read_batch(numbers, iteration)
-        noise = read_noise(numbers, iteration, model)
-        views = model.views(batch)
-        assert_tensors(numbers, f"it{iteration}/", input_tensors(model, batch, views), 1e-4)
+    published, left_out = published_names(model.networks), biases_before_norm(model)
+    for iteration in range(1 + max(int(key[2 : key.index("/")]) for key in numbers if key.startswith("it"))):
+        batch = read_batch(numbers, iteration).apply(lambda t: t.to(dtype) if t.is_floating_point() else t)
+        noise = cast(read_noise(numbers, iteration, model), dtype)
+        views = step.views(batch)
+        for name, tensor in input_tensors(model, batch, views).items():
+            yield (iteration, -1, "input", name), like_file(numbers, f"it{iteration}/{name}", tensor)
         for index, half in enumerate(noise.halves):
-            first = iteration == 0 and index == 0
             prefix = f"it{iteration}/half{index}/"
-            paths = model(views, noise, half)
-            assert_tensors(numbers, prefix, output_tensors(model, paths), 1e-4 if first else 2e-3)
             if index == 0:
-                losses = d_losses(model, views, paths)
-                set_gradients(sum(losses[name] for name in D_NAMES), optimisers.d)
-                optimisers.d.step()
-            losses |= g_update(model, optimisers, views, noise, paths)
+                losses = {}
+            if plain:
+                paths, terms = step.half_step(optimisers, views, noise, half, update_d=index == 0)
+                outputs = output_tensors(model, paths, plain)
+                losses |= terms
+            else:
+                paths = model(views, noise, half)
+                outputs = output_tensors(model, paths, plain)
+                if index == 0:
+                    losses |= d_losses(model, views, paths)
+                    set_gradients(sum(losses[name] for name in D_NAMES), optimisers.d)
+                    optimisers.d.step()
+                losses |= g_update(model, optimisers, views, noise, paths)
+            for name, tensor in outputs.items():
+                yield (iteration, index, "tensor", name), like_file(numbers, prefix + name, tensor)
             for name, published_name in PUBLISHED_LOSSES.items():
-                expected = float(numbers[f"{prefix}loss/{published_name}"])
-                relative = 1e-4 if first else 1e-3
-                assert losses[name].item() == pytest.approx(expected, rel=relative, abs=1e-5), prefix + name
+                yield (iteration, index, "loss", published_name), np.array(losses[name].item())
             for name, parameter in model.networks.named_parameters():
-                key = f"{prefix}gradnorm/{published[name]}"
                 if name.partition(".")[0] in (*G_NETWORKS, *SUP_NETWORKS) and name not in left_out:
-                    expected = float(numbers[key])
-                    relative = 1e-3 if iteration == 0 else 5e-3
-                    norm = parameter.grad.norm().item()
-                    assert norm == pytest.approx(expected, rel=relative, abs=1e-7), key
-                    compared += 1
+                    key = (iteration, index, "gradnorm", published[name])
+                    yield key, np.array(parameter.grad.norm().item())
         for name, parameter in model.networks.named_parameters():
             if name not in left_out:
-                total, norm = numbers[f"it{iteration}/param/{published[name]}"]
-                assert parameter.norm().item() == pytest.approx(float(norm), rel=2e-3, abs=1e-5), name
-                slack = 2e-3 * float(norm)
-                assert parameter.sum().item() == pytest.approx(float(total), rel=2e-3, abs=slack), name
-    assert compared > 100
+                total, norm = parameter.sum().item(), parameter.norm().item()
+                yield (iteration, -1, "param", published[name]), np.array([total, norm])
+
+
+def cast(noise: Noise, dtype: torch.dtype) -> Noise:
+    halves = tuple(HalfNoise(*(t.to(dtype) for t in vars(half).values())) for half in noise.halves)
+    return Noise(noise.z_spatial.to(dtype), noise.z_appr.to(dtype), halves)
+
+
+def like_file(numbers, key: str, tensor: torch.Tensor) -> np.ndarray:
+    """The whole tensor if the file holds it, else its sum and sum of squares."""
+    if key in numbers:
+        return tensor.detach().double().numpy()
+    return np.array([tensor.detach().double().sum().item(), tensor.detach().double().square().sum().item()])
+
+
+def in_file(numbers, key: tuple) -> np.ndarray:
+    iteration, half, kind, name = key
+    prefix = f"it{iteration}/" + (f"half{half}/" if half >= 0 else "")
+    if kind in ("loss", "gradnorm", "param"):
+        return np.asarray(numbers[f"{prefix}{kind}/{name}"], np.float64)
+    if prefix + name in numbers:
+        return np.asarray(numbers[prefix + name], np.float64)
+    return np.array([numbers[f"{prefix}{name}.sum"], numbers[f"{prefix}{name}.sq"]], np.float64)
+
+
+def tolerance(key: tuple) -> float:
+    """Relative tolerance of the spec."""
+    iteration, half, kind, _ = key
+    first = iteration == 0 and half <= 0
+    if kind == "gradnorm":
+        return 1e-3 if iteration == 0 else 5e-3
+    if kind == "loss":
+        return 1e-4 if first else 1e-3
+    return 1e-4 if first and kind != "param" else 2e-3
+
+
+def distance(a: np.ndarray, b: np.ndarray, key: tuple) -> float:
+    """Largest difference relative to b, forgiving 1e-5 absolute.
+
+    After the first half a tensor's differences are relative to its largest element, since rounding puts
+    the same error on small and large ones; a parameter's sum is relative to its norm, since it cancels.
+    """
+    iteration, half, kind, _ = key
+    scale = np.abs(b)
+    if kind == "param":
+        scale = scale[1]
+    elif kind == "tensor" and (iteration, half) > (0, 0) and b.size > 2:
+        scale = scale.max()
+    absolute = 1e-7 if kind == "gradnorm" else 1e-5
+    return float((np.maximum(np.abs(a - b) - absolute, 0) / np.maximum(scale, 1e-12)).max())
+
+
+def rounding(path: Path) -> dict[tuple, float]:
+    """What float32 rounding does to the published arithmetic, at most: by iteration, half and kind."""
+    single, exact = run(path, True, torch.float32), run(path, True, torch.float64)
+    worst: dict[tuple, float] = {}
+    for key, value in single.items():
+        worst[key[:3]] = max(worst.get(key[:3], 0.0), distance(value, exact[key], key))
+    return worst
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_port_equals_published_arithmetic_in_double_precision(path):
+    port, published = run(path, False, torch.float64), run(path, True, torch.float64)
+    assert set(port) == set(published) and len(port) > 300
+    for key, value in port.items():
+        assert distance(value, published[key], key) < 1e-7, key
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["published_arithmetic", "port"])
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_numbers_of_the_file(path, plain):
+    numbers, slack = load(path), rounding(path)
+    rounding_share = 1 if plain else 2  # the port's own rounding comes on top of the file's
+    computed = run(path, plain, torch.float32)
+    assert len(computed) > 300
+    found = {key for key in numbers if key.startswith("it") and "/in/" not in key}
+    for key, value in computed.items():
+        iteration, half, kind, _ = key
+        expected = in_file(numbers, key)
+        allowed = tolerance(key)
+        if kind in ("gradnorm", "param") or (iteration, half) > (0, 0):
+            allowed += rounding_share * slack[key[:3]]
+        assert distance(value, expected, key) <= allowed, (key, value, expected, allowed)
+    names = {name for _, _, kind, name in computed if kind in ("input", "tensor")}
+    held = {
+        key.rpartition("/")[2].partition(".")[0]
+        for key in found
+        if not re.search("/(loss|gradnorm|param)/", key)
+    }
+    assert names == held  # every tensor that the file holds was compared
 
 
 def test_every_published_parameter_is_mapped():

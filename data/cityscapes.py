@@ -1,0 +1,260 @@
+"""Reading Cityscapes fine annotation: listing, decoding, and everything that is computed from one image.
+
+Pure functions on files and arrays (spec section 3); nothing here keeps state. `data/cache.py` calls them
+once for each image, `data/pairs.py` makes the training batches.
+"""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from cityscapesscripts.helpers.labels import labels as OFFICIAL_LABELS
+from PIL import Image
+
+from data.errors import InputError, warn
+from data.labels import CHANNEL_OF_ID, INVALID_CHANNEL, LICENSE_PLATE_ID, TargetClass
+
+LABEL_SUFFIX = "_gtFine_labelIds.png"
+INSTANCE_SUFFIX = "_gtFine_instanceIds.png"
+
+FIRST_SINGLE_ID = 1000  # instance ids from here on are label*1000+k; smaller ones are bare label ids (groups)
+LISTED_FILES = 20  # broken files named in one message
+MAX_DISAGREEMENT = 0.01  # share of pixels where label and instance map may differ; in the real data it is 0
+
+# What Pillow raises for damaged PNG files, depending on the place of the damage.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
+_PNG_END = b"IEND\xaeB`\x82"
+_MODE_NAMES = {"1": "1-bit", "L": "8-bit grey", "I;16": "16-bit grey", "I": "16-bit grey", "P": "palette"}
+
+_TRAIN_ID_OF_ID = np.full(256, 255, np.uint8)
+for _label in OFFICIAL_LABELS:
+    if _label.id >= 0:
+        _TRAIN_ID_OF_ID[_label.id] = _label.trainId % 256
+
+
+def name_some(items: list[str]) -> str:
+    """The first few items, and how many more there are, on one line."""
+    more = f"; and {len(items) - LISTED_FILES} more" if len(items) > LISTED_FILES else ""
+    return "; ".join(items[:LISTED_FILES]) + more
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One annotated image of a split."""
+
+    name: str  # e.g. aachen_000000_000019
+    label_path: Path
+    instance_path: Path
+
+
+def list_frames(db_root: str | Path, split: str, skip_incomplete: bool = False) -> list[Frame]:
+    """All frames of `db_root`/gtFine/`split`, sorted by name.
+
+    Raises InputError if a folder is missing or empty, if two cities share a file name, or if a frame has a
+    label map without an instance map or the reverse (`skip_incomplete`: such frames are left out, with a
+    warning).
+    """
+    root = Path(db_root)
+    if not root.is_dir():
+        raise InputError(f"db_root {root}: no such folder; set --db_root to the folder that holds gtFine/")
+    if not (root / "gtFine").is_dir():
+        raise InputError(
+            f"db_root {root}: has no folder gtFine/; unpack gtFine_trainvaltest.zip there, or set"
+            " --db_root to the folder that holds gtFine/"
+        )
+    folder = root / "gtFine" / split
+    if not folder.is_dir():
+        present = ", ".join(sorted(path.name for path in folder.parent.iterdir() if path.is_dir())) or "none"
+        raise InputError(f"{folder}: no such split, only {present}; unpack gtFine_trainvaltest.zip again")
+
+    label_paths = _by_name(folder, LABEL_SUFFIX)
+    instance_paths = _by_name(folder, INSTANCE_SUFFIX)
+    if not label_paths and not instance_paths:
+        raise InputError(
+            f"{folder}: holds no CITY/*{LABEL_SUFFIX}; unpack gtFine_trainvaltest.zip there, or set"
+            " another --db_root"
+        )
+    incomplete = [
+        *(f"{label_paths[name]} has no instance map" for name in sorted(label_paths.keys() - instance_paths)),
+        *(f"{instance_paths[name]} has no label map" for name in sorted(instance_paths.keys() - label_paths)),
+    ]
+    if incomplete:
+        found = f"{len(incomplete)} frames of {folder} are incomplete: {name_some(incomplete)}"
+        if not skip_incomplete:
+            raise InputError(f"{found}; add the missing files, or go on without them with --skip_bad_files")
+        warn(f"{found}; left out")
+    return [
+        Frame(name, label_paths[name], instance_paths[name])
+        for name in sorted(label_paths.keys() & instance_paths.keys())
+    ]
+
+
+def _by_name(folder: Path, suffix: str) -> dict[str, Path]:
+    paths = {}
+    for path in sorted(folder.glob(f"*/*{suffix}")):
+        other = paths.setdefault(path.name.removesuffix(suffix), path)
+        if other is not path:
+            raise InputError(f"{path}: the same name as {other}; rename one, names must be unique in a split")
+    return paths
+
+
+def read_maps(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """The label map (H,W) uint8, ids 0..33 or 255, and the instance map (H,W) uint16 of a frame.
+
+    Raises InputError, naming the file, if one is damaged or of another kind than its name says, or if the
+    two don't belong together.
+    """
+    labels = _read_png(frame.label_path, ("L",), "a label map is an 8-bit grey PNG of label ids")
+    instances = _read_png(frame.instance_path, ("I;16", "I"), "an instance map is a 16-bit grey PNG")
+    instances = instances.astype(np.uint16, copy=False)
+    if labels.shape != instances.shape:
+        label_size, instance_size = (f"{a.shape[1]}x{a.shape[0]}" for a in (labels, instances))
+        raise InputError(
+            f"{frame.label_path}: has {label_size} pixels, but its instance map {instance_size};"
+            " take both from the same archive"
+        )
+    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+    unknown = present[CHANNEL_OF_ID[present] == INVALID_CHANNEL]
+    if unknown.size:
+        raise InputError(
+            f"{frame.label_path}: holds {unknown.tolist()[:5]}, which are no label ids (0..33, or 255 for the"
+            " licence plate); take the file ending in labelIds.png of the official archive"
+        )
+    _check_agreement(frame, labels, instances)
+    return labels, instances
+
+
+def _read_png(path: Path, modes: tuple[str, ...], wanted: str) -> np.ndarray:
+    """Pixels of a PNG file in one of Pillow's `modes`; InputError, quoting `wanted`, for anything else."""
+    try:
+        data = path.read_bytes()
+        if _PNG_END not in data:  # Pillow overlooks a cut that leaves the pixels or the last chunk's name
+            raise ValueError("its end is missing")
+        Image.open(io.BytesIO(data), formats=("PNG",)).verify()  # the CRC of each chunk, which load() skips
+        image = Image.open(io.BytesIO(data), formats=("PNG",))
+        image.load()
+    except _DAMAGE as error:
+        text = " ".join(str(error).split())
+        raise InputError(f"{path}: truncated or damaged ({text}); copy it from the archive again") from None
+    if image.mode not in modes:
+        kind = _MODE_NAMES.get(image.mode, f"colour ({image.mode})")
+        raise InputError(f"{path}: a {kind} picture, but {wanted}; take the official file of that name")
+    return np.asarray(image)
+
+
+def _check_agreement(frame: Frame, labels: np.ndarray, instances: np.ndarray) -> None:
+    """The instance map repeats the label map, which tells label ids from train ids and mixed-up files."""
+    expected = np.where(instances < FIRST_SINGLE_ID, instances, instances // 1000)
+    # The licence plate has no id of its own in an instance map: the vehicle under it shows, or a huge value.
+    agree = (labels == expected) | ((labels == LICENSE_PLATE_ID) & (expected >= 24))
+    disagreement = 1 - agree.mean()
+    if disagreement <= MAX_DISAGREEMENT:
+        return
+    train_ids = _TRAIN_ID_OF_ID[np.minimum(expected, 255)]
+    if (train_ids == labels).mean() > 0.9:
+        raise InputError(
+            f"{frame.label_path}: holds train ids (0..18 and 255), not label ids; take the file ending in"
+            " labelIds.png of the official archive"
+        )
+    raise InputError(
+        f"{frame.label_path}: disagrees with {frame.instance_path.name} on {100 * disagreement:.0f} % of the"
+        " pixels; take both from the same archive"
+    )
+
+
+# ---- one image ----------------------------------------------------------------------------------
+
+
+def resize_nearest(array: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(H,W) of any dtype -> (height, width): output pixel i takes source pixel floor((i + 0.5) * in / out).
+
+    That is Pillow's NEAREST to the last pixel: like Pillow it adds up the steps, which decides the ties.
+    """
+    rows, columns = _nearest(array.shape[0], height), _nearest(array.shape[1], width)
+    return array[rows[:, None], columns[None, :]]
+
+
+def _nearest(size_in: int, size_out: int) -> np.ndarray:
+    step = size_in / size_out
+    return np.add.accumulate(np.array([step / 2] + [step] * (size_out - 1))).astype(np.intp)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One usable instance of a frame, measured on the big map (spec section 3)."""
+
+    instance_id: int
+    area: int  # pixels
+    box: tuple[int, int, int, int]  # x0, y0, x1, y1: first and last column and row, pixels
+    theta: np.ndarray = field(compare=False)  # (6,) float32, follows from the box and the size of the map
+
+
+def theta_of_box(box: tuple[int, int, int, int], width: int, height: int) -> np.ndarray:
+    """theta (6,) float32 = (t11, 0, t13, 0, t22, t23) of a box on a map of `width` x `height` pixels.
+
+    The box is where |t11*x + t13| <= 1 and |t22*y + t23| <= 1, in coordinates -1..1 over the map.
+    """
+    x0, y0, x1, y1 = box
+    left, right = 2 * x0 / width - 1, 2 * (x1 + 1) / width - 1
+    top, bottom = 2 * y0 / height - 1, 2 * (y1 + 1) / height - 1
+    t11, t13 = 2 / (right - left), 1 - 2 * right / (right - left)
+    t22, t23 = 2 / (bottom - top), 1 - 2 * bottom / (bottom - top)
+    return np.array([t11, 0, t13, 0, t22, t23], np.float32)
+
+
+def usable_instances(
+    channels_small: np.ndarray,
+    ids_small: np.ndarray,
+    ids_big: np.ndarray,
+    target: TargetClass,
+    group_instances: bool = True,
+) -> list[Instance]:
+    """Instances of `target` worth learning from, by rising id (spec section 3, "Usable instances").
+
+    Args:
+      channels_small: (h,w) uint8 channels 0..29; ids_small: (h,w) uint16 instance ids.
+      ids_big: (H,W) uint16 instance ids, on which area and box are measured.
+      group_instances: a group region (id < 1000) may pass as an instance, as in the published program.
+    """
+    height, width = ids_big.shape
+    areas = np.bincount(ids_big.ravel(), minlength=2**16)
+    found = []
+    for instance_id in np.unique(ids_small[channels_small == target.channel]).tolist():
+        area = int(areas[instance_id])
+        if area <= width * height * target.min_size_percent / 100:
+            continue
+        if instance_id < FIRST_SINGLE_ID and not group_instances:
+            continue
+        x0, y0, x1, y1 = box = bounding_box(ids_big == instance_id)
+        w, h = x1 + 1 - x0, y1 + 1 - y0
+        if (
+            area / (w * h) > target.min_area_ratio
+            and max(h / w, w / h) < target.max_aspect_ratio
+            and width / w < target.max_width_ratio
+            and height / h < target.max_height_ratio
+        ):
+            found.append(Instance(instance_id, area, box, theta_of_box(box, width, height)))
+    return found
+
+
+def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 (first and last column and row) of the True pixels of a mask (H,W), at least one."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+
+
+def compact_mask(instance_ids: np.ndarray, instance_id: int, width: int, height: int) -> np.ndarray:
+    """One instance of a full-resolution map, cut to its box and resized: (height, width) uint8, 0..255.
+
+    Pillow's bilinear averages over all source pixels when it shrinks, hence the grey values.
+    """
+    mask = instance_ids == instance_id
+    x0, y0, x1, y1 = bounding_box(mask)
+    cut = mask[y0 : y1 + 1, x0 : x1 + 1].astype(np.uint8) * 255
+    return np.asarray(Image.fromarray(cut).resize((width, height), Image.Resampling.BILINEAR))

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Run all checks and tests: makes .venv if there is none and installs what they need into it.
+#   ./scripts/test.sh            everything
+#   ./scripts/test.sh -k parity  arguments go to pytest
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh
+install requirements.txt requirements-test.txt
+
+.venv/bin/ruff format --check .
+.venv/bin/ruff check .
+.venv/bin/python -m pytest "$@"

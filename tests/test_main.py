@@ -1,0 +1,489 @@
+"""Training from the command line: run folder, exact resume, signals, determinism, bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import main
+import model
+from data.checkpoints import list_checkpoints, load_checkpoint
+from data.errors import InputError, run_program
+from data.labels import CHANNEL_COLOURS
+from model import LOSS_NAMES
+from options import PRESETS, Options, parse, write_yaml
+from tests.miniature import frame_paths, write_miniature, write_png
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def streets(tmp_path_factory):
+    """A miniature data set and a cache folder, shared by the tests of this file."""
+    root = tmp_path_factory.mktemp("data")
+    write_miniature(root / "set", "train", count=5, seed=1)
+    write_miniature(root / "set", "val", count=3, seed=2)
+    return root
+
+
+def flags(streets, run_dir, **options) -> list[str]:
+    options = {"db_root": streets / "set", "cache_dir": streets / "cache", "run_dir": run_dir, **options}
+    return [
+        "--preset",
+        "tiny",
+        *(text for name, value in options.items() for text in (f"--{name}", str(value))),
+    ]
+
+
+def run(streets, run_dir, **options) -> dict:
+    """Train in this process; the last checkpoint."""
+    main.train(*parse(flags(streets, run_dir, **options)))
+    return load_checkpoint(list_checkpoints(run_dir / "checkpoints")[-1])
+
+
+def command(arguments: list[str], **kwargs) -> subprocess.CompletedProcess:
+    """Run `python main.py` as a user would."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "main.py", *map(str, arguments)]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=environment, **kwargs)
+
+
+def stats(run_dir: Path) -> list[dict]:
+    """Rows of stats.jsonl without what the clock and the machine decide."""
+    rows = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in r.items() if k not in ("seconds_per_iter", "peak_memory_mb")} for r in rows]
+
+
+def assert_same(a, b, where="state") -> None:
+    """Nested dicts, lists and tensors are equal to the last bit."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{index}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def weights_and_optimisers(state: dict) -> dict:
+    return {name: state[name] for name in ("iteration", "samples_seen", "networks", "optimisers")}
+
+
+# ---- what a run leaves behind -------------------------------------------------------------------
+
+
+def test_run_folder(streets, tmp_path):
+    done = command(flags(streets, tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert "finished 4 iterations" in done.stdout
+    folder = tmp_path / "run"
+    names = {path.name for path in folder.iterdir() if not path.name.startswith("events")}
+    assert names == {"options.yaml", "log.txt", "stats.jsonl", "samples", "checkpoints"}
+    saved = sorted(path.name for path in (folder / "samples").iterdir())
+    assert saved == ["epoch_00_iter_0001.png", "epoch_00_iter_0002.png", "epoch_00_iter_0004.png"]
+    assert [r["iter"] for r in stats(folder)] == [1, 2, 3, 4]
+    rows = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
+    assert set(rows[0]) == {"epoch", "iter", *LOSS_NAMES, "seconds_per_iter", "peak_memory_mb"}
+    states = [path.name for path in list_checkpoints(folder / "checkpoints")]
+    assert states == ["state-00000000.pt", "state-00000002.pt", "state-00000004.pt"]
+    state = torch.load(folder / "checkpoints" / states[-1], weights_only=True)
+    assert type(state) is dict and state["iteration"] == 4
+    replayed, _ = parse(["--config", str(folder / "options.yaml")])
+    assert write_yaml(replayed) == (folder / "options.yaml").read_text()
+
+
+def test_tensorboard_holds_every_loss_and_the_grids(streets, tmp_path):
+    run(streets, tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    assert {f"loss/{name}" for name in LOSS_NAMES} <= set(events.Tags()["scalars"])
+    assert [image.step for image in events.Images("samples")] == [1, 2, 4]
+
+
+def test_sample_grid_layout(streets, tmp_path):
+    """4 rows x 6 columns of the big size, 3-pixel green gaps, Cityscapes colours, the scene on top."""
+    run(streets, tmp_path / "run", max_iters=1)
+    picture = cv2.imread(str(tmp_path / "run" / "samples" / "epoch_00_iter_0001.png"))[:, :, ::-1]
+    assert picture.shape == (4 * 64 + 3 * 3, 6 * 128 + 5 * 3, 3)
+    assert (picture[64:67] == (0, 255, 0)).all() and (picture[:, 128:131] == (0, 255, 0)).all()
+    colours = {tuple(colour) for colour in CHANNEL_COLOURS.tolist()} | {(0, 255, 0)}
+    assert {tuple(colour) for colour in picture.reshape(-1, 3).tolist()} <= colours
+    top = picture[:64, :128]
+    labels = cv2.imread(str(frame_paths(streets / "set", 0, "val")[0]), cv2.IMREAD_UNCHANGED)
+    sky = tuple(CHANNEL_COLOURS[19].tolist())
+    assert tuple(top[0, 0].tolist()) == sky and labels[0, 0] == 23
+
+
+def test_grids_disturb_nothing(streets, tmp_path):
+    """A run with and without sample grids gives the same weights, and the same random numbers after."""
+    with_grids = run(streets, tmp_path / "with", sample_every=1)
+    numbers = torch.rand(3), np.random.rand(3)
+    without = run(streets, tmp_path / "without", sample_every=0)
+    assert not list((tmp_path / "without" / "samples").iterdir())
+    assert_same(weights_and_optimisers(with_grids), weights_and_optimisers(without))
+    assert torch.equal(numbers[0], torch.rand(3)) and np.array_equal(numbers[1], np.random.rand(3))
+
+
+def test_dry_run_prints_and_leaves_nothing(streets, tmp_path):
+    done = command([*flags(streets, tmp_path / "run"), "--dry_run"])
+    assert done.returncode == 0, done.stderr
+    assert "image_sizex_small: 64" in done.stdout
+    assert "where_encoder " in done.stdout and "5 usable instances of class person" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+# ---- exactness ----------------------------------------------------------------------------------
+
+
+def test_resume_is_exact(streets, tmp_path):
+    """20 iterations straight, and 10 + resume + 10: same weights, optimisers and stats to the last bit."""
+    often = {"log_every": 3, "save_every": 5, "batch_size": 2}
+    straight = run(streets, tmp_path / "straight", max_iters=20, **often)
+    run(streets, tmp_path / "halves", max_iters=10, **often)
+    halves = run(streets, tmp_path / "halves", max_iters=20, resume="auto", **often)
+    assert_same(weights_and_optimisers(straight), weights_and_optimisers(halves))
+    assert straight["window"] == halves["window"]
+    assert stats(tmp_path / "straight") == stats(tmp_path / "halves")
+
+
+def test_resume_from_a_given_file_drops_what_came_later(streets, tmp_path):
+    folder = tmp_path / "run"
+    first = run(streets, folder, keep_checkpoints=9)
+    again = run(streets, folder, resume=folder / "checkpoints" / "state-00000002.pt", keep_checkpoints=9)
+    assert_same(weights_and_optimisers(first), weights_and_optimisers(again))
+    assert [row["iter"] for row in stats(folder)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_number_of_loader_processes_changes_nothing(streets, tmp_path, num_workers):
+    alone = run(streets, tmp_path / "alone", max_iters=6, batch_size=2)
+    helped = run(streets, tmp_path / "helped", max_iters=6, batch_size=2, num_workers=num_workers)
+    assert_same(weights_and_optimisers(alone), weights_and_optimisers(helped))
+
+
+def test_seed_decides(streets, tmp_path):
+    one, two, other = (
+        run(streets, tmp_path / name, random_seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert_same(weights_and_optimisers(one), weights_and_optimisers(two))
+    key = "what_encoder.first.weight"
+    assert not torch.equal(one["networks"][key], other["networks"][key])
+
+
+def test_old_checkpoints_go(streets, tmp_path):
+    run(streets, tmp_path / "run", save_every=1, keep_checkpoints=2)
+    names = [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")]
+    assert names == ["state-00000003.pt", "state-00000004.pt"]
+
+
+# ---- interruptions ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_and_exits_cleanly(streets, tmp_path, number):
+    arguments = flags(
+        streets, tmp_path / "run", max_iters=100000, save_every=100000, sample_every=0, num_workers=1
+    )
+    process = subprocess.Popen(
+        [sys.executable, "main.py", *arguments], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    wait_for_rows(tmp_path / "run", process, 3)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "Traceback" not in err
+    assert f"stopped by {number.name}" in out
+    state = load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
+    assert state["iteration"] >= 3
+    # and it goes on from there
+    assert run(streets, tmp_path / "run", max_iters=state["iteration"] + 1, resume="auto")
+
+
+def wait_for_rows(run_dir: Path, process: subprocess.Popen, count: int) -> None:
+    deadline = time.monotonic() + 120
+    path = run_dir / "stats.jsonl"
+    while not path.exists() or path.read_text().count("\n") < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_kill_leaves_good_checkpoints_and_an_exact_resume(streets, tmp_path):
+    options = {"max_iters": 12, "save_every": 1, "sample_every": 0}
+    process = subprocess.Popen(
+        [sys.executable, "main.py", *flags(streets, tmp_path / "killed", **options | {"max_iters": 100000})],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )  # fmt: skip
+    wait_for_rows(tmp_path / "killed", process, 4)
+    process.kill()
+    process.wait()
+    newest = list_checkpoints(tmp_path / "killed" / "checkpoints")[-1]
+    last = load_checkpoint(newest)["iteration"] + 6
+    killed = run(streets, tmp_path / "killed", **options | {"max_iters": last, "resume": "auto"})
+    straight = run(streets, tmp_path / "straight", **options | {"max_iters": last})
+    assert_same(weights_and_optimisers(killed), weights_and_optimisers(straight))
+    assert stats(tmp_path / "killed") == stats(tmp_path / "straight")
+
+
+def test_failing_save_leaves_the_earlier_checkpoint(streets, tmp_path, monkeypatch):
+    run(streets, tmp_path / "run", max_iters=2)
+    before = {p.name: p.read_bytes() for p in list_checkpoints(tmp_path / "run" / "checkpoints")}
+
+    def half_a_file(state, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", half_a_file)
+    with pytest.raises(InputError, match="No space left"):
+        run(streets, tmp_path / "run", max_iters=4, resume="auto")
+    after = {p.name: p.read_bytes() for p in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert after == before
+
+
+def test_non_finite_loss_stops_after_saving_the_last_good_state(streets, tmp_path, monkeypatch, capsys):
+    original = model.d_losses
+
+    def poisoned(networks, views, paths):
+        losses = original(networks, views, paths)
+        poisoned.calls += 1
+        return losses | ({"d_obj": losses["d_obj"] * float("nan")} if poisoned.calls == 3 else {})
+
+    poisoned.calls = 0
+    monkeypatch.setattr(model, "d_losses", poisoned)
+    with pytest.raises(
+        InputError, match=r"d_obj turned nan at iteration 3; the last good state is .*00000002"
+    ):
+        run(streets, tmp_path / "run", save_every=100)
+    state = load_checkpoint(tmp_path / "run" / "checkpoints" / "state-00000002.pt")
+    good = run(streets, tmp_path / "good", max_iters=2)
+    assert_same(weights_and_optimisers(state), weights_and_optimisers(good))
+
+
+# ---- bad input: one clear line, exit status 2, nothing half-written -------------------------------
+
+
+def copy_of(streets, tmp_path) -> Path:
+    root = tmp_path / "bad"
+    write_miniature(root, "train", count=4, seed=1)
+    write_miniature(root, "val", count=1, seed=2)
+    return root
+
+
+def no_folder(root):
+    return {"db_root": root / "nowhere"}, ["nowhere"]
+
+
+def no_gtfine(root):
+    (root / "gtFine").rename(root / "gtCoarse")
+    return {}, ["gtFine"]
+
+
+def empty_split(root):
+    for path in (root / "gtFine" / "train").rglob("*.png"):
+        path.unlink()
+    return {}, ["train"]
+
+
+def missing_instance_map(root):
+    path = frame_paths(root, 1)[1]
+    path.unlink()
+    return {}, [path.name.removesuffix("_gtFine_instanceIds.png"), "no instance map"]
+
+
+def other_size(root):
+    path = frame_paths(root, 1)[1]
+    write_png(path, cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[:64])
+    return {}, [frame_paths(root, 1)[0].name, "256x64"]
+
+
+def train_ids(root):
+    path = frame_paths(root, 2)[0]
+    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    table = np.full(256, 255, np.uint8)
+    table[[7, 8, 11, 23, 24, 26]] = [0, 1, 2, 10, 11, 13]
+    write_png(path, table[labels])
+    return {}, [path.name, "train id"]
+
+
+def colour_image(root):
+    path = frame_paths(root, 0)[0]
+    write_png(path, np.zeros((128, 256, 3), np.uint8))
+    return {}, [path.name, "colour"]
+
+
+def truncated(root):
+    names = []
+    for index in (0, 3):
+        path = frame_paths(root, index)[0]
+        path.write_bytes(path.read_bytes()[:-40])
+        names.append(path.name)
+    return {}, [*names, "--skip_bad_files"]
+
+
+def no_instance(root):
+    return {"target_class": "bus"}, ["bus"]
+
+
+def unknown_class(root):
+    return {"target_class": "unicorn"}, ["unicorn"]
+
+
+def impossible_size(root):
+    return {"image_sizey_small": 100}, ["100"]
+
+
+def unknown_flag(root):
+    return {"learning_rat": 1}, ["learning_rat"]
+
+
+def wrong_number(root):
+    return {"batch_size": "many"}, ["batch_size"]
+
+
+def unknown_config(root):
+    return {"config": root / "none.yaml"}, ["none.yaml"]
+
+
+def misspelt_config(root):
+    (root / "odd.yaml").write_text(yaml.safe_dump({"learning_rat": 0.1}))
+    return {"config": root / "odd.yaml"}, ["learning_rat"]
+
+
+def no_checkpoint(root):
+    return {"resume": root / "none.pt"}, ["none.pt"]
+
+
+def corrupt_checkpoint(root):
+    (root / "state-00000001.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
+    return {"resume": root / "state-00000001.pt"}, ["state-00000001.pt"]
+
+
+def no_such_device(root):
+    return {"device": "cuda:99"}, ["cuda:99"]
+
+
+BAD_INPUTS = [
+    *(
+        no_folder,
+        no_gtfine,
+        empty_split,
+        missing_instance_map,
+        other_size,
+        train_ids,
+        colour_image,
+        truncated,
+    ),
+    *(
+        no_instance,
+        unknown_class,
+        impossible_size,
+        unknown_flag,
+        wrong_number,
+        unknown_config,
+        misspelt_config,
+    ),
+    *(no_checkpoint, corrupt_checkpoint, no_such_device),
+]
+
+
+@pytest.mark.parametrize("spoil", BAD_INPUTS, ids=lambda function: function.__name__)
+def test_bad_input_gets_one_line_and_status_2(streets, tmp_path, spoil, monkeypatch, capsys):
+    root = copy_of(streets, tmp_path)
+    options, words = spoil(root)
+    options = {"db_root": root, "cache_dir": tmp_path / "cache", **options}
+    monkeypatch.setattr(sys, "argv", ["main.py", *flags(streets, tmp_path / "run", **options)])
+    with pytest.raises(SystemExit) as caught:
+        run_program(main.main)
+    assert caught.value.code == 2
+    assert_one_line(capsys.readouterr().err, words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_input_from_the_shell(streets, tmp_path):
+    done = command(flags(streets, tmp_path / "run", db_root=tmp_path / "nowhere"))
+    assert done.returncode == 2
+    assert_one_line(done.stderr, ["nowhere"])
+
+
+def assert_one_line(text: str, words: list[str]) -> None:
+    lines = [line for line in text.replace("\r", "\n").splitlines() if not is_progress(line)]
+    assert len(lines) == 1 and lines[0].startswith("error: "), text
+    for word in words:
+        assert word in lines[0]
+
+
+def is_progress(line: str) -> bool:
+    return not line.strip() or "frame/s" in line or "?it/s" in line
+
+
+def test_skip_bad_files_goes_on(streets, tmp_path):
+    root = copy_of(streets, tmp_path)
+    truncated(root)
+    done = command(
+        [*flags(streets, tmp_path / "run", db_root=root, cache_dir=tmp_path / "cache"), "--skip_bad_files"]
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 training maps" in done.stdout
+
+
+def test_checkpoint_of_other_options_is_refused(streets, tmp_path):
+    run(streets, tmp_path / "run", max_iters=1)
+    with pytest.raises(InputError, match="gf_dim 4, this run has 8"):
+        run(streets, tmp_path / "run", gf_dim=8, resume="auto")
+    with pytest.raises(InputError, match="target_class person, this run has car"):
+        run(streets, tmp_path / "run", target_class="car", resume="auto")
+
+
+def test_existing_run_is_not_overwritten(streets, tmp_path):
+    run(streets, tmp_path / "run", max_iters=1)
+    before = (tmp_path / "run" / "stats.jsonl").read_text()
+    with pytest.raises(InputError, match="already holds a run"):
+        run(streets, tmp_path / "run", max_iters=1)
+    assert (tmp_path / "run" / "stats.jsonl").read_text() == before
+
+
+def test_cut_off_checkpoint_is_refused(streets, tmp_path):
+    run(streets, tmp_path / "run", max_iters=1)
+    path = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        run(streets, tmp_path / "run", max_iters=2, resume="auto")
+
+
+# ---- options ------------------------------------------------------------------------------------
+
+
+def test_flags_win_over_config_and_config_over_preset(tmp_path):
+    (tmp_path / "saved.yaml").write_text("batch_size: 7\nlearning_rate: 1e-3\n")
+    config = ["--preset", "tiny", "--config", str(tmp_path / "saved.yaml"), "--epoch", "3"]
+    options, dry_run = parse([*config, "--batch_size", "9"])
+    assert (options.batch_size, options.learning_rate, options.epoch, options.gf_dim) == (9, 1e-3, 3, 4)
+    assert not dry_run
+
+
+def test_paper_is_the_default():
+    assert parse([])[0] == Options() == parse(["--preset", "paper"])[0]
+    assert PRESETS["paper"] == {}
+
+
+def test_help_names_every_option():
+    done = command(["--help"])
+    assert done.returncode == 0
+    for name in Options.__dataclass_fields__:
+        assert f"--{name}" in done.stdout
