@@ -1,0 +1,206 @@
+"""Writing frames of a Cityscapes tree: names, polygons, label and instance maps, atomic files.
+
+One ordered list of polygons is the only source of a frame's truth. It is rasterised with Pillow as the
+official tools do, so that `cityscapesscripts` rebuilds the same pixels from the JSON file.
+"""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from cityscapesscripts.helpers.labels import id2label, name2label
+from PIL import Image, ImageDraw
+
+_NAME = re.compile(r"([^_/]+)_(\d{6})_(\d{6})")
+
+
+@dataclass(frozen=True, order=True)
+class FrameName:
+    """City (no underscore), sequence and frame number (0..999999) of one image."""
+
+    city: str
+    sequence: int
+    frame: int
+
+    def __str__(self) -> str:
+        return f"{self.city}_{self.sequence:06d}_{self.frame:06d}"
+
+    @classmethod
+    def parse(cls, file_name: str) -> "FrameName":
+        """The name at the start of a file's base name. Raises ValueError if it is not city_SSSSSS_FFFFFF."""
+        match = _NAME.match(os.path.basename(file_name))
+        if match is None:
+            raise ValueError(f"{file_name!r} does not start with city_SSSSSS_FFFFFF")
+        return cls(match[1], int(match[2]), int(match[3]))
+
+
+@dataclass(frozen=True)
+class LabelledPolygon:
+    """A label name (or name + "group") and its outline: (N, 2) integer pixel coordinates (x, y), N >= 3."""
+
+    label: str
+    polygon: np.ndarray
+
+    @property
+    def is_instance(self) -> bool:
+        """Whether it gets a number of its own: a thing class and not a group."""
+        return self.label in name2label and name2label[self.label].hasInstances and self.label_id >= 0
+
+    @property
+    def label_id(self) -> int:
+        """The official label id; a group has its class's id. Raises ValueError for unknown names."""
+        name = self.label
+        if name not in name2label:
+            name = name.removesuffix("group")
+        if name not in name2label:
+            raise ValueError(f"{self.label!r} is not a Cityscapes label")
+        return name2label[name].id
+
+
+def topmost(objects: list[LabelledPolygon], width: int, height: int) -> np.ndarray:
+    """Index into `objects` of the topmost polygon of each pixel: (height, width) int32, -1 for none.
+
+    Later objects cover earlier ones; licence plates (negative ids) are not drawn, as in the official tools.
+    """
+    image = Image.new("I", (width, height), 0)
+    draw = ImageDraw.Draw(image)
+    for number, thing in enumerate(objects, 1):
+        if thing.label_id >= 0:
+            draw.polygon(thing.polygon.ravel().tolist(), fill=number)
+    return np.asarray(image, np.int32) - 1
+
+
+def visible_only(top: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """Indices of the objects that own at least one pixel of a `topmost` map, and the map renumbered to them.
+
+    With `kept, top = visible_only(top)` the new map indexes `[objects[i] for i in kept]`.
+    """
+    seen = np.bincount(top.ravel() + 1)[1:] > 0
+    renumbered = np.concatenate([[-1], np.cumsum(seen) - 1]).astype(np.int32)
+    return np.flatnonzero(seen).tolist(), renumbered[top + 1]
+
+
+def maps_of_topmost(objects: list[LabelledPolygon], top: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Label ids (H, W) uint8 and instance ids (H, W) uint16 of a `topmost` map.
+
+    Instances are label * 1000 + k, k counting from 0 in list order within each class; stuff and groups
+    carry the bare label id; 0 where no object is.
+    """
+    count: dict[str, int] = {}
+    values = [0]
+    for thing in objects:
+        value = max(thing.label_id, 0)
+        if thing.is_instance:
+            ordinal = count.get(thing.label, 0)
+            count[thing.label] = ordinal + 1
+            value = value * 1000 + ordinal
+        values.append(value)
+    instance_values = np.array(values, np.uint16)
+    label_values = np.where(instance_values < 1000, instance_values, instance_values // 1000).astype(np.uint8)
+    return label_values[top + 1], instance_values[top + 1]
+
+
+def rasterise(objects: list[LabelledPolygon], width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Label ids (height, width) uint8 and instance ids uint16 of a painter's-order list of polygons."""
+    return maps_of_topmost(objects, topmost(objects, width, height))
+
+
+def _colour_table() -> np.ndarray:
+    table = np.zeros((256, 4), np.uint8)
+    table[:, 3] = 255
+    for label_id, label in id2label.items():
+        if label_id >= 0:
+            table[label_id, :3] = label.color
+    return table
+
+
+_COLOUR_OF_ID = _colour_table()  # (256, 4) uint8, label id -> official colour, opaque
+
+
+def colour_map(label_ids: np.ndarray) -> np.ndarray:
+    """Official colours (H, W, 4) uint8 RGBA of label ids (H, W) uint8."""
+    return np.take(_COLOUR_OF_ID, label_ids, axis=0)  # ten times faster than indexing
+
+
+def polygons_to_json(objects: list[LabelledPolygon], width: int, height: int) -> dict:
+    """The content of a `polygons.json` file. The key "deleted" is never written (detectron2 skips on it)."""
+    return {
+        "imgHeight": height,
+        "imgWidth": width,
+        "objects": [{"label": thing.label, "polygon": thing.polygon.tolist()} for thing in objects],
+    }
+
+
+def polygons_from_json(content: dict) -> tuple[list[LabelledPolygon], int, int]:
+    """Objects, width and height of a `polygons.json` content; objects marked deleted are left out."""
+    objects = [
+        LabelledPolygon(entry["label"], np.asarray(entry["polygon"], np.int32).reshape(-1, 2))
+        for entry in content["objects"]
+        if not entry.get("deleted")
+    ]
+    return objects, content["imgWidth"], content["imgHeight"]
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside it, then rename: it is never seen half-written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """PNG bytes of (H, W) uint8 or uint16, (H, W, 3) RGB or (H, W, 4) RGBA uint8; else ValueError."""
+    if image.ndim == 3 and image.dtype == np.uint8 and image.shape[2] in (3, 4):
+        order = cv2.COLOR_RGB2BGR if image.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
+        image = cv2.cvtColor(image, order)
+    elif image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"no PNG for shape {image.shape}, dtype {image.dtype}")
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def frame_path(root: Path, kind: str, split: str, name: FrameName, ending: str) -> Path:
+    """Path of one file, for example kind "gtFine", ending "labelIds.png"; no ending word for leftImg8bit."""
+    return Path(root) / kind / split / name.city / f"{name}_{kind}{ending}"
+
+
+def write_frame(
+    root: Path,
+    split: str,
+    name: FrameName,
+    rgb: np.ndarray,
+    objects: list[LabelledPolygon],
+    label_ids: np.ndarray,
+    instance_ids: np.ndarray,
+    camera: dict | None = None,
+) -> None:
+    """Write one frame's official files below `root`: picture, four annotation files, camera if given.
+
+    rgb (H, W, 3) uint8, label_ids (H, W) uint8, instance_ids (H, W) uint16; the maps must be those that
+    `rasterise` makes of `objects`. Folders are made; each file is replaced atomically.
+    Raises ValueError if shapes or dtypes do not fit.
+    """
+    if rgb.shape != (*label_ids.shape, 3) or label_ids.shape != instance_ids.shape:
+        raise ValueError(f"shapes differ: {rgb.shape}, {label_ids.shape}, {instance_ids.shape}")
+    if label_ids.dtype != np.uint8 or instance_ids.dtype != np.uint16:
+        raise ValueError(f"ids must be uint8 and uint16, not {label_ids.dtype} and {instance_ids.dtype}")
+    height, width = label_ids.shape
+    polygons = json.dumps(polygons_to_json(objects, width, height))
+    files = {
+        frame_path(root, "leftImg8bit", split, name, ".png"): encode_png(rgb),
+        frame_path(root, "gtFine", split, name, "_labelIds.png"): encode_png(label_ids),
+        frame_path(root, "gtFine", split, name, "_instanceIds.png"): encode_png(instance_ids),
+        frame_path(root, "gtFine", split, name, "_color.png"): encode_png(colour_map(label_ids)),
+        frame_path(root, "gtFine", split, name, "_polygons.json"): polygons.encode(),
+    }
+    if camera is not None:
+        files[frame_path(root, "camera", split, name, ".json")] = json.dumps(camera, indent=1).encode()
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)

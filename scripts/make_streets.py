@@ -1,0 +1,72 @@
+"""python -m scripts.make_streets --out datasets/streets
+
+Writes the built-in street scenes as an official Cityscapes tree: leftImg8bit, gtFine, camera.
+"""
+
+import argparse
+import os
+import re
+
+import cv2
+from tqdm import tqdm
+
+from data.errors import InputError, run_program
+from data.streets import write_streets
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line."""
+
+    def error(self, message: str) -> None:
+        raise InputError(f"{message} (--help tells more)")
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, for example 512x256")
+    return int(match[1]), int(match[2])
+
+
+def _arguments() -> argparse.Namespace:
+    parser = _Parser(
+        prog="python -m scripts.make_streets",
+        description="Write procedural street scenes as a Cityscapes tree.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--out", required=True, help="folder of the tree; made if absent, must be empty")
+    parser.add_argument("--train", type=int, default=400, help="scenes in the train split")
+    parser.add_argument("--val", type=int, default=60, help="scenes in the val split")
+    parser.add_argument("--size", type=_size, default="512x256", help="width x height in pixels, best 2:1")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument(
+        "--num_workers", type=int, default=cores, help="processes; no influence on the result"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace scenes of an earlier run in --out")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = _arguments()
+    cv2.setNumThreads(1)
+    report = write_streets(
+        options.out,
+        options.train,
+        options.val,
+        options.size,
+        options.seed,
+        options.num_workers,
+        options.overwrite,
+        lambda scenes, total: tqdm(scenes, total=total, unit="scene", desc="street scenes"),
+    )
+    if report.found:
+        print(f"{options.out} already holds these scenes, nothing to do")
+    print("images     " + ", ".join(f"{split} {count}" for split, count in report.images.items()))
+    print("instances  " + ", ".join(f"{label} {count}" for label, count in report.instances.items()))
+    print(f"seconds    {report.seconds:.1f}" + (" (when it was written)" if report.found else ""))
+    print(f"path       {os.path.abspath(options.out)}")
+
+
+if __name__ == "__main__":
+    run_program(main)
