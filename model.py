@@ -7,16 +7,18 @@ Shapes: B images a batch, h x w the small map, H x W the big map, cy x cx the co
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.checkpoints import find_checkpoint, load_checkpoint
 from data.labels import NUM_CHANNELS, TARGET_CLASSES
 from data.pairs import STEP_NOISE, Batch, Scene
 from networks import DROPOUT, PLANES, build_networks, edge_map, place, place_box, sigmoid_l1
-from options import Options
+from options import Options, from_dict
 
 G_NETWORKS = (
     "where_encoder",
@@ -217,42 +219,37 @@ class WhereWhat(nn.Module):
         """The five paths of a step. Paths that share a network share one batched call of it."""
         networks = self.networks
 
-        # where: path 1 (supervised, x+), path 2 (z, x+), path 5 (z, x)
+        # where: path 1 (supervised, x+), apart because its encoder is trained by a backward pass of its own;
+        # then path 2 (z, x+) and path 5 (z, x) together
         encoder = networks["where_encoder"]
         where_mu, where_logvar = networks["where_encoder_sup"](views.batch.theta[:, :, None, None])
         z_sup = where_mu + half.eps_where * torch.exp(where_logvar / 2)
         real_features = encoder.scene_features(views.real_small)
         cond_features = encoder.scene_features(views.cond_small)
-        embedding = encoder(
-            torch.cat([real_features, real_features, cond_features]),
-            torch.cat([z_sup, noise.z_spatial, noise.z_spatial]),
-        )  # (3B,embed_small,1,1)
-        theta_vae, theta_real_z, theta = networks["stn"](embedding).chunk(3)
-        with_z = embedding[len(z_sup) :]  # (2B,embed_small,1,1): paths 2 and 5
-        real_z_spatial, cond_z_spatial = encoder.estimate_noise(with_z, half.keep_where.flatten(0, 1)).chunk(
-            2
-        )
-        real_recon_small, cond_recon_small = networks["where_reconstructor"](with_z).chunk(2)
+        theta_vae = networks["stn"](encoder(real_features, z_sup))
+        embedding = encoder(torch.cat([real_features, cond_features]), noise.z_spatial.repeat(2, 1, 1, 1))
+        theta_real_z, theta = networks["stn"](embedding).chunk(2)
+        real_z_spatial, cond_z_spatial = encoder.estimate_noise(
+            embedding, half.keep_where.flatten(0, 1)
+        ).chunk(2)
+        real_recon_small, cond_recon_small = networks["where_reconstructor"](embedding).chunk(2)
 
         # the predicted box on x, at both sizes; theta keeps its gradient: what trains where
         box_small = self.box(theta, self.small)
         cond_boxed_small = paste(views.cond_small, box_small, self.target_plane)
         cond_boxed_big = paste(views.cond_big, self.box(theta, self.big), self.target_plane)
 
-        # what: path 3 (supervised, x+), path 4 (z, x+), path 5 (z, x with the predicted box)
+        # what: path 3 (supervised, x+); path 4 (z, x+) and path 5 (z, x with the predicted box)
         encoder = networks["what_encoder"]
         what_mu, what_logvar = networks["what_encoder_sup"](views.batch.compact)
         z_sup = what_mu + half.eps_what * torch.exp(what_logvar / 2)
         real_features = encoder.scene_features(views.real_boxed_big)
         cond_features = encoder.scene_features(cond_boxed_big)
-        embedding = encoder(
-            torch.cat([real_features, real_features, cond_features]),
-            torch.cat([z_sup, noise.z_appr, noise.z_appr]),
-        )  # (3B,embed_big,1,1)
-        obj_vae, obj_real_z, newobj = networks["generator"](embedding).sigmoid().chunk(3)
-        with_z = embedding[len(z_sup) :]
-        real_z_appr, cond_z_appr = encoder.estimate_noise(with_z, half.keep_what.flatten(0, 1)).chunk(2)
-        real_recon_big, cond_recon_big = networks["what_reconstructor"](with_z).chunk(2)
+        obj_vae = networks["generator"](encoder(real_features, z_sup)).sigmoid()
+        embedding = encoder(torch.cat([real_features, cond_features]), noise.z_appr.repeat(2, 1, 1, 1))
+        obj_real_z, newobj = networks["generator"](embedding).sigmoid().chunk(2)
+        real_z_appr, cond_z_appr = encoder.estimate_noise(embedding, half.keep_what.flatten(0, 1)).chunk(2)
+        real_recon_big, cond_recon_big = networks["what_reconstructor"](embedding).chunk(2)
         result_big, _ = self.compose(views.cond_big, newobj, theta)
 
         return Paths(
@@ -387,9 +384,10 @@ class Optimisers:
         options = model.options
 
         def adam(names):
-            return torch.optim.Adam(
-                model.parameters_of(names), lr=options.learning_rate, betas=(options.beta1, 0.999)
-            )
+            parameters = model.parameters_of(names)
+            fused = parameters[0].device.type in ("cpu", "cuda")  # one pass over the numbers instead of ten
+            betas = (options.beta1, 0.999)
+            return torch.optim.Adam(parameters, lr=options.learning_rate, betas=betas, fused=fused)
 
         self.d, self.sup, self.g = adam(D_NETWORKS), adam(SUP_NETWORKS), adam(G_NETWORKS)
 
@@ -478,6 +476,19 @@ class Sample:
     theta: Tensor  # (B,6)
     compact: Tensor  # (B,1,cy,cx) in [0,1]
     planes: Tensor  # (B,31,H,W) the big map with the object put on, and its edge
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> WhereWhat:
+    """The model of a checkpoint (a file, or a run folder: its newest), rebuilt from the checkpoint alone.
+
+    Raises InputError if there is no checkpoint or if it can't be read.
+    """
+    path = find_checkpoint(path)
+    state = load_checkpoint(path)
+    with torch.device(device):
+        model = WhereWhat(from_dict(state["options"], str(path)))
+    model.networks.load_state_dict(state["networks"])
+    return model.requires_grad_(False)
 
 
 @torch.no_grad()

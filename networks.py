@@ -327,7 +327,7 @@ class _SigmoidL1(torch.autograd.Function):
 
     The reconstructor's last layer is by far the largest tensor of a step. Written out, its loss would
     make and keep four more of that size; here the backward pass works out the sigmoid again. On a CPU
-    both passes go channel by channel, so that what they make stays in the cache. Taking the bias
+    both passes go through a few channels at a time, so that these stay in the cache. Taking the bias
     in gives its gradient a sum with small rounding error (a convolution's own adds numbers one by one).
     """
 
@@ -358,10 +358,10 @@ class _SigmoidL1(torch.autograd.Function):
 
 
 def _channel_parts(logits: Tensor) -> list[slice]:
-    """All channels at once on a GPU; one at a time on a CPU."""
-    if logits.device.type == "cpu":
-        return [slice(channel, channel + 1) for channel in range(logits.shape[1])]
-    return [slice(None)]
+    """All channels at once on a GPU; on a CPU as many as stay in the cache together."""
+    batch, channels, height, width = logits.shape
+    step = max(1, 2**19 // (batch * height * width)) if logits.device.type == "cpu" else channels
+    return [slice(first, first + step) for first in range(0, channels, step)]
 
 
 def sigmoid_l1(logits: Tensor, bias: Tensor, target: Tensor) -> Tensor:
