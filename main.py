@@ -23,7 +23,16 @@ from data.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint,
 from data.errors import InputError, run_program
 from data.labels import NUM_CHANNELS, colourise
 from data.pairs import GRID_NOISE, Scene, TrainingPairs, first_scenes, training_loader
-from model import LOSS_NAMES, NonFiniteLossError, Optimisers, WhereWhat, draw_noise, sample, train_step
+from model import (
+    LOSS_NAMES,
+    Averages,
+    NonFiniteLossError,
+    Optimisers,
+    WhereWhat,
+    draw_noise,
+    sample,
+    train_step,
+)
 from options import Options, parse, write_yaml
 
 GRID_COLUMNS = 6
@@ -33,7 +42,7 @@ GRID_GAP = 3  # pixels, green
 IDENTITY_OPTIONS = (
     *("target_class", "image_sizex_small", "image_sizey_small", "image_sizex_big", "image_sizey_big"),
     *("compact_sizex", "compact_sizey", "gf_dim", "df_dim", "z_dim_spatial", "z_dim_appr"),
-    *("embed_dim_small", "embed_dim_big"),
+    *("embed_dim_small", "embed_dim_big", "theta_space"),
 )
 
 
@@ -50,6 +59,7 @@ def train(options: Options, dry_run: bool) -> None:
     with torch.device(device):
         model = WhereWhat(options)
     optimisers = Optimisers(model)
+    averages = Averages(model, options.average_decay) if options.average_decay else None
     grid_noise = draw_grid_noise(options, device)
 
     if dry_run:
@@ -66,7 +76,7 @@ def train(options: Options, dry_run: bool) -> None:
     log.line(describe(model, pairs, device, iterations))
     iteration, samples_seen, window = 0, 0, empty_window()
     if state:
-        restore(state, model, optimisers)
+        restore(state, model, optimisers, averages)
         iteration, samples_seen, window = state["iteration"], state["samples_seen"], state["window"]
         log.line(f"resumed at iteration {iteration}")
         del state
@@ -81,6 +91,7 @@ def train(options: Options, dry_run: bool) -> None:
                 "networks": model.networks.state_dict(),
                 "optimisers": optimisers.state_dict(),
                 "window": {name: float(value) for name, value in window.items()},
+                **({"averages": averages.state_dict()} if averages else {}),
             },
             options.keep_checkpoints,
         )
@@ -101,6 +112,7 @@ def train(options: Options, dry_run: bool) -> None:
             batch = next(batches).to(device, non_blocking=True)
             positions = range(samples_seen, samples_seen + options.batch_size)
             noise = draw_noise(options, positions).to(device)
+            optimisers.set_learning_rate(learning_rate_at(options, iteration / iterations))
             log_now = iteration == 0 or (iteration + 1) % options.log_every == 0
             try:
                 # Looking at a loss makes the host wait for a GPU, so there it is done when logging only.
@@ -117,6 +129,8 @@ def train(options: Options, dry_run: bool) -> None:
             epoch = samples_seen // pairs.usable_count
             iteration += 1
             samples_seen += options.batch_size
+            if averages:
+                averages.update(iteration)
             bar.update()
             for name, value in losses.items():
                 window[name] = window[name] + value
@@ -130,7 +144,7 @@ def train(options: Options, dry_run: bool) -> None:
                 started, iterations_before = time.perf_counter(), iteration
             last = iteration == iterations
             if options.sample_every and (iteration == 1 or last or iteration % options.sample_every == 0):
-                picture = sample_grid(model, validation, grid_noise)
+                picture = sample_grid(averages.model if averages else model, validation, grid_noise)
                 log.picture(picture, epoch, iteration)
             epoch_ends = samples_seen // pairs.usable_count > epoch
             if iteration % options.save_every == 0 if options.save_every else epoch_ends:
@@ -172,6 +186,12 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def learning_rate_at(options: Options, progress: float) -> float:
+    """The published constant rate, or with decay_from < 1 a straight fall to 0 at the end of the run."""
+    left = (1 - progress) / (1 - options.decay_from) if options.decay_from < 1 else 1.0
+    return options.learning_rate * min(1.0, left)
 
 
 def describe(model: WhereWhat, pairs: TrainingPairs, device: torch.device, iterations: int) -> str:
@@ -216,8 +236,10 @@ def find_state(options: Options, checkpoints: Path) -> dict | None:
     return state
 
 
-def restore(state: dict, model: WhereWhat, optimisers: Optimisers) -> None:
+def restore(state: dict, model: WhereWhat, optimisers: Optimisers, averages: Averages | None) -> None:
     model.networks.load_state_dict(state["networks"])
+    if averages:
+        averages.model.networks.load_state_dict(state["networks"] | state.get("averages", {}))
     optimisers.load_state_dict(state["optimisers"])
 
 

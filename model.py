@@ -5,6 +5,7 @@ Read from top to bottom: data that travel, the five forward paths (spec section 
 Shapes: B images a batch, h x w the small map, H x W the big map, cy x cx the compact mask.
 """
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from data.checkpoints import find_checkpoint, load_checkpoint
 from data.labels import NUM_CHANNELS, TARGET_CLASSES
 from data.pairs import STEP_NOISE, Batch, Scene
-from networks import DROPOUT, PLANES, build_networks, edge_map, place, place_box, sigmoid_l1
+from networks import DROPOUT, PLANES, build_networks, edge_map, place, place_box, place_code, sigmoid_l1
 from options import Options, from_dict
 
 G_NETWORKS = (
@@ -193,6 +194,10 @@ class WhereWhat(nn.Module):
     def parameters_of(self, names: Iterable[str]) -> list[nn.Parameter]:
         return [parameter for name in names for parameter in self.networks[name].parameters()]
 
+    def place_numbers(self, theta: Tensor) -> Tensor:
+        """The numbers (B,6) that stand for theta in losses, encoder and discriminator."""
+        return place_code(theta) if self.options.theta_space == "box" else theta
+
     def box(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
         """Box mask (B,1,*size) of theta (B,6)."""
         return place_box(theta, size, self.compact, self.options.box_ramp)
@@ -222,7 +227,9 @@ class WhereWhat(nn.Module):
         # where: path 1 (supervised, x+), apart because its encoder is trained by a backward pass of its own;
         # then path 2 (z, x+) and path 5 (z, x) together
         encoder = networks["where_encoder"]
-        where_mu, where_logvar = networks["where_encoder_sup"](views.batch.theta[:, :, None, None])
+        where_mu, where_logvar = networks["where_encoder_sup"](
+            self.place_numbers(views.batch.theta)[:, :, None, None]
+        )
         z_sup = where_mu + half.eps_where * torch.exp(where_logvar / 2)
         real_features = encoder.scene_features(views.real_small)
         cond_features = encoder.scene_features(views.cond_small)
@@ -315,7 +322,10 @@ def _against(discriminator: nn.Module, fakes: Tensor, count: int, real: bool) ->
 def d_losses(model: WhereWhat, views: Views, paths: Paths) -> dict[str, Tensor]:
     """Losses of the four discriminators: real against 1 and the (detached) fakes against 0."""
     networks, batch, target_plane = model.networks, views.batch, model.target_plane
-    thetas = torch.cat([paths.theta, paths.theta_vae, paths.theta_real_z]).detach()[:, :, None, None]
+    places = torch.cat([batch.theta, paths.theta, paths.theta_vae, paths.theta_real_z]).detach()
+    real_place, fake_places = model.place_numbers(places)[:, :, None, None].split(
+        [len(batch.theta), len(places) - len(batch.theta)]
+    )
     masks = torch.cat([paths.newobj, paths.obj_vae, paths.obj_real_z]).detach()
     real_box = model.box(batch.theta, model.small)
     real_where = torch.cat([paste(views.real_small, real_box, target_plane), real_box], 1)  # (B,32,h,w)
@@ -324,8 +334,8 @@ def d_losses(model: WhereWhat, views: Views, paths: Paths) -> dict[str, Tensor]:
     # As published, the real sample's edge is cut by the instance but its own edge is not drawn.
     real_what = paste(real_big, place(batch.compact, batch.theta, model.big), target_plane)
     return {
-        "d_stn": gan_loss(networks["d_stn"](batch.theta[:, :, None, None]), True)
-        + _against(networks["d_stn"], thetas, 3, False),
+        "d_stn": gan_loss(networks["d_stn"](real_place), True)
+        + _against(networks["d_stn"], fake_places, 3, False),
         "d_where": gan_loss(networks["d_where"](real_where), True)
         + gan_loss(networks["d_where"](fake_where), False),
         "d_obj": gan_loss(networks["d_obj"](batch.compact), True)
@@ -338,12 +348,12 @@ def d_losses(model: WhereWhat, views: Views, paths: Paths) -> dict[str, Tensor]:
 def g_losses(model: WhereWhat, views: Views, noise: Noise, paths: Paths) -> dict[str, Tensor]:
     """The terms of G_WEIGHTS, by name."""
     networks, batch = model.networks, views.batch
-    thetas = torch.cat([paths.theta, paths.theta_vae, paths.theta_real_z])[:, :, None, None]
+    places = model.place_numbers(torch.cat([paths.theta, paths.theta_vae, paths.theta_real_z]))
     masks = torch.cat([paths.newobj, paths.obj_vae, paths.obj_real_z])
     fake_where = torch.cat([paths.cond_boxed_small, paths.box_small], 1)
     where_bias, what_bias = networks["where_reconstructor"].bias, networks["what_reconstructor"].bias
     return {
-        "g_stn": _against(networks["d_stn"], thetas, 3, True),
+        "g_stn": _against(networks["d_stn"], places[:, :, None, None], 3, True),
         "g_where": gan_loss(networks["d_where"](fake_where), True),
         "g_obj": _against(networks["d_obj"], masks, 3, True),
         "g_what": gan_loss(networks["d_what"](paths.result_big), True),
@@ -358,7 +368,7 @@ def g_losses(model: WhereWhat, views: Views, noise: Noise, paths: Paths) -> dict
         + sigmoid_l1(paths.real_recon_big, what_bias, views.real_boxed_big)
         + F.l1_loss(paths.cond_z_appr, noise.z_appr)
         + F.l1_loss(paths.real_z_appr, noise.z_appr),
-        "where_vae_recon": F.l1_loss(paths.theta_vae, batch.theta),
+        "where_vae_recon": F.l1_loss(model.place_numbers(paths.theta_vae), model.place_numbers(batch.theta)),
         "what_vae_recon": F.l1_loss(paths.obj_vae, batch.compact),
     }
 
@@ -391,6 +401,10 @@ class Optimisers:
 
         self.d, self.sup, self.g = adam(D_NETWORKS), adam(SUP_NETWORKS), adam(G_NETWORKS)
 
+    def set_learning_rate(self, learning_rate: float) -> None:
+        for optimiser in (self.d, self.sup, self.g):
+            optimiser.param_groups[0]["lr"] = learning_rate
+
     def state_dict(self) -> dict:
         return {"d": self.d.state_dict(), "sup": self.sup.state_dict(), "g": self.g.state_dict()}
 
@@ -404,6 +418,24 @@ def set_gradients(loss: Tensor, optimiser: torch.optim.Optimizer, retain_graph: 
     optimiser.zero_grad(set_to_none=True)
     parameters = optimiser.param_groups[0]["params"]
     loss.backward(inputs=parameters, retain_graph=retain_graph)
+
+
+class Averages:
+    """G's weights averaged over the last iterations, to sample with: steadier than the latest."""
+
+    def __init__(self, model: WhereWhat, decay: float):
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+        self._pairs = (self.model.parameters_of(G_NETWORKS), model.parameters_of(G_NETWORKS))
+
+    @torch.no_grad()
+    def update(self, iteration: int) -> None:
+        """Move towards the weights after `iteration` (1, 2, ...); early on the mean of all so far."""
+        share = max(1 - self.decay, 1 / iteration)
+        torch._foreach_lerp_(*self._pairs, share)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {n: t for n, t in self.model.networks.state_dict().items() if n.split(".")[0] in G_NETWORKS}
 
 
 class NonFiniteLossError(Exception):
@@ -458,7 +490,8 @@ def g_update(
     if check:
         check_finite(losses, nothing_updated=False)
     # where_* terms do not depend on the what encoder nor the other way round: one sum serves both.
-    supervised = sum(losses[name] for name in ("where_kl", "where_vae_recon", "what_kl", "what_vae_recon"))
+    kl = model.options.kl_weight * (losses["where_kl"] + losses["what_kl"])
+    supervised = kl + losses["where_vae_recon"] + losses["what_vae_recon"]
     set_gradients(supervised, optimisers.sup, retain_graph=True)
     set_gradients(losses["g_total"], optimisers.g)
     optimisers.sup.step()
@@ -481,13 +514,14 @@ class Sample:
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> WhereWhat:
     """The model of a checkpoint (a file, or a run folder: its newest), rebuilt from the checkpoint alone.
 
+    Takes the averaged weights where the run kept some (option average_decay).
     Raises InputError if there is no checkpoint or if it can't be read.
     """
     path = find_checkpoint(path)
     state = load_checkpoint(path)
     with torch.device(device):
         model = WhereWhat(from_dict(state["options"], str(path)))
-    model.networks.load_state_dict(state["networks"])
+    model.networks.load_state_dict(state["networks"] | state.get("averages", {}))
     return model.requires_grad_(False)
 
 

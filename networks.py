@@ -4,6 +4,7 @@ Shapes: B images, planes = 30 one-hot classes + 1 edge map, h x w the map of the
 Nothing here knows a device: parameters are made where the caller's `torch.device` context says.
 """
 
+import math
 from itertools import pairwise
 
 import torch
@@ -127,18 +128,48 @@ class VariationalEncoder(nn.Module):
 
 
 class StnHead(nn.Module):
-    """Where embedding (B,embed_dim,1,1) -> theta (B,6), a 2x3 affine matrix without rotation or shear."""
+    """Where embedding (B,embed_dim,1,1) -> theta (B,6), a 2x3 affine matrix without rotation or shear.
 
-    def __init__(self, embed_dim: int, width: int):
+    With `box_space` its last layer predicts a place as `place_code` writes it, and starts at a box of a
+    tenth of the image; else it predicts theta and starts at the identity, the whole image.
+    """
+
+    def __init__(self, embed_dim: int, width: int, box_space: bool):
         super().__init__()
+        self.box_space = box_space
         self.layers = nn.Sequential(
             nn.Linear(embed_dim, 2 * width), nn.ReLU(), nn.Linear(2 * width, width), nn.ReLU()
         )
         self.theta = nn.Linear(width, 6)
         self.register_buffer("free", torch.tensor([1.0, 0, 1, 0, 1, 1]), persistent=False)
 
+    def start(self) -> None:
+        """Give the last layer its starting values."""
+        nn.init.zeros_(self.theta.weight)
+        scale = math.log(10) if self.box_space else 1.0
+        with torch.no_grad():
+            self.theta.bias.copy_(torch.tensor([scale, 0, 0, 0, scale, 0]))
+
     def forward(self, embedding: Tensor) -> Tensor:
-        return self.theta(self.layers(embedding.flatten(1))) * self.free  # (B,6)
+        code = self.theta(self.layers(embedding.flatten(1))) * self.free  # (B,6)
+        return theta_of_code(code) if self.box_space else code
+
+
+def place_code(theta: Tensor) -> Tensor:
+    """theta (B,6) -> (log t11, 0, centre x, 0, log t22, centre y): numbers of like scale, -1..4.
+
+    t11 is image width / box width, so its log is minus the log width; centres are in -1..1.
+    """
+    t11, t22 = theta[:, 0].clamp(min=1e-3), theta[:, 4].clamp(min=1e-3)
+    zero = torch.zeros_like(t11)
+    return torch.stack([t11.log(), zero, -theta[:, 2] / t11, zero, t22.log(), -theta[:, 5] / t22], 1)
+
+
+def theta_of_code(code: Tensor) -> Tensor:
+    """The inverse of `place_code`, for boxes down to 1/400 of the image."""
+    t11, t22 = code[:, 0].clamp(-1, 6).exp(), code[:, 4].clamp(-1, 6).exp()
+    zero = torch.zeros_like(t11)
+    return torch.stack([t11, zero, -code[:, 2] * t11, zero, t22, -code[:, 5] * t22], 1)
 
 
 # ---- the table ----------------------------------------------------------------------------------
@@ -167,7 +198,7 @@ def build_networks(options: Options) -> nn.ModuleDict:
                 nn.Sequential(*row(6, g, activation=leaky), leaky), g, (1, 1), z_spatial
             ),
             "where_reconstructor": Reconstructor(options.embed_dim_small, g, small, kernel_small),
-            "stn": StnHead(options.embed_dim_small, g),
+            "stn": StnHead(options.embed_dim_small, g, options.theta_space == "box"),
             "what_encoder": SceneEncoder(z_appr, g, big, kernel_big, options.embed_dim_big),
             "what_encoder_sup": VariationalEncoder(
                 down(1, compact_channels), compact_channels[-1], kernel_compact, z_appr
@@ -192,9 +223,7 @@ def initialise(networks: nn.ModuleDict) -> None:
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.normal_(module.weight, 0.0, 0.02)
             nn.init.zeros_(module.bias)
-    nn.init.zeros_(networks["stn"].theta.weight)
-    with torch.no_grad():
-        networks["stn"].theta.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
+    networks["stn"].start()
 
 
 # The published program's names of the networks; a layer is `<network>/<layer>.weight` or `.bias`.

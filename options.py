@@ -58,6 +58,15 @@ class Options:
 
     # ---- departures from the published program, all off by default ------------------------------
     box_ramp: float = _option(0.0, "width of the placed box's soft edge, output pixels; 0: published edge")
+    theta_space: str = _option(
+        "affine",
+        "numbers that stand for a place in the STN head, its L1, its encoder and its discriminator: affine"
+        " (theta itself, published) or box (centre, log width, log height)",
+        ("affine", "box"),
+    )
+    kl_weight: float = _option(1.0, "weight of where_kl and what_kl in the supervised encoders' losses")
+    decay_from: float = _option(1.0, "share of the run after which the learning rate falls to 0, 1: never")
+    average_decay: float = _option(0.0, "decay per iteration of the averaged weights used to sample; 0: none")
 
     # ---- run ------------------------------------------------------------------------------------
     run_dir: str = _option("runs/where_what", "folder for options, log, samples, checkpoints")
@@ -83,6 +92,10 @@ PRESETS = {
         "learning_rate": 1e-3,
         "batch_size": 4,
         "box_ramp": 1.0,
+        "theta_space": "box",
+        "kl_weight": 0.1,
+        "decay_from": 0.6,
+        "average_decay": 0.995,
     },
     "tiny": {
         "image_sizex_small": 64,
@@ -144,6 +157,10 @@ def validate(options: Options) -> Options:
                 raise InputError(f"{name} must be at least {bound}, not {getattr(options, name)}")
     if options.learning_rate <= 0 or options.box_ramp < 0 or not 0 <= options.beta1 < 1:
         raise InputError("learning_rate must be above 0, beta1 in [0, 1), box_ramp not negative")
+    if options.kl_weight < 0:
+        raise InputError(f"kl_weight must not be negative, it is {options.kl_weight}")
+    if not 0 <= options.decay_from <= 1 or not 0 <= options.average_decay < 1:
+        raise InputError("decay_from must be in [0, 1] and average_decay in [0, 1)")
     return options
 
 

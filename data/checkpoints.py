@@ -1,8 +1,9 @@
 """Checkpoints: one file `state-<iteration, 8 digits>.pt`, a plain dict that `torch.load` reads safely.
 
 Keys: format, iteration, samples_seen (global position in the data), options, networks, optimisers,
-window (sums of losses since the last log line). There are no random states in it: all noise and all
-draws from the data depend on random_seed and the sample's position alone.
+window (sums of losses since the last log line), and averages (averaged weights of G) where used. There
+are no random states in it: all noise and all draws from the data depend on random_seed and the sample's
+position alone.
 """
 
 import os

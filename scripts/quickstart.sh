@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# From nothing to a trained demo model: installs into .venv, writes the built-in street scenes, trains the
+# demo preset on them, and names what to look at. Run it again to go on where it was stopped.
+#   ./scripts/quickstart.sh                    persons
+#   ./scripts/quickstart.sh --target_class car other flags go to main.py
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh
+install requirements.txt
+
+data=datasets/streets
+run=runs/quickstart
+.venv/bin/python -m scripts.make_streets --out "$data" --train 400 --val 60 --size 512x256 --num_workers 2
+.venv/bin/python main.py --preset demo --db_root "$data" --run_dir "$run" --resume auto "$@"
+
+grid=$(ls -t "$run"/samples/*.png | head -n 1)
+cat <<TEXT
+
+sample grid   $grid
+run folder    $run
+curves        .venv/bin/tensorboard --logdir $run
+TEXT
