@@ -16,7 +16,7 @@ from main import seed_everything
 from model import WhereWhat, load_model, sample
 from options import PRESETS, Options
 from scripts import evaluate
-from tests.miniature import write_miniature
+from tests.miniature import CITY, write_miniature
 
 PLACEMENT = {
     *("support_rate", "metric_height_rate", "plausible_rate", "overlap_rate", "overlap_any_rate"),
@@ -76,7 +76,6 @@ def test_results_have_the_promised_layout(root, capsys):
     assert set(methods["model"]) == PLACEMENT | REPLACEMENT | SHAPES | MODEL_ONLY == set(FIGURES)
     assert set(methods["real"]) == PLACEMENT | SHAPES
     for method in ("uniform", "prior", "nearest"):
-        # a uniform box need not have its foot below any horizon, but of 30 some do
         assert set(methods[method]) == PLACEMENT | REPLACEMENT
     for figures in methods.values():
         for name, figure in figures.items():
@@ -87,7 +86,7 @@ def test_results_have_the_promised_layout(root, capsys):
     assert settings["instances"] > 0 and settings["camera_files"] == 10
     assert len(settings["checkpoint_sha256"]) == 64 and settings["options"]["gf_dim"] == 4
     text = (root / "run" / "evaluation" / "evaluation.md").read_text()
-    assert text.count("\n| ") == len(FIGURES) + 2 - 1 + 1 and "`support_rate`" in text and "Settings" in text
+    assert all(f"| {name}" in text and f"`{name}`" in text for name in FIGURES) and "Settings:" in text
     for name in ("heights", "centres", "rates"):
         assert (root / "run" / "evaluation" / f"evaluation_{name}.png").stat().st_size > 5000
 
@@ -186,17 +185,19 @@ def assert_bad_input(expected: str, capsys) -> None:
     assert stop.value.code == 2 and len(lines) == 1 and expected in lines[0], lines
 
 
-def test_damaged_files_are_named(root, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["evaluate", *flags(root, "--quick", "--out", tmp_path / "out")])
-    with pytest.MonkeyPatch.context() as patch:
-        broken = tmp_path / "state-00000001.pt"
-        broken.write_bytes(b"nothing of the kind")
-        patch.setattr("sys.argv", ["evaluate", *flags(tmp_path, checkpoint=broken.name)])
-        assert_bad_input(str(broken), capsys)
-    shutil.copytree(root / "tree", tmp_path / "tree")
-    camera = sorted((tmp_path / "tree" / "camera" / "val").glob("*/*.json"))[0]
+def test_a_damaged_checkpoint_is_named(root, tmp_path, monkeypatch, capsys):
+    broken = tmp_path / "state-00000001.pt"
+    broken.write_bytes(b"nothing of the kind")
+    monkeypatch.setattr("sys.argv", ["evaluate", *flags(root, checkpoint=broken)])
+    assert_bad_input(str(broken), capsys)
+
+
+def test_a_damaged_camera_file_is_named(root, tmp_path, monkeypatch, capsys):
+    shutil.copytree(root / "mini", tmp_path / "tree")
+    camera = tmp_path / "tree" / "camera" / "val" / CITY / f"{CITY}_000001_000019_camera.json"
+    camera.parent.mkdir(parents=True)
     camera.write_text('{"intrinsic": {}}')
-    arguments = ["evaluate", *flags(root, "--quick", "--out", tmp_path / "out", db_root=tmp_path / "tree")]
-    monkeypatch.setattr("sys.argv", arguments)
+    arguments = flags(root, "--quick", "--out", tmp_path / "out", db_root=tmp_path / "tree")
+    monkeypatch.setattr("sys.argv", ["evaluate", *arguments])
     assert_bad_input(str(camera), capsys)
     assert not (tmp_path / "out" / "evaluation.json").exists()

@@ -326,13 +326,10 @@ def test_nearest_leaves_out_the_scene_itself(training):
     assert drawn.shape == (3, 5, 4) and (chosen == 2).all() and (drawn == training.boxes[2]).all()
     _, chosen = draw_boxes("nearest", training, same, "elsewhere", range(5), 5)
     assert set(chosen.ravel()) == {0, 1}
-    alone = Training(training.boxes[:2], training.masks[:2], np.zeros(2, int), ("a",), maps_of(training))
+    maps = training.labels_small[:1]
+    alone = Training(training.boxes[:2], training.masks[:2], np.zeros(2, int), ("a",), maps)
     assert alone.nearest_scene(same, "a") is None
     assert draw_boxes("nearest", alone, same, "a", range(1), 2)[0].shape == (1, 2, 4)
-
-
-def maps_of(training: Training) -> np.ndarray:
-    return training.labels_small[:1]
 
 
 def test_uniform_boxes_lie_in_the_image(training):

@@ -1,0 +1,359 @@
+"""python -m scripts.evaluate --checkpoint runs/where_what --db_root datasets/cityscapes
+
+Measures how plausible and diverse the placements of a trained model are, beside the baselines uniform,
+prior and nearest and beside real held-out instances. Writes evaluation.json, evaluation.md and plots.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.baselines import BASELINES, Training, draw_boxes, generator, read_training
+from data.cache import FrameMaps, WorkingMaps, prepare
+from data.checkpoints import find_checkpoint
+from data.cityscapes import Instance, resize_nearest
+from data.errors import InputError, run_program
+from data.evaluation import (
+    REPLACEMENT_SAMPLES,
+    Collected,
+    View,
+    distance_sample,
+    read_view,
+    replacement_scores,
+    shape_sample,
+    summarise,
+)
+from data.labels import CHANNEL_OF_ID
+from data.pairs import Scene
+from data.placements import boxes_of_theta, erase, fit_heights, nearest_stuff
+from data.report import markdown, table, write_plots
+from data.shapes import mask_spread, shapes_of
+from data.writer import write_atomic
+from main import choose_device
+from model import WhereWhat, load_model, paste, sample, scene_planes
+
+RESULT = "evaluation.json"
+QUICK_N_Z = 4
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):  # one line, exit status 2, without the page of usage that argparse prints first
+        raise InputError(f"{message} (see --help)")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Settings of a command line (None: sys.argv). Raises InputError for what can't be used."""
+    parser = _Parser(prog="python -m scripts.evaluate", description="Measure placements.", allow_abbrev=False)
+    parser.add_argument(
+        "--checkpoint", required=True, help="run folder (its newest checkpoint) or state-*.pt"
+    )
+    parser.add_argument("--db_root", required=True, help="folder that holds gtFine/ and, if any, camera/")
+    parser.add_argument("--split", default="val", help="scenes to place objects in (default val)")
+    parser.add_argument("--train_split", default="train", help="where baselines come from (default train)")
+    parser.add_argument(
+        "--n_z", type=int, help=f"objects in each scene for each seed (default 10; {QUICK_N_Z} with --quick)"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds: 0, 1, 2, ... (default 5)")
+    parser.add_argument("--out", help="folder for the results (default RUN/evaluation)")
+    parser.add_argument("--scenes", type=int, help="the first so many scenes of the split (default all)")
+    parser.add_argument("--cache_dir", help="folder of working-size maps (default that of the training)")
+    parser.add_argument("--device", default="auto", help="auto (cuda if there is one), cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--batch_size", type=int, default=8, help="objects made at once; changes rounding at most (default 8)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="placement figures only: no re-placement, shapes, reconstruction"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an evaluation that lies in --out")
+    settings = parser.parse_args(arguments)
+    if settings.n_z is None:
+        settings.n_z = QUICK_N_Z if settings.quick else 10
+    for name, least in (("n_z", 2), ("seeds", 1), ("scenes", 1), ("batch_size", 1)):
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            raise InputError(f"{name} must be at least {least}, not {value}")
+    return settings
+
+
+def evaluate(settings: argparse.Namespace) -> dict:
+    """Measure, write the results, and return what evaluation.json holds."""
+    # ---- model and data
+    checkpoint = find_checkpoint(settings.checkpoint)
+    device = choose_device(settings.device)
+    model = load_model(checkpoint, device)
+    target = model.target
+    options = dataclasses.replace(
+        model.options,
+        db_root=settings.db_root,
+        cache_dir=settings.cache_dir or model.options.cache_dir,
+    )
+    out = Path(settings.out) if settings.out else run_folder(checkpoint) / "evaluation"
+    if (out / RESULT).exists() and not settings.overwrite:
+        raise InputError(f"{out / RESULT} exists: give --overwrite to replace it, or another --out")
+    maps, training_maps = prepare(options, settings.split), prepare(options, settings.train_split)
+    count = min(settings.scenes or len(maps), len(maps))
+    instances = sum(len(maps.instances(index, target.name)) for index in range(count))
+    if not instances:
+        raise InputError(
+            f"{settings.db_root}: none of {count} images of {settings.split} holds a usable {target.name};"
+            " choose another --split or --db_root, or more --scenes"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):  # rather now than after minutes of work
+            pass
+    except OSError as error:
+        raise InputError(f"--out {out}: can't be written ({error.strerror}); choose another") from None
+    training = read_training(training_maps, target.name)
+    fit = fit_heights(training.boxes)
+
+    # ---- scenes
+    collected = Collected(settings.seeds)
+    for index in tqdm(range(count), "scenes", unit="scene", disable=None):
+        view, content = read_view(maps, index, target), maps.load(index)
+        masks = place(collected, model, view, content, training, settings)
+        if not settings.quick:
+            collect_shapes(collected, view, content, masks)
+            disentangle(collected, model, view, content, settings)
+            replace_erased(collected, model, view, training)
+            reconstruct(collected, model, content, maps.instances(index, target.name))
+
+    # ---- figures
+    samples = count * settings.n_z
+    results, boxes = summarise(collected, training, fit, samples)
+    sample_sizes = {"distance": distance_sample(instances, samples)}
+    if not settings.quick:
+        sample_sizes["shapes"] = shape_sample(samples, instances, len(training.boxes))
+        sample_sizes["replacement"] = REPLACEMENT_SAMPLES
+    evaluation = {
+        "methods": results,
+        "settings": {
+            "checkpoint": str(checkpoint),
+            "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+            "target_class": target.name,
+            "db_root": settings.db_root,
+            "split": settings.split,
+            "train_split": settings.train_split,
+            "data_identity": data_identity(maps, training_maps),
+            "scenes": count,
+            "instances": instances,
+            "camera_files": collected.cameras,
+            "training_scenes": len(training.names),
+            "training_instances": len(training.boxes),
+            "n_z": settings.n_z,
+            "samples_per_seed": samples,
+            "sample_sizes": sample_sizes,
+            "seeds": list(collected.seeds),
+            "quick": settings.quick,
+            "device": str(device),
+            "batch_size": settings.batch_size,
+            "versions": {"torch": torch.__version__, "numpy": np.__version__},
+            "options": dataclasses.asdict(options),
+        },
+    }
+    try:
+        write_atomic(out / "evaluation.md", markdown(evaluation).encode())
+        write_plots(out, boxes, results, fit)
+        write_atomic(out / RESULT, (json.dumps(evaluation, indent=1) + "\n").encode())
+    except OSError as error:
+        raise InputError(f"--out {out}: can't be written ({error.strerror}); choose another") from None
+    print(table(results))
+    print(f"\n{count} scenes, {settings.n_z} objects in each, {settings.seeds} seeds")
+    print(f"definitions and plots: {out}")
+    return evaluation
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The run that a checkpoint belongs to."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def data_identity(*splits: WorkingMaps) -> str:
+    """Hash of the names of all frames and of the sizes of their files: the same wherever the data lie."""
+    rows = [
+        (frame.name, *record.stamp[::2])
+        for maps in splits
+        for frame, record in zip(maps.frames, maps.records, strict=True)
+    ]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+# ---- one scene ----------------------------------------------------------------------------------
+
+
+def place(
+    collected: Collected,
+    model: WhereWhat,
+    view: View,
+    content: FrameMaps,
+    training: Training,
+    settings: argparse.Namespace,
+) -> np.ndarray:
+    """Place the model's and the baselines' objects on a scene, and take its real instances.
+
+    Returns the model's compact masks (S,K,cy,cx) bool.
+    """
+    z = draw_z(model, view.name, collected.seeds, settings.n_z, "model")
+    boxes, masks = sample_scene(model, content, *z, settings.batch_size)
+    collected.add_placed("model", view, model.target, boxes, masks)
+    for method in BASELINES:
+        boxes, chosen = draw_boxes(
+            method, training, content.labels_small, view.name, collected.seeds, settings.n_z
+        )
+        collected.add_placed(method, view, model.target, boxes, training.masks[chosen])
+    collected.add_real(view, model.target, training)
+    collected.cameras += view.camera is not None
+    return masks
+
+
+def draw_z(
+    model: WhereWhat, name: str, seeds: range, count: int, purpose: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Normal noise z_spatial (S,K,z_spatial) and z_appr (S,K,z_appr) float32 for the scene `name`."""
+    sizes = (model.options.z_dim_spatial, model.options.z_dim_appr)
+    drawn = [
+        [generator(seed, name, k, purpose).standard_normal(sum(sizes), np.float32) for k in range(count)]
+        for seed in seeds
+    ]
+    z_spatial, z_appr = np.split(np.array(drawn), [sizes[0]], axis=2)
+    return z_spatial, z_appr
+
+
+def scene_of(content: FrameMaps, device: torch.device) -> Scene:
+    """The maps of one frame as the model takes them, a batch of one."""
+    maps = (content.labels_small, content.ids_small, content.labels_big, content.ids_big)
+    kinds = (np.uint8, np.int32, np.uint8, np.int32)
+    return Scene(
+        *(torch.from_numpy(a.astype(kind))[None].to(device) for a, kind in zip(maps, kinds, strict=True))
+    )
+
+
+def copies_of(scene: Scene, count: int) -> Scene:
+    """A batch of `count` times the same scene, without copying it."""
+    return scene.apply(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+
+
+def sample_scene(
+    model: WhereWhat, content: FrameMaps, z_spatial: np.ndarray, z_appr: np.ndarray, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The model's objects on a scene for z (S,K,z_dim), `batch_size` of them at once.
+
+    Boxes (S,K,4) in shares of the image and compact masks (S,K,cy,cx) bool.
+    """
+    device = model.target_plane.device
+    scene = scene_of(content, device)
+    thetas, masks = [], []
+    columns = [_column(z, device).split(batch_size) for z in (z_spatial, z_appr)]
+    for spatial, appr in zip(*columns, strict=True):
+        made = sample(model, copies_of(scene, len(spatial)), spatial, appr)
+        thetas.append(made.theta.cpu())
+        masks.append((made.compact[:, 0] > 0.5).cpu())
+    boxes = boxes_of_theta(torch.cat(thetas).numpy(), 1, 1)
+    masks = torch.cat(masks).numpy()
+    return boxes.reshape(*z_spatial.shape[:2], 4), masks.reshape(*z_spatial.shape[:2], *masks.shape[1:])
+
+
+def _column(z: np.ndarray, device: torch.device) -> Tensor:
+    """z (S,K,z_dim) as the networks want it: (S*K,z_dim,1,1)."""
+    return torch.from_numpy(z.reshape(-1, z.shape[-1]).copy())[:, :, None, None].to(device)
+
+
+def collect_shapes(collected: Collected, view: View, content: FrameMaps, masks: np.ndarray) -> None:
+    """Keep the shapes of the model's masks (S,K,cy,cx) bool on a scene, and those of its real instances."""
+    for seed in collected.seeds:
+        collected.shapes[seed].append(shapes_of(masks[seed]))
+    if view.real_ids:
+        real = np.array([content.compact_of(instance_id) >= 128 for instance_id in view.real_ids])
+        collected.real_shapes.append(shapes_of(real))
+
+
+def disentangle(
+    collected: Collected, model: WhereWhat, view: View, content: FrameMaps, settings: argparse.Namespace
+) -> None:
+    """What changes with z_appr alone, and with z_spatial alone."""
+    z_spatial, z_appr = draw_z(model, view.name, collected.seeds, settings.n_z, "disentangle")
+    fixed_spatial, fixed_appr = (np.repeat(z[:, :1], settings.n_z, 1) for z in (z_spatial, z_appr))
+    boxes, masks_appr = sample_scene(model, content, fixed_spatial, z_appr, settings.batch_size)
+    _, masks_spatial = sample_scene(model, content, z_spatial, fixed_appr, settings.batch_size)
+    moved = np.abs((boxes - boxes[:, :1]) * view.size).max((1, 2))
+    collected.add("model", "box_change_z_appr", moved)
+    for figure, masks in (("mask_spread", masks_appr), ("mask_spread_z_spatial", masks_spatial)):
+        collected.add("model", figure, [mask_spread(m.reshape(len(m), -1)) for m in masks])
+
+
+@torch.no_grad()
+def place_on_maps(
+    model: WhereWhat, label_ids: np.ndarray, instance_ids: np.ndarray, z: np.ndarray
+) -> np.ndarray:
+    """Boxes (S,K,4), shares of the image, for z_spatial (S,K,z_spatial) on full-size maps (H,W).
+
+    The where module alone, as in `model.sample`: no shape is needed.
+    """
+    device, (height, width) = model.target_plane.device, model.small
+    labels = torch.from_numpy(resize_nearest(CHANNEL_OF_ID[label_ids], width, height))[None].to(device)
+    ids = torch.from_numpy(resize_nearest(instance_ids, width, height).astype(np.int32))[None].to(device)
+    encoder = model.networks["where_encoder"]
+    features = encoder.scene_features(scene_planes(labels, ids))
+    thetas = [model.networks["stn"](encoder(features, part)) for part in _column(z, device).split(64)]
+    return boxes_of_theta(torch.cat(thetas).cpu().numpy(), 1, 1).reshape(*z.shape[:2], 4)
+
+
+def replace_erased(collected: Collected, model: WhereWhat, view: View, training: Training) -> None:
+    """Erase each real instance of a scene alone and place it again, by the model and by the baselines."""
+    if not view.real_ids:
+        return
+    nearest = nearest_stuff(view.label_ids)
+    height, width = model.small
+    for instance_id, true_box in zip(view.real_ids, view.real_boxes, strict=True):
+        label_ids, instance_ids = erase(view.label_ids, view.instance_ids, instance_id, nearest)
+        item, seeds = f"/{instance_id}", collected.seeds
+        z_spatial, _ = draw_z(model, view.name + item, seeds, REPLACEMENT_SAMPLES, "erased")
+        boxes = {"model": place_on_maps(model, label_ids, instance_ids, z_spatial)}
+        labels_small = resize_nearest(CHANNEL_OF_ID[label_ids], width, height)
+        for method in BASELINES:
+            boxes[method], _ = draw_boxes(
+                method, training, labels_small, view.name, seeds, REPLACEMENT_SAMPLES, item
+            )
+        for method, placed in boxes.items():
+            for figure, values in replacement_scores(placed, true_box, view).items():
+                collected.add(method, figure, values)
+
+
+@torch.no_grad()
+def reconstruct(
+    collected: Collected, model: WhereWhat, content: FrameMaps, instances: list[Instance]
+) -> None:
+    """The two supervised paths (model spec, section 6, paths 1 and 3) with mu, on real instances."""
+    networks, device = model.networks, model.target_plane.device
+    scene = scene_of(content, device)
+    small = scene_planes(scene.labels_small, scene.ids_small)
+    big = scene_planes(scene.labels_big, scene.ids_big)
+    for instance in instances:
+        theta = torch.from_numpy(instance.theta)[None].to(device)
+        compact = torch.from_numpy(content.compact_of(instance.instance_id) / np.float32(255))
+        compact = compact[None, None].to(device)
+        encoder = networks["where_encoder"]
+        mu, _ = networks["where_encoder_sup"](model.place_numbers(theta)[:, :, None, None])
+        theta_again = networks["stn"](encoder(encoder.scene_features(small), mu))
+        boxed = paste(big, model.box(theta, model.big), model.target_plane)
+        encoder = networks["what_encoder"]
+        mu, _ = networks["what_encoder_sup"](compact)
+        compact_again = networks["generator"](encoder(encoder.scene_features(boxed), mu)).sigmoid()
+        collected.add("model", "theta_recon_l1", [float((theta_again - theta).abs().mean())])
+        collected.add("model", "mask_recon_l1", [float((compact_again - compact).abs().mean())])
+
+
+def main() -> None:
+    evaluate(parse())
+
+
+if __name__ == "__main__":
+    run_program(main)
