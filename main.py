@@ -3,8 +3,9 @@
 Everything happens in the order of `train`: data, model, resume, loop. See options.py for all options.
 """
 
+import contextlib
+import ctypes
 import dataclasses
-import json
 import random
 import resource
 import signal
@@ -12,10 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from data.cache import prepare
@@ -23,6 +22,8 @@ from data.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint,
 from data.errors import InputError, run_program
 from data.labels import NUM_CHANNELS, colourise
 from data.pairs import GRID_NOISE, Scene, TrainingPairs, first_scenes, training_loader
+from data.run_log import RunLog
+from distributed import Ranks, any_rank, average, join, leave, wait_for_all
 from model import (
     LOSS_NAMES,
     Averages,
@@ -47,13 +48,20 @@ IDENTITY_OPTIONS = (
 
 
 def train(options: Options, dry_run: bool) -> None:
-    device = choose_device(options.device)
+    ranks = join()
+    device = choose_device(options.device, ranks.local)
     seed_everything(options.random_seed)
+    set_speed(options, device)
 
-    # ---- data
-    pairs = TrainingPairs(prepare(options, "train"), options)
-    validation = first_scenes(prepare(options, "val"), GRID_COLUMNS).to(device)
-    iterations = options.max_iters or -(-options.epoch * pairs.usable_count // options.batch_size)
+    # ---- data: rank 0 fills the cache, the others find it filled
+    if ranks.rank:
+        wait_for_all()
+    pairs = TrainingPairs(prepare(options, "train", progress=not ranks.rank), options)
+    validation = first_scenes(prepare(options, "val", progress=not ranks.rank), GRID_COLUMNS).to(device)
+    if not ranks.rank:
+        wait_for_all()
+    global_batch = options.batch_size * ranks.count
+    iterations = options.max_iters or -(-options.epoch * pairs.usable_count // global_batch)
 
     # ---- model
     with torch.device(device):
@@ -64,61 +72,77 @@ def train(options: Options, dry_run: bool) -> None:
 
     if dry_run:
         print(write_yaml(options))
-        print(describe(model, pairs, device, iterations))
+        print(describe(model, pairs, device, iterations, ranks))
         return
 
     # ---- run folder, resume
     run_dir = Path(options.run_dir)
     checkpoints = run_dir / "checkpoints"
     state = find_state(options, checkpoints)
-    start_run_folder(options, run_dir, state)
-    log = RunLog(run_dir, purge_after=state["iteration"] if state else 0)
-    log.line(describe(model, pairs, device, iterations))
+    wait_for_all()  # no rank may look for checkpoints after rank 0 has begun to write them
+    if not ranks.rank:
+        start_run_folder(options, run_dir, state)
+    log = RunLog(run_dir, purge_after=state["iteration"] if state else 0, silent=ranks.rank > 0)
+    log.line(describe(model, pairs, device, iterations, ranks))
     iteration, samples_seen, window = 0, 0, empty_window()
     if state:
         restore(state, model, optimisers, averages)
         iteration, samples_seen, window = state["iteration"], state["samples_seen"], state["window"]
         log.line(f"resumed at iteration {iteration}")
         del state
+    if options.compile:
+        model.compile_networks()
 
     def save() -> Path:
-        return save_checkpoint(
-            checkpoints,
-            {
-                "iteration": iteration,
-                "samples_seen": samples_seen,
-                "options": dataclasses.asdict(options),
-                "networks": model.networks.state_dict(),
-                "optimisers": optimisers.state_dict(),
-                "window": {name: float(value) for name, value in window.items()},
-                **({"averages": averages.state_dict()} if averages else {}),
-            },
-            options.keep_checkpoints,
-        )
+        """Write a checkpoint (rank 0; all ranks hold the same weights and come here together)."""
+        sums = average({name: float(value) for name, value in window.items()})
+        if ranks.rank:
+            return checkpoints
+        state = {
+            "iteration": iteration,
+            "samples_seen": samples_seen,
+            "options": dataclasses.asdict(options),
+            "networks": model.networks.state_dict(),
+            "optimisers": optimisers.state_dict(),
+            "window": sums,
+            **({"averages": averages.state_dict()} if averages else {}),
+        }
+        return save_checkpoint(checkpoints, state, options.keep_checkpoints)
 
     if iteration == 0:
         save()  # whatever happens later, there is a good state
 
     # ---- loop
-    batches = iter(
-        training_loader(
-            pairs, options.batch_size, samples_seen, options.num_workers, pin_memory=device.type == "cuda"
-        )
+    loader = training_loader(
+        pairs,
+        options.batch_size,
+        samples_seen,
+        options.num_workers,
+        pin_memory=device.type == "cuda",
+        rank=ranks.rank,
+        world=ranks.count,
     )
-    bar = tqdm(total=iterations, initial=iteration, unit="it", dynamic_ncols=True, disable=None)
+    batches = iter(loader)
+    bar = tqdm(
+        total=iterations,
+        initial=iteration,
+        unit="it",
+        dynamic_ncols=True,
+        disable=True if ranks.rank else None,
+    )
     started, iterations_before = time.perf_counter(), iteration
     with StopRequest() as stop:
-        while iteration < iterations and not stop.signal_name:
+        while iteration < iterations and not any_rank(bool(stop.signal_name)):
             batch = next(batches).to(device, non_blocking=True)
-            positions = range(samples_seen, samples_seen + options.batch_size)
-            noise = draw_noise(options, positions).to(device)
+            first = samples_seen + ranks.rank * options.batch_size
+            noise = draw_noise(options, range(first, first + options.batch_size)).to(device)
             optimisers.set_learning_rate(learning_rate_at(options, iteration / iterations))
             log_now = iteration == 0 or (iteration + 1) % options.log_every == 0
             try:
                 # Looking at a loss makes the host wait for a GPU, so there it is done when logging only.
                 losses = train_step(model, optimisers, batch, noise, check=device.type == "cpu" or log_now)
             except NonFiniteLossError as error:
-                if error.nothing_updated and all_finite(model):
+                if error.nothing_updated and all_finite(model) and ranks.count == 1:
                     save()
                 newest = find_checkpoint(checkpoints)
                 log.line(f"stopped: {error} at iteration {iteration + 1}; last good state: {newest}")
@@ -128,7 +152,7 @@ def train(options: Options, dry_run: bool) -> None:
                 ) from None
             epoch = samples_seen // pairs.usable_count
             iteration += 1
-            samples_seen += options.batch_size
+            samples_seen += global_batch
             if averages:
                 averages.update(iteration)
             bar.update()
@@ -137,13 +161,16 @@ def train(options: Options, dry_run: bool) -> None:
             window["count"] += 1
 
             if log_now:
-                means = {name: float(window[name]) / window["count"] for name in LOSS_NAMES}
+                means = average({name: float(window[name]) / window["count"] for name in LOSS_NAMES})
                 seconds = (time.perf_counter() - started) / (iteration - iterations_before)
-                log.stats({"epoch": epoch, "iter": iteration, **means}, seconds, peak_memory_mb(device))
+                log.stats(epoch, iteration, means, seconds, peak_memory_mb(device))
                 window = empty_window()
                 started, iterations_before = time.perf_counter(), iteration
             last = iteration == iterations
-            if options.sample_every and (iteration == 1 or last or iteration % options.sample_every == 0):
+            grid_now = options.sample_every and (
+                iteration == 1 or last or iteration % options.sample_every == 0
+            )
+            if grid_now and not ranks.rank:
                 picture = sample_grid(averages.model if averages else model, validation, grid_noise)
                 log.picture(picture, epoch, iteration)
             epoch_ends = samples_seen // pairs.usable_count > epoch
@@ -153,22 +180,27 @@ def train(options: Options, dry_run: bool) -> None:
 
     # ---- end
     path = save()
-    if stop.signal_name:
-        log.line(
-            f"stopped by {stop.signal_name} at iteration {iteration}, saved {path}; go on with --resume auto"
-        )
+    if iteration < iterations:
+        reason = stop.signal_name or "another process"
+        log.line(f"stopped by {reason} at iteration {iteration}, saved {path}; go on with --resume auto")
     else:
         log.line(f"finished {iteration} iterations, saved {path}")
     log.close()
+    leave()
 
 
 # ---- set-up -------------------------------------------------------------------------------------
 
 
-def choose_device(name: str) -> torch.device:
-    """The torch device of an option value; InputError if there is no such device here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """The torch device of an option value; InputError if there is no such device here.
+
+    Of several processes on a machine each takes the GPU of its own number.
+    """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{local_rank}"
+    elif name == "auto":
+        name = "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -194,7 +226,32 @@ def learning_rate_at(options: Options, progress: float) -> float:
     return options.learning_rate * min(1.0, left)
 
 
-def describe(model: WhereWhat, pairs: TrainingPairs, device: torch.device, iterations: int) -> str:
+def set_speed(options: Options, device: torch.device) -> None:
+    """Settings of the whole process that cost or save time."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
+    torch.backends.cudnn.benchmark = True  # sizes never change within a run
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif device.type == "cpu":
+        keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep large freed blocks instead of returning them to the system at once.
+
+    A step makes and frees dozens of tensors of 20 to 70 MB; each would be mapped and zeroed anew.
+    Does nothing where the C library is not glibc.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        m_mmap_max, m_trim_threshold = -4, -1
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def describe(
+    model: WhereWhat, pairs: TrainingPairs, device: torch.device, iterations: int, ranks: Ranks
+) -> str:
     """Parameter table, data and device, as a few lines of text."""
     counts = {name: sum(p.numel() for p in net.parameters()) for name, net in model.networks.items()}
     table = [f"  {name:<20}{count:>12,}" for name, count in {**counts, "all": sum(counts.values())}.items()]
@@ -205,8 +262,9 @@ def describe(model: WhereWhat, pairs: TrainingPairs, device: torch.device, itera
             *table,
             f"{len(pairs.maps.frames)} training maps, {pairs.usable_count} with {instances} usable instances"
             f" of class {model.options.target_class}",
-            f"{iterations} iterations of {model.options.batch_size} pairs on {device}, seed"
-            f" {model.options.random_seed}, torch {torch.__version__}, {torch.get_num_threads()} threads",
+            f"{iterations} iterations of {ranks.count} x {model.options.batch_size} pairs on {device},"
+            f" {model.options.precision}, seed {model.options.random_seed}, torch {torch.__version__},"
+            f" {torch.get_num_threads()} threads",
         ]
     )
 
@@ -282,51 +340,14 @@ def start_run_folder(options: Options, run_dir: Path, state: dict | None) -> Non
         (run_dir / "stats.jsonl").unlink(missing_ok=True)
 
 
-class RunLog:
-    """log.txt for people, stats.jsonl for programs, TensorBoard for curves: one call writes all three."""
-
-    def __init__(self, run_dir: Path, purge_after: int):
-        """Lines and curves past iteration `purge_after` belong to steps that will be done again: dropped."""
-        self.run_dir = run_dir
-        stats = run_dir / "stats.jsonl"
-        if stats.exists():
-            rows = [line for line in stats.read_text().splitlines(True) if line.endswith("\n")]
-            stats.write_text("".join(row for row in rows if json.loads(row)["iter"] <= purge_after))
-        self._text = (run_dir / "log.txt").open("a", buffering=1)
-        self._stats = stats.open("a", buffering=1)
-        self._board = SummaryWriter(run_dir, purge_step=purge_after + 1)
-
-    def line(self, text: str) -> None:
-        tqdm.write(text)
-        self._text.write(f"{text}\n")
-
-    def stats(self, row: dict, seconds_per_iter: float, memory_mb: float) -> None:
-        """`row`: epoch, iter and every loss, means since the last call."""
-        row = row | {"seconds_per_iter": round(seconds_per_iter, 4), "peak_memory_mb": round(memory_mb)}
-        self._stats.write(json.dumps(row) + "\n")
-        losses = " ".join(f"{name} {row[name]:.4f}" for name in LOSS_NAMES)
-        self.line(f"epoch {row['epoch']} iter {row['iter']} {losses} ({seconds_per_iter:.2f} s/it)")
-        for name, value in row.items():
-            if name not in ("epoch", "iter"):
-                group = "loss" if name in LOSS_NAMES else "run"
-                self._board.add_scalar(f"{group}/{name}", value, row["iter"])
-
-    def picture(self, picture: np.ndarray, epoch: int, iteration: int) -> None:
-        path = self.run_dir / "samples" / f"epoch_{epoch:02d}_iter_{iteration:04d}.png"
-        cv2.imwrite(str(path), picture[:, :, ::-1])
-        self._board.add_image("samples", picture, iteration, dataformats="HWC")
-
-    def close(self) -> None:
-        self._board.close()
-        self._stats.close()
-        self._text.close()
-
-
 def peak_memory_mb(device: torch.device) -> float:
     """Largest memory so far in MB: allocated on a GPU, resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KB on Linux
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count the parent's memory in at the moment of the fork
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 

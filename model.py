@@ -16,9 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.checkpoints import find_checkpoint, load_checkpoint
+from data.errors import InputError
 from data.labels import NUM_CHANNELS, TARGET_CLASSES
 from data.pairs import STEP_NOISE, Batch, Scene
-from networks import DROPOUT, PLANES, build_networks, edge_map, place, place_box, place_code, sigmoid_l1
+from distributed import average_gradients
+from networks import (
+    DROPOUT,
+    PLANES,
+    build_networks,
+    edge_map,
+    full_precision,
+    place,
+    place_box,
+    place_code,
+    sigmoid_l1,
+)
 from options import Options, from_dict
 
 G_NETWORKS = (
@@ -68,6 +80,12 @@ class HalfNoise:
     def to(self, device) -> "HalfNoise":
         return HalfNoise(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
 
+    def chunk(self, count: int) -> list["HalfNoise"]:
+        """`count` equal parts of the batch."""
+        eps = zip(self.eps_where.chunk(count), self.eps_what.chunk(count), strict=True)
+        keep = zip(self.keep_where.chunk(count, 1), self.keep_what.chunk(count, 1), strict=True)
+        return [HalfNoise(*e, *k) for e, k in zip(eps, keep, strict=True)]
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -80,6 +98,14 @@ class Noise:
     def to(self, device) -> "Noise":
         z_spatial, z_appr = (z.to(device, non_blocking=True) for z in (self.z_spatial, self.z_appr))
         return Noise(z_spatial, z_appr, tuple(half.to(device) for half in self.halves))
+
+    def chunk(self, count: int) -> list["Noise"]:
+        """`count` equal parts of the batch."""
+        halves = zip(*(half.chunk(count) for half in self.halves), strict=True)
+        return [
+            Noise(*parts)
+            for parts in zip(self.z_spatial.chunk(count), self.z_appr.chunk(count), halves, strict=True)
+        ]
 
 
 def draw_noise(options: Options, positions: Iterable[int]) -> Noise:
@@ -190,9 +216,22 @@ class WhereWhat(nn.Module):
         self.compact = (options.compact_sizey, options.compact_sizex)
         target_plane = torch.eye(PLANES)[self.target.channel][None, :, None, None]
         self.register_buffer("target_plane", target_plane, persistent=False)
+        if options.channels_last:
+            self.to(memory_format=torch.channels_last)
+
+    def autocast(self) -> torch.autocast:
+        """The context of a forward pass and its losses, by option precision."""
+        device = self.target_plane.device.type
+        dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.options.precision]
+        return torch.autocast(device if dtype else "cpu", dtype, enabled=dtype is not None)
 
     def parameters_of(self, names: Iterable[str]) -> list[nn.Parameter]:
         return [parameter for name in names for parameter in self.networks[name].parameters()]
+
+    def compile_networks(self) -> None:
+        """Compile each network for itself; the first step then takes minutes, later ones less time."""
+        for network in self.networks.values():
+            network.compile()
 
     def place_numbers(self, theta: Tensor) -> Tensor:
         """The numbers (B,6) that stand for theta in losses, encoder and discriminator."""
@@ -201,6 +240,10 @@ class WhereWhat(nn.Module):
     def box(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
         """Box mask (B,1,*size) of theta (B,6)."""
         return place_box(theta, size, self.compact, self.options.box_ramp)
+
+    def draw(self, embedding: Tensor) -> Tensor:
+        """Compact masks (B,1,cy,cx) in [0,1] of what embeddings (B,embed_big,1,1)."""
+        return full_precision(self.networks["generator"](embedding)).sigmoid()
 
     def compose(self, planes: Tensor, compact: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Place a compact mask (B,1,cy,cx) on planes (B,31,H,W) and draw its edge: the result, the mask."""
@@ -252,9 +295,9 @@ class WhereWhat(nn.Module):
         z_sup = what_mu + half.eps_what * torch.exp(what_logvar / 2)
         real_features = encoder.scene_features(views.real_boxed_big)
         cond_features = encoder.scene_features(cond_boxed_big)
-        obj_vae = networks["generator"](encoder(real_features, z_sup)).sigmoid()
+        obj_vae = self.draw(encoder(real_features, z_sup))
         embedding = encoder(torch.cat([real_features, cond_features]), noise.z_appr.repeat(2, 1, 1, 1))
-        obj_real_z, newobj = networks["generator"](embedding).sigmoid().chunk(2)
+        obj_real_z, newobj = self.draw(embedding).chunk(2)
         real_z_appr, cond_z_appr = encoder.estimate_noise(embedding, half.keep_what.flatten(0, 1)).chunk(2)
         real_recon_big, cond_recon_big = networks["what_reconstructor"](embedding).chunk(2)
         result_big, _ = self.compose(views.cond_big, newobj, theta)
@@ -290,6 +333,7 @@ class WhereWhat(nn.Module):
 
 def gan_loss(logits: Tensor, real: bool) -> Tensor:
     """BCE of sigmoid(logits) against 1 (real) or 0, mean over batch and patches; scalar."""
+    logits = full_precision(logits)
     return F.softplus(-logits if real else logits).mean()
 
 
@@ -382,60 +426,59 @@ def kl_losses(paths: Paths) -> dict[str, Tensor]:
 
 # ---- training -----------------------------------------------------------------------------------
 
+GROUPS = {"d": D_NETWORKS, "sup": SUP_NETWORKS, "g": G_NETWORKS}
+
 
 class Optimisers:
-    """Adam for each group of networks that one loss trains.
+    """Adam for each group of networks that one loss trains: discriminators, supervised encoders, G.
 
     The published program has seven Adams; Adam works number by number, so three over disjoint sets of
-    parameters (discriminators, supervised encoders, G) take the same steps.
+    parameters take the same steps. With float16 losses are scaled up before and gradients down after the
+    backward pass, and steps with infinite gradients are left out.
     """
 
     def __init__(self, model: WhereWhat):
         options = model.options
+        self.parameters = {group: model.parameters_of(names) for group, names in GROUPS.items()}
+        device = self.parameters["d"][0].device
+        fused = device.type in ("cpu", "cuda")  # one pass over the numbers instead of ten
+        self.adams = {
+            group: torch.optim.Adam(
+                parameters, lr=options.learning_rate, betas=(options.beta1, 0.999), fused=fused
+            )
+            for group, parameters in self.parameters.items()
+        }
+        self.scaler = torch.amp.GradScaler(
+            "cuda" if device.type == "cuda" else "cpu", enabled=options.precision == "fp16"
+        )
 
-        def adam(names):
-            parameters = model.parameters_of(names)
-            fused = parameters[0].device.type in ("cpu", "cuda")  # one pass over the numbers instead of ten
-            betas = (options.beta1, 0.999)
-            return torch.optim.Adam(parameters, lr=options.learning_rate, betas=betas, fused=fused)
+    def clear(self, *groups: str) -> None:
+        for group in groups:
+            self.adams[group].zero_grad(set_to_none=True)
 
-        self.d, self.sup, self.g = adam(D_NETWORKS), adam(SUP_NETWORKS), adam(G_NETWORKS)
+    def add_gradients(self, group: str, loss: Tensor, retain_graph: bool = False) -> None:
+        """Add the gradients of `loss` for the parameters of a group, and for no others."""
+        self.scaler.scale(loss).backward(inputs=self.parameters[group], retain_graph=retain_graph)
+
+    def step(self, *groups: str) -> None:
+        """Average the gradients of these groups over all ranks and take a step by them."""
+        for group in groups:
+            average_gradients(self.parameters[group])
+            self.scaler.step(self.adams[group])
+        self.scaler.update()
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        for optimiser in (self.d, self.sup, self.g):
-            optimiser.param_groups[0]["lr"] = learning_rate
+        for adam in self.adams.values():
+            adam.param_groups[0]["lr"] = learning_rate
 
     def state_dict(self) -> dict:
-        return {"d": self.d.state_dict(), "sup": self.sup.state_dict(), "g": self.g.state_dict()}
+        states = {group: adam.state_dict() for group, adam in self.adams.items()}
+        return states | {"scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        for name in ("d", "sup", "g"):
-            getattr(self, name).load_state_dict(state[name])
-
-
-def set_gradients(loss: Tensor, optimiser: torch.optim.Optimizer, retain_graph: bool = False) -> None:
-    """Gradients of `loss` for the optimiser's parameters and for no others."""
-    optimiser.zero_grad(set_to_none=True)
-    parameters = optimiser.param_groups[0]["params"]
-    loss.backward(inputs=parameters, retain_graph=retain_graph)
-
-
-class Averages:
-    """G's weights averaged over the last iterations, to sample with: steadier than the latest."""
-
-    def __init__(self, model: WhereWhat, decay: float):
-        self.model = copy.deepcopy(model).requires_grad_(False)
-        self.decay = decay
-        self._pairs = (self.model.parameters_of(G_NETWORKS), model.parameters_of(G_NETWORKS))
-
-    @torch.no_grad()
-    def update(self, iteration: int) -> None:
-        """Move towards the weights after `iteration` (1, 2, ...); early on the mean of all so far."""
-        share = max(1 - self.decay, 1 / iteration)
-        torch._foreach_lerp_(*self._pairs, share)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {n: t for n, t in self.model.networks.state_dict().items() if n.split(".")[0] in G_NETWORKS}
+        for group, adam in self.adams.items():
+            adam.load_state_dict(state[group])
+        self.scaler.load_state_dict(state["scaler"])
 
 
 class NonFiniteLossError(Exception):
@@ -460,43 +503,90 @@ def train_step(
 
     All gradients of one update are taken at the same weights. Returns the terms of LOSS_NAMES as
     detached scalars: of the second half, and the discriminators' of the first (there is one D update).
-    With `check`, a term that is NaN or infinite raises NonFiniteLossError.
+    With `check`, a term that is NaN or infinite raises NonFiniteLossError. With option accumulate = n the
+    batch goes through in n parts; its gradients are the same, memory is that of one part, and
+    the first half's forward pass is done twice (D must be updated by all parts before G sees it).
     """
-    views = model.views(batch)
-    losses: dict[str, Tensor] = {}
-    for index, half in enumerate(noise.halves):
-        paths = model(views, noise, half)
-        if index == 0:
-            losses |= d_losses(model, views, paths)
-            if check:
-                check_finite(losses, nothing_updated=True)
-            set_gradients(sum(losses[name] for name in D_NAMES), optimisers.d)
-            optimisers.d.step()
-        losses |= g_update(model, optimisers, views, noise, paths, check)
-    return {name: losses[name].detach() for name in LOSS_NAMES}
+    parts = list(
+        zip(batch.chunk(model.options.accumulate), noise.chunk(model.options.accumulate), strict=True)
+    )
+    whole = len(parts) == 1
+    losses = dict.fromkeys(LOSS_NAMES, 0.0)
+
+    def add(terms: dict[str, Tensor], nothing_updated: bool) -> None:
+        if check:
+            check_finite(terms, nothing_updated)
+        for name, value in terms.items():
+            losses[name] = losses[name] + value.detach() / len(parts)
+
+    for half in (0, 1):
+        if half == 0:
+            optimisers.clear("d")
+            for part, part_noise in parts:
+                views = model.views(part)
+                with model.autocast():
+                    with torch.set_grad_enabled(whole):
+                        paths = model(views, part_noise, part_noise.halves[0])
+                    terms = d_losses(model, views, paths)
+                add(terms, nothing_updated=True)
+                optimisers.add_gradients("d", sum(terms.values()) / len(parts))
+            optimisers.step("d")
+        for name in LOSS_NAMES:
+            losses[name] = losses[name] if name in D_NAMES else 0.0
+        optimisers.clear("sup", "g")
+        for part, part_noise in parts:
+            if not whole:
+                views = model.views(part)
+            if not whole or half == 1:
+                with model.autocast():
+                    paths = model(views, part_noise, part_noise.halves[half])
+            add(g_gradients(model, optimisers, views, part_noise, paths, 1 / len(parts), check), False)
+        optimisers.step("sup", "g")
+    return losses
 
 
-def g_update(
+def g_gradients(
     model: WhereWhat,
     optimisers: Optimisers,
     views: Views,
     noise: Noise,
     paths: Paths,
+    share: float = 1.0,
     check: bool = False,
 ) -> dict[str, Tensor]:
-    """Update G by g_total, and each supervised encoder by its own KL and reconstruction; the loss terms."""
-    losses = g_losses(model, views, noise, paths) | kl_losses(paths)
+    """Add `share` times the gradients of g_total to G, and of their own losses to the supervised encoders.
+
+    Returns the loss terms; the graph of `paths` is used up.
+    """
+    with model.autocast():
+        losses = g_losses(model, views, noise, paths) | kl_losses(paths)
     losses["g_total"] = sum(weight * losses[name] for name, weight in G_WEIGHTS.items())
     if check:
         check_finite(losses, nothing_updated=False)
     # where_* terms do not depend on the what encoder nor the other way round: one sum serves both.
     kl = model.options.kl_weight * (losses["where_kl"] + losses["what_kl"])
     supervised = kl + losses["where_vae_recon"] + losses["what_vae_recon"]
-    set_gradients(supervised, optimisers.sup, retain_graph=True)
-    set_gradients(losses["g_total"], optimisers.g)
-    optimisers.sup.step()
-    optimisers.g.step()
+    optimisers.add_gradients("sup", share * supervised, retain_graph=True)
+    optimisers.add_gradients("g", share * losses["g_total"])
     return losses
+
+
+class Averages:
+    """G's weights averaged over the last iterations, to sample with: steadier than the latest."""
+
+    def __init__(self, model: WhereWhat, decay: float):
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+        self._pairs = (self.model.parameters_of(G_NETWORKS), model.parameters_of(G_NETWORKS))
+
+    @torch.no_grad()
+    def update(self, iteration: int) -> None:
+        """Move towards the weights after `iteration` (1, 2, ...); early on the mean of all so far."""
+        share = max(1 - self.decay, 1 / iteration)
+        torch._foreach_lerp_(*self._pairs, share)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {n: t for n, t in self.model.networks.state_dict().items() if n.split(".")[0] in G_NETWORKS}
 
 
 # ---- sampling -----------------------------------------------------------------------------------
@@ -521,20 +611,37 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> WhereWha
     state = load_checkpoint(path)
     with torch.device(device):
         model = WhereWhat(from_dict(state["options"], str(path)))
-    model.networks.load_state_dict(state["networks"] | state.get("averages", {}))
+    try:
+        model.networks.load_state_dict(state["networks"] | state.get("averages", {}))
+    except RuntimeError:
+        raise InputError(
+            f"{path}: its networks are not those of its options; take another checkpoint"
+        ) from None
     return model.requires_grad_(False)
+
+
+@torch.no_grad()
+def predict_places(model: WhereWhat, labels_small: Tensor, ids_small: Tensor, z_spatial: Tensor) -> Tensor:
+    """The where module alone: theta (B,6) for small maps (1 or B,h,w) and z (B,z_spatial,1,1)."""
+    encoder = model.networks["where_encoder"]
+    features = encoder.scene_features(scene_planes(labels_small, ids_small))
+    return model.networks["stn"](encoder(features, z_spatial))
+
+
+@torch.no_grad()
+def draw_shapes(
+    model: WhereWhat, labels_big: Tensor, ids_big: Tensor, theta: Tensor, z_appr: Tensor
+) -> Tensor:
+    """The what module alone: compact masks (B,1,cy,cx) in [0,1] for theta (B,6) on big maps (B,H,W)."""
+    boxed = paste(scene_planes(labels_big, ids_big), model.box(theta, model.big), model.target_plane)
+    encoder = model.networks["what_encoder"]
+    return model.draw(encoder(encoder.scene_features(boxed), z_appr))
 
 
 @torch.no_grad()
 def sample(model: WhereWhat, scene: Scene, z_spatial: Tensor, z_appr: Tensor) -> Sample:
     """Path 5 alone, without dropout: one new object in each scene, from z (B,z_dim,1,1)."""
-    networks = model.networks
-    small = scene_planes(scene.labels_small, scene.ids_small)
-    encoder = networks["where_encoder"]
-    theta = networks["stn"](encoder(encoder.scene_features(small), z_spatial))
-    big = scene_planes(scene.labels_big, scene.ids_big)
-    encoder = networks["what_encoder"]
-    boxed = paste(big, model.box(theta, model.big), model.target_plane)
-    compact = networks["generator"](encoder(encoder.scene_features(boxed), z_appr)).sigmoid()
-    planes, _ = model.compose(big, compact, theta)
+    theta = predict_places(model, scene.labels_small, scene.ids_small, z_spatial)
+    compact = draw_shapes(model, scene.labels_big, scene.ids_big, theta, z_appr)
+    planes, _ = model.compose(scene_planes(scene.labels_big, scene.ids_big), compact, theta)
     return Sample(theta, compact, planes)

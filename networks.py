@@ -4,6 +4,7 @@ Shapes: B images, planes = 30 one-hot classes + 1 edge map, h x w the map of the
 Nothing here knows a device: parameters are made where the caller's `torch.device` context says.
 """
 
+import contextlib
 import math
 from itertools import pairwise
 
@@ -79,6 +80,18 @@ def row(*channels: int, activation: nn.Module) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def full_precision(x: Tensor) -> Tensor:
+    """bfloat16 and float16 become float32: losses and sampling need more digits than convolutions do."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def no_autocast(x: Tensor) -> contextlib.AbstractContextManager:
+    """Within it, products on x's device keep the digits of their factors."""
+    if x.device.type in ("cpu", "cuda"):
+        return torch.autocast(x.device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
 class SceneEncoder(nn.Module):
     """Scene planes and noise -> embedding and an estimate of the noise (where encoder, what encoder).
 
@@ -110,7 +123,7 @@ class SceneEncoder(nn.Module):
 
     def estimate_noise(self, embedding: Tensor, keep: Tensor) -> Tensor:
         """z_hat (B,z_dim,1,1); `keep` (B,embed_dim,1,1) is the dropout mask, 0 or 1/(1-DROPOUT)."""
-        return self.z_head(embedding * keep)
+        return full_precision(self.z_head(embedding * keep))
 
 
 class VariationalEncoder(nn.Module):
@@ -124,7 +137,7 @@ class VariationalEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.body(x)
-        return self.mu(hidden), self.logvar(hidden)
+        return full_precision(self.mu(hidden)), full_precision(self.logvar(hidden))
 
 
 class StnHead(nn.Module):
@@ -151,8 +164,11 @@ class StnHead(nn.Module):
             self.theta.bias.copy_(torch.tensor([scale, 0, 0, 0, scale, 0]))
 
     def forward(self, embedding: Tensor) -> Tensor:
-        code = self.theta(self.layers(embedding.flatten(1))) * self.free  # (B,6)
-        return theta_of_code(code) if self.box_space else code
+        # A place needs more digits than half precision has: 8 bits are a pixel or two.
+        with no_autocast(embedding):
+            embedding = embedding.flatten(1).to(self.theta.weight.dtype)
+            code = self.theta(self.layers(embedding)) * self.free  # (B,6)
+            return theta_of_code(code) if self.box_space else code
 
 
 def place_code(theta: Tensor) -> Tensor:
@@ -324,7 +340,8 @@ def place(source: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
     """
     rows = _placing_matrix(theta[:, 4], theta[:, 5], size[0], source.shape[2])  # (B,height,sy)
     columns = _placing_matrix(theta[:, 0], theta[:, 2], size[1], source.shape[3])  # (B,width,sx)
-    return (rows @ source[:, 0] @ columns.transpose(1, 2))[:, None]
+    with no_autocast(theta):
+        return (rows @ source[:, 0].to(theta.dtype) @ columns.transpose(1, 2))[:, None]
 
 
 def place_box(
@@ -365,7 +382,7 @@ class _SigmoidL1(torch.autograd.Function):
         ctx.save_for_backward(logits, bias, target)
         total = 0.0
         for part in _channel_parts(logits):
-            s = (logits[:, part] + bias[part, None, None]).sigmoid_()
+            s = (logits[:, part].to(bias.dtype) + bias[part, None, None]).sigmoid_()
             total = total + s.sub_(target[:, part]).abs_().sum()
         return total / logits.numel()
 
@@ -376,7 +393,7 @@ class _SigmoidL1(torch.autograd.Function):
         grad_logits, grad_bias = torch.empty_like(logits), torch.empty_like(bias)
         grad_target = torch.empty_like(target) if ctx.needs_input_grad[2] else None
         for part in _channel_parts(logits):
-            s = (logits[:, part] + bias[part, None, None]).sigmoid_()
+            s = (logits[:, part].to(bias.dtype) + bias[part, None, None]).sigmoid_()
             sign = (s - target[:, part]).sign_().mul_(scale)
             if grad_target is not None:
                 torch.neg(sign, out=grad_target[:, part])

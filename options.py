@@ -56,6 +56,17 @@ class Options:
     learning_rate: float = _option(2e-4, "Adam step size, all networks")
     beta1: float = _option(0.5, "Adam's first decay rate (the second is 0.999)")
 
+    # ---- speed (same arithmetic up to rounding) --------------------------------------------------
+    precision: str = _option(
+        "fp32",
+        "numbers of the convolutions: fp32, bf16 or fp16 (GPU; with loss scaling)",
+        ("fp32", "bf16", "fp16"),
+    )
+    tf32: bool = _option(False, "let GPUs round float32 factors to 10 bits in convolutions and products")
+    channels_last: bool = _option(False, "memory format of maps; often faster with bf16 or fp16 on a GPU")
+    compile: bool = _option(False, "compile the networks with torch.compile (needs a C++ compiler on a CPU)")
+    accumulate: int = _option(1, "parts that a batch goes through in, one after the other, to save memory")
+
     # ---- departures from the published program, all off by default ------------------------------
     box_ramp: float = _option(0.0, "width of the placed box's soft edge, output pixels; 0: published edge")
     theta_space: str = _option(
@@ -63,6 +74,10 @@ class Options:
         "numbers that stand for a place in the STN head, its L1, its encoder and its discriminator: affine"
         " (theta itself, published) or box (centre, log width, log height)",
         ("affine", "box"),
+    )
+    theta_jitter: float = _option(
+        0.0,
+        "random shift of each edge of x+'s box, at most so many pixels of the big map; hides its pixel grid",
     )
     kl_weight: float = _option(1.0, "weight of where_kl and what_kl in the supervised encoders' losses")
     decay_from: float = _option(1.0, "share of the run after which the learning rate falls to 0, 1: never")
@@ -93,6 +108,7 @@ PRESETS = {
         "batch_size": 4,
         "box_ramp": 1.0,
         "theta_space": "box",
+        "theta_jitter": 0.5,
         "kl_weight": 0.1,
         "decay_from": 0.6,
         "average_decay": 0.995,
@@ -150,15 +166,20 @@ def validate(options: Options) -> Options:
         1: ("gf_dim", "df_dim", "z_dim_spatial", "z_dim_appr", "embed_dim_small", "embed_dim_big", "epoch"),
         0: ("max_iters", "num_workers", "random_seed", "sample_every", "save_every"),
     }
-    at_least[1] += ("batch_size", "log_every", "keep_checkpoints")
+    at_least[1] += ("batch_size", "log_every", "keep_checkpoints", "accumulate")
     for bound, names in at_least.items():
         for name in names:
             if getattr(options, name) < bound:
                 raise InputError(f"{name} must be at least {bound}, not {getattr(options, name)}")
     if options.learning_rate <= 0 or options.box_ramp < 0 or not 0 <= options.beta1 < 1:
         raise InputError("learning_rate must be above 0, beta1 in [0, 1), box_ramp not negative")
-    if options.kl_weight < 0:
-        raise InputError(f"kl_weight must not be negative, it is {options.kl_weight}")
+    if options.batch_size % options.accumulate:
+        raise InputError(
+            f"batch_size {options.batch_size} must be a multiple of accumulate {options.accumulate}"
+        )
+    for name in ("kl_weight", "theta_jitter"):
+        if getattr(options, name) < 0:
+            raise InputError(f"{name} must not be negative, it is {getattr(options, name)}")
     if not 0 <= options.decay_from <= 1 or not 0 <= options.average_decay < 1:
         raise InputError("decay_from must be in [0, 1] and average_decay in [0, 1)")
     return options
@@ -236,3 +257,13 @@ def parse(arguments: list[str] | None = None) -> tuple[Options, bool]:
         values.update(read_yaml(config))
     values.update(flags)
     return validate(from_dict(values, f"--config {config}" if config else "options")), dry_run
+
+
+def as_markdown() -> str:
+    """All options as a Markdown table, as the README shows them."""
+    rows = ["| option | default (`paper`) | `demo` | meaning |", "|---|---|---|---|"]
+    for item in dataclasses.fields(Options):
+        demo = PRESETS["demo"].get(item.name, "")
+        default = item.default if item.default != "" else "(none)"
+        rows.append(f"| `{item.name}` | {default} | {demo} | {item.metadata['help']} |")
+    return "\n".join(rows)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.cache import FrameMaps, WorkingMaps
+from data.cityscapes import theta_of_box
 from data.errors import InputError
 from data.labels import TARGET_CLASSES
 from options import Options
@@ -37,6 +38,10 @@ class _Tensors:
     def to(self, device: torch.device | str, non_blocking: bool = False):
         """A copy on `device`."""
         return self.apply(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def chunk(self, count: int) -> list:
+        """`count` equal parts of the batch."""
+        return [self.apply(lambda tensor, index=index: tensor.chunk(count)[index]) for index in range(count)]
 
     def pin_memory(self):
         """A copy in page-locked memory; DataLoader calls it."""
@@ -77,6 +82,7 @@ class TrainingPairs(Dataset):
         self.maps = maps
         self.seed = options.random_seed
         self.target_class = options.target_class
+        self.theta_jitter = options.theta_jitter
         counts = [len(maps.instances(index, options.target_class)) for index in range(len(maps))]
         self.usable = tuple(index for index, count in enumerate(counts) if count)
         self.instance_count = sum(counts)
@@ -109,6 +115,9 @@ class TrainingPairs(Dataset):
 
         real = self.maps.load(real_index)
         compact, theta = real.compact_of(chosen.instance_id), chosen.theta
+        if self.theta_jitter:
+            x0, y0, x1, y1 = np.array(chosen.box) + rng.uniform(-self.theta_jitter, self.theta_jitter, 4)
+            theta = theta_of_box((x0, y0, x1, y1), *self.maps.sizes.big)
         if flip_real:  # the box changes sides: t13 = -(xr+xl)/(xr-xl) changes its sign
             compact, theta = compact[:, ::-1], theta * np.array([1, 1, -1, 1, 1, 1], np.float32)
         return Batch(

@@ -84,14 +84,14 @@ def visible_only(top: np.ndarray) -> tuple[list[int], np.ndarray]:
     return np.flatnonzero(seen).tolist(), renumbered[top + 1]
 
 
-def maps_of_topmost(objects: list[LabelledPolygon], top: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Label ids (H, W) uint8 and instance ids (H, W) uint16 of a `topmost` map.
+def instance_values(objects: list[LabelledPolygon]) -> np.ndarray:
+    """The value (N,) uint16 of each object in an instance map, by official counting.
 
-    Instances are label * 1000 + k, k counting from 0 in list order within each class; stuff and groups
-    carry the bare label id; 0 where no object is.
+    Instances are label * 1000 + k, k counting from 0 in list order within each class, hidden ones
+    included; stuff and groups carry the bare label id, licence plates 0. ValueError for unknown labels.
     """
     count: dict[str, int] = {}
-    values = [0]
+    values = []
     for thing in objects:
         value = max(thing.label_id, 0)
         if thing.is_instance:
@@ -99,9 +99,14 @@ def maps_of_topmost(objects: list[LabelledPolygon], top: np.ndarray) -> tuple[np
             count[thing.label] = ordinal + 1
             value = value * 1000 + ordinal
         values.append(value)
-    instance_values = np.array(values, np.uint16)
-    label_values = np.where(instance_values < 1000, instance_values, instance_values // 1000).astype(np.uint8)
-    return label_values[top + 1], instance_values[top + 1]
+    return np.array(values, np.uint16)
+
+
+def maps_of_topmost(objects: list[LabelledPolygon], top: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Label ids (H, W) uint8 and instance ids (H, W) uint16 of a `topmost` map; 0 where no object is."""
+    values = np.append(np.uint16(0), instance_values(objects))
+    label_values = np.where(values < 1000, values, values // 1000).astype(np.uint8)
+    return label_values[top + 1], values[top + 1]
 
 
 def rasterise(objects: list[LabelledPolygon], width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
@@ -170,6 +175,21 @@ def frame_path(root: Path, kind: str, split: str, name: FrameName, ending: str) 
     return Path(root) / kind / split / name.city / f"{name}_{kind}{ending}"
 
 
+def annotation_files(
+    label_ids: np.ndarray, instance_ids: np.ndarray, objects: list[LabelledPolygon] | None
+) -> dict[str, bytes]:
+    """Contents of a frame's annotation files by the end of their names; without polygons for None."""
+    height, width = label_ids.shape
+    files = {
+        "_labelIds.png": encode_png(label_ids),
+        "_instanceIds.png": encode_png(instance_ids),
+        "_color.png": encode_png(colour_map(label_ids)),
+    }
+    if objects is not None:
+        files["_polygons.json"] = json.dumps(polygons_to_json(objects, width, height)).encode()
+    return files
+
+
 def write_frame(
     root: Path,
     split: str,
@@ -190,15 +210,9 @@ def write_frame(
         raise ValueError(f"shapes differ: {rgb.shape}, {label_ids.shape}, {instance_ids.shape}")
     if label_ids.dtype != np.uint8 or instance_ids.dtype != np.uint16:
         raise ValueError(f"ids must be uint8 and uint16, not {label_ids.dtype} and {instance_ids.dtype}")
-    height, width = label_ids.shape
-    polygons = json.dumps(polygons_to_json(objects, width, height))
-    files = {
-        frame_path(root, "leftImg8bit", split, name, ".png"): encode_png(rgb),
-        frame_path(root, "gtFine", split, name, "_labelIds.png"): encode_png(label_ids),
-        frame_path(root, "gtFine", split, name, "_instanceIds.png"): encode_png(instance_ids),
-        frame_path(root, "gtFine", split, name, "_color.png"): encode_png(colour_map(label_ids)),
-        frame_path(root, "gtFine", split, name, "_polygons.json"): polygons.encode(),
-    }
+    files = {frame_path(root, "leftImg8bit", split, name, ".png"): encode_png(rgb)}
+    for ending, content in annotation_files(label_ids, instance_ids, objects).items():
+        files[frame_path(root, "gtFine", split, name, ending)] = content
     if camera is not None:
         files[frame_path(root, "camera", split, name, ".json")] = json.dumps(camera, indent=1).encode()
     for path, content in files.items():

@@ -20,7 +20,6 @@ from model import (
     Paths,
     Views,
     WhereWhat,
-    set_gradients,
 )
 from networks import ENLARGEMENT, SceneEncoder
 
@@ -203,17 +202,18 @@ class PlainWhereWhat(nn.Module):
         losses = {}
         if update_d:
             losses |= self.d_losses(views, paths)
-            set_gradients(sum(losses[name] for name in D_NAMES), optimisers.d)
-            optimisers.d.step()
+            optimisers.clear("d")
+            optimisers.add_gradients("d", sum(losses[name] for name in D_NAMES))
+            optimisers.step("d")
         losses |= self.g_losses(views, noise, paths)
         losses["g_total"] = sum(weight * losses[name] for name, weight in G_WEIGHTS.items())
         supervised = sum(
             losses[name] for name in ("where_kl", "where_vae_recon", "what_kl", "what_vae_recon")
         )
-        set_gradients(supervised, optimisers.sup, retain_graph=True)
-        set_gradients(losses["g_total"], optimisers.g)
-        optimisers.sup.step()
-        optimisers.g.step()
+        optimisers.clear("sup", "g")
+        optimisers.add_gradients("sup", supervised, retain_graph=True)
+        optimisers.add_gradients("g", losses["g_total"])
+        optimisers.step("sup", "g")
         return paths, losses
 
 

@@ -21,7 +21,7 @@ from data.checkpoints import list_checkpoints, load_checkpoint
 from data.errors import InputError, run_program
 from data.labels import CHANNEL_COLOURS
 from model import LOSS_NAMES
-from options import PRESETS, Options, parse, write_yaml
+from options import PRESETS, Options, as_markdown, parse, write_yaml
 from tests.miniature import frame_paths, write_miniature, write_png
 
 ROOT = Path(__file__).parents[1]
@@ -487,3 +487,7 @@ def test_help_names_every_option():
     assert done.returncode == 0
     for name in Options.__dataclass_fields__:
         assert f"--{name}" in done.stdout
+
+
+def test_readme_lists_the_options_as_they_are():
+    assert as_markdown() in (ROOT / "README.md").read_text()

@@ -24,7 +24,6 @@ from model import (
     g_losses,
     kl_losses,
     sample,
-    set_gradients,
     train_step,
 )
 from options import PRESETS, Options
@@ -107,16 +106,16 @@ def reached(loss: torch.Tensor, model: WhereWhat) -> set[str]:
     return {n for n, g in zip(names, gradients, strict=True) if g is not None and g.abs().max() > 0}
 
 
-def trained(optimiser: torch.optim.Optimizer, model: WhereWhat) -> set[str]:
+def trained(adam: torch.optim.Optimizer, model: WhereWhat) -> set[str]:
     """Networks whose parameters an optimiser owns."""
-    owned = {id(p) for p in optimiser.param_groups[0]["params"]}
+    owned = {id(p) for p in adam.param_groups[0]["params"]}
     return {name.split(".")[1] for name, p in model.named_parameters() if id(p) in owned}
 
 
 def test_each_parameter_belongs_to_one_optimiser():
     model = WhereWhat(TINY)
     optimisers = Optimisers(model)
-    groups = [trained(o, model) for o in (optimisers.d, optimisers.sup, optimisers.g)]
+    groups = [trained(optimisers.adams[group], model) for group in ("d", "sup", "g")]
     assert groups == [set(D_NETWORKS), set(SUP_NETWORKS), set(G_NETWORKS)]
     assert sum(map(len, groups)) == len(model.networks) == 12
 
@@ -149,7 +148,7 @@ def test_updates_move_only_whom_they_should():
     views, noise, paths = step_outputs(model)
     losses = g_losses(model, views, noise, paths)
     total = sum(weight * losses[name] for name, weight in G_WEIGHTS.items())
-    set_gradients(total, optimisers.g, retain_graph=True)
+    optimisers.add_gradients("g", total, retain_graph=True)
     with_gradient = {n.split(".")[1] for n, p in model.named_parameters() if p.grad is not None}
     assert with_gradient == set(G_NETWORKS)
 
@@ -159,7 +158,8 @@ def test_updates_move_only_whom_they_should():
         parameters = model.parameters_of([f"{name}_encoder_sup"])
         expected = torch.autograd.grad(loss, parameters, retain_graph=True)
         supervised = sum(kl_losses(paths).values()) + losses["where_vae_recon"] + losses["what_vae_recon"]
-        set_gradients(supervised, optimisers.sup, retain_graph=True)
+        optimisers.clear("sup")
+        optimisers.add_gradients("sup", supervised, retain_graph=True)
         for parameter, gradient in zip(parameters, expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient)
 
@@ -177,20 +177,20 @@ def test_one_d_update_and_two_g_updates_a_step():
     optimisers = Optimisers(model)
     train_step(model, optimisers, make_batch(), draw_noise(TINY, range(2)))
     steps = [
-        {int(state["step"]) for state in optimiser.state.values()}
-        for optimiser in (optimisers.d, optimisers.sup, optimisers.g)
+        {int(state["step"]) for state in optimisers.adams[group].state.values()}
+        for group in ("d", "sup", "g")
     ]
     assert steps == [{1}, {2}, {2}]
 
 
 def test_overfits_one_batch():
     torch.manual_seed(0)
-    options = dataclasses.replace(TINY, learning_rate=1e-3, gf_dim=8)
+    options = dataclasses.replace(TINY, learning_rate=2e-3)
     model = WhereWhat(options)
     optimisers = Optimisers(model)
     batch = make_batch(1, options)
-    history = [train_step(model, optimisers, batch, draw_noise(options, [step])) for step in range(150)]
-    for name, factor in (("where_recon", 0.75), ("what_recon", 0.75), ("what_vae_recon", 0.6)):
+    history = [train_step(model, optimisers, batch, draw_noise(options, [step])) for step in range(100)]
+    for name, factor in (("where_recon", 0.8), ("what_recon", 0.8), ("what_vae_recon", 0.75)):
         first, last = (torch.stack([h[name] for h in part]).mean() for part in (history[:5], history[-5:]))
         assert last < factor * first, f"{name}: {first:.3f} -> {last:.3f}"
 

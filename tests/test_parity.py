@@ -35,8 +35,7 @@ from model import (
     Optimisers,
     WhereWhat,
     d_losses,
-    g_update,
-    set_gradients,
+    g_gradients,
 )
 from networks import edge_map, place, published_names
 from options import Options
@@ -212,9 +211,12 @@ def _run(numbers, plain: bool, dtype: torch.dtype):
                 outputs = output_tensors(model, paths, plain)
                 if index == 0:
                     losses |= d_losses(model, views, paths)
-                    set_gradients(sum(losses[name] for name in D_NAMES), optimisers.d)
-                    optimisers.d.step()
-                losses |= g_update(model, optimisers, views, noise, paths)
+                    optimisers.clear("d")
+                    optimisers.add_gradients("d", sum(losses[name] for name in D_NAMES))
+                    optimisers.step("d")
+                optimisers.clear("sup", "g")
+                losses |= g_gradients(model, optimisers, views, noise, paths)
+                optimisers.step("sup", "g")
             for name, tensor in outputs.items():
                 yield (iteration, index, "tensor", name), like_file(numbers, prefix + name, tensor)
             for name, published_name in PUBLISHED_LOSSES.items():

@@ -1,0 +1,317 @@
+"""Time the training step: python -m scripts.bench [--plain] [--json FILE] [--preset paper] ...
+
+Warm-up, then medians over repeats. With --plain, a plain version of the same step (tests/plain.py: enlarged
+sources and grid_sample, separate calls for each path, tiled noise, eager float32) runs in the same process,
+alternately, and ratios are printed. Peak memory is measured in a process of its own for each variant. The
+data are built-in street scenes unless --db_root names a Cityscapes tree.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from data.cache import prepare
+from data.errors import InputError, run_program
+from data.pairs import Batch, TrainingPairs, training_loader
+from data.streets import write_streets
+from main import choose_device, peak_memory_mb, seed_everything, set_speed
+from model import (
+    D_NAMES,
+    Noise,
+    Optimisers,
+    WhereWhat,
+    d_losses,
+    draw_noise,
+    g_gradients,
+    train_step,
+)
+from options import PRESETS, Options, validate
+from tests.plain import PlainWhereWhat, plain_train_step
+
+VARIANTS = ("plain", "fp32", "bf16", "fp16")
+
+
+def timed(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds that `call` takes, its work on a GPU included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+class Variant:
+    """One way to take the step, with a model of its own: plain, fp32, bf16 or fp16."""
+
+    def __init__(self, name: str, options: Options, batch: Batch, noise: Noise, device: torch.device):
+        self.name, self.device = name, device
+        self.options = dataclasses.replace(options, precision="fp32" if name == "plain" else name)
+        seed_everything(options.random_seed)
+        with torch.device(device):
+            self.model = WhereWhat(self.options)
+        self.optimisers = Optimisers(self.model)
+        self.batch, self.noise = batch.to(device), noise.to(device)
+        if name == "plain":
+            self.plain = PlainWhereWhat(self.model)
+        elif options.compile:
+            self.model.compile_networks()
+
+    def step(self) -> None:
+        if self.name == "plain":
+            plain_train_step(self.plain, self.optimisers, self.batch, self.noise)
+        else:
+            train_step(self.model, self.optimisers, self.batch, self.noise)
+
+    def phases(self) -> dict[str, float]:
+        """Seconds of one iteration by phase: forward (both halves), D, G (both updates)."""
+        model, optimisers = self.model, self.optimisers
+        seconds = dict.fromkeys(("forward", "D", "G"), 0.0)
+        views, paths = None, None
+
+        def forward(half):
+            nonlocal views, paths
+            views = views or model.views(self.batch)
+            with model.autocast():
+                paths = model(views, self.noise, self.noise.halves[half])
+
+        def update_d():
+            optimisers.clear("d")
+            with model.autocast():
+                terms = d_losses(model, views, paths)
+            optimisers.add_gradients("d", sum(terms[name] for name in D_NAMES))
+            optimisers.step("d")
+
+        def update_g():
+            optimisers.clear("sup", "g")
+            g_gradients(model, optimisers, views, self.noise, paths)
+            optimisers.step("sup", "g")
+
+        for half in (0, 1):
+            seconds["forward"] += timed(lambda half=half: forward(half), self.device)
+            if half == 0:
+                seconds["D"] += timed(update_d, self.device)
+            seconds["G"] += timed(update_g, self.device)
+        return seconds
+
+
+def ceiling_gflops(device: torch.device) -> float:
+    """GFLOP/s of the larger of a matrix product and a convolution, float32, best of five."""
+    a = torch.randn(2048, 2048, device=device)
+    x, w = torch.randn(1, 64, 256, 512, device=device), torch.randn(128, 64, 4, 4, device=device)
+    calls = [
+        (2 * 2048**3, lambda: a @ a),
+        (2 * 64 * 128 * 16 * 128 * 256, lambda: torch.nn.functional.conv2d(x, w, stride=2, padding=1)),
+    ]
+    best = []
+    for flop, call in calls:
+        call()
+        best.append(flop / min(timed(call, device) for _ in range(5)) / 1e9)
+    return max(best)
+
+
+def count_gflop(variant: Variant) -> float:
+    """GFLOP of one iteration, as torch counts them for convolutions and matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        variant.step()
+    return counter.get_total_flops() / 1e9
+
+
+def loader_rate(pairs: TrainingPairs, options: Options, seconds: float = 5.0) -> float:
+    """Pairs per second that one loader process delivers from a warm cache."""
+    batches = iter(training_loader(pairs, options.batch_size, 0, num_workers=1))
+    for _ in range(8):  # what was prefetched while the process started
+        next(batches)
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        next(batches)
+        count += options.batch_size
+    return count / (time.perf_counter() - started)
+
+
+def peak_memory_alone(name: str, arguments: argparse.Namespace, db_root: Path) -> float:
+    """Peak memory in MB of a process that takes two steps of one variant and does nothing else."""
+    line = [sys.executable, "-m", "scripts.bench", "--memory_of", name, "--db_root", str(db_root)]
+    for flag in ("preset", "batch_size", "threads", "device", "cache_dir", "accumulate"):
+        line += [f"--{flag}", str(getattr(arguments, flag))]
+    line += [f"--{flag}" for flag in ("channels_last", "compile") if getattr(arguments, flag)]
+    done = subprocess.run(line, capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"the memory run of {name} failed: {done.stderr.strip().splitlines()[-1]}")
+    return float(done.stdout.split()[-1])
+
+
+def bench(arguments: argparse.Namespace, db_root: Path) -> dict:
+    """Everything that `--json` writes (and phases, gflop, settings)."""
+    options = bench_options(arguments, db_root)
+    device = choose_device(options.device)
+    set_speed(options, device)
+    pairs = TrainingPairs(prepare(options, "train"), options)
+    batch = next(iter(training_loader(pairs, options.batch_size)))
+    noise = draw_noise(options, range(options.batch_size))
+    if arguments.memory_of:
+        variant = Variant(arguments.memory_of, options, batch, noise, device)
+        for _ in range(2):
+            variant.step()
+        print(f"{peak_memory_mb(device):.1f}")
+        return {}
+
+    names = ["plain"] * arguments.plain + arguments.variants.split(",")
+    for name in names:
+        if name not in VARIANTS:
+            raise InputError(f"variant '{name}' is unknown: choose of {', '.join(VARIANTS[1:])}")
+    variants = [Variant(name, options, batch, noise, device) for name in names]
+    for variant in variants:
+        for _ in range(arguments.warm_up):
+            variant.step()
+    times = {name: [] for name in names}
+    for _ in range(arguments.repeats):  # alternately, so that all see the same machine
+        for variant in variants:
+            times[variant.name].append(timed(variant.step, device))
+    seconds = {name: statistics.median(values) for name, values in times.items()}
+
+    fast = variants[names.index("fp32")] if "fp32" in names else variants[-1]
+    phases = [fast.phases() for _ in range(3)]
+    gflop = count_gflop(fast)
+    memory = {name: peak_memory_alone(name, arguments, db_root) for name in names}
+    result: dict = {
+        name: {"seconds": seconds[name], "peak_memory_mb": memory[name], "times": times[name]}
+        for name in names
+    }
+    if arguments.plain:
+        ratio = {name: seconds["plain"] / seconds[name] for name in names if name != "plain"}
+        result["ratio"] = ratio | {"memory": memory["plain"] / memory[fast.name]}
+        result["plain"]["gflop"] = count_gflop(variants[0])
+    data_seconds = statistics.median(
+        timed(lambda p=p: pairs[p], torch.device("cpu")) * options.batch_size for p in range(16)
+    )
+    return result | {
+        "phases": {"data": data_seconds}
+        | {key: statistics.median(p[key] for p in phases) for key in phases[0]},
+        "gflop": gflop,
+        "ceiling_gflops": ceiling_gflops(device),
+        "achieved_gflops": gflop / seconds[fast.name],
+        "loader": {"pairs_per_second": loader_rate(pairs, options)},
+        "settings": {
+            "preset": arguments.preset,
+            "batch_size": options.batch_size,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "channels_last": options.channels_last,
+            "compile": options.compile,
+        },
+    }
+
+
+def bench_options(arguments: argparse.Namespace, db_root: Path) -> Options:
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    return validate(
+        Options(
+            **PRESETS[arguments.preset]
+            | {
+                "db_root": str(db_root),
+                "cache_dir": arguments.cache_dir or str(db_root / "cache"),
+                "device": arguments.device,
+                "batch_size": arguments.batch_size,
+                "accumulate": arguments.accumulate,
+                "channels_last": arguments.channels_last,
+                "compile": arguments.compile,
+            }
+        )
+    )
+
+
+def table(result: dict) -> str:
+    """The result as text."""
+    rows = ["variant   s/iteration   iterations/s   peak MB   times plain"]
+    for name in VARIANTS:
+        if name in result:
+            seconds, memory = result[name]["seconds"], result[name]["peak_memory_mb"]
+            ratio = f"{result['ratio'][name]:.2f}" if name in result.get("ratio", {}) else ""
+            rows.append(f"{name:<9} {seconds:11.3f} {1 / seconds:14.3f} {memory:9.0f}   {ratio}")
+    if "ratio" in result:
+        rows.append(f"memory: plain needs {result['ratio']['memory']:.2f} times as much")
+    rows.append("phases, s: " + ", ".join(f"{name} {value:.3f}" for name, value in result["phases"].items()))
+    rows.append(
+        f"{result['gflop']:.0f} GFLOP an iteration, {result['achieved_gflops']:.0f} GFLOP/s of"
+        f" {result['ceiling_gflops']:.0f} (largest of a product and a convolution here)"
+    )
+    rows.append(f"loader: {result['loader']['pairs_per_second']:.0f} pairs/s from one process, warm cache")
+    return "\n".join(rows)
+
+
+def scaling(arguments: argparse.Namespace, db_root: Path) -> str:
+    """Cost of an iteration against batch size, and of preparing a data set against its images."""
+    options = bench_options(arguments, db_root)
+    device = choose_device(options.device)
+    set_speed(options, device)
+    pairs = TrainingPairs(prepare(options, "train"), options)
+    rows = ["batch   s/iteration   s/pair"]
+    for size in (1, 2, 4):
+        sized = dataclasses.replace(options, batch_size=size)
+        batch = next(iter(training_loader(pairs, size)))
+        variant = Variant("fp32", sized, batch, draw_noise(sized, range(size)), device)
+        variant.step()
+        seconds = statistics.median(timed(variant.step, device) for _ in range(arguments.repeats))
+        rows.append(f"{size:5} {seconds:13.3f} {seconds / size:8.3f}")
+    rows.append("images   first pass, s   s/image   later start, s")
+    for count in (8, 16, 32):
+        with tempfile.TemporaryDirectory() as folder:
+            write_streets(Path(folder) / "streets", count, 1, (1024, 512), seed=0)
+            sized = dataclasses.replace(options, db_root=f"{folder}/streets", cache_dir=f"{folder}/cache")
+            cold, warm = (
+                timed(lambda sized=sized: prepare(sized, "train", progress=False), torch.device("cpu"))
+                for _ in range(2)
+            )
+        rows.append(f"{count:6} {cold:15.2f} {cold / count:9.3f} {warm:16.3f}")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time the training step.")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="sizes and widths")
+    parser.add_argument("--db_root", help="Cityscapes tree (default: 8 built-in scenes, 2048x1024 pixels)")
+    parser.add_argument("--cache_dir", default="", help="working maps (default: a temporary folder)")
+    parser.add_argument("--batch_size", type=int, default=1, help="pairs per iteration (default 1)")
+    parser.add_argument("--accumulate", type=int, default=1, help="parts of a batch (default 1)")
+    parser.add_argument("--variants", default="fp32,bf16", help="of fp32, bf16, fp16 (default fp32,bf16)")
+    parser.add_argument("--plain", action="store_true", help="time the plain version of the step too")
+    parser.add_argument("--repeats", type=int, default=5, help="timed iterations of each (default 5)")
+    parser.add_argument("--warm_up", type=int, default=2, help="iterations before timing (default 2)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--channels_last", action="store_true", help="memory format of maps")
+    parser.add_argument("--compile", action="store_true", help="compile the networks")
+    parser.add_argument("--scaling", action="store_true", help="cost against batch size and images instead")
+    parser.add_argument("--json", metavar="FILE", help="write the result there")
+    parser.add_argument("--memory_of", choices=VARIANTS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        db_root = Path(arguments.db_root or f"{folder}/streets")
+        if not arguments.db_root:
+            write_streets(db_root, 8, 1, (2048, 1024), seed=0)
+        if arguments.scaling:
+            print(scaling(arguments, db_root))
+            return
+        result = bench(arguments, db_root)
+    if result:
+        print(table(result))
+        if arguments.json:
+            Path(arguments.json).write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    run_program(main)
