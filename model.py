@@ -7,7 +7,7 @@ Shapes: B images a batch, h x w the small map, H x W the big map, cy x cx the co
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.canvas import Canvas
 from data.checkpoints import find_checkpoint, load_checkpoint
 from data.errors import InputError
-from data.labels import NUM_CHANNELS, TARGET_CLASSES
+from data.labels import TARGET_CLASSES
 from data.pairs import STEP_NOISE, Batch, Scene
 from distributed import average_gradients
-from networks import (
-    DROPOUT,
-    PLANES,
-    build_networks,
-    edge_map,
-    full_precision,
-    place,
-    place_box,
-    place_code,
-    sigmoid_l1,
-)
+from networks import DROPOUT, build_networks, edge_map, full_precision, place, place_box, place_code
 from options import Options, from_dict
 
 G_NETWORKS = (
@@ -147,37 +138,20 @@ def _columns(rows: list[np.ndarray], sizes: list[int]) -> list[Tensor]:
 # ---- maps ---------------------------------------------------------------------------------------
 
 
-def scene_planes(labels: Tensor, ids: Tensor) -> Tensor:
-    """Network input (B,31,h,w): one-hot `labels` (B,h,w) u8, then the binary edges of `ids` (B,h,w)."""
-    planes = torch.zeros(labels.shape[0], PLANES, *labels.shape[1:], device=labels.device)
-    planes.scatter_(1, labels[:, None].long(), 1.0)
-    planes[:, NUM_CHANNELS:] = edge_map(ids[:, None]) > 0
-    return planes
-
-
-def paste(planes: Tensor, mask: Tensor, target_plane: Tensor) -> Tensor:
-    """Put a mask (B,1,h,w) in [0,1] on planes (B,31,h,w): into the target channel, out of all else.
-
-    `target_plane` (1,31,1,1) is 1 in the target channel. planes*(1-mask) + target_plane*mask, so the
-    edge plane is cut by the mask like the other classes.
-    """
-    return torch.lerp(planes, target_plane, mask)
-
-
 @dataclass(frozen=True)
 class Views:
     """What a step derives from the batch alone, once for both halves (no parameters, no gradient)."""
 
     batch: Batch
-    real_small: Tensor  # (B,31,h,w) x+ as the where module sees it
-    cond_small: Tensor  # (B,31,h,w) x likewise
-    real_boxed_big: Tensor  # (B,31,H,W) x+ with the real box: the what module's input
-    cond_big: Tensor  # (B,31,H,W) x
+    real_small: Canvas  # x+ as the where module sees it
+    cond_small: Canvas  # x likewise
+    real_boxed_big: Canvas  # x+ with the real box: the what module's input
+    cond_big: Canvas  # x
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Outputs of the five forward paths (spec section 6); reconstructions are logits less their bias."""
+    """Outputs of the five forward paths (spec section 6)."""
 
     theta: Tensor  # (B,6) path 5: the predicted place on x
     theta_vae: Tensor  # (B,6) path 1
@@ -186,11 +160,11 @@ class Paths:
     where_logvar: Tensor
     cond_z_spatial: Tensor  # (B,z_spatial,1,1) estimate of z_spatial, path 5
     real_z_spatial: Tensor  # path 2
-    cond_recon_small: Tensor  # (B,31,h,w) logits, path 5
+    cond_recon_small: Tensor  # (B,g,h/2,w/2) features of the reconstruction, path 5
     real_recon_small: Tensor  # path 2
     box_small: Tensor  # (B,1,h,w) the predicted box
-    cond_boxed_small: Tensor  # (B,31,h,w) x with the predicted box
-    cond_boxed_big: Tensor  # (B,31,H,W) the what module's input of path 5
+    cond_boxed_small: Canvas  # x with the predicted box
+    cond_boxed_big: Canvas  # the what module's input of path 5
     newobj: Tensor  # (B,1,cy,cx) path 5: the predicted shape
     obj_vae: Tensor  # path 3
     obj_real_z: Tensor  # path 4
@@ -198,9 +172,9 @@ class Paths:
     what_logvar: Tensor
     cond_z_appr: Tensor  # (B,z_appr,1,1) estimate of z_appr, path 5
     real_z_appr: Tensor  # path 4
-    cond_recon_big: Tensor  # (B,31,H,W) logits, path 5
+    cond_recon_big: Tensor  # (B,g,H/2,W/2) features of the reconstruction, path 5
     real_recon_big: Tensor  # path 4
-    result_big: Tensor  # (B,31,H,W) x with the new object and its edge
+    result_big: Canvas  # x with the new object and its edge
 
 
 class WhereWhat(nn.Module):
@@ -214,14 +188,16 @@ class WhereWhat(nn.Module):
         self.small = (options.image_sizey_small, options.image_sizex_small)
         self.big = (options.image_sizey_big, options.image_sizex_big)
         self.compact = (options.compact_sizey, options.compact_sizex)
-        target_plane = torch.eye(PLANES)[self.target.channel][None, :, None, None]
-        self.register_buffer("target_plane", target_plane, persistent=False)
         if options.channels_last:
             self.to(memory_format=torch.channels_last)
 
+    @property
+    def device(self) -> torch.device:
+        return self.networks["stn"].free.device
+
     def autocast(self) -> torch.autocast:
         """The context of a forward pass and its losses, by option precision."""
-        device = self.target_plane.device.type
+        device = self.device.type
         dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.options.precision]
         return torch.autocast(device if dtype else "cpu", dtype, enabled=dtype is not None)
 
@@ -245,22 +221,24 @@ class WhereWhat(nn.Module):
         """Compact masks (B,1,cy,cx) in [0,1] of what embeddings (B,embed_big,1,1)."""
         return full_precision(self.networks["generator"](embedding)).sigmoid()
 
-    def compose(self, planes: Tensor, compact: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Place a compact mask (B,1,cy,cx) on planes (B,31,H,W) and draw its edge: the result, the mask."""
-        mask = place(compact, theta, planes.shape[2:])
-        result = paste(planes, mask, self.target_plane)
-        edge = result[:, NUM_CHANNELS:] + edge_map(mask)
-        return torch.cat([result[:, :NUM_CHANNELS], edge], 1), mask
+    def canvas(self, labels: Tensor, ids: Tensor) -> Canvas:
+        """A scene from channels (B,h,w) uint8 and instance ids (B,h,w) int32."""
+        edge = (edge_map(ids[:, None]) > 0).to(self.networks["stn"].free.dtype)
+        return Canvas(labels, edge, self.target.channel)
+
+    def compose(self, scene: Canvas, compact: Tensor, theta: Tensor) -> Canvas:
+        """A scene (H x W) with a compact mask (B,1,cy,cx) placed on it and its edge drawn."""
+        mask = place(compact, theta, tuple(scene.labels.shape[1:]))
+        return replace(scene, mask=mask, drawn=edge_map(mask))
 
     def views(self, batch: Batch) -> Views:
-        real_big = scene_planes(batch.real.labels_big, batch.real.ids_big)
-        real_box = self.box(batch.theta, self.big)
+        real, cond = batch.real, batch.cond
         return Views(
             batch,
-            real_small=scene_planes(batch.real.labels_small, batch.real.ids_small),
-            cond_small=scene_planes(batch.cond.labels_small, batch.cond.ids_small),
-            real_boxed_big=paste(real_big, real_box, self.target_plane),
-            cond_big=scene_planes(batch.cond.labels_big, batch.cond.ids_big),
+            real_small=self.canvas(real.labels_small, real.ids_small),
+            cond_small=self.canvas(cond.labels_small, cond.ids_small),
+            real_boxed_big=self.canvas(real.labels_big, real.ids_big).paste(self.box(batch.theta, self.big)),
+            cond_big=self.canvas(cond.labels_big, cond.ids_big),
         )
 
     def forward(self, views: Views, noise: Noise, half: HalfNoise) -> Paths:
@@ -286,8 +264,8 @@ class WhereWhat(nn.Module):
 
         # the predicted box on x, at both sizes; theta keeps its gradient: what trains where
         box_small = self.box(theta, self.small)
-        cond_boxed_small = paste(views.cond_small, box_small, self.target_plane)
-        cond_boxed_big = paste(views.cond_big, self.box(theta, self.big), self.target_plane)
+        cond_boxed_small = views.cond_small.paste(box_small)
+        cond_boxed_big = views.cond_big.paste(self.box(theta, self.big))
 
         # what: path 3 (supervised, x+); path 4 (z, x+) and path 5 (z, x with the predicted box)
         encoder = networks["what_encoder"]
@@ -300,7 +278,7 @@ class WhereWhat(nn.Module):
         obj_real_z, newobj = self.draw(embedding).chunk(2)
         real_z_appr, cond_z_appr = encoder.estimate_noise(embedding, half.keep_what.flatten(0, 1)).chunk(2)
         real_recon_big, cond_recon_big = networks["what_reconstructor"](embedding).chunk(2)
-        result_big, _ = self.compose(views.cond_big, newobj, theta)
+        result_big = self.compose(views.cond_big, newobj, theta)
 
         return Paths(
             theta=theta,
@@ -358,6 +336,11 @@ def kl_loss(mu: Tensor, logvar: Tensor) -> Tensor:
     return -0.5 * (1 + logvar - mu.square() - logvar.exp()).mean()
 
 
+def boxed_planes(canvas: Canvas) -> Tensor:
+    """What D where sees (B,32,h,w): the planes of a scene with a box on it, and the box mask."""
+    return torch.cat([canvas.planes(), canvas.mask], 1)
+
+
 def _against(discriminator: nn.Module, fakes: Tensor, count: int, real: bool) -> Tensor:
     """Sum over `count` fakes, stacked along the batch, of their mean GAN loss."""
     return count * gan_loss(discriminator(fakes), real)
@@ -365,18 +348,17 @@ def _against(discriminator: nn.Module, fakes: Tensor, count: int, real: bool) ->
 
 def d_losses(model: WhereWhat, views: Views, paths: Paths) -> dict[str, Tensor]:
     """Losses of the four discriminators: real against 1 and the (detached) fakes against 0."""
-    networks, batch, target_plane = model.networks, views.batch, model.target_plane
+    networks, batch = model.networks, views.batch
     places = torch.cat([batch.theta, paths.theta, paths.theta_vae, paths.theta_real_z]).detach()
     real_place, fake_places = model.place_numbers(places)[:, :, None, None].split(
         [len(batch.theta), len(places) - len(batch.theta)]
     )
     masks = torch.cat([paths.newobj, paths.obj_vae, paths.obj_real_z]).detach()
     real_box = model.box(batch.theta, model.small)
-    real_where = torch.cat([paste(views.real_small, real_box, target_plane), real_box], 1)  # (B,32,h,w)
-    fake_where = torch.cat([paths.cond_boxed_small, paths.box_small], 1).detach()
-    real_big = scene_planes(batch.real.labels_big, batch.real.ids_big)
+    real_where = boxed_planes(views.real_small.paste(real_box))
+    fake_where = boxed_planes(paths.cond_boxed_small.detach())
     # As published, the real sample's edge is cut by the instance but its own edge is not drawn.
-    real_what = paste(real_big, place(batch.compact, batch.theta, model.big), target_plane)
+    real_what = views.real_boxed_big.paste(place(batch.compact, batch.theta, model.big))
     return {
         "d_stn": gan_loss(networks["d_stn"](real_place), True)
         + _against(networks["d_stn"], fake_places, 3, False),
@@ -394,8 +376,8 @@ def g_losses(model: WhereWhat, views: Views, noise: Noise, paths: Paths) -> dict
     networks, batch = model.networks, views.batch
     places = model.place_numbers(torch.cat([paths.theta, paths.theta_vae, paths.theta_real_z]))
     masks = torch.cat([paths.newobj, paths.obj_vae, paths.obj_real_z])
-    fake_where = torch.cat([paths.cond_boxed_small, paths.box_small], 1)
-    where_bias, what_bias = networks["where_reconstructor"].bias, networks["what_reconstructor"].bias
+    fake_where = boxed_planes(paths.cond_boxed_small)
+    where_loss, what_loss = networks["where_reconstructor"].loss, networks["what_reconstructor"].loss
     return {
         "g_stn": _against(networks["d_stn"], places[:, :, None, None], 3, True),
         "g_where": gan_loss(networks["d_where"](fake_where), True),
@@ -403,13 +385,13 @@ def g_losses(model: WhereWhat, views: Views, noise: Noise, paths: Paths) -> dict
         "g_what": gan_loss(networks["d_what"](paths.result_big), True),
         "coord": coord_loss(paths.theta),
         "stn_theta": stn_theta_loss(paths.theta, model.target.max_width_ratio, model.target.max_height_ratio),
-        "where_recon": sigmoid_l1(paths.cond_recon_small, where_bias, views.cond_small)
-        + sigmoid_l1(paths.real_recon_small, where_bias, views.real_small)
+        "where_recon": where_loss(paths.cond_recon_small, views.cond_small)
+        + where_loss(paths.real_recon_small, views.real_small)
         + F.l1_loss(paths.cond_z_spatial, noise.z_spatial)
         + F.l1_loss(paths.real_z_spatial, noise.z_spatial),
         # The target of path 5 depends on theta and is not detached, as published.
-        "what_recon": sigmoid_l1(paths.cond_recon_big, what_bias, paths.cond_boxed_big)
-        + sigmoid_l1(paths.real_recon_big, what_bias, views.real_boxed_big)
+        "what_recon": what_loss(paths.cond_recon_big, paths.cond_boxed_big)
+        + what_loss(paths.real_recon_big, views.real_boxed_big)
         + F.l1_loss(paths.cond_z_appr, noise.z_appr)
         + F.l1_loss(paths.real_z_appr, noise.z_appr),
         "where_vae_recon": F.l1_loss(model.place_numbers(paths.theta_vae), model.place_numbers(batch.theta)),
@@ -439,6 +421,7 @@ class Optimisers:
 
     def __init__(self, model: WhereWhat):
         options = model.options
+        self.d_rate = options.d_rate
         self.parameters = {group: model.parameters_of(names) for group, names in GROUPS.items()}
         device = self.parameters["d"][0].device
         fused = device.type in ("cpu", "cuda")  # one pass over the numbers instead of ten
@@ -448,6 +431,7 @@ class Optimisers:
             )
             for group, parameters in self.parameters.items()
         }
+        self.set_learning_rate(options.learning_rate)
         self.scaler = torch.amp.GradScaler(
             "cuda" if device.type == "cuda" else "cpu", enabled=options.precision == "fp16"
         )
@@ -468,8 +452,9 @@ class Optimisers:
         self.scaler.update()
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        for adam in self.adams.values():
-            adam.param_groups[0]["lr"] = learning_rate
+        """Adam step size of G and of the supervised encoders; the discriminators' is d_rate times that."""
+        for group, adam in self.adams.items():
+            adam.param_groups[0]["lr"] = learning_rate * (self.d_rate if group == "d" else 1)
 
     def state_dict(self) -> dict:
         states = {group: adam.state_dict() for group, adam in self.adams.items()}
@@ -624,7 +609,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> WhereWha
 def predict_places(model: WhereWhat, labels_small: Tensor, ids_small: Tensor, z_spatial: Tensor) -> Tensor:
     """The where module alone: theta (B,6) for small maps (1 or B,h,w) and z (B,z_spatial,1,1)."""
     encoder = model.networks["where_encoder"]
-    features = encoder.scene_features(scene_planes(labels_small, ids_small))
+    features = encoder.scene_features(model.canvas(labels_small, ids_small))
     return model.networks["stn"](encoder(features, z_spatial))
 
 
@@ -633,7 +618,7 @@ def draw_shapes(
     model: WhereWhat, labels_big: Tensor, ids_big: Tensor, theta: Tensor, z_appr: Tensor
 ) -> Tensor:
     """The what module alone: compact masks (B,1,cy,cx) in [0,1] for theta (B,6) on big maps (B,H,W)."""
-    boxed = paste(scene_planes(labels_big, ids_big), model.box(theta, model.big), model.target_plane)
+    boxed = model.canvas(labels_big, ids_big).paste(model.box(theta, model.big))
     encoder = model.networks["what_encoder"]
     return model.draw(encoder(encoder.scene_features(boxed), z_appr))
 
@@ -643,5 +628,5 @@ def sample(model: WhereWhat, scene: Scene, z_spatial: Tensor, z_appr: Tensor) ->
     """Path 5 alone, without dropout: one new object in each scene, from z (B,z_dim,1,1)."""
     theta = predict_places(model, scene.labels_small, scene.ids_small, z_spatial)
     compact = draw_shapes(model, scene.labels_big, scene.ids_big, theta, z_appr)
-    planes, _ = model.compose(scene_planes(scene.labels_big, scene.ids_big), compact, theta)
-    return Sample(theta, compact, planes)
+    result = model.compose(model.canvas(scene.labels_big, scene.ids_big), compact, theta)
+    return Sample(theta, compact, result.planes())

@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.labels import NUM_CHANNELS
+from data.canvas import PLANES, Canvas, reconstruction_loss, scene_conv
 from options import Options, network_depth
 
-PLANES = NUM_CHANNELS + 1  # one-hot segmentation and edge map
 ENLARGEMENT = 8  # the published STN enlarges its source this many times (NEAREST) before sampling it
 DROPOUT = 0.4  # share of embedding channels that the noise heads do not see in training
 
@@ -55,21 +54,26 @@ def up(channels_in: int, width: int, depth: int, kernel: tuple[int, int], channe
 
 
 class Reconstructor(nn.Module):
-    """Embedding (B,embed_dim,1,1) -> planes of its scene; the last bias is left to `sigmoid_l1`."""
+    """Embedding (B,embed_dim,1,1) -> the planes of its scene.
+
+    `forward` stops before the last layer, by far the largest tensor of a step; `loss` and `planes` apply it.
+    """
 
     def __init__(self, embed_dim: int, width: int, depth: int, kernel: tuple[int, int]):
         super().__init__()
         self.layers = up(embed_dim, width, depth, kernel, PLANES)
 
-    @property
-    def bias(self) -> nn.Parameter:
-        """Bias (31,) of the last layer, to be added to what `forward` returns."""
-        return self.layers[-1].bias
-
     def forward(self, embedding: Tensor) -> Tensor:
-        """Logits (B,31,h,w) without their bias."""
-        last = self.layers[-1]
-        return F.conv_transpose2d(self.layers[:-1](embedding), last.weight, stride=2, padding=1)
+        """Features (B,g,h/2,w/2): the input of the last layer."""
+        return self.layers[:-1](embedding)
+
+    def loss(self, features: Tensor, canvas: Canvas) -> Tensor:
+        """L1 between the reconstruction and canvas.planes(), scalar; the canvas keeps its gradient."""
+        return reconstruction_loss(features, self.layers[-1].weight, self.layers[-1].bias, canvas)
+
+    def planes(self, features: Tensor) -> Tensor:
+        """The reconstruction (B,31,h,w) in [0,1]."""
+        return self.layers[-1](features).sigmoid()
 
 
 def row(*channels: int, activation: nn.Module) -> nn.Sequential:
@@ -92,6 +96,16 @@ def no_autocast(x: Tensor) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
+class SceneCritic(nn.Sequential):
+    """A discriminator of canvases (D what): the first layer is a `scene_conv`."""
+
+    def forward(self, canvas: Canvas) -> Tensor:
+        hidden = scene_conv(canvas, self[0].weight, self[0].bias)
+        for layer in self[1:]:
+            hidden = layer(hidden)
+        return hidden
+
+
 class SceneEncoder(nn.Module):
     """Scene planes and noise -> embedding and an estimate of the noise (where encoder, what encoder).
 
@@ -108,9 +122,9 @@ class SceneEncoder(nn.Module):
         self.head = nn.Conv2d(channels[-1], embed_dim, kernel)
         self.z_head = nn.Conv2d(embed_dim, z_dim, 1)
 
-    def scene_features(self, planes: Tensor) -> Tensor:
-        """The part of the first layer that sees the scene: (B,31,h,w) -> (B,g,h/2,w/2), bias included."""
-        return F.conv2d(planes, self.first.weight[:, :PLANES], self.first.bias, stride=2, padding=1)
+    def scene_features(self, canvas: Canvas) -> Tensor:
+        """The part of the first layer that sees the scene, bias included: (B,g,h/2,w/2)."""
+        return scene_conv(canvas, self.first.weight[:, :PLANES], self.first.bias)
 
     def noise_features(self, z: Tensor, height: int, width: int) -> Tensor:
         """The part of the first layer that sees the noise: (B,z_dim,1,1) -> (B,g,height,width)."""
@@ -226,7 +240,7 @@ def build_networks(options: Options) -> nn.ModuleDict:
             "d_obj": nn.Sequential(
                 *down(1, object_channels), nn.Conv2d(object_channels[-1], 1, kernel_compact)
             ),
-            "d_what": nn.Sequential(*down(PLANES, [d, 2 * d]), halving(2 * d, 1)),
+            "d_what": SceneCritic(*down(PLANES, [d, 2 * d]), halving(2 * d, 1)),
         }
     )
     initialise(networks)
@@ -366,50 +380,3 @@ def _soft_interval(scale: Tensor, shift: Tensor, size: int, ramp: float) -> Tens
     inside = 1 - _source_coordinate(scale, shift, size).abs()  # distance to the edge, source units
     pixels = inside * (size - 1) / 2 / scale[:, None].abs().clamp(min=1e-3)
     return (pixels / ramp + 0.5).clamp(0, 1)
-
-
-class _SigmoidL1(torch.autograd.Function):
-    """mean |sigmoid(logits + bias) - target|, in one pass forward and one backward.
-
-    The reconstructor's last layer is by far the largest tensor of a step. Written out, its loss would
-    make and keep four more of that size; here the backward pass works out the sigmoid again. On a CPU
-    both passes go through a few channels at a time, so that these stay in the cache. Taking the bias
-    in gives its gradient a sum with small rounding error (a convolution's own adds numbers one by one).
-    """
-
-    @staticmethod
-    def forward(ctx, logits: Tensor, bias: Tensor, target: Tensor) -> Tensor:
-        ctx.save_for_backward(logits, bias, target)
-        total = 0.0
-        for part in _channel_parts(logits):
-            s = (logits[:, part].to(bias.dtype) + bias[part, None, None]).sigmoid_()
-            total = total + s.sub_(target[:, part]).abs_().sum()
-        return total / logits.numel()
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        logits, bias, target = ctx.saved_tensors
-        scale = gradient / logits.numel()
-        grad_logits, grad_bias = torch.empty_like(logits), torch.empty_like(bias)
-        grad_target = torch.empty_like(target) if ctx.needs_input_grad[2] else None
-        for part in _channel_parts(logits):
-            s = (logits[:, part].to(bias.dtype) + bias[part, None, None]).sigmoid_()
-            sign = (s - target[:, part]).sign_().mul_(scale)
-            if grad_target is not None:
-                torch.neg(sign, out=grad_target[:, part])
-            grad_part = sign.mul_(s).mul_(s.neg_().add_(1))
-            grad_logits[:, part] = grad_part
-            grad_bias[part] = grad_part.sum((0, 2, 3))
-        return grad_logits, grad_bias, grad_target
-
-
-def _channel_parts(logits: Tensor) -> list[slice]:
-    """All channels at once on a GPU; on a CPU as many as stay in the cache together."""
-    batch, channels, height, width = logits.shape
-    step = max(1, 2**19 // (batch * height * width)) if logits.device.type == "cpu" else channels
-    return [slice(first, first + step) for first in range(0, channels, step)]
-
-
-def sigmoid_l1(logits: Tensor, bias: Tensor, target: Tensor) -> Tensor:
-    """L1 between sigmoid(logits + bias) and target: (B,C,h,w), (C,), (B,C,h,w) -> scalar mean."""
-    return _SigmoidL1.apply(logits, bias, target)

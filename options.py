@@ -80,6 +80,7 @@ class Options:
         "random shift of each edge of x+'s box, at most so many pixels of the big map; hides its pixel grid",
     )
     kl_weight: float = _option(1.0, "weight of where_kl and what_kl in the supervised encoders' losses")
+    d_rate: float = _option(1.0, "Adam step size of the discriminators, times learning_rate")
     decay_from: float = _option(1.0, "share of the run after which the learning rate falls to 0, 1: never")
     average_decay: float = _option(0.0, "decay per iteration of the averaged weights used to sample; 0: none")
 
@@ -97,21 +98,28 @@ class Options:
 PRESETS = {
     "paper": {},
     "demo": {
-        "image_sizex_small": 64,
-        "image_sizey_small": 32,
+        "image_sizex_small": 128,
+        "image_sizey_small": 64,
         "image_sizex_big": 128,
         "image_sizey_big": 64,
         "compact_sizex": 32,
         "compact_sizey": 32,
         "gf_dim": 16,
+        "df_dim": 16,
+        "embed_dim_small": 64,
+        "embed_dim_big": 128,
+        "batch_size": 8,
+        "max_iters": 800,
         "learning_rate": 1e-3,
-        "batch_size": 4,
+        "d_rate": 0.5,
+        "decay_from": 0.4,
+        "average_decay": 0.99,
         "box_ramp": 1.0,
         "theta_space": "box",
         "theta_jitter": 0.5,
         "kl_weight": 0.1,
-        "decay_from": 0.6,
-        "average_decay": 0.995,
+        "num_workers": 1,
+        "save_every": 200,
     },
     "tiny": {
         "image_sizex_small": 64,
@@ -171,6 +179,8 @@ def validate(options: Options) -> Options:
         for name in names:
             if getattr(options, name) < bound:
                 raise InputError(f"{name} must be at least {bound}, not {getattr(options, name)}")
+    if options.d_rate <= 0:
+        raise InputError(f"d_rate must be above 0, it is {options.d_rate}")
     if options.learning_rate <= 0 or options.box_ramp < 0 or not 0 <= options.beta1 < 1:
         raise InputError("learning_rate must be above 0, beta1 in [0, 1), box_ramp not negative")
     if options.batch_size % options.accumulate:

@@ -1,216 +1,221 @@
-"""An image that objects are inserted into: its maps as they are read, changed and written.
+"""A scene as the networks see it, and the two large operations that read one: first and last layer.
 
-Reads one frame of a Cityscapes tree, puts objects on it one after another, and makes the contents of the
-frame's files in the new tree. No model here.
+At the published sizes the 31 planes of one scene are 65 MB, and a step would hold a dozen such tensors. Here
+planes exist only while an operation reads them.
 """
 
-import json
-import shutil
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-import cv2
-import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from data.camera import Camera
-from data.cityscapes import LABEL_SUFFIX, Frame, bounding_box, read_maps
-from data.compose import Patch, compose, contact_rows, hidden_part
-from data.errors import InputError
-from data.evaluation import read_camera
-from data.gates import Gates, mask_refusal
-from data.labels import TARGET_CLASSES
-from data.outlines import Outlines
-from data.writer import annotation_files, colour_map, encode_png, polygons_from_json, write_atomic
+from data.labels import NUM_CHANNELS
 
-_MAX_NUMBER = 999  # instance ids are label * 1000 + number
+PLANES = NUM_CHANNELS + 1  # one-hot segmentation and edge map
 
 
-@dataclass
+@dataclass(frozen=True)
 class Canvas:
-    """An image that objects are inserted into one after another."""
+    """A batch of scenes, perhaps with a mask of the target class pasted on, as 31 planes to be."""
 
-    frame: Frame
-    label_ids: np.ndarray  # (H,W) uint8
-    instance_ids: np.ndarray  # (H,W) uint16
-    feet: np.ndarray  # (H,W) int32, `contact_rows`
-    inserted: np.ndarray  # (H,W) uint8, 1, 2, ... where an inserted object is seen
-    outlines: Outlines | None  # where the source has polygons
-    camera: Camera | None
-    new_ids: list[int] = field(default_factory=list)  # of the inserted objects 1, 2, ...
-    next_number: dict[str, int] = field(default_factory=dict)  # by class
+    labels: Tensor  # (B,h,w) uint8, channel 0..29
+    edge: Tensor  # (B,1,h,w), 1 where the instance map has an edge
+    channel: int  # target class
+    mask: Tensor | None = None  # (B,1,h,w) in [0,1], put into the target channel and cut out of all else
+    drawn: Tensor | None = None  # (B,1,h,w), added to the edge plane after the cut
 
-    def new_id(self, name: str) -> int | None:
-        """The next free instance id of a class; numbers are never used twice. None after the last."""
-        if name not in self.next_number:
-            first = TARGET_CLASSES[name].label_id * 1000
-            in_class = (self.instance_ids >= first) & (self.instance_ids <= first + _MAX_NUMBER)
-            numbers = self.instance_ids[in_class]
-            in_map = int(numbers.max()) - first + 1 if numbers.size else 0
-            # The official tools count hidden instances of the polygons too.
-            self.next_number[name] = max(
-                in_map, self.outlines.count(name) if self.outlines is not None else 0
-            )
-        number = self.next_number[name]
-        return TARGET_CLASSES[name].label_id * 1000 + number if number <= _MAX_NUMBER else None
+    def planes(self) -> Tensor:
+        """(B,31,h,w): (one-hot labels, edge) * (1 - mask), mask in the target channel, drawn on the edge."""
+        planes = torch.zeros_like(self.edge).expand(-1, PLANES, -1, -1).contiguous()
+        planes.scatter_(1, self.labels[:, None].long(), 1.0)
+        planes[:, NUM_CHANNELS:] = self.edge
+        if self.mask is not None:
+            target = torch.zeros(1, PLANES, 1, 1, dtype=planes.dtype, device=planes.device)
+            target[:, self.channel] = 1
+            planes = torch.lerp(planes, target, self.mask)
+        if self.drawn is not None:
+            planes = torch.cat([planes[:, :NUM_CHANNELS], planes[:, NUM_CHANNELS:] + self.drawn], 1)
+        return planes
 
-    def put(self, name: str, patch: Patch, gates: Gates) -> tuple[str | None, dict]:
-        """Put an object of a class on the image, unless a rule forbids it.
+    def paste(self, mask: Tensor) -> "Canvas":
+        """This scene with a mask (B,1,h,w) on it."""
+        return replace(self, mask=mask)
 
-        Returns the rule broken or None, and what is known of the object now. The class must have a free id.
-        """
-        if not patch.mask.any():
-            return "visible", {}
-        hidden = hidden_part(patch, self.feet)
-        if reason := mask_refusal(patch, hidden, self.label_ids, self.feet, gates):
-            return reason, {}
-        label_id, new_id, number = TARGET_CLASSES[name].label_id, self.new_id(name), len(self.new_ids) + 1
-        composed = compose(
-            self.label_ids, self.instance_ids, patch, hidden, label_id, new_id, gates.min_visible
-        )
-        if any(instance_id in self.new_ids for instance_id in composed.dropped):
-            return "covers_inserted", {}
-        visible = patch.mask & ~hidden
-        self.label_ids, self.instance_ids = composed.label_ids, composed.instance_ids
-        self.feet[patch.window][visible] = patch.foot
-        self.feet[composed.given_back] = 0
-        self.inserted[patch.window][visible] = number
-        if self.outlines is not None:
-            self.outlines = self.outlines.without(composed.dropped).insert(name, new_id, patch, hidden)
-        self.new_ids.append(new_id)
-        self.next_number[name] += 1
-        x0, y0, x1, y1 = bounding_box(visible)
-        return None, {
-            "instance_id": new_id,
-            "inserted_value": number,
-            "extent": [patch.x0 + x0, patch.y0 + y0, patch.x0 + x1 + 1, patch.y0 + y1 + 1],
-            "pixels": int(np.count_nonzero(visible)),
-            "hidden_pixels": int(np.count_nonzero(hidden)),
-            "dropped": list(composed.dropped),
+    def cut(self, images: slice, rows: slice) -> "Canvas":
+        """Some rows of some images."""
+        parts = {
+            name: value[images, rows] if value.dim() == 3 else value[images, :, rows]
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
         }
+        return replace(self, **parts)
+
+    def detach(self) -> "Canvas":
+        cut = {name: value.detach() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **cut)
 
 
-def read_canvas(frame: Frame) -> Canvas:
-    """An image from its source files. Raises InputError, naming the file, if one is bad."""
-    label_ids, instance_ids = read_maps(frame)
-    path = annotation_path(frame, "_polygons.json")
-    outlines = None
-    if path.exists():
-        try:
-            objects, width, height = polygons_from_json(json.loads(path.read_text()))
-            outlines = Outlines.of_source(objects)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path}: not a file of polygons ({reason}); copy it from the archive") from None
-        if (height, width) != label_ids.shape:
-            raise InputError(f"{path}: made for {width}x{height} pixels, unlike the maps beside it")
-    return Canvas(
-        frame,
-        label_ids.copy(),
-        instance_ids.copy(),
-        contact_rows(label_ids, instance_ids),
-        np.zeros(label_ids.shape, np.uint8),
-        outlines,
-        read_camera(frame) if sibling_path(frame, "camera", "_camera.json") else None,
-    )
+def bands(count: int, height: int, width: int, device: torch.device) -> list[tuple[slice, slice]]:
+    """Parts (images, rows of the half-size map) that a large layer goes through in.
 
-
-def annotation_path(frame: Frame, ending: str) -> Path:
-    """Another annotation file of a frame, such as ending "_polygons.json"."""
-    return frame.label_path.with_name(frame.label_path.name.removesuffix(LABEL_SUFFIX) + "_gtFine" + ending)
-
-
-def sibling_path(frame: Frame, kind: str, ending: str) -> Path | None:
-    """A frame's file in the folder `kind` of its tree, if there is one: "leftImg8bit", "_leftImg8bit.png"."""
-    folder = frame.label_path.absolute().parent  # db_root/gtFine/split/city
-    if len(folder.parents) < 3:
-        return None
-    path = folder.parents[2] / kind / folder.parent.name / folder.name / (frame.name + ending)
-    return path if path.exists() else None
-
-
-def count_instances(instance_ids: np.ndarray) -> dict[str, int]:
-    """Instances of each insertable class on a map (H,W) uint16."""
-    labels = np.flatnonzero(np.bincount(instance_ids.ravel(), minlength=2**16)[1000:]) // 1000 + 1
-    return {name: int((labels == target.label_id).sum()) for name, target in TARGET_CLASSES.items()}
-
-
-# ---- files --------------------------------------------------------------------------------------
-
-
-def stamp(frame: Frame) -> list[int]:
-    """Sizes in bytes of the source maps: an image whose source has changed is made again."""
-    return [path.stat().st_size for path in (frame.label_path, frame.instance_path)]
-
-
-def contents(canvas: Canvas, split: str, rgb: bool) -> dict[str, bytes | Path]:
-    """The files of an image by their place below OUT: new content, or the source file to copy.
-
-    An image without a new object is copied as it is. With `rgb` there is a picture too, with flat overlays
-    where objects are new; InputError if the source has none or a bad one.
+    One part on a GPU. On a CPU some rows of one image at a time: what a part makes stays in the cache.
     """
-    frame = canvas.frame
-    city = city_of(frame)
-    stem = f"gtFine/{split}/{city}/{frame.name}_gtFine"
-    files: dict[str, bytes | Path] = {}
-    if canvas.new_ids:
-        objects = list(canvas.outlines.objects) if canvas.outlines is not None else None
-        made = annotation_files(canvas.label_ids, canvas.instance_ids, objects)
-        files |= {stem + ending: content for ending, content in made.items()}
-    else:
-        files[stem + "_labelIds.png"] = frame.label_path
-        files[stem + "_instanceIds.png"] = frame.instance_path
-        for ending in ("_color.png", "_polygons.json"):
-            if (path := annotation_path(frame, ending)).exists():
-                files[stem + ending] = path
-        if stem + "_color.png" not in files:
-            files[stem + "_color.png"] = encode_png(colour_map(canvas.label_ids))
-    files[f"inserted/{split}/{city}/{frame.name}_inserted.png"] = encode_png(canvas.inserted)
-    if camera := sibling_path(frame, "camera", "_camera.json"):
-        files[f"camera/{split}/{city}/{frame.name}_camera.json"] = camera
-    if rgb:
-        path = sibling_path(frame, "leftImg8bit", "_leftImg8bit.png")
-        if path is None:
-            raise InputError(f"{frame.label_path}: has no RGB picture in leftImg8bit/; go without --rgb")
-        overlaid = with_overlay(path, canvas) if canvas.new_ids else path
-        files[f"leftImg8bit/{split}/{city}/{frame.name}_leftImg8bit.png"] = overlaid
-    return files
+    if device.type != "cpu":
+        return [(slice(0, count), slice(0, height))]
+    rows = max(4, 2**19 // (PLANES * width))
+    return [
+        (slice(image, image + 1), slice(first, min(first + rows, height)))
+        for image in range(count)
+        for first in range(0, height, rows)
+    ]
 
 
-def city_of(frame: Frame) -> str:
-    """The folder of a frame: as in its tree, or for a file outside a tree the first part of its name."""
-    folder = frame.label_path.absolute().parent
-    in_tree = len(folder.parents) > 2 and folder.parents[1].name == "gtFine"
-    return folder.name if in_tree else frame.name.split("_")[0]
+def working_dtype(x: Tensor) -> torch.dtype:
+    """The type that convolutions of x work in: autocast's, where it is on."""
+    device = x.device.type
+    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
 
 
-def with_overlay(path: Path, canvas: Canvas) -> bytes:
-    """The RGB picture as PNG, with the inserted objects in the flat colours of their classes."""
-    rgb = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if rgb is None or rgb.shape[:2] != canvas.label_ids.shape:
-        raise InputError(
-            f"{path}: not a picture of the size of its label map; copy it from the archive again"
-        )
-    rgb = cv2.cvtColor(rgb, cv2.COLOR_BGR2RGB)
-    new = canvas.inserted > 0
-    rgb[new] = colour_map(canvas.label_ids[new][None])[0, :, :3]
-    return encode_png(rgb)
+class _SceneConv(torch.autograd.Function):
+    """k4s2p1 convolution of a canvas; its planes are made anew in the backward pass instead of kept."""
+
+    @staticmethod
+    def forward(ctx, labels, edge, mask, drawn, channel, weight, bias):
+        ctx.save_for_backward(labels, edge, mask, drawn, weight)
+        ctx.channel, ctx.dtype = channel, working_dtype(weight)
+        canvas = Canvas(labels, edge, channel, mask, drawn)
+        count, height, width = labels.shape
+        w, b = weight.to(ctx.dtype), bias.to(ctx.dtype)
+        out = torch.empty(count, len(w), height // 2, width // 2, dtype=ctx.dtype, device=w.device)
+        for images, rows in bands(count, height // 2, width // 2, labels.device):
+            planes, _ = _padded_planes(canvas, images, rows, ctx.dtype)
+            out[images, :, rows] = F.conv2d(planes, w, b, stride=2, padding=(0, 1))
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient):
+        labels, edge, mask, drawn, weight = ctx.saved_tensors
+        _, _, needs_mask, needs_drawn, _, needs_weight, needs_bias = ctx.needs_input_grad
+        canvas = Canvas(labels, edge, ctx.channel, mask, drawn)
+        grad_mask = torch.zeros_like(mask) if needs_mask else None
+        grad_drawn = torch.zeros_like(drawn) if needs_drawn else None
+        grad_weight = torch.zeros_like(weight) if needs_weight else None
+        for images, rows in bands(len(gradient), *gradient.shape[2:], labels.device):
+            planes, inner = _padded_planes(canvas, images, rows, ctx.dtype)
+            grad_planes, grad_part, _ = torch.ops.aten.convolution_backward(
+                gradient[images, :, rows].contiguous(),
+                planes,
+                weight.to(ctx.dtype),
+                None,
+                *([2, 2], [0, 1], [1, 1], False, [0, 0], 1),  # stride, padding, dilation, transposed, ...
+                [needs_mask or needs_drawn, needs_weight, False],
+            )
+            if needs_weight:
+                grad_weight += grad_part
+            if needs_mask or needs_drawn:
+                read = slice(max(0, 2 * rows.start - 1), 2 * rows.stop + 1)  # bands share two rows
+                grad_planes = grad_planes[:, :, inner]
+                of_edge = grad_planes[:, NUM_CHANNELS:]
+            if needs_drawn:
+                grad_drawn[images, :, read] += of_edge
+            if needs_mask:  # planes = (1 - mask) * scene + mask * target
+                of_scene = grad_planes.gather(1, labels[images, None, read].long())
+                of_target = grad_planes[:, ctx.channel : ctx.channel + 1]
+                grad_mask[images, :, read] += of_target - of_scene - of_edge * edge[images, :, read]
+        grad_bias = gradient.sum((0, 2, 3), dtype=weight.dtype) if needs_bias else None
+        return None, None, grad_mask, grad_drawn, None, grad_weight, grad_bias
 
 
-def write_files(out: Path, files: dict[str, bytes | Path]) -> None:
-    """Write what `contents` returns below `out`, each file at once. OSError if that fails."""
-    for path, content in files.items():
-        (out / path).parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, Path):
-            _copy_atomic(content, out / path)
-        else:
-            write_atomic(out / path, content)
+def _padded_planes(canvas: Canvas, images: slice, rows: slice, dtype: torch.dtype) -> tuple[Tensor, slice]:
+    """Planes that output `rows` of a k4s2p1 layer read, zero rows added where they lie outside the image.
+
+    Returns them with the slice of their rows that are inside.
+    """
+    height = canvas.labels.shape[1]
+    top, bottom = 2 * rows.start - 1, 2 * rows.stop + 1
+    inside = slice(max(0, top), min(height, bottom))
+    planes = canvas.cut(images, inside).planes().to(dtype)
+    above, below = inside.start - top, bottom - inside.stop
+    return F.pad(planes, (0, 0, above, below)), slice(above, above + planes.shape[2])
 
 
-def _copy_atomic(source: Path, target: Path) -> None:
-    """Copy the content of a file so that the copy is never seen half-written."""
-    temporary = target.with_name(f".{target.name}.copy.tmp")
-    try:
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+def scene_conv(canvas: Canvas, weight: Tensor, bias: Tensor) -> Tensor:
+    """k4s2p1 convolution of canvas.planes() with weight (g,31,4,4) and bias (g,): (B,g,h/2,w/2)."""
+    c = canvas
+    return _SceneConv.apply(c.labels, c.edge, c.mask, c.drawn, c.channel, weight, bias)
+
+
+class _ReconstructionLoss(torch.autograd.Function):
+    """mean |sigmoid(conv_transpose(features) + bias) - canvas.planes()|, never keeping a tensor of that size.
+
+    The loss is a leaf of the step: its gradient is known up to one factor as soon as it is, so the forward
+    pass works it out on the spot, band by band on a CPU, and the backward pass only multiplies. Summing the
+    bias's gradient here also spares it the rounding error of a convolution's own sum, which adds half a
+    million numbers one by one.
+    """
+
+    @staticmethod
+    def forward(ctx, features, weight, bias, labels, edge, mask, channel, with_gradient):
+        dtype = working_dtype(weight)
+        canvas = Canvas(labels, edge, channel, mask)
+        w = weight.to(dtype)
+        total = torch.zeros((), dtype=bias.dtype, device=bias.device)
+        grad_features, grad_weight = torch.zeros_like(features), torch.zeros_like(weight)
+        grad_bias = torch.zeros_like(bias)
+        grad_mask = torch.zeros_like(mask) if mask is not None else None
+        for images, rows in bands(len(features), *features.shape[2:], features.device):
+            # Output rows 2a..2b of the layer read its input rows a-1..b; what else they give is cut off.
+            read = slice(max(0, rows.start - 1), min(features.shape[2], rows.stop + 1))
+            shown = slice(2 * (rows.start - read.start), 2 * (rows.stop - read.start))
+            x = features[images, :, read].to(dtype)
+            logits = F.conv_transpose2d(x, w, stride=2, padding=1)
+            full = slice(2 * rows.start, 2 * rows.stop)
+            part = canvas.cut(images, full)
+            s = (logits[:, :, shown].to(bias.dtype) + bias[:, None, None]).sigmoid_()
+            difference = s - part.planes()
+            total += difference.abs().sum()
+            if not with_gradient:
+                continue
+            sign = difference.sign_()
+            if mask is not None:  # planes = (1 - mask) * scene + mask * target
+                of_scene = sign.gather(1, part.labels[:, None].long()) + sign[:, NUM_CHANNELS:] * part.edge
+                grad_mask[images, :, full] = of_scene - sign[:, channel : channel + 1]
+            slope = sign.mul_(s).mul_(s.neg_().add_(1))
+            grad_bias += slope.sum((0, 2, 3))
+            logits.zero_()
+            logits[:, :, shown] = slope
+            grad_x, grad_w, _ = torch.ops.aten.convolution_backward(
+                logits,
+                x,
+                w,
+                None,
+                *([2, 2], [1, 1], [1, 1], True, [0, 0], 1),  # stride, padding, dilation, transposed, ...
+                [True, True, False],
+            )
+            grad_features[images, :, read] += grad_x
+            grad_weight += grad_w
+        size = len(labels) * PLANES * labels[0].numel()
+        if with_gradient:
+            ctx.save_for_backward(grad_features, grad_weight, grad_bias, grad_mask)
+            ctx.size = size
+        return total / size
+
+    @staticmethod
+    def backward(ctx, gradient):
+        scale = gradient / ctx.size
+        features, weight, bias, mask = (None if g is None else g * scale for g in ctx.saved_tensors)
+        return features, weight, bias, None, None, mask, None, None
+
+
+def reconstruction_loss(features: Tensor, weight: Tensor, bias: Tensor, canvas: Canvas) -> Tensor:
+    """L1 between sigmoid(conv_transpose(features) + bias) and canvas.planes(); the mask keeps its gradient.
+
+    features (B,g,h/2,w/2), weight (g,31,4,4) and bias (31,) of a k4s2p1 layer -> scalar mean.
+    """
+    c = canvas
+    return _ReconstructionLoss.apply(
+        features, weight, bias, c.labels, c.edge, c.mask, c.channel, torch.is_grad_enabled()
+    )

@@ -38,7 +38,7 @@ from data.report import markdown, table, write_plots
 from data.shapes import mask_spread, shapes_of
 from data.writer import write_atomic
 from main import choose_device
-from model import WhereWhat, load_model, paste, sample, scene_planes
+from model import WhereWhat, load_model, predict_places, sample
 
 RESULT = "evaluation.json"
 QUICK_N_Z = 4
@@ -248,7 +248,7 @@ def sample_scene(
 
     Boxes (S,K,4) in shares of the image and compact masks (S,K,cy,cx) bool.
     """
-    device = model.target_plane.device
+    device = model.device
     scene = scene_of(content, device)
     thetas, masks = [], []
     columns = [_column(z, device).split(batch_size) for z in (z_spatial, z_appr)]
@@ -297,12 +297,10 @@ def place_on_maps(
 
     The where module alone, as in `model.sample`: no shape is needed.
     """
-    device, (height, width) = model.target_plane.device, model.small
+    device, (height, width) = model.device, model.small
     labels = torch.from_numpy(resize_nearest(CHANNEL_OF_ID[label_ids], width, height))[None].to(device)
     ids = torch.from_numpy(resize_nearest(instance_ids, width, height).astype(np.int32))[None].to(device)
-    encoder = model.networks["where_encoder"]
-    features = encoder.scene_features(scene_planes(labels, ids))
-    thetas = [model.networks["stn"](encoder(features, part)) for part in _column(z, device).split(64)]
+    thetas = [predict_places(model, labels, ids, part) for part in _column(z, device).split(64)]
     return boxes_of_theta(torch.cat(thetas).cpu().numpy(), 1, 1).reshape(*z.shape[:2], 4)
 
 
@@ -332,10 +330,10 @@ def reconstruct(
     collected: Collected, model: WhereWhat, content: FrameMaps, instances: list[Instance]
 ) -> None:
     """The two supervised paths (model spec, section 6, paths 1 and 3) with mu, on real instances."""
-    networks, device = model.networks, model.target_plane.device
+    networks, device = model.networks, model.device
     scene = scene_of(content, device)
-    small = scene_planes(scene.labels_small, scene.ids_small)
-    big = scene_planes(scene.labels_big, scene.ids_big)
+    small = model.canvas(scene.labels_small, scene.ids_small)
+    big = model.canvas(scene.labels_big, scene.ids_big)
     for instance in instances:
         theta = torch.from_numpy(instance.theta)[None].to(device)
         compact = torch.from_numpy(content.compact_of(instance.instance_id) / np.float32(255))
@@ -343,10 +341,10 @@ def reconstruct(
         encoder = networks["where_encoder"]
         mu, _ = networks["where_encoder_sup"](model.place_numbers(theta)[:, :, None, None])
         theta_again = networks["stn"](encoder(encoder.scene_features(small), mu))
-        boxed = paste(big, model.box(theta, model.big), model.target_plane)
+        boxed = big.paste(model.box(theta, model.big))
         encoder = networks["what_encoder"]
         mu, _ = networks["what_encoder_sup"](compact)
-        compact_again = networks["generator"](encoder(encoder.scene_features(boxed), mu)).sigmoid()
+        compact_again = model.draw(encoder(encoder.scene_features(boxed), mu))
         collected.add("model", "theta_recon_l1", [float((theta_again - theta).abs().mean())])
         collected.add("model", "mask_recon_l1", [float((compact_again - compact).abs().mean())])
 

@@ -4,6 +4,8 @@ Enlarged sources with affine grid and grid_sample, four edge convolutions, tiled
 network for each path, sigmoids before BCE and L1. `PlainWhereWhat` shares weights with a `WhereWhat`.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +20,6 @@ from model import (
     Noise,
     Optimisers,
     Paths,
-    Views,
     WhereWhat,
 )
 from networks import ENLARGEMENT, SceneEncoder
@@ -70,6 +71,17 @@ def bce(logits: Tensor, target: float) -> Tensor:
     return F.binary_cross_entropy(probability, torch.full_like(probability, target))
 
 
+@dataclass(frozen=True)
+class PlainViews:
+    """`model.Views` with all planes written out, each (B,31,h,w)."""
+
+    batch: Batch
+    real_small: Tensor
+    cond_small: Tensor
+    real_boxed_big: Tensor
+    cond_big: Tensor
+
+
 class PlainWhereWhat(nn.Module):
     """The five paths and the losses, one call at a time, with the weights of `model`."""
 
@@ -82,10 +94,10 @@ class PlainWhereWhat(nn.Module):
         ones = torch.ones(len(theta), 1, *self.model.compact, dtype=theta.dtype, device=theta.device)
         return plain_place(ones, theta, size)
 
-    def views(self, batch: Batch) -> Views:
+    def views(self, batch: Batch) -> PlainViews:
         dtype = batch.theta.dtype
         real_big = plain_planes(batch.real.labels_big, batch.real.ids_big, dtype)
-        return Views(
+        return PlainViews(
             batch,
             real_small=plain_planes(batch.real.labels_small, batch.real.ids_small, dtype),
             cond_small=plain_planes(batch.cond.labels_small, batch.cond.ids_small, dtype),
@@ -93,7 +105,7 @@ class PlainWhereWhat(nn.Module):
             cond_big=plain_planes(batch.cond.labels_big, batch.cond.ids_big, dtype),
         )
 
-    def forward(self, views: Views, noise: Noise, half: HalfNoise) -> Paths:
+    def forward(self, views: PlainViews, noise: Noise, half: HalfNoise) -> Paths:
         networks, batch, channel = self.networks, views.batch, self.target.channel
         where, what = networks["where_encoder"], networks["what_encoder"]
 
@@ -134,8 +146,8 @@ class PlainWhereWhat(nn.Module):
         values = locals()
         return Paths(**{name: values[name] for name in Paths.__dataclass_fields__})
 
-    def d_losses(self, views: Views, paths: Paths) -> dict[str, Tensor]:
-        networks, batch, channel = self.networks, views.batch, self.target.channel
+    def d_losses(self, views: PlainViews, paths: Paths) -> dict[str, Tensor]:
+        batch, channel = views.batch, self.target.channel
         real_box = self.box(batch.theta, self.small)
         real_where = torch.cat([plain_paste(views.real_small, real_box, channel), real_box], 1)
         fake_where = torch.cat([paths.cond_boxed_small, paths.box_small], 1)
@@ -150,13 +162,19 @@ class PlainWhereWhat(nn.Module):
             "d_what": [real_what, paths.result_big],
         }
         return {
-            name: bce(networks[name](real), 1.0)
-            + sum(bce(networks[name](fake.detach()), 0.0) for fake in fakes)
+            name: bce(self.judge(name, real), 1.0)
+            + sum(bce(self.judge(name, fake.detach()), 0.0) for fake in fakes)
             for name, (real, *fakes) in samples.items()
         }
 
-    def g_losses(self, views: Views, noise: Noise, paths: Paths) -> dict[str, Tensor]:
-        networks, batch = self.networks, views.batch
+    def judge(self, name: str, sample: Tensor) -> Tensor:
+        """Logits of a discriminator; D what's own forward takes a Canvas, here it gets planes."""
+        for layer in self.networks[name]:
+            sample = layer(sample)
+        return sample
+
+    def g_losses(self, views: PlainViews, noise: Noise, paths: Paths) -> dict[str, Tensor]:
+        batch = views.batch
         samples = {
             "stn": [t[:, :, None, None] for t in (paths.theta, paths.theta_vae, paths.theta_real_z)],
             "where": [torch.cat([paths.cond_boxed_small, paths.box_small], 1)],
@@ -164,7 +182,7 @@ class PlainWhereWhat(nn.Module):
             "what": [paths.result_big],
         }
         losses = {
-            f"g_{name}": sum(bce(networks[f"d_{name}"](fake), 1.0) for fake in fakes)
+            f"g_{name}": sum(bce(self.judge(f"d_{name}", fake), 1.0) for fake in fakes)
             for name, fakes in samples.items()
         }
         t11, t22 = paths.theta[:, 0], paths.theta[:, 4]
@@ -195,7 +213,7 @@ class PlainWhereWhat(nn.Module):
         }
 
     def half_step(
-        self, optimisers: Optimisers, views: Views, noise: Noise, half: HalfNoise, update_d: bool
+        self, optimisers: Optimisers, views: PlainViews, noise: Noise, half: HalfNoise, update_d: bool
     ) -> tuple[Paths, dict[str, Tensor]]:
         """One half of `train_step`: the paths and the loss terms; weights are updated."""
         paths = self(views, noise, half)

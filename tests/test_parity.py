@@ -99,13 +99,17 @@ def read_noise(numbers, iteration: int, model: WhereWhat) -> Noise:
     return Noise(z_spatial, z_appr, halves)
 
 
+def planes(scene) -> torch.Tensor:
+    """(B,31,h,w) of the port's canvas, or what the plain version holds already."""
+    return scene if isinstance(scene, torch.Tensor) else scene.planes()
+
+
 def output_tensors(model: WhereWhat, paths, plain: bool) -> dict[str, torch.Tensor]:
     """Our outputs of one half under the published names."""
     mask = place(paths.newobj, paths.theta, model.big)
 
-    def reconstruction(module, logits):  # the port leaves the last bias to its loss
-        bias = 0 if plain else model.networks[f"{module}_reconstructor"].bias[:, None, None]
-        return (logits + bias).sigmoid()
+    def reconstruction(module, value):  # the port's paths end before the last layer
+        return value.sigmoid() if plain else model.networks[f"{module}_reconstructor"].planes(value)
 
     return {
         "stn_theta": paths.theta,
@@ -125,10 +129,10 @@ def output_tensors(model: WhereWhat, paths, plain: bool) -> dict[str, torch.Tens
         "bb_transformed_small": paths.box_small,
         "bb_transformed_big": model.box(paths.theta, model.big),
         "newobj_transformed_big": mask,
-        "newobj_on_seg_big": paths.result_big[:, :30],
-        "newobj_on_edge_big": paths.result_big[:, 30:],
-        "bb_on_seg_small": paths.cond_boxed_small[:, :30],
-        "bb_on_edge_small": paths.cond_boxed_small[:, 30:],
+        "newobj_on_seg_big": planes(paths.result_big)[:, :30],
+        "newobj_on_edge_big": planes(paths.result_big)[:, 30:],
+        "bb_on_seg_small": planes(paths.cond_boxed_small)[:, :30],
+        "bb_on_edge_small": planes(paths.cond_boxed_small)[:, 30:],
         "cond_recon_small": reconstruction("where", paths.cond_recon_small),
         "real_recon_small": reconstruction("where", paths.real_recon_small),
         "cond_recon_big": reconstruction("what", paths.cond_recon_big),
@@ -147,9 +151,9 @@ def input_tensors(model: WhereWhat, batch: Batch, views) -> dict[str, torch.Tens
         "real_bb_transformed_small": model.box(batch.theta, model.small),
         "real_bb_transformed_big": model.box(batch.theta, model.big),
         "real_ins_transformed_big": mask,
-        "real_edge_small": views.real_small[:, 30:],
+        "real_edge_small": planes(views.real_small)[:, 30:],
         "real_edge_big": real_edge_big,
-        "bb_on_real_edge_big": views.real_boxed_big[:, 30:],
+        "bb_on_real_edge_big": planes(views.real_boxed_big)[:, 30:],
         "ins_on_real_seg_big": on_seg,
         "ins_on_real_edge_big": real_edge_big * (1 - mask),
     }

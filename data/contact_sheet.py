@@ -1,0 +1,60 @@
+"""The contact sheet of an insertion: before, after and outlines side by side, with scores."""
+
+import cv2
+import numpy as np
+
+from data.cityscapes import Frame, read_maps
+from data.writer import colour_map
+
+PANEL_WIDTH = 480  # pixels
+TEXT_HEIGHT = 18  # pixels, of one line
+_OUTLINE = (0, 255, 0)
+
+
+def contact_sheet(items: list[tuple[Frame, Frame, list[dict]]]) -> np.ndarray:
+    """Rows of `row_of` for (source frame, finished frame, lines of its inserted objects): uint8 RGB.
+
+    Raises InputError if a frame can't be read.
+    """
+    rows = []
+    for source, finished, objects in items:
+        before, _ = read_maps(source)
+        rows.append(row_of(before, *read_maps(finished), objects))
+    return np.concatenate(rows)
+
+
+def row_of(
+    before: np.ndarray, after: np.ndarray, instance_ids: np.ndarray, objects: list[dict]
+) -> np.ndarray:
+    """One image's row (h, 3*PANEL_WIDTH, 3) uint8 RGB: before, after, outlines, and a line for each object.
+
+    before, after: label ids (H,W) uint8; instance_ids (H,W) uint16 after; objects: lines of the manifest.
+    """
+    height = max(1, round(before.shape[0] * PANEL_WIDTH / before.shape[1]))
+    panels = [_shrink(colour_map(labels)[..., :3], height) for labels in (before, after)]
+    outlines = panels[1] // 2 + 64
+    scale = PANEL_WIDTH / before.shape[1]
+    for one in objects:
+        mask = (instance_ids == one["instance_id"]).astype(np.uint8)
+        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        scaled = [np.round((contour + 0.5) * scale - 0.5).astype(np.int32) for contour in contours]
+        cv2.polylines(outlines, scaled, True, _OUTLINE)
+        x0, y0, x1, y1 = np.clip(np.round(np.array(one["box"]) * scale), -PANEL_WIDTH, 2 * PANEL_WIDTH)
+        cv2.rectangle(outlines, (int(x0), int(y0)), (int(x1), int(y1)), (255, 255, 0))
+    picture = np.concatenate([*panels, outlines], 1)
+    lines = [
+        f"{one['class']} {one['instance_id']}: place {one['score_place']:.2f},"
+        f" shape {one['score_shape']:.2f}, attempt {one['attempt'] + 1}, {one['pixels']} pixels"
+        for one in objects
+    ]
+    return np.concatenate([picture, *(_text(line, picture.shape[1]) for line in lines)])
+
+
+def _shrink(picture: np.ndarray, height: int) -> np.ndarray:
+    return cv2.resize(picture, (PANEL_WIDTH, height), interpolation=cv2.INTER_AREA)
+
+
+def _text(line: str, width: int) -> np.ndarray:
+    strip = np.zeros((TEXT_HEIGHT, width, 3), np.uint8)
+    cv2.putText(strip, line, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
+    return strip
