@@ -37,6 +37,28 @@ def join() -> Ranks:
     return ranks
 
 
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """The torch device of an option value; InputError if there is no such device here.
+
+    Of several processes on a machine each takes the GPU of its own number.
+    """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{local_rank}"
+    elif name == "auto":
+        name = "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device '{name}' is unknown: choose auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device '{name}' is not supported: choose auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device '{name}': {torch.cuda.device_count()} CUDA devices here; choose auto or cpu"
+        )
+    return device
+
+
 def leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from data.errors import InputError
+from data.errors import InputError, Parser
 from data.labels import TARGET_CLASSES
 
 
@@ -109,7 +109,7 @@ PRESETS = {
         "embed_dim_small": 64,
         "embed_dim_big": 128,
         "batch_size": 8,
-        "max_iters": 800,
+        "max_iters": 550,
         "learning_rate": 1e-3,
         "d_rate": 0.5,
         "decay_from": 0.4,
@@ -231,11 +231,6 @@ def write_yaml(options: Options) -> str:
     return yaml.safe_dump(dataclasses.asdict(options), sort_keys=False)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):  # one line, exit status 2, without the page of usage that argparse prints first
-        raise InputError(f"{message} (see --help)")
-
-
 def add_option_flags(parser: argparse.ArgumentParser) -> None:
     """Add one flag for each option; flags that are not given leave no trace in the parsed namespace."""
     for item in dataclasses.fields(Options):
@@ -251,7 +246,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Options, bool]:
 
     Raises InputError for anything that can't be used.
     """
-    parser = _Parser(prog="main.py", description="Train the joint where/what model.", allow_abbrev=False)
+    parser = Parser(prog="main.py", description="Train the joint where/what model.", allow_abbrev=False)
     parser.add_argument("--preset", choices=tuple(PRESETS), help="named set of options (default paper)")
     parser.add_argument("--config", metavar="FILE.yaml", help="options of a saved run; flags win over it")
     parser.add_argument(

@@ -13,6 +13,7 @@ from torch import Tensor
 from data.labels import NUM_CHANNELS
 
 PLANES = NUM_CHANNELS + 1  # one-hot segmentation and edge map
+BAND_NUMBERS = 2**21  # planes of one band on a CPU: 8 MB in float32
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,16 @@ class Canvas:
 def bands(count: int, height: int, width: int, device: torch.device) -> list[tuple[slice, slice]]:
     """Parts (images, rows of the half-size map) that a large layer goes through in.
 
-    One part on a GPU. On a CPU some rows of one image at a time: what a part makes stays in the cache.
+    One part on a GPU. On a CPU some small images, or some rows of a large one, at a time, so that what a
+    part makes stays in the cache.
     """
     if device.type != "cpu":
         return [(slice(0, count), slice(0, height))]
-    rows = max(4, 2**19 // (PLANES * width))
+    fitting_rows = max(4, BAND_NUMBERS // (PLANES * 4 * width))
+    images, rows = max(1, fitting_rows // height), min(height, fitting_rows)
     return [
-        (slice(image, image + 1), slice(first, min(first + rows, height)))
-        for image in range(count)
+        (slice(image, min(image + images, count)), slice(first, min(first + rows, height)))
+        for image in range(0, count, images)
         for first in range(0, height, rows)
     ]
 

@@ -63,9 +63,8 @@ class EditedImage:
         if reason := mask_refusal(patch, hidden, self.label_ids, self.feet, gates):
             return reason, {}
         label_id, new_id, number = TARGET_CLASSES[name].label_id, self.new_id(name), len(self.new_ids) + 1
-        composed = compose(
-            self.label_ids, self.instance_ids, patch, hidden, label_id, new_id, gates.min_visible
-        )
+        least = gates.least_visible(self.label_ids.size)
+        composed = compose(self.label_ids, self.instance_ids, patch, hidden, label_id, new_id, least)
         if any(instance_id in self.new_ids for instance_id in composed.dropped):
             return "covers_inserted", {}
         visible = patch.mask & ~hidden
@@ -96,6 +95,8 @@ def read_image(frame: Frame) -> EditedImage:
     if path.exists():
         try:
             objects, width, height = polygons_from_json(json.loads(path.read_text()))
+            if any(len(thing.polygon) < 2 for thing in objects):
+                raise ValueError("a polygon of fewer than two points")
             outlines = Outlines.of_source(objects)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             reason = " ".join(str(error).split())

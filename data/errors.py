@@ -1,11 +1,19 @@
 """One kind of error for everything a person can put right: bad files, bad options, bad checkpoints."""
 
+import argparse
 import sys
 from collections.abc import Callable
 
 
 class InputError(Exception):
     """What is wrong, where, and what to do, in one line; programs print it and exit with status 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are an InputError, without the page of usage before them."""
+
+    def error(self, message: str) -> None:
+        raise InputError(f"{message} (see --help)")
 
 
 def warn(message: str) -> None:

@@ -4,6 +4,9 @@ In a polygons.json later objects cover earlier ones, and the k-th instance of a 
 number k (official rule). A new object that nothing hides goes to the end. One that something hides goes,
 whole, under what hides it, if the list has such a place and if no number changes by that; otherwise its
 visible part goes to the end. So an occluded object is an uncut outline wherever the order permits it.
+
+A dropped instance leaves the list, so that the official count of its class closes the gap; the instance map
+keeps all other numbers as they were, and the new ones go on from the highest.
 """
 
 from dataclasses import dataclass

@@ -21,10 +21,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.cache import prepare
-from data.errors import InputError, run_program
+from data.errors import InputError, Parser, run_program
 from data.pairs import Batch, TrainingPairs, training_loader
 from data.streets import write_streets
-from main import choose_device, peak_memory_mb, seed_everything, set_speed
+from distributed import choose_device
+from main import peak_memory_mb, seed_everything, set_speed
 from model import (
     D_NAMES,
     Noise,
@@ -281,7 +282,7 @@ def scaling(arguments: argparse.Namespace, db_root: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time the training step.")
+    parser = Parser(prog="python -m scripts.bench", description="Time the training step.")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="sizes and widths")
     parser.add_argument("--db_root", help="Cityscapes tree (default: 8 built-in scenes, 2048x1024 pixels)")
     parser.add_argument("--cache_dir", default="", help="working maps (default: a temporary folder)")

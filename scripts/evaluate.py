@@ -20,7 +20,7 @@ from data.baselines import BASELINES, Training, draw_boxes, generator, read_trai
 from data.cache import FrameMaps, WorkingMaps, prepare
 from data.checkpoints import find_checkpoint
 from data.cityscapes import Instance, resize_nearest
-from data.errors import InputError, run_program
+from data.errors import InputError, Parser, run_program
 from data.evaluation import (
     REPLACEMENT_SAMPLES,
     Collected,
@@ -37,21 +37,16 @@ from data.placements import boxes_of_theta, erase, fit_heights, nearest_stuff
 from data.report import markdown, table, write_plots
 from data.shapes import mask_spread, shapes_of
 from data.writer import write_atomic
-from main import choose_device
+from distributed import choose_device
 from model import WhereWhat, load_model, predict_places, sample
 
 RESULT = "evaluation.json"
 QUICK_N_Z = 4
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):  # one line, exit status 2, without the page of usage that argparse prints first
-        raise InputError(f"{message} (see --help)")
-
-
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Settings of a command line (None: sys.argv). Raises InputError for what can't be used."""
-    parser = _Parser(prog="python -m scripts.evaluate", description="Measure placements.", allow_abbrev=False)
+    parser = Parser(prog="python -m scripts.evaluate", description="Measure placements.", allow_abbrev=False)
     parser.add_argument(
         "--checkpoint", required=True, help="run folder (its newest checkpoint) or state-*.pt"
     )

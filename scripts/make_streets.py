@@ -10,15 +10,8 @@ import re
 import cv2
 from tqdm import tqdm
 
-from data.errors import InputError, run_program
+from data.errors import Parser, run_program
 from data.streets import write_streets
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line."""
-
-    def error(self, message: str) -> None:
-        raise InputError(f"{message} (--help tells more)")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -29,7 +22,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m scripts.make_streets",
         description="Write procedural street scenes as a Cityscapes tree.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

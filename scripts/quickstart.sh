@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a trained demo model: installs into .venv, writes the built-in street scenes, trains the
-# demo preset on them, and names what to look at. Run it again to go on where it was stopped.
+# demo preset on them, measures it, and names what to look at. Run it again to go on where it was stopped.
 #   ./scripts/quickstart.sh                    persons
 #   ./scripts/quickstart.sh --target_class car other flags go to main.py
 set -euo pipefail
@@ -12,6 +12,8 @@ data=datasets/streets
 run=runs/quickstart
 .venv/bin/python -m scripts.make_streets --out "$data" --train 400 --val 60 --size 512x256 --num_workers 2
 .venv/bin/python main.py --preset demo --db_root "$data" --run_dir "$run" --resume auto "$@"
+
+.venv/bin/python -m scripts.evaluate --checkpoint "$run" --db_root "$data" --quick --overwrite
 
 grid=$(ls -t "$run"/samples/*.png | head -n 1)
 cat <<TEXT

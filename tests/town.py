@@ -51,7 +51,7 @@ def write_town(root: Path, count: int = 4, split: str = "train") -> None:
 
 
 def write_checkpoint(
-    folder: Path, target_class: str = "person", place=PERSON_PLACE, spread: float = 4.0
+    folder: Path, target_class: str = "person", place=PERSON_PLACE, spread: float = 150.0
 ) -> Path:
     """A tiny model without training: boxes at `place` (theta), moved sideways by z; full masks."""
     torch.manual_seed(0)

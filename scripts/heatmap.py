@@ -1,0 +1,180 @@
+"""python -m scripts.heatmap --checkpoint runs/where_what --image X_gtFine_labelIds.png --out heat.png
+
+Where would the model place an object in this image? Draws many z, and paints over the scene how often a box
+covers each pixel, where the feet are (green: passes the rules of insertion, red: does not), and the boxes
+that the discriminator finds most real.
+"""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from data.baselines import generator
+from data.edited import EditedImage, read_image, single_frame
+from data.errors import InputError, Parser, run_program
+from data.gates import Gates, Surroundings, box_refusal
+from data.insertion import column, place_scores, working_maps
+from data.placements import box_iou, boxes_of_theta, whole_pixels
+from data.writer import colour_map, encode_png, write_atomic
+from distributed import choose_device
+from model import WhereWhat, load_model, predict_places
+
+BATCH = 25  # places asked for at once
+SMALLEST = 1024  # the picture is enlarged to at least this width, pixels
+PASSES, FAILS, BEST = (0, 255, 0), (255, 0, 0), (255, 255, 0)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Settings of a command line (None: sys.argv). Raises InputError for what can't be used."""
+    parser = Parser(
+        prog="python -m scripts.heatmap", description="Where would it place an object?", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--checkpoint", required=True, help="run folder (its newest checkpoint) or state-*.pt")
+    add("--image", required=True, help="label map of the scene (labelIds.png)")
+    add("--instances", help="its instance map (default: the file beside it)")
+    add("--out", required=True, help="PNG to write")
+    add("--json", help="file for all boxes, their scores and the rules they break")
+    add("--n_z", type=int, default=200, help="places drawn (default 200)")
+    add("--top", type=int, default=5, help="boxes drawn, of those the discriminator likes best (default 5)")
+    add("--seed", type=int, default=0, help="seed of the noise (default 0)")
+    add("--device", default="auto", help="auto (cuda if there is one), cpu, cuda or cuda:N")
+    add("--overwrite", action="store_true", help="replace existing files")
+    settings = parser.parse_args(arguments)
+    for name, least in (("n_z", 1), ("top", 0), ("seed", 0)):
+        if getattr(settings, name) < least:
+            raise InputError(f"{name} must be at least {least}, not {getattr(settings, name)}")
+    for option in ("out", "json"):
+        path = getattr(settings, option)
+        if path and Path(path).exists() and not settings.overwrite:
+            raise InputError(f"--{option} {path} exists: give --overwrite to replace it, or another name")
+    return settings
+
+
+def draw_places(model: WhereWhat, image: EditedImage, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (n,4) in pixels of the image and their scores (n,) in 0..1 for n = count draws of z_spatial.
+
+    The noise of draw k follows from (seed, name of the image, k).
+    """
+    device = model.device
+    height, width = image.label_ids.shape
+    small = working_maps(image.label_ids, image.instance_ids, model.small, device)
+    size = model.options.z_dim_spatial
+    z = np.array(
+        [
+            generator(seed, image.frame.name, k, "heatmap").standard_normal(size, np.float32)
+            for k in range(count)
+        ]
+    )
+    boxes, scores = [], []
+    for first in range(0, count, BATCH):
+        theta = predict_places(model, *small, column(z[first : first + BATCH], device))
+        maps = (tensor.expand(len(theta), -1, -1) for tensor in small)
+        scores.append(place_scores(model, *maps, theta))
+        boxes.append(boxes_of_theta(theta.cpu().numpy(), width, height))
+    return np.concatenate(boxes), np.concatenate(scores)
+
+
+def coverage(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    """How many of the boxes (n,4) cover each pixel: (height, width) int32."""
+    steps = np.zeros((height + 1, width + 1), np.int32)
+    edges = whole_pixels(boxes).clip(0, [width, height, width, height])
+    for x0, y0, x1, y1 in edges:
+        steps[y0, x0] += 1
+        steps[y0, x1] -= 1
+        steps[y1, x0] -= 1
+        steps[y1, x1] += 1
+    return steps.cumsum(0).cumsum(1)[:height, :width].astype(np.int32)
+
+
+def paint(
+    label_ids: np.ndarray, boxes: np.ndarray, scores: np.ndarray, refusals: list[str | None], top: int
+) -> np.ndarray:
+    """The picture (h,w,3) uint8 RGB: scene, coverage, feet, and the `top` boxes with the highest scores."""
+    height, width = label_ids.shape
+    heat = coverage(boxes, width, height) / max(1, len(boxes))
+    heat = np.sqrt(heat / heat.max()) if heat.max() > 0 else heat  # so that rare places show
+    scene = colour_map(label_ids)[..., :3].astype(np.float32)
+    grey = 0.25 * scene + 0.35 * scene.mean(2, keepdims=True)
+    colours = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    weight = np.minimum(heat * 3, 0.85)[..., None]
+    picture = (grey * (1 - weight) + colours * weight).astype(np.uint8)
+    scale = max(1, -(-SMALLEST // width))
+    picture = np.ascontiguousarray(picture.repeat(scale, 0).repeat(scale, 1))
+
+    def point(x: float, y: float) -> tuple[int, int]:
+        x, y = np.clip([x * scale, y * scale], -4 * width, 4 * width * scale)
+        return int(x), int(y)
+
+    for box, refusal in zip(boxes, refusals, strict=True):
+        centre = point((box[0] + box[2]) / 2, box[3])
+        cv2.circle(picture, centre, 2, PASSES if refusal is None else FAILS, -1, cv2.LINE_AA)
+    for index in best(boxes, scores, top):
+        corner = point(boxes[index][0], boxes[index][1])
+        cv2.rectangle(picture, corner, point(boxes[index][2], boxes[index][3]), BEST, 1)
+        text = (corner[0], corner[1] - 3)
+        cv2.putText(
+            picture, f"{scores[index]:.2f}", text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, BEST, 1, cv2.LINE_AA
+        )
+    return picture
+
+
+def best(boxes: np.ndarray, scores: np.ndarray, count: int) -> list[int]:
+    """Positions of `count` of the boxes (n,4), high scores first, none like an earlier one (IoU 0.5)."""
+    chosen: list[int] = []
+    for index in np.argsort(-scores, kind="stable").tolist():
+        if len(chosen) < count and not (box_iou(boxes[chosen], boxes[index]) > 0.5).any():
+            chosen.append(index)
+    return chosen
+
+
+def heatmap(settings: argparse.Namespace) -> None:
+    """Draw the places, write the picture and print what came out."""
+    model = load_model(settings.checkpoint, choose_device(settings.device))
+    image = read_image(single_frame(settings.image, settings.instances))
+    boxes, scores = draw_places(model, image, settings.n_z, settings.seed)
+    around = Surroundings(image.label_ids, image.instance_ids, image.camera, None, None)
+    refusals = [box_refusal(box, model.target, around, Gates()) for box in boxes]
+    picture = paint(image.label_ids, boxes, scores, refusals, settings.top)
+    files = {settings.out: encode_png(picture)}
+    if settings.json:
+        content = {
+            "image": image.frame.name,
+            "width": image.label_ids.shape[1],
+            "height": image.label_ids.shape[0],
+            "class": model.target.name,
+            "seed": settings.seed,
+            "camera": image.camera is not None,
+            "places": [
+                {"box": box.tolist(), "score": float(score), "refusal": refusal}
+                for box, score, refusal in zip(boxes, scores, refusals, strict=True)
+            ],
+        }
+        files[settings.json] = (json.dumps(content, indent=1) + "\n").encode()
+    for name, content in files.items():
+        try:
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(Path(name), content)
+        except OSError as error:
+            raise InputError(f"{name}: can't be written ({error.strerror}); choose another") from None
+    counts = Counter(refusal or "passes" for refusal in refusals)
+    print(f"{len(boxes)} places of a {model.target.name} in {image.frame.name}")
+    print("rules: " + ", ".join(f"{name} {count}" for name, count in counts.most_common()))
+    for index in best(boxes, scores, settings.top):
+        box = ", ".join(f"{edge:.0f}" for edge in boxes[index])
+        print(f"score {scores[index]:.3f}  box {box}  {refusals[index] or 'passes'}")
+    print(f"picture: {settings.out}")
+
+
+def main() -> None:
+    torch.set_num_threads(1)  # small maps: more threads would not be faster
+    heatmap(parse())
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,308 @@
+"""python -m scripts.insert --checkpoint runs/where_what --db_root datasets/cityscapes --out datasets/more
+
+Inserts objects into a whole Cityscapes-format split and writes an official tree: labelIds, instanceIds,
+color, polygons and camera where the source has them, masks of the inserted pixels, manifest.jsonl, and
+insert.json with the counts. The same command again goes on where a run was cut short; torchrun shares the
+images out over several processes or machines.
+
+RGB pictures are not rendered: without --rgb overlay there is no leftImg8bit, with it new objects are flat.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from data.augmented import (
+    MANIFEST,
+    PREVIEW,
+    VERSION,
+    all_records,
+    finished_frame,
+    histogram,
+    is_done,
+    mapping,
+    open_tree,
+    plan,
+    remove_records,
+    sum_up,
+    write_manifest,
+    write_summary,
+    writing_to,
+)
+from data.checkpoints import find_checkpoint
+from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, list_frames, name_some
+from data.coco import write_coco
+from data.contact_sheet import contact_sheet
+from data.edited import sibling_path, single_frame
+from data.errors import InputError, run_program, warn
+from data.gates import Gates
+from data.insert_options import gates_of, parse
+from data.insertion import WORK, Settings, Task, fit_of_training, work
+from data.placements import METRIC_RANGES, HeightFit
+from data.writer import encode_png, write_atomic
+from distributed import Ranks, choose_device, join, leave, wait_for_all
+from model import WhereWhat, load_model
+
+# ---- input --------------------------------------------------------------------------------------
+
+
+def load_models(paths: list[str], settings: argparse.Namespace) -> dict[str, tuple[Path, WhereWhat]]:
+    """Checkpoint file and model of each class. Raises InputError if they do not fit what is asked for."""
+    models: dict[str, tuple[Path, WhereWhat]] = {}
+    for path in paths:
+        checkpoint = find_checkpoint(path)
+        model = load_model(checkpoint)
+        name = model.target.name
+        if name in models:
+            raise InputError(
+                f"--checkpoint {path}: a second one for {name}, beside {models[name][0]}; drop one"
+            )
+        for option in ("z_spatial", "z_appr"):
+            wanted, given = getattr(model.options, option.replace("z_", "z_dim_")), getattr(settings, option)
+            if given and len(given) != wanted:
+                raise InputError(f"--{option}: {len(given)} numbers, but the {name} model takes {wanted}")
+        models[name] = checkpoint, model
+    for name in settings.target or ():
+        if name not in models:
+            raise InputError(
+                f"--target {name}: no checkpoint for that class, only for {', '.join(models)}; add one with"
+                " --checkpoint"
+            )
+    return models
+
+
+def frames_of(settings: argparse.Namespace) -> list[Frame]:
+    """The images to insert into, sorted by name; those that lack a map are among them, to be named.
+
+    Raises InputError if there are none, or if OUT lies in the input or around it.
+    """
+    single = single_frame(settings.image, settings.instances) if settings.image else None
+    out = Path(settings.out).resolve()
+    inputs = [Path(settings.db_root).resolve()] if settings.db_root else []
+    if single:
+        for path in (single.label_path.resolve(), single.instance_path.resolve()):
+            split = path.parents[1] if len(path.parents) > 3 else None
+            inputs.append(split.parents[1] if split and split.parent.name == "gtFine" else path)
+    for root in inputs:
+        if out == root or root in out.parents or out in root.parents:
+            raise InputError(f"--out {settings.out}: inside the input {root} or around it; choose another")
+    if single:
+        return [single]
+    frames = list_frames(settings.db_root, settings.split, skip_incomplete=True)
+    known = {frame.name for frame in frames}
+    folder = Path(settings.db_root) / "gtFine" / settings.split
+    for path in sorted([*folder.glob(f"*/*{LABEL_SUFFIX}"), *folder.glob(f"*/*{INSTANCE_SUFFIX}")]):
+        name = path.name.removesuffix(LABEL_SUFFIX).removesuffix(INSTANCE_SUFFIX)
+        if name not in known:
+            files = (path.with_name(name + suffix) for suffix in (LABEL_SUFFIX, INSTANCE_SUFFIX))
+            frames.append(Frame(name, *files))
+    return sorted(frames, key=lambda frame: frame.name)[: settings.scenes]
+
+
+def height_fits(
+    settings: argparse.Namespace, gates: Gates, frames: list[Frame], models: list[WhereWhat]
+) -> dict[str, HeightFit]:
+    """Fits of height against foot row, for classes and images where the camera does not tell the height."""
+    if "height" not in gates.rules:
+        return {}
+    cameras = all(sibling_path(frame, "camera", "_camera.json") for frame in frames)
+    fits = {}
+    sample = frames
+    if settings.image and settings.db_root:
+        sample = list_frames(settings.db_root, settings.split)
+    for model in models:
+        name = model.target.name
+        if cameras and name in METRIC_RANGES:
+            continue
+        fit = fit_of_training(sample, model)
+        if fit is None:
+            warn(f"too few {name} instances to tell plausible heights; the rule 'height' is off for them")
+        else:
+            fits[name] = fit
+    return fits
+
+
+# ---- the run ------------------------------------------------------------------------------------
+
+
+def insert(settings: argparse.Namespace, ranks: Ranks) -> int:
+    """Insert, write the tree and print the counts; the exit status."""
+    start = time.monotonic()
+    torch.set_num_threads(1)
+    out, device = Path(settings.out), choose_device(settings.device, ranks.local)
+    gates = gates_of(settings)
+    models = load_models(settings.checkpoint, settings)
+    frames = frames_of(settings)
+    if settings.rgb:
+        lacking = [f.name for f in frames if not sibling_path(f, "leftImg8bit", "_leftImg8bit.png")]
+        if lacking:
+            raise InputError(f"--rgb: no leftImg8bit picture for {name_some(lacking)}; go without --rgb")
+    if settings.distance and not all(sibling_path(f, "camera", "_camera.json") for f in frames):
+        raise InputError("--distance needs the data set's camera files; use --height or --region instead")
+    names = [frame.name for frame in frames]
+    per_image = settings.per_image or (1, 1)
+    planned = plan(names, tuple(sorted(models)), settings.seed, per_image, settings.target)
+    tasks = [Task(frame, classes) for frame, classes in zip(frames, planned, strict=True)]
+    checkpoints = {name: _sha256(path) for name, (path, _) in sorted(models.items())}
+    decisive = decisive_settings(settings, gates, names, checkpoints, device)
+
+    with writing_to(out):
+        summary = open_tree(out, decisive, settings.overwrite) if ranks.rank == 0 else None
+    wait_for_all()
+    if ranks.rank and not (out / WORK).is_dir():  # rank 0 found it complete
+        return 0
+    if summary is None:
+        fits = height_fits(settings, gates, frames, [model for _, model in models.values()])
+        job = Settings(
+            checkpoints=tuple(str(path) for path, _ in models.values()),
+            out=settings.out,
+            split=settings.split,
+            seed=settings.seed,
+            attempts=settings.attempts,
+            gates=gates,
+            fits=fits,
+            z_spatial=settings.z_spatial,
+            z_appr=settings.z_appr,
+            rgb=settings.rgb is not None,
+            device=str(device),
+        )
+        mine = tasks[ranks.rank :: ranks.count]
+        with writing_to(out):
+            todo = [task for task in mine if not is_done(out, task.frame)]
+            if len(todo) < len(mine):
+                print(f"{out} holds {len(mine) - len(todo)} of {len(mine)} images already: going on with it")
+            for task in todo:  # so that a record is always one of this run
+                (out / WORK / f"{task.frame.name}.json").unlink(missing_ok=True)
+            wait_for_all()
+            with mapping(settings.num_workers, job) as spread:
+                for _ in tqdm(spread(work, todo), "images", len(todo), unit="image", disable=None):
+                    pass
+            if ranks.rank:
+                return 0
+            records = all_records(out, [task.frame for task in tasks])
+            lines = write_manifest(out, tasks, records, checkpoints)
+            results = sum_up(records)
+            state = "incomplete" if results["images_failed"] else "complete"
+            fitted = {name: dataclasses.asdict(fit) for name, fit in fits.items()}
+            summary = {"state": state, **results, "height_fits": fitted}
+            write_summary(out, decisive, summary)
+            if state == "complete":
+                remove_records(out)
+        seconds = time.monotonic() - start
+        print(f"{len(todo)} images in {seconds:.1f} s")
+    else:
+        print(f"{out} is complete already, nothing to do")
+        lines = [json.loads(line) for line in (out / MANIFEST).read_text().splitlines()]
+    with writing_to(out):
+        add_extras(settings, out, frames, lines)
+    report(out, summary, lines)
+    return 1 if summary["images_failed"] else 0
+
+
+def decisive_settings(
+    settings: argparse.Namespace,
+    gates: Gates,
+    names: list[str],
+    checkpoints: dict[str, str],
+    device: torch.device,
+) -> dict:
+    """Everything that decides the content of the files, as insert.json shows it."""
+    per_image = None if settings.target else list(settings.per_image or (1, 1))
+    decisive = {
+        "version": VERSION,
+        "images": len(names),
+        "names": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        "split": settings.split,
+        "checkpoints": checkpoints,
+        "seed": settings.seed,
+        "attempts": settings.attempts,
+        "per_image": per_image,
+        "target": settings.target,
+        "z_spatial": settings.z_spatial,
+        "z_appr": settings.z_appr,
+        "gates": dataclasses.asdict(gates) | {"region_mask": _sha256(gates.region_mask)},
+        "rgb": settings.rgb or "not written: pictures of the new objects are not rendered",
+        "device": device.type,  # rounding differs between kinds
+    }
+    return json.loads(json.dumps(decisive))  # tuples become lists, as in the file
+
+
+def _sha256(path: Path | str | None) -> str | None:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
+
+
+# ---- what comes after ---------------------------------------------------------------------------
+
+
+def add_extras(settings: argparse.Namespace, out: Path, frames: list[Frame], lines: list[dict]) -> None:
+    """Write the COCO file and the contact sheet, where asked for."""
+    failed = {line["image"] for line in lines if line["status"] == "failed"}
+    good = [frame for frame in frames if frame.name not in failed]
+    inserted: dict[str, list[dict]] = {}
+    for line in lines:
+        if line["status"] == "inserted":
+            inserted.setdefault(line["image"], []).append(line)
+    if settings.coco:
+        new_ids = {name: tuple(one["instance_id"] for one in found) for name, found in inserted.items()}
+        made = [finished_frame(out, settings.split, frame) for frame in good]
+        if settings.num_workers > 1:
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(settings.num_workers, context) as pool:
+                path = write_coco(out, settings.split, made, new_ids, pool.map)
+        else:
+            path = write_coco(out, settings.split, made, new_ids)
+        print(f"COCO annotation: {path}")
+    if settings.preview:
+        pairs = [
+            (frame, finished_frame(out, settings.split, frame), inserted[frame.name])
+            for frame in good
+            if frame.name in inserted
+        ]
+        if pairs:
+            write_atomic(out / PREVIEW, encode_png(contact_sheet(pairs[: settings.preview])))
+            print(f"contact sheet: {out / PREVIEW}")
+        else:
+            warn("no contact sheet: no object was inserted")
+
+
+def report(out: Path, summary: dict, lines: list[dict]) -> None:
+    """Print the counts."""
+    print(histogram(summary))
+    tried = sum(summary["objects_inserted"].values()) + sum(summary["objects_given_up"].values())
+    print(f"{sum(summary['objects_inserted'].values())} of {tried} objects inserted,", end=" ")
+    print(f"{summary['images_changed']} of {summary['images']} images changed")
+    for name, counts in summary["refusals"].items():
+        if counts:
+            listed = ", ".join(f"{reason} {count}" for reason, count in counts.items())
+            print(f"refusals, {name}: {listed}")
+    for line in lines:
+        if line["status"] == "failed":
+            warn(f"skipped {line['image']}: {line['reason']}")
+    if summary["images_failed"]:
+        count = len(summary["images_failed"])
+        warn(f"{count} images skipped; mend them and give the same command again to add them")
+    print(f"tree: {out}")
+
+
+def main() -> int:
+    settings = parse()
+    ranks = join()
+    try:
+        return insert(settings, ranks)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from there")
+        return 130
+    finally:
+        leave()
+
+
+if __name__ == "__main__":
+    run_program(main)

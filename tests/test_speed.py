@@ -1,0 +1,188 @@
+"""Precision, compilation, accumulation and several processes: the same numbers by other ways."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.checkpoints import list_checkpoints, load_checkpoint
+from model import LOSS_NAMES, Optimisers, WhereWhat, draw_noise, train_step
+from tests.miniature import write_miniature
+from tests.test_model import TINY, double, make_batch
+from tests.test_parity import FILES, biases_before_norm, build, load, read_batch, read_noise
+
+ROOT = Path(__file__).parents[1]
+
+
+def losses_of(options, batch, noise, weights=None, compiled=False) -> dict[str, float]:
+    torch.manual_seed(0)
+    model = WhereWhat(options)
+    if weights is not None:
+        model.load_state_dict(weights)
+    if compiled:
+        model.compile_networks()
+    return {name: value.item() for name, value in train_step(model, Optimisers(model), batch, noise).items()}
+
+
+@pytest.mark.skipif(not FILES, reason="no parity numbers; set PARITY_DIR")
+def test_bf16_losses_are_near_float32_on_the_parity_inputs():
+    numbers = load(FILES[0])
+    model = build(numbers)
+    batch, noise = read_batch(numbers, 0), read_noise(numbers, 0, model)
+    exact = losses_of(model.options, batch, noise, model.state_dict())
+    short = losses_of(dataclasses.replace(model.options, precision="bf16"), batch, noise, model.state_dict())
+    for name in LOSS_NAMES:
+        assert short[name] == pytest.approx(exact[name], rel=0.02, abs=2e-3), name
+    assert short != exact
+
+
+def test_compiled_equals_eager():
+    batch, noise = make_batch(), draw_noise(TINY, range(2))
+    torch.manual_seed(0)
+    model = WhereWhat(TINY)
+    views = model.views(batch)
+    eager = model(views, noise, noise.halves[0])
+    model.compile_networks()
+    compiled = model(views, noise, noise.halves[0])
+    for name in ("theta", "newobj", "obj_vae", "real_recon_big", "cond_z_appr"):
+        torch.testing.assert_close(getattr(compiled, name), getattr(eager, name), rtol=1e-5, atol=1e-5)
+
+
+def test_accumulating_a_batch_in_parts_changes_nothing():
+    torch.set_default_dtype(torch.float64)
+    try:
+        batch = make_batch(4)
+        batch = dataclasses.replace(batch, compact=batch.compact.double(), theta=batch.theta.double())
+        models = []
+        for parts in (1, 2, 4):
+            torch.manual_seed(0)
+            model = WhereWhat(dataclasses.replace(TINY, batch_size=4, accumulate=parts))
+            losses = train_step(model, Optimisers(model), batch, double(draw_noise(TINY, range(4))))
+            models.append((model, losses))
+        whole, whole_losses = models[0]
+        for model, losses in models[1:]:
+            for name in LOSS_NAMES:
+                torch.testing.assert_close(losses[name], whole_losses[name], msg=name)
+            assert_same_weights(model.networks.state_dict(), whole, rtol=1e-6, atol=1e-8)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def assert_same_weights(state: dict, model: WhereWhat, rtol: float, atol: float) -> None:
+    """All parameters but those that instance norm removes, whose gradient is rounding noise."""
+    noise = biases_before_norm(model)
+    for name, value in model.networks.state_dict().items():
+        if name not in noise:
+            torch.testing.assert_close(state[name], value, rtol=rtol, atol=atol, msg=name)
+
+
+def test_channels_last_changes_nothing():
+    batch, noise = make_batch(), draw_noise(TINY, range(2))
+    plain = losses_of(TINY, batch, noise)
+    other = losses_of(dataclasses.replace(TINY, channels_last=True), batch, noise)
+    for name in LOSS_NAMES:
+        assert other[name] == pytest.approx(plain[name], rel=1e-4, abs=1e-5), name
+
+
+def test_float16_scales_losses_and_leaves_out_infinite_steps():
+    options = dataclasses.replace(TINY, precision="fp16")
+    torch.manual_seed(0)
+    model = WhereWhat(options)
+    optimisers = Optimisers(model)
+    start = {name: value.clone() for name, value in model.networks.state_dict().items()}
+    scale = optimisers.scaler.get_scale()
+    assert scale > 1
+    weights = optimisers.parameters["d"]
+    optimisers.clear("d")
+    optimisers.add_gradients("d", sum((w**2).sum() for w in weights) * 1e38)  # infinite once scaled up
+    optimisers.step("d")
+    assert optimisers.scaler.get_scale() == scale / 2
+    assert all(torch.equal(model.networks.state_dict()[name], value) for name, value in start.items())
+    optimisers.clear("d")
+    optimisers.add_gradients("d", sum((w**2).sum() for w in weights))
+    torch.testing.assert_close(weights[0].grad, 2 * weights[0].detach() * scale / 2)
+    optimisers.step("d")
+    assert not torch.equal(model.networks["d_obj"][0].weight, start["d_obj.0.weight"])
+
+    again = Optimisers(model)
+    again.load_state_dict(optimisers.state_dict())
+    assert again.scaler.get_scale() == scale / 2
+
+
+# ---- several processes --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_miniature(root / "set", "train", count=5, seed=1)
+    write_miniature(root / "set", "val", count=2, seed=2)
+    return root
+
+
+def launch(streets, run_dir, processes: int, *arguments, wait: bool = True):
+    """torchrun main.py on the CPU."""
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    data = ["--db_root", streets / "set", "--cache_dir", streets / "cache", "--run_dir", run_dir]
+    options = ["--preset", "tiny", "--sample_every", "0", *arguments]
+    process = subprocess.Popen(
+        [*line, "main.py", *map(str, [*data, *options])],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    if not wait:
+        return process
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, out
+    return load_checkpoint(list_checkpoints(run_dir / "checkpoints")[-1])
+
+
+def test_two_processes_equal_one_with_twice_the_batch(streets, tmp_path):
+    two = launch(streets, tmp_path / "two", 2, "--batch_size", 1, "--max_iters", 3)
+    one = launch(streets, tmp_path / "one", 1, "--batch_size", 2, "--max_iters", 3)
+    assert two["samples_seen"] == one["samples_seen"] == 6
+    model = WhereWhat(TINY)
+    model.networks.load_state_dict(one["networks"])
+    # Adam makes whole steps of rounding noise: a few numbers of 130,000 may differ by steps (2e-4 each).
+    noise, differing, count = biases_before_norm(model), 0, 0
+    for name, value in one["networks"].items():
+        if name not in noise:
+            difference = (two["networks"][name] - value).abs()
+            assert difference.max() < 6 * 4e-4, name
+            differing, count = differing + int((difference > 2e-5).sum()), count + value.numel()
+    assert differing < 2e-3 * count
+
+
+def test_resume_with_the_same_ranks_is_exact_and_with_others_works(streets, tmp_path):
+    straight = launch(streets, tmp_path / "straight", 2, "--max_iters", 4)
+    launch(streets, tmp_path / "halves", 2, "--max_iters", 2)
+    halves = launch(streets, tmp_path / "halves", 2, "--max_iters", 4, "--resume", "auto")
+    for name, value in straight["networks"].items():
+        assert torch.equal(value, halves["networks"][name]), name
+    alone = launch(streets, tmp_path / "halves", 1, "--max_iters", 5, "--resume", "auto")
+    assert alone["iteration"] == 5 and alone["samples_seen"] == halves["samples_seen"] + 1
+
+
+def test_a_dying_rank_ends_the_job(streets, tmp_path):
+    job = launch(streets, tmp_path / "run", 2, "--max_iters", 100000, "--save_every", 100000, wait=False)
+    stats = tmp_path / "run" / "stats.jsonl"
+    deadline = time.monotonic() + 120
+    while not stats.exists() or stats.read_text().count("\n") < 2:
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(rank_processes(job.pid)[-1], signal.SIGKILL)
+    out, _ = job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert "another process of this job is gone" in out or "SIGKILL" in out
+
+
+def rank_processes(parent: int) -> list[int]:
+    """Children of the launcher that run main.py."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(c) for c in children if "main.py" in Path(f"/proc/{c}/cmdline").read_text()]
