@@ -421,7 +421,6 @@ class Optimisers:
 
     def __init__(self, model: WhereWhat):
         options = model.options
-        self.d_rate = options.d_rate
         self.parameters = {group: model.parameters_of(names) for group, names in GROUPS.items()}
         device = self.parameters["d"][0].device
         fused = device.type in ("cpu", "cuda")  # one pass over the numbers instead of ten
@@ -431,7 +430,6 @@ class Optimisers:
             )
             for group, parameters in self.parameters.items()
         }
-        self.set_learning_rate(options.learning_rate)
         self.scaler = torch.amp.GradScaler(
             "cuda" if device.type == "cuda" else "cpu", enabled=options.precision == "fp16"
         )
@@ -452,9 +450,8 @@ class Optimisers:
         self.scaler.update()
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """Adam step size of G and of the supervised encoders; the discriminators' is d_rate times that."""
-        for group, adam in self.adams.items():
-            adam.param_groups[0]["lr"] = learning_rate * (self.d_rate if group == "d" else 1)
+        for adam in self.adams.values():
+            adam.param_groups[0]["lr"] = learning_rate
 
     def state_dict(self) -> dict:
         states = {group: adam.state_dict() for group, adam in self.adams.items()}

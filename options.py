@@ -80,7 +80,6 @@ class Options:
         "random shift of each edge of x+'s box, at most so many pixels of the big map; hides its pixel grid",
     )
     kl_weight: float = _option(1.0, "weight of where_kl and what_kl in the supervised encoders' losses")
-    d_rate: float = _option(1.0, "Adam step size of the discriminators, times learning_rate")
     decay_from: float = _option(1.0, "share of the run after which the learning rate falls to 0, 1: never")
     average_decay: float = _option(0.0, "decay per iteration of the averaged weights used to sample; 0: none")
 
@@ -111,8 +110,7 @@ PRESETS = {
         "batch_size": 8,
         "max_iters": 550,
         "learning_rate": 1e-3,
-        "d_rate": 0.5,
-        "decay_from": 0.4,
+        "decay_from": 0.5,
         "average_decay": 0.99,
         "box_ramp": 1.0,
         "theta_space": "box",
@@ -179,8 +177,6 @@ def validate(options: Options) -> Options:
         for name in names:
             if getattr(options, name) < bound:
                 raise InputError(f"{name} must be at least {bound}, not {getattr(options, name)}")
-    if options.d_rate <= 0:
-        raise InputError(f"d_rate must be above 0, it is {options.d_rate}")
     if options.learning_rate <= 0 or options.box_ramp < 0 or not 0 <= options.beta1 < 1:
         raise InputError("learning_rate must be above 0, beta1 in [0, 1), box_ramp not negative")
     if options.batch_size % options.accumulate:

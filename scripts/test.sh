@@ -9,4 +9,5 @@ install requirements.txt requirements-test.txt
 
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
-.venv/bin/python -m pytest "$@"
+# Two processes with one thread each; a file stays in one process, since its tests share what they computed.
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
