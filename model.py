@@ -207,7 +207,7 @@ class WhereWhat(nn.Module):
     def compile_networks(self) -> None:
         """Compile each network for itself; the first step then takes minutes, later ones less time."""
         for network in self.networks.values():
-            network.compile()
+            network.compile(dynamic=False)  # sizes never change within a run
 
     def place_numbers(self, theta: Tensor) -> Tensor:
         """The numbers (B,6) that stand for theta in losses, encoder and discriminator."""
@@ -242,7 +242,7 @@ class WhereWhat(nn.Module):
         )
 
     def forward(self, views: Views, noise: Noise, half: HalfNoise) -> Paths:
-        """The five paths of a step. Paths that share a network share one batched call of it."""
+        """The five paths of a step; paths 2 and 5, and 4 and 5, share one batched call of each network."""
         networks = self.networks
 
         # where: path 1 (supervised, x+), apart because its encoder is trained by a backward pass of its own;

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from data.checkpoints import list_checkpoints, load_checkpoint
-from model import LOSS_NAMES, Optimisers, WhereWhat, draw_noise, train_step
+from model import LOSS_NAMES, Optimisers, WhereWhat, d_losses, draw_noise, g_losses, train_step
 from tests.miniature import write_miniature
 from tests.test_model import TINY, double, make_batch
 from tests.test_parity import FILES, biases_before_norm, build, load, read_batch, read_noise
@@ -50,8 +50,13 @@ def test_compiled_equals_eager():
     eager = model(views, noise, noise.halves[0])
     model.compile_networks()
     compiled = model(views, noise, noise.halves[0])
-    for name in ("theta", "newobj", "obj_vae", "real_recon_big", "cond_z_appr"):
+    for name in ("theta", "newobj", "obj_vae", "cond_z_appr", "real_z_spatial", "what_mu"):
         torch.testing.assert_close(getattr(compiled, name), getattr(eager, name), rtol=1e-5, atol=1e-5)
+    losses = [
+        d_losses(model, views, paths) | g_losses(model, views, noise, paths) for paths in (compiled, eager)
+    ]
+    for name, value in losses[0].items():
+        torch.testing.assert_close(value, losses[1][name], rtol=1e-5, atol=1e-5, msg=name)
 
 
 def test_accumulating_a_batch_in_parts_changes_nothing():
