@@ -16,7 +16,6 @@ from data.canvas import PLANES, Canvas, reconstruction_loss, scene_conv
 from options import Options, network_depth
 
 ENLARGEMENT = 8  # the published STN enlarges its source this many times (NEAREST) before sampling it
-DROPOUT = 0.4  # share of embedding channels that the noise heads do not see in training
 
 
 # ---- builders -----------------------------------------------------------------------------------
@@ -136,7 +135,7 @@ class SceneEncoder(nn.Module):
         return self.head(self.body(hidden))
 
     def estimate_noise(self, embedding: Tensor, keep: Tensor) -> Tensor:
-        """z_hat (B,z_dim,1,1); `keep` (B,embed_dim,1,1) is the dropout mask, 0 or 1/(1-DROPOUT)."""
+        """z_hat (B,z_dim,1,1); `keep` (B,embed_dim,1,1) is the dropout mask (data/noise.py)."""
         return full_precision(self.z_head(embedding * keep))
 
 

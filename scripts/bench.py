@@ -22,20 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data.cache import prepare
 from data.errors import InputError, Parser, run_program
+from data.noise import Noise, draw_noise
 from data.pairs import Batch, TrainingPairs, training_loader
 from data.streets import write_streets
 from distributed import choose_device
 from main import peak_memory_mb, seed_everything, set_speed
-from model import (
-    D_NAMES,
-    Noise,
-    Optimisers,
-    WhereWhat,
-    d_losses,
-    draw_noise,
-    g_gradients,
-    train_step,
-)
+from model import D_NAMES, Optimisers, WhereWhat, d_losses, g_gradients, train_step
 from options import PRESETS, Options, validate
 from tests.plain import PlainWhereWhat, plain_train_step
 

@@ -11,17 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.labels import NUM_CHANNELS
+from data.noise import HalfNoise, Noise
 from data.pairs import Batch
-from model import (
-    D_NAMES,
-    G_WEIGHTS,
-    LOSS_NAMES,
-    HalfNoise,
-    Noise,
-    Optimisers,
-    Paths,
-    WhereWhat,
-)
+from model import D_NAMES, G_WEIGHTS, LOSS_NAMES, Optimisers, Paths, WhereWhat
 from networks import ENLARGEMENT, SceneEncoder
 
 

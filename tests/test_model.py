@@ -7,6 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data.labels import NUM_CHANNELS
+from data.noise import HalfNoise, Noise, draw_noise
 from data.pairs import Batch, Scene
 from model import (
     D_NETWORKS,
@@ -14,13 +15,10 @@ from model import (
     G_WEIGHTS,
     LOSS_NAMES,
     SUP_NETWORKS,
-    HalfNoise,
-    Noise,
     NonFiniteLossError,
     Optimisers,
     WhereWhat,
     d_losses,
-    draw_noise,
     g_losses,
     kl_losses,
     sample,

@@ -24,19 +24,9 @@ import numpy as np
 import pytest
 import torch
 
+from data.noise import HalfNoise, Noise
 from data.pairs import Batch, Scene
-from model import (
-    D_NAMES,
-    G_NETWORKS,
-    LOSS_NAMES,
-    SUP_NETWORKS,
-    HalfNoise,
-    Noise,
-    Optimisers,
-    WhereWhat,
-    d_losses,
-    g_gradients,
-)
+from model import D_NAMES, G_NETWORKS, LOSS_NAMES, SUP_NETWORKS, Optimisers, WhereWhat, d_losses, g_gradients
 from networks import edge_map, place, published_names
 from options import Options
 from tests.plain import PlainWhereWhat

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from data.checkpoints import list_checkpoints, load_checkpoint
-from model import LOSS_NAMES, Optimisers, WhereWhat, d_losses, draw_noise, g_losses, train_step
+from data.noise import draw_noise
+from model import LOSS_NAMES, Optimisers, WhereWhat, d_losses, g_losses, train_step
 from tests.miniature import write_miniature
 from tests.test_model import TINY, double, make_batch
 from tests.test_parity import FILES, biases_before_norm, build, load, read_batch, read_noise
