@@ -42,15 +42,13 @@ def _channel_table() -> np.ndarray:
 
 CHANNEL_OF_ID = _channel_table()  # (256,) uint8: label id -> channel, INVALID_CHANNEL where no label exists
 
-# One name, colour and representative label id a channel. Channel 0 gathers unlabeled, rectification
+# One colour a channel. Channel 0 gathers unlabeled, rectification
 # border, out of roi and static; it and channel 1 (ego vehicle) are black in the official colours too.
 _FIRST_LABEL = {}
 for _label in OFFICIAL_LABELS:
     if _label.id >= 0:
         _FIRST_LABEL.setdefault(channel_of_id(_label.id), _label)
-CHANNEL_NAMES = tuple(_FIRST_LABEL[channel].name for channel in range(NUM_CHANNELS))
 CHANNEL_COLOURS = np.array([_FIRST_LABEL[channel].color for channel in range(NUM_CHANNELS)], np.uint8)
-ID_OF_CHANNEL = np.array([_FIRST_LABEL[channel].id for channel in range(NUM_CHANNELS)], np.uint8)
 
 _GROUND = ("road", "parking", "ground")
 _OPEN_GROUND = ("road", "sidewalk", "parking", "ground", "terrain")

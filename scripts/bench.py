@@ -161,9 +161,6 @@ def bench(arguments: argparse.Namespace, db_root: Path) -> dict:
         return {}
 
     names = ["plain"] * arguments.plain + arguments.variants.split(",")
-    for name in names:
-        if name not in VARIANTS:
-            raise InputError(f"variant '{name}' is unknown: choose of {', '.join(VARIANTS[1:])}")
     variants = [Variant(name, options, batch, noise, device) for name in names]
     for variant in variants:
         for _ in range(arguments.warm_up):
@@ -292,6 +289,14 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write the result there")
     parser.add_argument("--memory_of", choices=VARIANTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    for name, least in (("repeats", 1), ("warm_up", 0), ("threads", 0)):
+        if getattr(arguments, name) < least:
+            raise InputError(f"--{name} must be at least {least}, not {getattr(arguments, name)}")
+    for name in arguments.variants.split(","):
+        if name not in VARIANTS[1:]:
+            raise InputError(f"variant '{name}' is unknown: choose of {', '.join(VARIANTS[1:])}")
+    if arguments.json and not Path(arguments.json).absolute().parent.is_dir():
+        raise InputError(f"--json {arguments.json}: its folder does not exist; make it or name another")
     with tempfile.TemporaryDirectory() as folder:
         db_root = Path(arguments.db_root or f"{folder}/streets")
         if not arguments.db_root:

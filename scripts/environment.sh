@@ -13,7 +13,7 @@ install() {  # install FILE...: requirement files, relative to the project root
   local stamp=.venv/.installed list
   for list in "$@"; do
     if ! cmp -s "$list" "$stamp-$list"; then
-      echo "installing $list (several GB the first time: PyTorch)"
+      echo "installing $list"
       .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$list"
       cp "$list" "$stamp-$list"
     fi

@@ -2,14 +2,15 @@
 # From nothing to a trained demo model: installs into .venv, writes the built-in street scenes, trains the
 # demo preset on them, measures it, and names what to look at. Run it again to go on where it was stopped.
 #   ./scripts/quickstart.sh                    persons
-#   ./scripts/quickstart.sh --target_class car other flags go to main.py
+#   RUN=runs/cars ./scripts/quickstart.sh --target_class car    another run folder; flags go to main.py
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
+echo "the first time this downloads PyTorch: several GB, some minutes"
 install requirements.txt
 
 data=datasets/streets
-run=runs/quickstart
+run=${RUN:-runs/quickstart}
 .venv/bin/python -m scripts.make_streets --out "$data" --train 400 --val 60 --size 512x256 --num_workers 2
 .venv/bin/python main.py --preset demo --db_root "$data" --run_dir "$run" --resume auto "$@"
 
