@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from data.canvas import Canvas
 from data.checkpoints import find_checkpoint, load_checkpoint
 from data.errors import InputError
-from data.labels import TARGET_CLASSES
+from data.labels import NUM_CHANNELS, TARGET_CLASSES, THING_CHANNELS
 from data.noise import HalfNoise, Noise
 from data.pairs import Batch, Scene
 from distributed import average_gradients
@@ -52,7 +52,7 @@ D_NAMES = ("d_stn", "d_where", "d_obj", "d_what")
 LOSS_NAMES = (
     *D_NAMES,
     *("g_stn", "g_where", "g_obj", "g_what", "coord", "stn_theta", "where_kl", "what_kl"),
-    *("where_recon", "what_recon", "where_vae_recon", "what_vae_recon", "g_total"),
+    *("where_recon", "what_recon", "where_vae_recon", "what_vae_recon", "overlap", "g_total"),
 )
 
 
@@ -81,8 +81,7 @@ class Paths:
     where_logvar: Tensor
     cond_z_spatial: Tensor  # (B,z_spatial,1,1) estimate of z_spatial, path 5
     real_z_spatial: Tensor  # path 2
-    cond_recon_small: Tensor  # (B,g,h/2,w/2) features of the reconstruction, path 5
-    real_recon_small: Tensor  # path 2
+    recon_small: Tensor  # (2B,g,h/2,w/2) features of the reconstructions, path 2, then path 5
     box_small: Tensor  # (B,1,h,w) the predicted box
     cond_boxed_small: Canvas  # x with the predicted box
     cond_boxed_big: Canvas  # the what module's input of path 5
@@ -93,8 +92,7 @@ class Paths:
     what_logvar: Tensor
     cond_z_appr: Tensor  # (B,z_appr,1,1) estimate of z_appr, path 5
     real_z_appr: Tensor  # path 4
-    cond_recon_big: Tensor  # (B,g,H/2,W/2) features of the reconstruction, path 5
-    real_recon_big: Tensor  # path 4
+    recon_big: Tensor  # (2B,g,H/2,W/2) features of the reconstructions, path 4, then path 5
     result_big: Canvas  # x with the new object and its edge
 
 
@@ -110,7 +108,9 @@ class WhereWhat(nn.Module):
         self.big = (options.image_sizey_big, options.image_sizex_big)
         self.compact = (options.compact_sizey, options.compact_sizex)
         if options.channels_last:
-            self.to(memory_format=torch.channels_last)
+            for parameter in self.parameters():
+                if parameter.dim() == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
     @property
     def device(self) -> torch.device:
@@ -145,7 +145,11 @@ class WhereWhat(nn.Module):
     def canvas(self, labels: Tensor, ids: Tensor) -> Canvas:
         """A scene from channels (B,h,w) uint8 and instance ids (B,h,w) int32."""
         edge = (edge_map(ids[:, None]) > 0).to(self.networks["stn"].free.dtype)
-        return Canvas(labels, edge, self.target.channel)
+        if labels.device.type != "cpu":  # a GPU need not wait for the answer
+            return Canvas(labels, edge, self.target.channel)
+        occurs = torch.bincount(labels.flatten().int(), minlength=NUM_CHANNELS) > 0
+        occurs[self.target.channel] = True
+        return Canvas(labels, edge, self.target.channel, present=tuple(occurs.nonzero().flatten().tolist()))
 
     def compose(self, scene: Canvas, compact: Tensor, theta: Tensor) -> Canvas:
         """A scene (H x W) with a compact mask (B,1,cy,cx) placed on it and its edge drawn."""
@@ -175,13 +179,13 @@ class WhereWhat(nn.Module):
         z_sup = where_mu + half.eps_where * torch.exp(where_logvar / 2)
         real_features = encoder.scene_features(views.real_small)
         cond_features = encoder.scene_features(views.cond_small)
-        theta_vae = networks["stn"](encoder(real_features, z_sup))
-        embedding = encoder(torch.cat([real_features, cond_features]), noise.z_spatial.repeat(2, 1, 1, 1))
+        theta_vae = networks["stn"](encoder([real_features], z_sup))
+        embedding = encoder([real_features, cond_features], noise.z_spatial.repeat(2, 1, 1, 1))
         theta_real_z, theta = networks["stn"](embedding).chunk(2)
         real_z_spatial, cond_z_spatial = encoder.estimate_noise(
             embedding, half.keep_where.flatten(0, 1)
         ).chunk(2)
-        real_recon_small, cond_recon_small = networks["where_reconstructor"](embedding).chunk(2)
+        recon_small = networks["where_reconstructor"](embedding)
 
         # the predicted box on x, at both sizes; theta keeps its gradient: what trains where
         box_small = self.box(theta, self.small)
@@ -194,11 +198,11 @@ class WhereWhat(nn.Module):
         z_sup = what_mu + half.eps_what * torch.exp(what_logvar / 2)
         real_features = encoder.scene_features(views.real_boxed_big)
         cond_features = encoder.scene_features(cond_boxed_big)
-        obj_vae = self.draw(encoder(real_features, z_sup))
-        embedding = encoder(torch.cat([real_features, cond_features]), noise.z_appr.repeat(2, 1, 1, 1))
+        obj_vae = self.draw(encoder([real_features], z_sup))
+        embedding = encoder([real_features, cond_features], noise.z_appr.repeat(2, 1, 1, 1))
         obj_real_z, newobj = self.draw(embedding).chunk(2)
         real_z_appr, cond_z_appr = encoder.estimate_noise(embedding, half.keep_what.flatten(0, 1)).chunk(2)
-        real_recon_big, cond_recon_big = networks["what_reconstructor"](embedding).chunk(2)
+        recon_big = networks["what_reconstructor"](embedding)
         result_big = self.compose(views.cond_big, newobj, theta)
 
         return Paths(
@@ -209,8 +213,7 @@ class WhereWhat(nn.Module):
             where_logvar=where_logvar,
             cond_z_spatial=cond_z_spatial,
             real_z_spatial=real_z_spatial,
-            cond_recon_small=cond_recon_small,
-            real_recon_small=real_recon_small,
+            recon_small=recon_small,
             box_small=box_small,
             cond_boxed_small=cond_boxed_small,
             cond_boxed_big=cond_boxed_big,
@@ -221,8 +224,7 @@ class WhereWhat(nn.Module):
             what_logvar=what_logvar,
             cond_z_appr=cond_z_appr,
             real_z_appr=real_z_appr,
-            cond_recon_big=cond_recon_big,
-            real_recon_big=real_recon_big,
+            recon_big=recon_big,
             result_big=result_big,
         )
 
@@ -250,6 +252,17 @@ def stn_theta_loss(theta: Tensor, max_width_ratio: float, max_height_ratio: floa
     t11, t22 = theta[:, 0], theta[:, 4]
     too_small = F.relu(t11 - max_width_ratio) + F.relu(t22 - max_height_ratio)
     return (too_small + F.relu(-t11) + F.relu(-t22)).mean()
+
+
+def overlap_loss(box: Tensor, labels: Tensor) -> Tensor:
+    """Share of box masks (B,1,h,w) in [0,1] that falls on things of labels (B,h,w); scalar mean.
+
+    Not published, and without weight by default (option overlap_weight): discriminators see a box in place
+    of what it covers, so nothing else tells the model to keep clear of cars.
+    """
+    things = torch.isin(labels, torch.tensor(THING_CHANNELS, dtype=labels.dtype, device=labels.device))
+    covered = (box[:, 0] * things).sum((1, 2))
+    return (covered / box.sum((1, 2, 3)).clamp(min=1)).mean()
 
 
 def kl_loss(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -293,7 +306,7 @@ def d_losses(model: WhereWhat, views: Views, paths: Paths) -> dict[str, Tensor]:
 
 
 def g_losses(model: WhereWhat, views: Views, noise: Noise, paths: Paths) -> dict[str, Tensor]:
-    """The terms of G_WEIGHTS, by name."""
+    """The terms of G_WEIGHTS and `overlap`, by name."""
     networks, batch = model.networks, views.batch
     places = model.place_numbers(torch.cat([paths.theta, paths.theta_vae, paths.theta_real_z]))
     masks = torch.cat([paths.newobj, paths.obj_vae, paths.obj_real_z])
@@ -306,17 +319,17 @@ def g_losses(model: WhereWhat, views: Views, noise: Noise, paths: Paths) -> dict
         "g_what": gan_loss(networks["d_what"](paths.result_big), True),
         "coord": coord_loss(paths.theta),
         "stn_theta": stn_theta_loss(paths.theta, model.target.max_width_ratio, model.target.max_height_ratio),
-        "where_recon": where_loss(paths.cond_recon_small, views.cond_small)
-        + where_loss(paths.real_recon_small, views.real_small)
+        # Both paths' means at once: twice the mean over both.
+        "where_recon": 2 * where_loss(paths.recon_small, views.real_small.joined(views.cond_small))
         + F.l1_loss(paths.cond_z_spatial, noise.z_spatial)
         + F.l1_loss(paths.real_z_spatial, noise.z_spatial),
         # The target of path 5 depends on theta and is not detached, as published.
-        "what_recon": what_loss(paths.cond_recon_big, paths.cond_boxed_big)
-        + what_loss(paths.real_recon_big, views.real_boxed_big)
+        "what_recon": 2 * what_loss(paths.recon_big, views.real_boxed_big.joined(paths.cond_boxed_big))
         + F.l1_loss(paths.cond_z_appr, noise.z_appr)
         + F.l1_loss(paths.real_z_appr, noise.z_appr),
         "where_vae_recon": F.l1_loss(model.place_numbers(paths.theta_vae), model.place_numbers(batch.theta)),
         "what_vae_recon": F.l1_loss(paths.obj_vae, batch.compact),
+        "overlap": overlap_loss(paths.box_small, batch.cond.labels_small),
     }
 
 
@@ -464,6 +477,7 @@ def g_gradients(
     with model.autocast():
         losses = g_losses(model, views, noise, paths) | kl_losses(paths)
     losses["g_total"] = sum(weight * losses[name] for name, weight in G_WEIGHTS.items())
+    losses["g_total"] = losses["g_total"] + model.options.overlap_weight * losses["overlap"]
     if check:
         check_finite(losses, nothing_updated=False)
     # where_* terms do not depend on the what encoder nor the other way round: one sum serves both.
@@ -528,7 +542,7 @@ def predict_places(model: WhereWhat, labels_small: Tensor, ids_small: Tensor, z_
     """The where module alone: theta (B,6) for small maps (1 or B,h,w) and z (B,z_spatial,1,1)."""
     encoder = model.networks["where_encoder"]
     features = encoder.scene_features(model.canvas(labels_small, ids_small))
-    return model.networks["stn"](encoder(features, z_spatial))
+    return model.networks["stn"](encoder([features], z_spatial))
 
 
 @torch.no_grad()
@@ -538,7 +552,7 @@ def draw_shapes(
     """The what module alone: compact masks (B,1,cy,cx) in [0,1] for theta (B,6) on big maps (B,H,W)."""
     boxed = model.canvas(labels_big, ids_big).paste(model.box(theta, model.big))
     encoder = model.networks["what_encoder"]
-    return model.draw(encoder(encoder.scene_features(boxed), z_appr))
+    return model.draw(encoder([encoder.scene_features(boxed)], z_appr))
 
 
 @torch.no_grad()

@@ -6,15 +6,18 @@ Nothing here knows a device: parameters are made where the caller's `torch.devic
 
 import contextlib
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.canvas import PLANES, Canvas, reconstruction_loss, scene_conv
+from data.canvas import PLANES, Canvas, add_noise, reconstruction_loss, scene_conv
+from data.norm import NormActivation
 from options import Options, network_depth
 
+LEAK = 0.2  # slope of the leaky ReLUs
 ENLARGEMENT = 8  # the published STN enlarges its source this many times (NEAREST) before sampling it
 
 
@@ -38,18 +41,39 @@ def down(channels_in: int, channels: list[int], norm_first: bool = False) -> nn.
     """Halving layers with LeakyReLU 0.2 and, the first only if `norm_first`, instance norm."""
     layers: list[nn.Module] = []
     for before, after in zip([channels_in, *channels], channels, strict=False):
-        norm = [nn.InstanceNorm2d(after)] if layers or norm_first else []
-        layers += [halving(before, after), *norm, nn.LeakyReLU(0.2, inplace=True)]
+        plain = not (layers or norm_first)
+        activation = nn.LeakyReLU(LEAK, inplace=True) if plain else NormActivation(LEAK)
+        layers += [halving(before, after), activation]
     return nn.Sequential(*layers)
 
 
 def up(channels_in: int, width: int, depth: int, kernel: tuple[int, int], channels_out: int) -> nn.Sequential:
     """From a 1x1 embedding to a map of logits: one `kernel` layer, then `depth` doubling layers."""
     channels = [width * multiplier for multiplier in reversed(channel_multipliers(depth))]
-    layers: list[nn.Module] = [nn.ConvTranspose2d(channels_in, channels[0], kernel)]
+    layers: list[nn.Module] = [Spread(channels_in, channels[0], kernel)]
     for before, after in zip(channels, [*channels[1:], channels_out], strict=True):
-        layers += [nn.InstanceNorm2d(before), nn.ReLU(inplace=True), doubling(before, after)]
+        layers += [NormActivation(0), doubling(before, after)]
     return nn.Sequential(*layers)
+
+
+class Gather(nn.Conv2d):
+    """A convolution whose kernel covers the map: one matrix product, (B,C,h,w) -> (B,D,1,1).
+
+    As a product it need not turn its weights, the largest of a network, over and back.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # (D,h*w*C)
+        return F.linear(x.permute(0, 2, 3, 1).flatten(1), weight, self.bias)[:, :, None, None]
+
+
+class Spread(nn.ConvTranspose2d):
+    """The reverse: a transposed convolution of a single pixel, (B,D,1,1) -> (B,C,h,w)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.permute(0, 2, 3, 1)  # (D,h,w,C)
+        product = x.flatten(1) @ weight.flatten(1)
+        return (product.unflatten(1, weight.shape[1:]) + self.bias.to(product.dtype)).permute(0, 3, 1, 2)
 
 
 class Reconstructor(nn.Module):
@@ -105,12 +129,23 @@ class SceneCritic(nn.Sequential):
         return hidden
 
 
+class FullPrecision(nn.Sequential):
+    """A discriminator of compact masks (D object), outside autocast: it is small and needs the digits.
+
+    Instance norms enlarge the small differences within a smooth mask, of which 8 bits keep too little.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        with no_autocast(x):
+            return super().forward(full_precision(x))
+
+
 class SceneEncoder(nn.Module):
     """Scene planes and noise -> embedding and an estimate of the noise (where encoder, what encoder).
 
     The published first layer convolves the planes together with the noise tiled over the map. A
     convolution is linear, so the planes' part is computed once for all noises of a scene, and the
-    noise's part once for the interior and once for each border (`tiled_noise_features`).
+    noise's part once for the interior and once for each border (`noise_features`).
     """
 
     def __init__(self, z_dim: int, width: int, depth: int, kernel: tuple[int, int], embed_dim: int):
@@ -118,20 +153,19 @@ class SceneEncoder(nn.Module):
         channels = [width * multiplier for multiplier in channel_multipliers(depth)]
         self.first = halving(PLANES + z_dim, channels[0])
         self.body = down(channels[0], channels[1:], norm_first=True)
-        self.head = nn.Conv2d(channels[-1], embed_dim, kernel)
+        self.head = Gather(channels[-1], embed_dim, kernel)
         self.z_head = nn.Conv2d(embed_dim, z_dim, 1)
 
     def scene_features(self, canvas: Canvas) -> Tensor:
         """The part of the first layer that sees the scene, bias included: (B,g,h/2,w/2)."""
         return scene_conv(canvas, self.first.weight[:, :PLANES], self.first.bias)
 
-    def noise_features(self, z: Tensor, height: int, width: int) -> Tensor:
-        """The part of the first layer that sees the noise: (B,z_dim,1,1) -> (B,g,height,width)."""
-        return tiled_noise_features(z, self.first.weight[:, PLANES:], height, width)
+    def forward(self, features: Sequence[Tensor], z: Tensor) -> Tensor:
+        """Embedding (B,embed_dim,1,1) from z (B,z_dim,1,1) and `scene_features` (.,g,h/2,w/2).
 
-    def forward(self, features: Tensor, z: Tensor) -> Tensor:
-        """Embedding (B,embed_dim,1,1) from `scene_features` (B,g,h/2,w/2) and z (B,z_dim,1,1)."""
-        hidden = F.leaky_relu_(features + self.noise_features(z, *features.shape[2:]), 0.2)
+        The features of several groups of scenes share z out equally; a single scene serves all its z.
+        """
+        hidden = add_noise(features, noise_features(z, self.first.weight[:, PLANES:]), LEAK)
         return self.head(self.body(hidden))
 
     def estimate_noise(self, embedding: Tensor, keep: Tensor) -> Tensor:
@@ -236,7 +270,7 @@ def build_networks(options: Options) -> nn.ModuleDict:
             "what_reconstructor": Reconstructor(options.embed_dim_big, g, big, kernel_big),
             "d_stn": row(6, g, 1, activation=relu),
             "d_where": nn.Sequential(*down(PLANES + 1, [d, 2 * d, 4 * d]), halving(4 * d, 1)),
-            "d_obj": nn.Sequential(
+            "d_obj": FullPrecision(
                 *down(1, object_channels), nn.Conv2d(object_channels[-1], 1, kernel_compact)
             ),
             "d_what": SceneCritic(*down(PLANES, [d, 2 * d]), halving(2 * d, 1)),
@@ -306,20 +340,13 @@ def edge_map(m: Tensor) -> Tensor:
     return torch.maximum(vertical, horizontal).clamp(min=0)
 
 
-def tiled_noise_features(z: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
-    """k4s2p1 convolution of z tiled over a map, without tiling: (B,z,1,1) -> (B,g,height,width).
+def noise_features(z: Tensor, weight: Tensor) -> Tensor:
+    """k4s2p1 convolution of z tiled over a map, without tiling: (B,z,1,1) -> (B,g,3,3).
 
-    Padding touches the first and the last output row and column only; all others see the same 16 taps.
+    Padding touches the first and the last output row and column only; the middle one of the three rows and
+    columns stands for all others, which see the same 16 taps. The map must have 3 rows and columns.
     """
-    rows, columns = min(height, 3), min(width, 3)
-    core = F.conv2d(z.expand(-1, -1, 2 * rows, 2 * columns), weight, stride=2, padding=1)
-    if height > 3:
-        middle = core[:, :, 1:2].expand(-1, -1, height - 2, -1)
-        core = torch.cat([core[:, :, :1], middle, core[:, :, 2:]], 2)
-    if width > 3:
-        middle = core[:, :, :, 1:2].expand(-1, -1, -1, width - 2)
-        core = torch.cat([core[:, :, :, :1], middle, core[:, :, :, 2:]], 3)
-    return core
+    return F.conv2d(z.expand(-1, -1, 6, 6), weight, stride=2, padding=1)
 
 
 def _source_coordinate(scale: Tensor, shift: Tensor, size: int) -> Tensor:

@@ -4,6 +4,7 @@ At the published sizes the 31 planes of one scene are 65 MB, and a step would ho
 planes exist only while an operation reads them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,19 +26,40 @@ class Canvas:
     channel: int  # target class
     mask: Tensor | None = None  # (B,1,h,w) in [0,1], put into the target channel and cut out of all else
     drawn: Tensor | None = None  # (B,1,h,w), added to the edge plane after the cut
+    present: tuple[int, ...] = tuple(range(NUM_CHANNELS))  # channels that may occur, `channel` among them
 
     def planes(self) -> Tensor:
-        """(B,31,h,w): (one-hot labels, edge) * (1 - mask), mask in the target channel, drawn on the edge."""
-        planes = torch.zeros_like(self.edge).expand(-1, PLANES, -1, -1).contiguous()
-        planes.scatter_(1, self.labels[:, None].long(), 1.0)
-        planes[:, NUM_CHANNELS:] = self.edge
-        if self.mask is not None:
-            target = torch.zeros(1, PLANES, 1, 1, dtype=planes.dtype, device=planes.device)
-            target[:, self.channel] = 1
-            planes = torch.lerp(planes, target, self.mask)
+        """(B,31,h,w): (one-hot labels, edge) * (1 - mask), mask in the target channel, drawn on the edge.
+
+        Channels last in memory.
+        """
+        return self.some_planes(tuple(range(NUM_CHANNELS)), self.edge.dtype)
+
+    def some_planes(self, channels: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """`planes` of these channels, all that are present among them, and of the edge: (B,C+1,h,w)."""
+        shape = (*self.labels.shape, len(channels) + 1)
+        planes = torch.zeros(shape, dtype=dtype, device=self.edge.device)
+        index = _index_of(_places(self.labels, channels), shape[-1])
+        if self.mask is None:
+            planes.put_(index, torch.ones_like(index, dtype=dtype))
+            planes[..., -1] = self.edge[:, 0]
+        else:
+            keep = 1 - self.mask[:, 0]
+            planes.put_(index, keep.to(dtype))
+            planes[..., channels.index(self.channel)] += self.mask[:, 0]
+            planes[..., -1] = self.edge[:, 0] * keep
         if self.drawn is not None:
-            planes = torch.cat([planes[:, :NUM_CHANNELS], planes[:, NUM_CHANNELS:] + self.drawn], 1)
-        return planes
+            planes[..., -1] += self.drawn[:, 0]
+        return planes.permute(0, 3, 1, 2)
+
+    def joined(self, other: "Canvas") -> "Canvas":
+        """This batch of scenes followed by another of the same size and class, with masks or without."""
+        parts = {
+            name: torch.cat([value, getattr(other, name)])
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, present=tuple(sorted({*self.present, *other.present})), **parts)
 
     def paste(self, mask: Tensor) -> "Canvas":
         """This scene with a mask (B,1,h,w) on it."""
@@ -55,6 +77,21 @@ class Canvas:
     def detach(self) -> "Canvas":
         cut = {name: value.detach() for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **cut)
+
+
+def _places(labels: Tensor, channels: tuple[int, ...]) -> Tensor:
+    """Position of each label (B,h,w) in `channels`, int64."""
+    if channels == tuple(range(NUM_CHANNELS)):
+        return labels.long()
+    table = torch.zeros(NUM_CHANNELS, dtype=torch.long, device=labels.device)
+    table[list(channels)] = torch.arange(len(channels), device=labels.device)
+    return table.index_select(0, labels.flatten().int()).view(labels.shape)
+
+
+def _index_of(places: Tensor, planes: int) -> Tensor:
+    """Index of one number of each pixel in flattened (B,h,w,planes): much faster than scatter and gather."""
+    pixels = torch.arange(places.numel(), device=places.device).view(places.shape)
+    return pixels.mul_(planes).add_(places)
 
 
 def bands(count: int, height: int, width: int, device: torch.device) -> list[tuple[slice, slice]]:
@@ -82,57 +119,82 @@ def working_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
+def memory_format_of(weight: Tensor) -> torch.memory_format:
+    """The layout that a layer's weight (4 dimensions) asks maps to have."""
+    return torch.channels_last if weight.stride(1) == 1 else torch.contiguous_format
+
+
 class _SceneConv(torch.autograd.Function):
-    """k4s2p1 convolution of a canvas; its planes are made anew in the backward pass instead of kept."""
+    """k4s2p1 convolution of a canvas; its planes are made anew in the backward pass instead of kept.
+
+    Planes of channels that are not present are all zero: neither they nor their weights take part.
+    """
 
     @staticmethod
-    def forward(ctx, labels, edge, mask, drawn, channel, weight, bias):
+    def forward(ctx, labels, edge, mask, drawn, channel, present, weight, bias):
         ctx.save_for_backward(labels, edge, mask, drawn, weight)
-        ctx.channel, ctx.dtype = channel, working_dtype(weight)
-        canvas = Canvas(labels, edge, channel, mask, drawn)
+        ctx.channel, ctx.present, ctx.dtype = channel, present, working_dtype(weight)
+        ctx.layout = memory_format_of(weight)
+        canvas = Canvas(labels, edge, channel, mask, drawn, present)
         count, height, width = labels.shape
-        w, b = weight.to(ctx.dtype), bias.to(ctx.dtype)
-        out = torch.empty(count, len(w), height // 2, width // 2, dtype=ctx.dtype, device=w.device)
+        w, b = _weight_of_present(weight, ctx), bias.to(ctx.dtype)
+        out = torch.empty(
+            *(count, len(w), height // 2, width // 2),
+            dtype=ctx.dtype,
+            device=w.device,
+            memory_format=ctx.layout,
+        )
         for images, rows in bands(count, height // 2, width // 2, labels.device):
-            planes, _ = _padded_planes(canvas, images, rows, ctx.dtype)
+            planes, _ = _padded_planes(canvas, images, rows, ctx)
             out[images, :, rows] = F.conv2d(planes, w, b, stride=2, padding=(0, 1))
         return out
 
     @staticmethod
     def backward(ctx, gradient):
         labels, edge, mask, drawn, weight = ctx.saved_tensors
-        _, _, needs_mask, needs_drawn, _, needs_weight, needs_bias = ctx.needs_input_grad
-        canvas = Canvas(labels, edge, ctx.channel, mask, drawn)
+        _, _, needs_mask, needs_drawn, _, _, needs_weight, needs_bias = ctx.needs_input_grad
+        canvas = Canvas(labels, edge, ctx.channel, mask, drawn, ctx.present)
+        w = _weight_of_present(weight, ctx)
         grad_mask = torch.zeros_like(mask) if needs_mask else None
         grad_drawn = torch.zeros_like(drawn) if needs_drawn else None
-        grad_weight = torch.zeros_like(weight) if needs_weight else None
+        grad_w = torch.zeros_like(w, dtype=weight.dtype)
         for images, rows in bands(len(gradient), *gradient.shape[2:], labels.device):
-            planes, inner = _padded_planes(canvas, images, rows, ctx.dtype)
+            planes, inner = _padded_planes(canvas, images, rows, ctx)
             grad_planes, grad_part, _ = torch.ops.aten.convolution_backward(
-                gradient[images, :, rows].contiguous(),
+                gradient[images, :, rows].contiguous(memory_format=ctx.layout),
                 planes,
-                weight.to(ctx.dtype),
+                w,
                 None,
                 *([2, 2], [0, 1], [1, 1], False, [0, 0], 1),  # stride, padding, dilation, transposed, ...
                 [needs_mask or needs_drawn, needs_weight, False],
             )
             if needs_weight:
-                grad_weight += grad_part
+                grad_w += grad_part
             if needs_mask or needs_drawn:
                 read = slice(max(0, 2 * rows.start - 1), 2 * rows.stop + 1)  # bands share two rows
                 grad_planes = grad_planes[:, :, inner]
-                of_edge = grad_planes[:, NUM_CHANNELS:]
+                of_edge = grad_planes[:, -1:]
             if needs_drawn:
                 grad_drawn[images, :, read] += of_edge
             if needs_mask:  # planes = (1 - mask) * scene + mask * target
-                of_scene = grad_planes.gather(1, labels[images, None, read].long())
-                of_target = grad_planes[:, ctx.channel : ctx.channel + 1]
+                index = _index_of(_places(labels[images, read], ctx.present), grad_planes.shape[1])
+                of_scene = grad_planes.permute(0, 2, 3, 1).take(index)[:, None]
+                of_target = grad_planes[:, ctx.present.index(ctx.channel)][:, None]
                 grad_mask[images, :, read] += of_target - of_scene - of_edge * edge[images, :, read]
+        grad_weight = None
+        if needs_weight:
+            grad_weight = torch.zeros_like(weight)
+            grad_weight[:, [*ctx.present, NUM_CHANNELS]] = grad_w
         grad_bias = gradient.sum((0, 2, 3), dtype=weight.dtype) if needs_bias else None
-        return None, None, grad_mask, grad_drawn, None, grad_weight, grad_bias
+        return None, None, grad_mask, grad_drawn, None, None, grad_weight, grad_bias
 
 
-def _padded_planes(canvas: Canvas, images: slice, rows: slice, dtype: torch.dtype) -> tuple[Tensor, slice]:
+def _weight_of_present(weight: Tensor, ctx) -> Tensor:
+    """The weights of the channels present and of the edge, in the layout and type of the convolution."""
+    return weight[:, [*ctx.present, NUM_CHANNELS]].to(ctx.dtype).contiguous(memory_format=ctx.layout)
+
+
+def _padded_planes(canvas: Canvas, images: slice, rows: slice, ctx) -> tuple[Tensor, slice]:
     """Planes that output `rows` of a k4s2p1 layer read, zero rows added where they lie outside the image.
 
     Returns them with the slice of their rows that are inside.
@@ -140,15 +202,81 @@ def _padded_planes(canvas: Canvas, images: slice, rows: slice, dtype: torch.dtyp
     height = canvas.labels.shape[1]
     top, bottom = 2 * rows.start - 1, 2 * rows.stop + 1
     inside = slice(max(0, top), min(height, bottom))
-    planes = canvas.cut(images, inside).planes().to(dtype)
+    planes = canvas.cut(images, inside).some_planes(ctx.present, ctx.dtype)
     above, below = inside.start - top, bottom - inside.stop
-    return F.pad(planes, (0, 0, above, below)), slice(above, above + planes.shape[2])
+    if above or below:
+        planes = F.pad(planes, (0, 0, above, below))
+    planes = planes.contiguous(memory_format=ctx.layout)
+    return planes, slice(above, planes.shape[2] - below)
 
 
 def scene_conv(canvas: Canvas, weight: Tensor, bias: Tensor) -> Tensor:
     """k4s2p1 convolution of canvas.planes() with weight (g,31,4,4) and bias (g,): (B,g,h/2,w/2)."""
     c = canvas
-    return _SceneConv.apply(c.labels, c.edge, c.mask, c.drawn, c.channel, weight, bias)
+    return _SceneConv.apply(c.labels, c.edge, c.mask, c.drawn, c.channel, c.present, weight, bias)
+
+
+_FIRST_MIDDLE_LAST = (slice(0, 1), slice(1, -1), slice(-1, None))
+
+
+def _nine_sums(x: Tensor) -> Tensor:
+    """Sums (B,g,3,3) over corners, sides and inner part of maps (B,g,h,w).
+
+    By way of the sum over the whole map, which takes a twentieth of the time of one over its inner part.
+    """
+
+    def three_sums(line: Tensor) -> Tensor:
+        first, last = line[..., 0], line[..., -1]
+        return torch.stack([first, line.sum(-1) - first - last, last], -1)
+
+    left, right = x[..., 0].sum(-1), x[..., -1].sum(-1)
+    columns = torch.stack([left, x.sum((2, 3)) - left - right, right], -1)
+    top, bottom = three_sums(x[:, :, 0]), three_sums(x[:, :, -1])
+    return torch.stack([top, columns - top - bottom, bottom], -2)
+
+
+class _AddNoise(torch.autograd.Function):
+    """leaky_relu(features + noise), keeping its result alone."""
+
+    @staticmethod
+    def forward(ctx, core, slope, *features):
+        share = len(core) // len(features)
+        first = features[0]
+        layout = torch.contiguous_format if first.is_contiguous() else torch.channels_last
+        shape = (len(core), *first.shape[1:])
+        out = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=layout)
+        for feature, part, noise in zip(features, out.split(share), core.split(share), strict=True):
+            for i, rows in enumerate(_FIRST_MIDDLE_LAST):
+                for j, columns in enumerate(_FIRST_MIDDLE_LAST):
+                    torch.add(
+                        feature[:, :, rows, columns],
+                        noise[:, :, i : i + 1, j : j + 1].to(first.dtype),
+                        out=part[:, :, rows, columns],
+                    )
+        F.leaky_relu_(out, slope)
+        ctx.save_for_backward(out)
+        ctx.slope, ctx.core_dtype, ctx.counts = slope, core.dtype, [len(feature) for feature in features]
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (out,) = ctx.saved_tensors
+        gradient = torch.ops.aten.leaky_relu_backward(gradient, out, ctx.slope, True)
+        parts = gradient.chunk(len(ctx.counts))
+        grad_features = [
+            part if len(part) == count else part.sum(0, keepdim=True)
+            for part, count in zip(parts, ctx.counts, strict=True)
+        ]
+        return _nine_sums(gradient).to(ctx.core_dtype), None, *grad_features
+
+
+def add_noise(features: Sequence[Tensor], core: Tensor, slope: float) -> Tensor:
+    """leaky_relu(features + noise): (B,g,h,w) from parts of features and the noise's core (B,g,3,3).
+
+    Each part holds B / len(features) scenes, or one that is used that often. The core's middle row and
+    column stand for all inner ones of the map.
+    """
+    return _AddNoise.apply(core, slope, *features)
 
 
 class _ReconstructionLoss(torch.autograd.Function):
@@ -164,7 +292,7 @@ class _ReconstructionLoss(torch.autograd.Function):
     def forward(ctx, features, weight, bias, labels, edge, mask, channel, with_gradient):
         dtype = working_dtype(weight)
         canvas = Canvas(labels, edge, channel, mask)
-        w = weight.to(dtype)
+        w, b = weight.to(dtype), bias.to(dtype)
         total = torch.zeros((), dtype=bias.dtype, device=bias.device)
         grad_features, grad_weight = torch.zeros_like(features), torch.zeros_like(weight)
         grad_bias = torch.zeros_like(bias)
@@ -172,26 +300,22 @@ class _ReconstructionLoss(torch.autograd.Function):
         for images, rows in bands(len(features), *features.shape[2:], features.device):
             # Output rows 2a..2b of the layer read its input rows a-1..b; what else they give is cut off.
             read = slice(max(0, rows.start - 1), min(features.shape[2], rows.stop + 1))
-            shown = slice(2 * (rows.start - read.start), 2 * (rows.stop - read.start))
-            x = features[images, :, read].to(dtype)
-            logits = F.conv_transpose2d(x, w, stride=2, padding=1)
             full = slice(2 * rows.start, 2 * rows.stop)
-            part = canvas.cut(images, full)
-            s = (logits[:, :, shown].to(bias.dtype) + bias[:, None, None]).sigmoid_()
-            difference = s - part.planes()
-            total += difference.abs().sum()
+            x = features[images, :, read].to(dtype)
+            output = F.conv_transpose2d(x, w, b, stride=2, padding=1)
+            above, below = 2 * (rows.start - read.start), 2 * (read.stop - rows.stop)
+            shown = output[:, :, above : output.shape[2] - below]
+            loss, of_mask = _difference(shown, canvas.cut(images, full))
+            total += loss
             if not with_gradient:
                 continue
-            sign = difference.sign_()
-            if mask is not None:  # planes = (1 - mask) * scene + mask * target
-                of_scene = sign.gather(1, part.labels[:, None].long()) + sign[:, NUM_CHANNELS:] * part.edge
-                grad_mask[images, :, full] = of_scene - sign[:, channel : channel + 1]
-            slope = sign.mul_(s).mul_(s.neg_().add_(1))
-            grad_bias += slope.sum((0, 2, 3))
-            logits.zero_()
-            logits[:, :, shown] = slope
+            if mask is not None:
+                grad_mask[images, :, full] = of_mask
+            output[:, :, :above] = 0
+            output[:, :, output.shape[2] - below :] = 0
+            grad_bias += shown.sum((0, 2, 3))
             grad_x, grad_w, _ = torch.ops.aten.convolution_backward(
-                logits,
+                output,
                 x,
                 w,
                 None,
@@ -211,6 +335,43 @@ class _ReconstructionLoss(torch.autograd.Function):
         scale = gradient / ctx.size
         features, weight, bias, mask = (None if g is None else g * scale for g in ctx.saved_tensors)
         return features, weight, bias, None, None, mask, None, None
+
+
+def _difference(logits: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor]:
+    """Sum of |sigmoid(logits) - planes| over (B,31,h,w), and its derivative by the mask (B,1,h,w).
+
+    Puts the derivative by the logits in their place. All planes are 0 but three of each pixel: its label's,
+    the target class's and the edge. So |s - plane| is s, the sigmoid, corrected on those three; there it is
+    worked out with all digits, because near 1 half precision has few.
+    """
+    number = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    pixels = logits.permute(0, 2, 3, 1)  # (B,h,w,31)
+    label, target, edge = _index_of(canvas.labels.long(), PLANES), canvas.channel, canvas.edge[:, 0]
+    mask = torch.zeros_like(edge) if canvas.mask is None else canvas.mask[:, 0]
+    on_target = canvas.labels == target
+    slope = torch.where(on_target, 0.0, 1.0).to(number)  # of the target's plane by the mask
+    special = (  # logit; plane; the plane's slope by the mask
+        (pixels.take(label), torch.where(on_target, 1.0, 1 - mask), -slope),
+        (pixels[..., target], torch.where(on_target, 1.0, mask), slope),
+        (pixels[..., -1], edge * (1 - mask), -edge),
+    )
+    corrections, derivatives, of_mask = [], [], 0
+    for logit, plane, plane_slope in special:
+        s = logit.to(number).sigmoid()
+        difference = s - plane
+        sign = difference.sign()
+        corrections.append(difference.abs() - s)
+        derivatives.append((sign * s * (1 - s)).to(logits.dtype))
+        of_mask = of_mask - sign * plane_slope
+    corrections[0] = corrections[0] * slope  # a label that is the target counts once
+
+    s = logits.sigmoid_()
+    total = s.sum(dtype=number) + sum(correction.sum() for correction in corrections)
+    s.addcmul_(s, s, value=-1)  # the sigmoid's derivative
+    pixels.put_(label, derivatives[0])
+    pixels[..., target] = derivatives[1]
+    pixels[..., -1] = derivatives[2]
+    return total, of_mask[:, None]
 
 
 def reconstruction_loss(features: Tensor, weight: Tensor, bias: Tensor, canvas: Canvas) -> Tensor:

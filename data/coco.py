@@ -1,11 +1,12 @@
 """COCO instance annotation of a Cityscapes tree, written from its instance maps.
 
-Eight categories, the scored things in label order, with ids from 1; masks as run-length codes, which are
-exact for parts and holes; all groups of a class in a frame are one annotation with iscrowd 1. Caravans,
-trailers and licence plates are left out. No key "ignore" is written (detectron2 asks for 0, pycocotools
-overwrites it).
+Eight categories, the scored things in label order, with ids from 1 or those of Cityscapes; masks as
+run-length codes, which are exact for parts and holes, or polygons for readers that know nothing else; all
+groups of a class in a frame are one annotation with iscrowd 1. Caravans, trailers and licence plates are left
+out. No key "ignore" is written (detectron2 asks for 0, pycocotools overwrites it).
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,14 +20,14 @@ from data.errors import InputError
 from data.labels import TARGET_CLASSES
 from data.writer import write_atomic
 
-_CATEGORY_OF_LABEL = {target.label_id: number for number, target in enumerate(TARGET_CLASSES.values(), 1)}
+CATEGORY_IDS = ("coco", "cityscapes")  # 1 to 8, or the label ids 24 to 33
 
 
-def categories() -> list[dict]:
-    """The eight categories: id 1 to 8, name, supercategory, cityscapes_id."""
+def categories(category_ids: str = "coco") -> list[dict]:
+    """The eight categories: id by `category_ids`, one of CATEGORY_IDS, name, supercategory, cityscapes_id."""
     return [
         {
-            "id": number,
+            "id": target.label_id if category_ids == "cityscapes" else number,
             "name": target.name,
             "supercategory": "human" if target.name in ("person", "rider") else "vehicle",
             "cityscapes_id": target.label_id,
@@ -35,41 +36,82 @@ def categories() -> list[dict]:
     ]
 
 
-def annotations_of(instance_ids: np.ndarray, new_ids: Iterable[int] = ()) -> list[dict]:
+_CATEGORY_OF_LABEL = {kind: {c["cityscapes_id"]: c["id"] for c in categories(kind)} for kind in CATEGORY_IDS}
+
+
+def annotations_of(
+    instance_ids: np.ndarray,
+    new_ids: Iterable[int] = (),
+    new_source: str = "inserted",
+    category_ids: str = "coco",
+    polygons: bool = False,
+) -> list[dict]:
     """Annotations of an instance map (H,W) uint16, by rising value, still without id and image_id.
 
-    new_ids: values of inserted objects, whose "source" is "inserted" instead of "original". Areas and boxes
-    (x, y, width, height) are in pixels of the map.
+    Areas and boxes (x, y, width, height) are in pixels of the map.
+
+    Args:
+      new_ids: values of objects whose "source" is `new_source`, "inserted" or "synthetic", not "original".
+      category_ids: one of CATEGORY_IDS.
+      polygons: outlines instead of run-length codes for what is no group and has no holes.
     """
     new_ids = frozenset(new_ids)
     by_column = np.asfortranarray(instance_ids)  # the order of COCO's run lengths
     found = []
     for value in np.flatnonzero(np.bincount(instance_ids.ravel())).tolist():
-        category = _CATEGORY_OF_LABEL.get(value if value < FIRST_SINGLE_ID else value // 1000)
+        is_group = value < FIRST_SINGLE_ID
+        category = _CATEGORY_OF_LABEL[category_ids].get(value if is_group else value // 1000)
         if category is None:
             continue
-        code = rle.encode((by_column == value).view(np.uint8))
+        mask = by_column == value
+        code = rle.encode(mask.view(np.uint8))
+        box = [int(number) for number in rle.toBbox(code)]
+        outlines = edge_polygons(mask, box) if polygons and not is_group else None
+        if outlines and rle.merge(rle.frPyObjects(outlines, *instance_ids.shape)) != code:
+            outlines = None  # it has a hole; a mask is never written but exactly
         found.append(
             {
                 "category_id": category,
-                "iscrowd": int(value < FIRST_SINGLE_ID),
+                "iscrowd": int(is_group),
                 "area": int(rle.area(code)),
-                "bbox": [int(number) for number in rle.toBbox(code)],
-                "segmentation": {"size": code["size"], "counts": code["counts"].decode()},
+                "bbox": box,
+                "segmentation": outlines or {"size": code["size"], "counts": code["counts"].decode()},
                 "instance_id": value,
-                "source": "inserted" if value in new_ids else "original",
+                "source": new_source if value in new_ids else "original",
             }
         )
     return found
 
 
-def annotate(item: tuple[Frame, tuple[int, ...]]) -> tuple[tuple[int, int], list[dict]]:
-    """Size (H, W) and annotations of a frame, given its new ids. Raises InputError for a bad file."""
+def edge_polygons(mask: np.ndarray, box: list[int]) -> list[list[int]]:
+    """Outlines [x, y, x, y, ...] of the parts of a mask (H,W) bool, along pixel edges, holes left out.
+
+    box: x, y, width, height of the mask's extent. A pixel x reaches from x to x + 1, as pycocotools has it;
+    through the centres of the pixels, as OpenCV draws them, a row and a column would be lost.
+    """
+    x0, y0, width, height = box
+    # In a map of twice the size contour points at 2x and 2x + 1 are the left and the right edge of pixel x.
+    double = np.repeat(np.repeat(mask[y0 : y0 + height, x0 : x0 + width].view(np.uint8), 2, 0), 2, 1)
+    outlines = []
+    for contour in cv2.findContours(double, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[-2]:
+        edges = (contour[:, 0] + 1) // 2
+        edges = edges[(edges != np.roll(edges, 1, 0)).any(1)]
+        before, after = edges - np.roll(edges, 1, 0), np.roll(edges, -1, 0) - edges
+        corners = edges[(before != after).any(1)] + (x0, y0)
+        outlines.append(corners.ravel().tolist())
+    return outlines
+
+
+def annotate(item: tuple[Frame, tuple[int, ...]], **options) -> tuple[tuple[int, int], list[dict]]:
+    """Size (H, W) and annotations of a frame, given its new ids; options: those of `annotations_of`.
+
+    Raises InputError for a bad file.
+    """
     frame, new_ids = item
     instance_ids = cv2.imread(str(frame.instance_path), cv2.IMREAD_UNCHANGED)
     if instance_ids is None or instance_ids.dtype != np.uint16:
         raise InputError(f"{frame.instance_path}: not a 16-bit instance map; make the tree again")
-    return instance_ids.shape, annotations_of(instance_ids, new_ids)
+    return instance_ids.shape, annotations_of(instance_ids, new_ids, **options)
 
 
 def coco_path(root: Path, split: str) -> Path:
@@ -83,27 +125,30 @@ def write_coco(
     frames: list[Frame],
     new_ids: dict[str, tuple[int, ...]],
     map_function: Callable = map,
+    new_source: str = "inserted",
+    category_ids: str = "coco",
+    polygons: bool = False,
 ) -> Path:
     """Write the annotation of a split's frames and return its path; `file_name` is below leftImg8bit/SPLIT.
 
-    new_ids: values of inserted objects by frame name. Image and annotation ids count from 1 in the order of
-    `frames`. map_function may spread the frames over processes. InputError for a bad instance map.
+    new_ids: values of new objects by frame name; the options after map_function are those of
+    `annotations_of`. Image and annotation ids count from 1 in the order of `frames`. map_function may spread
+    the frames over processes. InputError for a bad instance map.
     """
     items = [(frame, new_ids.get(frame.name, ())) for frame in frames]
+    work = functools.partial(annotate, new_source=new_source, category_ids=category_ids, polygons=polygons)
     images, annotations = [], []
-    for image_id, (frame, (size, found)) in enumerate(
-        zip(frames, map_function(annotate, items), strict=True), 1
-    ):
+    for image_id, (frame, (size, found)) in enumerate(zip(frames, map_function(work, items), strict=True), 1):
         file_name = f"{frame.label_path.parent.name}/{frame.name}_leftImg8bit.png"
         images.append({"id": image_id, "width": size[1], "height": size[0], "file_name": file_name})
         for one in found:
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **one})
     content = {
-        "info": {"description": f"Cityscapes instances, {split}, with inserted objects"},
+        "info": {"description": f"Cityscapes instances, {split}, with {new_source} objects"},
         "licenses": [],
         "images": images,
         "annotations": annotations,
-        "categories": categories(),
+        "categories": categories(category_ids),
     }
     path = coco_path(root, split)
     path.parent.mkdir(parents=True, exist_ok=True)

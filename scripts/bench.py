@@ -50,7 +50,8 @@ class Variant:
 
     def __init__(self, name: str, options: Options, batch: Batch, noise: Noise, device: torch.device):
         self.name, self.device = name, device
-        self.options = dataclasses.replace(options, precision="fp32" if name == "plain" else name)
+        plain = {"precision": "fp32", "channels_last": False}
+        self.options = dataclasses.replace(options, **plain if name == "plain" else {"precision": name})
         seed_everything(options.random_seed)
         with torch.device(device):
             self.model = WhereWhat(self.options)
@@ -138,7 +139,7 @@ def peak_memory_alone(name: str, arguments: argparse.Namespace, db_root: Path) -
     line = [sys.executable, "-m", "scripts.bench", "--memory_of", name, "--db_root", str(db_root)]
     for flag in ("preset", "batch_size", "threads", "device", "cache_dir", "accumulate"):
         line += [f"--{flag}", str(getattr(arguments, flag))]
-    line += [f"--{flag}" for flag in ("channels_last", "compile") if getattr(arguments, flag)]
+    line += ["--compile"] * arguments.compile + ["--no-channels_last"] * (not arguments.channels_last)
     done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"the memory run of {name} failed: {done.stderr.strip().splitlines()[-1]}")
@@ -283,7 +284,12 @@ def main() -> None:
     parser.add_argument("--warm_up", type=int, default=2, help="iterations before timing (default 2)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--channels_last", action="store_true", help="memory format of maps")
+    parser.add_argument(
+        "--channels_last",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="memory format of maps, the plain version's excepted (default yes)",
+    )
     parser.add_argument("--compile", action="store_true", help="compile the networks")
     parser.add_argument("--scaling", action="store_true", help="cost against batch size and images instead")
     parser.add_argument("--json", metavar="FILE", help="write the result there")

@@ -39,6 +39,15 @@ def plain_coord_loss(theta: Tensor, size: tuple[int, int]) -> Tensor:
     return (F.relu(1 + low) + F.relu(1 - high)).sum(1).mean()
 
 
+def plain_overlap(box: Tensor, planes: Tensor) -> Tensor:
+    things = planes[:, NUM_CHANNELS - 10 : NUM_CHANNELS].sum(
+        1, keepdim=True
+    )  # the ten thing classes are last
+    return torch.stack(
+        [(b * t).sum() / b.sum().clamp(min=1) for b, t in zip(box, things, strict=True)]
+    ).mean()
+
+
 def plain_planes(labels: Tensor, ids: Tensor, dtype: torch.dtype) -> Tensor:
     seg = F.one_hot(labels.long(), NUM_CHANNELS).permute(0, 3, 1, 2).to(dtype)
     return torch.cat([seg, (plain_edge_map(ids[:, None].to(dtype)) > 0).to(dtype)], 1).contiguous()
@@ -135,6 +144,8 @@ class PlainWhereWhat(nn.Module):
         edge = result[:, NUM_CHANNELS:] + plain_edge_map(mask)
         result_big = torch.cat([result[:, :NUM_CHANNELS], edge], 1)
 
+        recon_small = real_recon_small, cond_recon_small  # apart, where the port has one batch
+        recon_big = real_recon_big, cond_recon_big
         values = locals()
         return Paths(**{name: values[name] for name in Paths.__dataclass_fields__})
 
@@ -192,16 +203,17 @@ class PlainWhereWhat(nn.Module):
             **kl,
             "coord": plain_coord_loss(paths.theta, self.big),
             "stn_theta": bounds.mean(),
-            "where_recon": F.l1_loss(paths.cond_recon_small.sigmoid(), views.cond_small)
-            + F.l1_loss(paths.real_recon_small.sigmoid(), views.real_small)
+            "where_recon": F.l1_loss(paths.recon_small[0].sigmoid(), views.real_small)
+            + F.l1_loss(paths.recon_small[1].sigmoid(), views.cond_small)
             + F.l1_loss(paths.cond_z_spatial, noise.z_spatial)
             + F.l1_loss(paths.real_z_spatial, noise.z_spatial),
-            "what_recon": F.l1_loss(paths.cond_recon_big.sigmoid(), paths.cond_boxed_big)
-            + F.l1_loss(paths.real_recon_big.sigmoid(), views.real_boxed_big)
+            "what_recon": F.l1_loss(paths.recon_big[0].sigmoid(), views.real_boxed_big)
+            + F.l1_loss(paths.recon_big[1].sigmoid(), paths.cond_boxed_big)
             + F.l1_loss(paths.cond_z_appr, noise.z_appr)
             + F.l1_loss(paths.real_z_appr, noise.z_appr),
             "where_vae_recon": F.l1_loss(paths.theta_vae, batch.theta),
             "what_vae_recon": F.l1_loss(paths.obj_vae, batch.compact),
+            "overlap": plain_overlap(paths.box_small, views.cond_small),
         }
 
     def half_step(

@@ -1,5 +1,7 @@
 """The operations on a canvas against writing its planes out: forward and every gradient."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,12 +41,17 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("mask, drawn", [(False, False), (True, False), (True, True)])
-def test_scene_convolution(dtype, mask, drawn):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("present", [range(30), (3, 7, CHANNEL)])
+def test_scene_convolution(dtype, mask, drawn, layout, present):
     canvas = make_canvas(dtype, mask, drawn)
-    weight = torch.randn(5, 31, 4, 4, dtype=dtype, requires_grad=True)
+    if len(present) < 30:
+        canvas = dataclasses.replace(canvas, labels=3 + 4 * (canvas.labels % 2), present=present)
+    weight = torch.randn(5, 31, 4, 4, dtype=dtype).to(memory_format=layout).requires_grad_()
     bias = torch.randn(5, dtype=dtype, requires_grad=True)
     leaves = [weight, bias, *(t for t in (canvas.mask, canvas.drawn) if t is not None)]
     fast = scene_conv(canvas, weight, bias)
+    assert fast.is_contiguous(memory_format=layout)
     slow = F.conv2d(by_hand(canvas), weight, bias, stride=2, padding=1)
     torch.testing.assert_close(canvas.planes(), by_hand(canvas))
     for ours, plain in zip([fast, *gradients(fast, *leaves)], [slow, *gradients(slow, *leaves)], strict=True):
@@ -53,10 +60,11 @@ def test_scene_convolution(dtype, mask, drawn):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("mask, channel", [(False, 20), (True, 20), (True, 0)])
-def test_reconstruction_loss(dtype, mask, channel):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_reconstruction_loss(dtype, mask, channel, layout):
     canvas = make_canvas(dtype, mask, drawn=False, channel=channel)
-    features = torch.randn(2, 6, 12, 8, dtype=dtype, requires_grad=True)
-    weight = torch.randn(6, 31, 4, 4, dtype=dtype, requires_grad=True)
+    features = torch.randn(2, 6, 12, 8, dtype=dtype).to(memory_format=layout).requires_grad_()
+    weight = torch.randn(6, 31, 4, 4, dtype=dtype).to(memory_format=layout).requires_grad_()
     bias = torch.randn(31, dtype=dtype, requires_grad=True)
     leaves = [features, weight, bias, *([canvas.mask] if mask else [])]
     fast = reconstruction_loss(features, weight, bias, canvas)
@@ -64,6 +72,16 @@ def test_reconstruction_loss(dtype, mask, channel):
     slow = F.l1_loss(logits.sigmoid(), by_hand(canvas))
     for ours, plain in zip([fast, *gradients(fast, *leaves)], [slow, *gradients(slow, *leaves)], strict=True):
         torch.testing.assert_close(ours, plain, rtol=TOLERANCE[dtype] * 10, atol=TOLERANCE[dtype])
+
+
+def test_joined_canvases():
+    """The planes of two batches one after the other, and all channels of either."""
+    one, other = make_canvas(torch.float64, drawn=False), make_canvas(torch.float64, drawn=False)
+    one = dataclasses.replace(one, labels=one.labels % 3, present=(0, 1, 2, CHANNEL))
+    other = dataclasses.replace(other, labels=5 + other.labels % 2, present=(5, 6, CHANNEL))
+    both = one.joined(other)
+    assert both.present == (0, 1, 2, 5, 6, CHANNEL)
+    torch.testing.assert_close(both.planes(), torch.cat([by_hand(one), by_hand(other)]))
 
 
 def test_only_the_gradients_asked_for_are_worked_out():

@@ -4,17 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data.canvas import PLANES, Canvas
+from data.canvas import PLANES, Canvas, add_noise
 from data.errors import InputError
+from data.norm import NormActivation
 from networks import (
     SceneEncoder,
     build_networks,
     edge_map,
     halving,
+    noise_features,
     place,
     place_box,
     published_names,
-    tiled_noise_features,
 )
 from options import Options, network_depth
 from tests.plain import plain_coord_loss, plain_edge_map, plain_encode, plain_place
@@ -79,7 +80,7 @@ def test_other_sizes(size):
     canvas = Canvas(labels, torch.zeros(1, 1, height, width), channel=20)
     for name, z_dim in (("where", options.z_dim_spatial), ("what", options.z_dim_appr)):
         encoder = networks[f"{name}_encoder"]
-        embedding = encoder(encoder.scene_features(canvas), torch.randn(1, z_dim, 1, 1))
+        embedding = encoder([encoder.scene_features(canvas)], torch.randn(1, z_dim, 1, 1))
         assert embedding.shape == (1, 4, 1, 1)
         reconstructor = networks[f"{name}_reconstructor"]
         assert reconstructor.planes(reconstructor(embedding)).shape == (1, PLANES, height, width)
@@ -151,13 +152,45 @@ def test_soft_box_has_the_same_place_and_a_gradient():
     assert theta.grad[0, [0, 2, 4, 5]].abs().min() > 1
 
 
-@pytest.mark.parametrize("size", [(2, 4), (6, 6), (8, 32), (32, 64)])
-def test_noise_features_equal_convolving_tiled_noise(size):
+@pytest.mark.parametrize("size", [(6, 6), (8, 32), (32, 64)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("counts", [(4,), (2, 2), (1, 1)])
+def test_adding_noise_equals_convolving_tiled_noise(size, layout, counts):
+    """Forward and gradients, for scenes that share the noises out and for scenes used several times."""
     torch.manual_seed(0)
     height, width = size
-    z, weight = torch.randn(3, 5, 1, 1, dtype=torch.float64), torch.randn(7, 5, 4, 4, dtype=torch.float64)
+    z, weight = torch.randn(4, 5, 1, 1, dtype=torch.float64), torch.randn(7, 5, 4, 4, dtype=torch.float64)
+    features = [
+        torch.randn(count, 7, height // 2, width // 2, dtype=torch.float64).to(memory_format=layout)
+        for count in counts
+    ]
+    leaves = [z.requires_grad_(), weight.requires_grad_(), *(f.requires_grad_() for f in features)]
+    fast = add_noise(features, noise_features(z, weight), 0.2)
     tiled = F.conv2d(z.expand(-1, -1, height, width), weight, stride=2, padding=1)
-    torch.testing.assert_close(tiled_noise_features(z, weight, height // 2, width // 2), tiled)
+    times = 4 // sum(counts)
+    slow = F.leaky_relu(torch.cat([f.repeat(times, 1, 1, 1) for f in features]) + tiled, 0.2)
+    torch.testing.assert_close(fast, slow)
+    chosen = torch.randn_like(slow)
+    for ours, plain in zip(
+        torch.autograd.grad((fast * chosen).sum(), leaves),
+        torch.autograd.grad((slow * chosen).sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.float64, 1e-12)])
+def test_norm_and_activation_equal_the_two_layers(layout, slope, dtype, tolerance):
+    torch.manual_seed(0)
+    x = (torch.randn(2, 5, 24, 20, dtype=dtype) * 3 + 1).to(memory_format=layout).requires_grad_()
+    fast = NormActivation(slope)(x)
+    slow = F.leaky_relu(F.instance_norm(x), slope)
+    chosen = torch.randn_like(slow)
+    torch.testing.assert_close(fast, slow, rtol=tolerance, atol=tolerance)
+    (ours,), (plain,) = (torch.autograd.grad((y * chosen).sum(), x) for y in (fast, slow))
+    torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
 
 
 def test_shared_first_convolution_equals_the_published_one():
@@ -168,7 +201,7 @@ def test_shared_first_convolution_equals_the_published_one():
     canvas = Canvas(labels, edge.double(), channel=20)
     planes = canvas.planes()
     z = torch.randn(2, 4, 1, 1, dtype=torch.float64)
-    shared = encoder(encoder.scene_features(canvas).expand(2, -1, -1, -1), z)
+    shared = encoder([encoder.scene_features(canvas)], z)
     plain = plain_encode(encoder, planes.expand(2, -1, -1, -1), z)
     torch.testing.assert_close(shared, plain)
     weight = torch.randn_like(plain)

@@ -25,6 +25,7 @@ import pytest
 import torch
 
 from data.noise import HalfNoise, Noise
+from data.norm import NormActivation
 from data.pairs import Batch, Scene
 from model import D_NAMES, G_NETWORKS, LOSS_NAMES, SUP_NETWORKS, Optimisers, WhereWhat, d_losses, g_gradients
 from networks import edge_map, place, published_names
@@ -46,8 +47,9 @@ def as_tensor(numbers, name: str) -> torch.Tensor:
     return torch.from_numpy(np.array(numbers[name]))
 
 
-def build(numbers) -> WhereWhat:
-    options = Options(**{name: int(numbers[f"meta/{name}"]) for name in _META})
+def build(numbers, plain: bool = False) -> WhereWhat:
+    """The model with the file's first weights; for the plain step in the published layout of maps."""
+    options = Options(**{name: int(numbers[f"meta/{name}"]) for name in _META}, channels_last=not plain)
     model = WhereWhat(options)
     ours = dict(model.networks.named_parameters())
     with torch.no_grad():
@@ -98,8 +100,13 @@ def output_tensors(model: WhereWhat, paths, plain: bool) -> dict[str, torch.Tens
     """Our outputs of one half under the published names."""
     mask = place(paths.newobj, paths.theta, model.big)
 
-    def reconstruction(module, value):  # the port's paths end before the last layer
-        return value.sigmoid() if plain else model.networks[f"{module}_reconstructor"].planes(value)
+    def reconstructions(module, value):  # of x+ and x; the port's paths end before the last layer
+        if plain:
+            return [logits.sigmoid() for logits in value]
+        return model.networks[f"{module}_reconstructor"].planes(value).chunk(2)
+
+    real_recon_small, cond_recon_small = reconstructions("where", paths.recon_small)
+    real_recon_big, cond_recon_big = reconstructions("what", paths.recon_big)
 
     return {
         "stn_theta": paths.theta,
@@ -123,10 +130,10 @@ def output_tensors(model: WhereWhat, paths, plain: bool) -> dict[str, torch.Tens
         "newobj_on_edge_big": planes(paths.result_big)[:, 30:],
         "bb_on_seg_small": planes(paths.cond_boxed_small)[:, :30],
         "bb_on_edge_small": planes(paths.cond_boxed_small)[:, 30:],
-        "cond_recon_small": reconstruction("where", paths.cond_recon_small),
-        "real_recon_small": reconstruction("where", paths.real_recon_small),
-        "cond_recon_big": reconstruction("what", paths.cond_recon_big),
-        "real_recon_big": reconstruction("what", paths.real_recon_big),
+        "cond_recon_small": cond_recon_small,
+        "real_recon_small": real_recon_small,
+        "cond_recon_big": cond_recon_big,
+        "real_recon_big": real_recon_big,
     }
 
 
@@ -155,7 +162,7 @@ def biases_before_norm(model: WhereWhat) -> set[str]:
     for name, module in model.networks.named_modules():
         if isinstance(module, torch.nn.Sequential):
             for index, (layer, after) in enumerate(pairwise(module)):
-                if hasattr(layer, "bias") and isinstance(after, torch.nn.InstanceNorm2d):
+                if hasattr(layer, "bias") and isinstance(after, NormActivation):
                     names.add(f"{name}.{index}.bias")
     return names
 
@@ -167,8 +174,10 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
 
 @cache
-def run(path: Path, plain: bool, dtype: torch.dtype) -> dict[tuple, np.ndarray]:
+def run(path: Path, plain: bool, dtype: torch.dtype, nudge: int = 0) -> dict[tuple, np.ndarray]:
     """All that the file knows of, computed: {(iteration, half, kind, published name): value}.
+
+    A `nudge` (a seed) first moves each weight by at most half a unit of float32's last digit.
 
     Kinds: input, tensor, loss, gradnorm, param. Tensors that the file holds as sums only are (sum, sum of
     squares); half is -1 for what belongs to the whole iteration.
@@ -176,13 +185,16 @@ def run(path: Path, plain: bool, dtype: torch.dtype) -> dict[tuple, np.ndarray]:
     numbers = load(path)
     torch.set_default_dtype(dtype)
     try:
-        return dict(_run(numbers, plain, dtype))
+        return dict(_run(numbers, plain, dtype, nudge))
     finally:
         torch.set_default_dtype(torch.float32)
 
 
-def _run(numbers, plain: bool, dtype: torch.dtype):
-    model = build(numbers).to(dtype)
+def _run(numbers, plain: bool, dtype: torch.dtype, nudge: int):
+    model = build(numbers, plain).to(dtype)
+    generator = torch.Generator().manual_seed(nudge)
+    for parameter in model.parameters() if nudge else ():
+        parameter.data *= 1 + (torch.rand(parameter.shape, generator=generator) - 0.5) * 2**-23
     step = PlainWhereWhat(model) if plain else model
     optimisers = Optimisers(model)
     published, left_out = published_names(model.networks), biases_before_norm(model)
@@ -275,11 +287,16 @@ def distance(a: np.ndarray, b: np.ndarray, key: tuple) -> float:
 
 
 def rounding(path: Path) -> dict[tuple, float]:
-    """What float32 rounding does to the published arithmetic, at most: by iteration, half and kind."""
-    single, exact = run(path, True, torch.float32), run(path, True, torch.float64)
+    """What float32 rounding does to the published arithmetic, at most: by iteration, half and kind.
+
+    One run is not enough to know: Adam's first step is the sign of a gradient, so that a single rounding may
+    tip what follows or not. The weights' own last digit is tipped twice more.
+    """
+    exact = run(path, True, torch.float64)
     worst: dict[tuple, float] = {}
-    for key, value in single.items():
-        worst[key[:3]] = max(worst.get(key[:3], 0.0), distance(value, exact[key], key))
+    for nudge in (0, 1, 2):
+        for key, value in run(path, True, torch.float32, nudge).items():
+            worst[key[:3]] = max(worst.get(key[:3], 0.0), distance(value, exact[key], key))
     return worst
 
 
@@ -295,7 +312,7 @@ def test_port_equals_published_arithmetic_in_double_precision(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_numbers_of_the_file(path, plain):
     numbers, slack = load(path), rounding(path)
-    rounding_share = 1 if plain else 2  # the port's own rounding comes on top of the file's
+    rounding_share = 2  # of the computed numbers and of those in the file
     computed = run(path, plain, torch.float32)
     assert len(computed) > 300
     found = {key for key in numbers if key.startswith("it") and "/in/" not in key}

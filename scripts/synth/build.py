@@ -1,0 +1,44 @@
+"""python -m scripts.synth.build --out datasets/synth
+
+Puts the raw frames beside the synthetic ones in OUT, as links or copies: then OUT is a data set that every
+reader of Cityscapes takes. The source is only read; a second call changes nothing.
+"""
+
+import argparse
+from pathlib import Path
+
+from data.errors import InputError, Parser, run_program
+from data.synth.options import from_saved
+from data.synth.running import SUMMARY, input_of, read_summary, writing_to
+from data.synth.tree import MODES, add_raw
+
+
+def _arguments() -> argparse.Namespace:
+    parser = Parser(prog="python -m scripts.synth.build", description="Put raw frames beside synthetic ones.")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the tree")
+    parser.add_argument("--db_root", type=Path, help="data set of the raw frames (default: that of the run)")
+    parser.add_argument("--splits", nargs="+", help="splits to put there (default: those of the run)")
+    parser.add_argument("--mode", choices=MODES, help="how (default: that of the run)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    flags = _arguments()
+    summary = read_summary(flags.out)
+    if summary is not None:
+        options = from_saved(summary["options"], str(flags.out / SUMMARY))
+        db_root = flags.db_root or input_of(flags.out, options)
+        splits = flags.splits or [split for split in options.raw_splits.split(",") if split]
+        mode = flags.mode or options.raw
+    elif flags.db_root is None:
+        raise InputError(f"--out {flags.out}: holds no {SUMMARY}; name the data set with --db_root")
+    else:
+        db_root, splits, mode = flags.db_root, flags.splits or ["train", "val"], flags.mode or MODES[0]
+    with writing_to(flags.out):
+        count = add_raw(db_root, flags.out, splits, mode)
+    print(f"{count} raw files of {', '.join(splits)} by {mode} from {db_root}")
+    print(f"tree: {flags.out}")
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,56 @@
+"""python -m scripts.synth.export --out datasets/synth
+
+Writes OUT/annotations/instancesonly_filtered_gtFine_SPLIT.json, the COCO annotation of all frames of a tree,
+raw and synthetic.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from data.coco import CATEGORY_IDS
+from data.errors import InputError, Parser, run_program
+from data.synth.running import writing_to
+from data.synth.spread import cores, spreading
+from data.synth.tree import export_coco, splits_of
+
+
+def _arguments() -> argparse.Namespace:
+    parser = Parser(
+        prog="python -m scripts.synth.export",
+        description="Write COCO annotation of a tree.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder of the tree")
+    parser.add_argument("--splits", nargs="+", help="splits to write (default: all that have truth)")
+    parser.add_argument(
+        "--category_ids",
+        choices=CATEGORY_IDS,
+        default="coco",
+        help="coco: 1 to 8; cityscapes: the label ids 24 to 33 (default coco)",
+    )
+    parser.add_argument(
+        "--polygons",
+        action="store_true",
+        help="outlines instead of run-length codes, for instances without holes that are no groups",
+    )
+    parser.add_argument("--num_workers", type=int, default=cores(), help="processes (default: one a core)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    flags = _arguments()
+    splits = flags.splits or splits_of(flags.out)
+    if not splits:
+        raise InputError(f"--out {flags.out}: holds no instance maps; give the folder of a tree")
+    with writing_to(flags.out), spreading(flags.num_workers, "export", "frame") as map_function:
+        paths = export_coco(flags.out, splits, flags.category_ids, flags.polygons, map_function)
+    for path in paths:
+        content = json.loads(path.read_text())
+        new = sum(one["source"] == "synthetic" for one in content["annotations"])
+        print(f"{path}: {len(content['images'])} images, {len(content['annotations'])} annotations,", end=" ")
+        print(f"{new} of them repainted")
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,20 @@
+"""python -m scripts.synth.generate --out datasets/synth
+
+Repaints the instances that scripts.synth.select chose: OUT/work/generate, and the lines of the stage in
+OUT/manifest.jsonl. The options are those given to select.
+"""
+
+from data.synth.command import finish, generate_workers, parse, resume, run_verb
+
+
+def main() -> int:
+    flags, _ = parse("generate", "Repaint the chosen instances.")
+    run = resume(flags)
+    if run is None:
+        return 0
+    with run.pool(generate_workers(flags, run)) as pool:
+        return finish(run, {"generate": run.stage("generate", pool)})
+
+
+if __name__ == "__main__":
+    run_verb(main)

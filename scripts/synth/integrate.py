@@ -1,0 +1,20 @@
+"""python -m scripts.synth.integrate --out datasets/synth
+
+Pastes what scripts.synth.generate painted into the frames: OUT/panorama holds the whole edited frames,
+OUT/leftImg8bit and OUT/gtFine the focus crops with their truth. The options are those given to select.
+"""
+
+from data.synth.command import finish, parse, resume, run_verb
+
+
+def main() -> int:
+    flags, _ = parse("integrate", "Paste repainted instances and make focus crops.")
+    run = resume(flags)
+    if run is None:
+        return 0
+    with run.pool(flags.num_workers) as pool:
+        return finish(run, {"integrate": run.stage("integrate", pool)})
+
+
+if __name__ == "__main__":
+    run_verb(main)

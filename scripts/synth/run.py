@@ -1,0 +1,42 @@
+"""python -m scripts.synth.run --db_root datasets/cityscapes --out datasets/synth
+
+Repaints instances of a Cityscapes-format split and writes a data set with the frames that come of it: all
+stages in order, select, generate, integrate, build, export. Without --db_root, built-in street scenes are
+made and used. The same command again goes on where a run was cut short.
+"""
+
+import time
+from functools import partial
+
+from data.synth.command import finish, generate_workers, parse, run_verb, start
+from data.synth.running import with_bar, writing_to
+from data.synth.tree import add_raw, export_coco, splits_of
+
+
+def main() -> int:
+    flags, options = parse("run", "Repaint the instances of a data set, all stages.", with_options=True)
+    begin = time.monotonic()
+    run = start(flags, options)
+    if run is None:
+        return 0
+    counts = {}
+    painters = generate_workers(flags, run)
+    with run.pool(flags.num_workers) as pool, run.pool(painters) as paint_pool:
+        counts["select"] = run.stage("select", pool)
+        counts["generate"] = run.stage("generate", pool if painters == flags.num_workers else paint_pool)
+        counts["integrate"] = run.stage("integrate", pool)
+        with writing_to(run.out):
+            raw = add_raw(
+                run.root, run.out, [split for split in options.raw_splits.split(",") if split], options.raw
+            )
+            if options.coco:
+                export_coco(run.out, splits_of(run.out), map_function=partial(with_bar, pool, "export"))
+    status = finish(run, counts)
+    print(f"build      {raw} raw files by {options.raw}")
+    print(f"seconds    {time.monotonic() - begin:.1f}")
+    print(f"tree       {run.out}")
+    return status
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,90 @@
+"""python -m scripts.synth.score --out datasets/synth
+
+Scores the synthetic frames of a run: what lies outside the masks is preserved, how much has changed inside,
+the published whole-patch figures under their own names, and, where their weights are given, FID, KID, LPIPS
+and CLIP. Writes OUT/score.json and prints a table.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+from data.errors import InputError
+from data.synth import score_networks
+from data.synth.command import parse, resume, run_verb
+from data.synth.running import Run, writing_to
+from data.synth.score import NUMBERS, Mean, Sample, measure
+from data.synth.score_networks import Networks, Weights
+from data.writer import write_atomic
+
+SCORE = "score.json"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("weights; without them a figure is reported as unavailable")
+    group.add_argument("--inception_weights", default="", metavar="FILE", help="for FID and KID")
+    group.add_argument("--lpips_weights", default="", metavar="FILE", help="torchvision's AlexNet, for LPIPS")
+    group.add_argument("--clip_model", default="", metavar="FOLDER", help="for CLIP; or a model's id")
+    group.add_argument("--offline", action="store_true", help="never fetch a model by its id")
+
+
+def samples_of(run: Run, pictures: bool) -> Iterator[Sample]:
+    """The integrated samples in scope."""
+    for source in run.scope:
+        for key, patch in run.patches(source):
+            line = run.manifest.get("integrate", key)
+            if line is not None and line["status"] == "ok":
+                yield Sample(run.out, source, line, patch.generated, pictures)
+
+
+def main() -> int:
+    flags, _ = parse("score", "Score the synthetic frames of a run.", add_flags=add_flags)
+    run = resume(flags)
+    if run is None:
+        return 0
+    total = run.counts("integrate", run.scope)["ok"]
+    if not total:
+        raise InputError(
+            f"--out {run.out}: holds no integrated sample; python -m scripts.synth.run makes them"
+        )
+    networks = Networks(
+        Weights(flags.inception_weights, flags.lpips_weights, flags.clip_model, flags.offline)
+    )
+    means = {"all": {name: Mean() for name in NUMBERS}}
+    with run.pool(flags.num_workers) as pool:
+        seen = bool(networks.metrics)
+        results = tqdm(pool.map(measure, samples_of(run, seen)), "score", total, unit="frame", disable=None)
+        for found, sample in zip(results, samples_of(run, seen), strict=True):
+            of_class = means.setdefault(sample.integrated["class"], {name: Mean() for name in NUMBERS})
+            for name in NUMBERS:
+                means["all"][name].add(found[name])
+                of_class[name].add(found[name])
+            if seen:
+                networks.add(found["real"], found["made"], sample.generated["prompt"])
+    learned = networks.results()
+
+    explained = NUMBERS | score_networks.NUMBERS
+    content = {
+        "samples": total,
+        "backend": run.options.backend,
+        "definitions": explained,
+        "numbers": {
+            group: {name: mean.to_json() for name, mean in found.items()} for group, found in means.items()
+        },
+        "networks": learned,
+    }
+    with writing_to(run.out):
+        write_atomic(run.out / SCORE, (json.dumps(content, indent=1) + "\n").encode())
+    rows = [(name, str(mean)) for name, mean in means["all"].items()]
+    rows += [(name, value if isinstance(value, str) else f"{value:.4g}") for name, value in learned.items()]
+    width = max(len(value) for _, value in rows)
+    for name, value in rows:
+        print(f"{name:<26} {value:<{width}}  {explained[name]}")
+    print(f"{total} samples, {run.options.backend}: {run.out / SCORE}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_verb(main)
