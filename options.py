@@ -119,7 +119,7 @@ PRESETS = {
         "theta_space": "box",
         "theta_jitter": 0.5,
         "kl_weight": 0.1,
-        "overlap_weight": 2.0,
+        "overlap_weight": 0.5,
         "num_workers": 1,
         "save_every": 200,
     },

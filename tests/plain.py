@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data.labels import NUM_CHANNELS
 from data.noise import HalfNoise, Noise
-from data.pairs import Batch
+from data.pairs import Batch, Scene
 from model import D_NAMES, G_WEIGHTS, LOSS_NAMES, Optimisers, Paths, WhereWhat
 from networks import ENLARGEMENT, SceneEncoder
 
@@ -90,6 +90,7 @@ class PlainWhereWhat(nn.Module):
         super().__init__()
         self.model, self.networks, self.options = model, model.networks, model.options
         self.target, self.small, self.big = model.target, model.small, model.big
+        self.noise_sizes = model.options.z_dim_spatial, model.options.z_dim_appr
 
     def box(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
         ones = torch.ones(len(theta), 1, *self.model.compact, dtype=theta.dtype, device=theta.device)
@@ -148,6 +149,19 @@ class PlainWhereWhat(nn.Module):
         recon_big = real_recon_big, cond_recon_big
         values = locals()
         return Paths(**{name: values[name] for name in Paths.__dataclass_fields__})
+
+    def sample(self, scene: Scene, z_spatial: Tensor, z_appr: Tensor) -> Tensor:
+        """Path 5 alone: the planes of the big map with a new object on them."""
+        networks, channel, dtype = self.networks, self.target.channel, z_spatial.dtype
+        small = plain_planes(scene.labels_small, scene.ids_small, dtype)
+        big = plain_planes(scene.labels_big, scene.ids_big, dtype)
+        theta = networks["stn"](plain_encode(networks["where_encoder"], small, z_spatial))
+        boxed = plain_paste(big, self.box(theta, self.big), channel)
+        newobj = networks["generator"](plain_encode(networks["what_encoder"], boxed, z_appr)).sigmoid()
+        mask = plain_place(newobj, theta, self.big)
+        result = plain_paste(big, mask, channel)
+        edge = result[:, NUM_CHANNELS:] + plain_edge_map(mask)
+        return torch.cat([result[:, :NUM_CHANNELS], edge], 1)
 
     def d_losses(self, views: PlainViews, paths: Paths) -> dict[str, Tensor]:
         batch, channel = views.batch, self.target.channel

@@ -276,3 +276,13 @@ def draw_fake_noise(device: str) -> Noise:
         *(torch.ones(2, 2, size, 1, 1, device=device) for size in keeps),
     )
     return Noise(*(torch.randn(2, size, 1, 1, device=device) for size in sizes), (half, half))
+
+
+def test_sampling_equals_the_plain_path():
+    torch.manual_seed(0)
+    model = WhereWhat(TINY)
+    batch, noise = make_batch(), draw_noise(TINY, range(2))
+    drawn = sample(model, batch.cond, noise.z_spatial, noise.z_appr)
+    with torch.no_grad():
+        plain = PlainWhereWhat(model).sample(batch.cond, noise.z_spatial, noise.z_appr)
+    torch.testing.assert_close(drawn.planes, plain, rtol=1e-4, atol=1e-4)
