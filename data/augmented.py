@@ -25,7 +25,7 @@ from data.insertion import WORK, Settings, Task, start_worker
 from data.labels import TARGET_CLASSES
 from data.writer import write_atomic
 
-VERSION = 1  # of manifest.jsonl and insert.json
+VERSION = 2  # of manifest.jsonl and insert.json
 SUMMARY = "insert.json"
 MANIFEST = "manifest.jsonl"
 PREVIEW = "preview.png"

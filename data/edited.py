@@ -6,6 +6,7 @@ frame's files in the new tree. No model here.
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from data.evaluation import read_camera
 from data.gates import Gates, mask_refusal
 from data.labels import TARGET_CLASSES
 from data.outlines import Outlines
+from data.synth.backends import CannotFill
+from data.synth.render import NewObject
 from data.writer import annotation_files, colour_map, encode_png, polygons_from_json, write_atomic
 
 _MAX_NUMBER = 999  # instance ids are label * 1000 + number
@@ -36,6 +39,7 @@ class EditedImage:
     inserted: np.ndarray  # (H,W) uint8, 1, 2, ... where an inserted object is seen
     outlines: Outlines | None  # where the source has polygons
     camera: Camera | None
+    rgb: np.ndarray | None = None  # (H,W,3) uint8, where objects are painted
     new_ids: list[int] = field(default_factory=list)  # of the inserted objects 1, 2, ...
     next_number: dict[str, int] = field(default_factory=dict)  # by class
 
@@ -52,8 +56,13 @@ class EditedImage:
         number = self.next_number[name]
         return TARGET_CLASSES[name].label_id * 1000 + number if number <= _MAX_NUMBER else None
 
-    def put(self, name: str, patch: Patch, gates: Gates) -> tuple[str | None, dict]:
+    def put(
+        self, name: str, patch: Patch, gates: Gates, paint: Callable | None = None
+    ) -> tuple[str | None, dict]:
         """Put an object of a class on the image, unless a rule forbids it.
+
+        paint: `data.synth.render.Painter.paint`, where the image has a picture. An object that it can't paint
+        is not put on the maps either, as if a rule "render" forbade it.
 
         Returns the rule broken or None, and what is known of the object now. The class must have a free id.
         """
@@ -67,6 +76,14 @@ class EditedImage:
         composed = compose(self.label_ids, self.instance_ids, patch, hidden, label_id, new_id, least)
         if any(instance_id in self.new_ids for instance_id in composed.dropped):
             return "covers_inserted", {}
+        rendered = {}
+        if paint is not None:
+            new = NewObject(name, f"{self.frame.name}/{new_id}", patch, hidden, composed)
+            try:
+                self.rgb, facts = paint(self.rgb, new)
+            except CannotFill:
+                return "render", {}
+            rendered = {"render": facts}
         visible = patch.mask & ~hidden
         self.label_ids, self.instance_ids = composed.label_ids, composed.instance_ids
         self.feet[patch.window][visible] = patch.foot
@@ -84,11 +101,15 @@ class EditedImage:
             "pixels": int(np.count_nonzero(visible)),
             "hidden_pixels": int(np.count_nonzero(hidden)),
             "dropped": list(composed.dropped),
+            **rendered,
         }
 
 
-def read_image(frame: Frame) -> EditedImage:
-    """An image from its source files. Raises InputError, naming the file, if one is bad."""
+def read_image(frame: Frame, rgb: bool = False) -> EditedImage:
+    """An image from its source files, with its picture if `rgb`.
+
+    Raises InputError, naming the file, if one is bad.
+    """
     label_ids, instance_ids = read_maps(frame)
     path = annotation_path(frame, "_polygons.json")
     outlines = None
@@ -111,7 +132,19 @@ def read_image(frame: Frame) -> EditedImage:
         np.zeros(label_ids.shape, np.uint8),
         outlines,
         read_camera(frame) if sibling_path(frame, "camera", "_camera.json") else None,
+        read_picture(frame, label_ids.shape) if rgb else None,
     )
+
+
+def read_picture(frame: Frame, shape: tuple[int, int]) -> np.ndarray:
+    """A frame's RGB picture (H,W,3) uint8, of shape (H,W). InputError, naming the file, if it is bad."""
+    path = sibling_path(frame, "leftImg8bit", "_leftImg8bit.png")
+    if path is None:
+        raise InputError(f"{frame.label_path}: has no RGB picture in leftImg8bit/; go without --render")
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None or picture.shape[:2] != shape:
+        raise InputError(f"{path}: no picture of its label map's size; copy it from the archive again")
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
 def count_instances(instance_ids: np.ndarray) -> dict[str, int]:
@@ -164,11 +197,10 @@ def stamp(frame: Frame) -> list[int]:
     return [path.stat().st_size if path.exists() else -1 for path in paths]
 
 
-def contents(image: EditedImage, split: str, rgb: bool) -> dict[str, bytes | Path]:
+def contents(image: EditedImage, split: str) -> dict[str, bytes | Path]:
     """The files of an image by their place below OUT: new content, or the source file to copy.
 
-    An image without a new object is copied as it is. With `rgb` there is a picture too, with flat overlays
-    where objects are new; InputError if the source has none or a bad one.
+    An image without a new object is copied as it is.
     """
     frame, city = image.frame, city_of(image.frame)
     stem = f"gtFine/{split}/{city}/{frame.name}_gtFine"
@@ -187,24 +219,11 @@ def contents(image: EditedImage, split: str, rgb: bool) -> dict[str, bytes | Pat
     files[f"inserted/{split}/{city}/{frame.name}_inserted.png"] = encode_png(image.inserted)
     if camera := sibling_path(frame, "camera", "_camera.json"):
         files[f"camera/{split}/{city}/{frame.name}_camera.json"] = camera
-    if rgb:
-        path = sibling_path(frame, "leftImg8bit", "_leftImg8bit.png")
-        if path is None:
-            raise InputError(f"{frame.label_path}: has no RGB picture in leftImg8bit/; go without --rgb")
-        overlaid = with_overlay(path, image) if image.new_ids else path
-        files[f"leftImg8bit/{split}/{city}/{frame.name}_leftImg8bit.png"] = overlaid
+    if image.rgb is not None:
+        painted = encode_png(image.rgb, photograph=True) if image.new_ids else None
+        picture = painted or sibling_path(frame, "leftImg8bit", "_leftImg8bit.png")
+        files[f"leftImg8bit/{split}/{city}/{frame.name}_leftImg8bit.png"] = picture
     return files
-
-
-def with_overlay(path: Path, image: EditedImage) -> bytes:
-    """The RGB picture as PNG, with the inserted objects in the flat colours of their classes."""
-    rgb = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if rgb is None or rgb.shape[:2] != image.label_ids.shape:
-        raise InputError(f"{path}: no picture of its label map's size; copy it from the archive again")
-    rgb = cv2.cvtColor(rgb, cv2.COLOR_BGR2RGB)
-    new = image.inserted > 0
-    rgb[new] = colour_map(image.label_ids[new][None])[0, :, :3]
-    return encode_png(rgb)
 
 
 def write_files(out: Path, files: dict[str, bytes | Path]) -> None:

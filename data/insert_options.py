@@ -9,8 +9,11 @@ from cityscapesscripts.helpers.labels import name2label
 
 from data.errors import InputError, Parser
 from data.gates import RULES, Gates
-from data.insertion import read_region
+from data.insertion import WORK, read_region
 from data.labels import TARGET_CLASSES
+from data.synth.options import SynthOptions, options_of
+from data.synth.render import RENDERERS, WITH_BANK, Rendering
+from data.synth.workers import WITH_WEIGHTS
 
 TRAINING_SPLITS = ("train", "train_extra")
 
@@ -108,12 +111,35 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         shown = "" if default is None else f" (default {default})"
         rules.add_argument(f"--{name}", type=kind, default=default, help=text + shown)
 
+    picture = parser.add_argument_group("RGB of the new objects")
+    add = picture.add_argument
+    add(
+        "--render",
+        choices=RENDERERS,
+        default="none",
+        help="none (default): no leftImg8bit is written; overlay: flat colours; swap: instances of the data"
+        " set, fitted into the new masks; recolor: the same in a colour of the prompt; sd_inpaint,"
+        " sdxl_blend: diffusion models (requirements-diffusion.txt)",
+    )
+    add(
+        "--render_config",
+        metavar="FILE.yaml",
+        help="their settings, a file as scripts.synth.run --print_config prints it; of its sections backend,"
+        " generate (prompts, style), select (margin, min_crop) and integrate (colour_match, feather) count",
+    )
+    add("--bank", help="file to keep the instances of swap and recolor in (default: made anew each time)")
+    add("--shadow", type=float, default=0.5, help="darkest part of a contact shadow, 0..1 (default 0.5)")
+
     how = parser.add_argument_group("output")
     add = how.add_argument
-    add("--rgb", choices=("overlay",), help="write leftImg8bit too, new objects in flat colours")
     add("--coco", action="store_true", help="write a COCO annotation file too")
     add("--preview", type=int, default=0, metavar="N", help="contact sheet of the first N changed images")
-    add("--num_workers", type=int, help="processes (default: one for each core); no influence on the files")
+    add(
+        "--num_workers",
+        type=int,
+        help=f"processes (default: one for each core, but 1 for {' and '.join(WITH_WEIGHTS)});"
+        " no influence on the files",
+    )
     add("--device", default="auto", help="auto (cuda if there is one), cpu, cuda or cuda:N")
     add("--overwrite", action="store_true", help="replace an earlier insertion in --out")
     settings = parser.parse_args(arguments)
@@ -140,13 +166,38 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         value = getattr(settings, name)
         if value is not None and value < least:
             raise InputError(f"{name} must be at least {least}, not {value}")
-    for name in ("max_overlap", "max_overlap_any", "min_score"):
+    if settings.render in WITH_BANK and not settings.db_root:
+        raise InputError(f"--render {settings.render} shows instances of a data set; give it as --db_root")
+    for option, users in (("render_config", RENDERERS[2:]), ("bank", WITH_BANK)):
+        if getattr(settings, option) and settings.render not in users:
+            raise InputError(f"--{option} belongs to --render {', '.join(users)}")
+    for name in ("max_overlap", "max_overlap_any", "min_score", "shadow"):
         if not 0 <= getattr(settings, name) <= 1:
             raise InputError(f"{name} must be in 0..1, not {getattr(settings, name)}")
     if settings.num_workers is None:  # torchrun sets LOCAL_WORLD_SIZE
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         settings.num_workers = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if settings.render in WITH_WEIGHTS:  # which may fill a GPU each
+            settings.num_workers = 1
     return settings
+
+
+def rendering_of(settings: argparse.Namespace, device: str) -> Rendering | None:
+    """How a command line wants new objects painted, None for not at all; device: for models.
+
+    Raises InputError for settings that can't be used.
+    """
+    if settings.render == "none":
+        return None
+    options = SynthOptions()
+    if settings.render != "overlay":
+        options = options_of({"config": settings.render_config, "backend": settings.render})
+    bank = settings.bank or options.backend_settings.get("bank") or f"{settings.out}/{WORK}/bank.npz"
+    rendering = Rendering(
+        settings.render, options, settings.shadow, settings.db_root or "", settings.split, bank, device
+    )
+    rendering.check()
+    return rendering
 
 
 def gates_of(settings: argparse.Namespace) -> Gates:

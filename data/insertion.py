@@ -23,6 +23,7 @@ from data.errors import InputError
 from data.gates import Gates, Surroundings, box_refusal
 from data.labels import CHANNEL_OF_ID
 from data.placements import HeightFit, boxes_of_theta, fit_heights
+from data.synth.render import Painter, Rendering
 from data.writer import write_atomic
 from model import WhereWhat, boxed_planes, draw_shapes, load_model, predict_places
 
@@ -45,7 +46,7 @@ class Settings:
     fits: dict[str, HeightFit]  # by class, where known
     z_spatial: tuple[float, ...] | None = None  # fixed noise
     z_appr: tuple[float, ...] | None = None
-    rgb: bool = False  # write leftImg8bit, with flat overlays
+    rendering: Rendering | None = None  # how leftImg8bit is painted; None: there is none
     device: str = "cpu"
 
 
@@ -124,17 +125,20 @@ class Inserter:
         models = [load_model(path, self.device) for path in settings.checkpoints]
         self.models = {model.target.name: model for model in models}
         self.region = read_region(settings.gates.region_mask) if settings.gates.region_mask else None
+        self.painter = Painter(settings.rendering, settings.seed) if settings.rendering else None
 
     def run(self, task: Task) -> dict:
         """Insert into one image and write its files, the record last; returns the record.
 
         A bad source file gives a record with status "failed" and the reason, and no file. OSError if the
-        output can't be written.
+        output can't be written, InputError if there is nothing to paint with.
         """
+        if self.painter:
+            self.painter.load()  # here, so that the reason why it can't be comes back from a worker process
         settings, name = self.settings, task.frame.name
         record = {"image": name, "stamp": stamp(task.frame), "status": "done"}
         try:
-            image = read_image(task.frame)
+            image = read_image(task.frame, rgb=self.painter is not None)
             if self.region is not None and self.region.shape != image.label_ids.shape:
                 raise InputError(f"{settings.gates.region_mask}: not of the size of {task.frame.label_path}")
             record["before"] = count_instances(image.instance_ids)
@@ -142,7 +146,7 @@ class Inserter:
                 self.insert(image, number, class_name) for number, class_name in enumerate(task.classes, 1)
             ]
             record["after"] = count_instances(image.instance_ids)
-            files = contents(image, settings.split, settings.rgb)
+            files = contents(image, settings.split)
         except InputError as error:
             record |= {"status": "failed", "reason": str(error)}
             files = {}
@@ -186,7 +190,7 @@ class Inserter:
                 continue
             compact = draw_shapes(model, *big, one, column(z_appr[row : row + 1], self.device))
             patch = place_mask(compact[0, 0].cpu().numpy(), boxes[row], width, height)
-            reason, facts = image.put(class_name, patch, gates)
+            reason, facts = image.put(class_name, patch, gates, self.painter and self.painter.paint)
             if reason:
                 refusals[reason] += 1
                 continue

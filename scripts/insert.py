@@ -5,7 +5,7 @@ color, polygons and camera where the source has them, masks of the inserted pixe
 insert.json with the counts. The same command again goes on where a run was cut short; torchrun shares the
 images out over several processes or machines.
 
-RGB pictures are not rendered: without --rgb overlay there is no leftImg8bit, with it new objects are flat.
+With --render the new objects are painted on the RGB pictures too, which become leftImg8bit of the new tree.
 """
 
 import argparse
@@ -44,9 +44,11 @@ from data.contact_sheet import contact_sheet
 from data.edited import sibling_path, single_frame
 from data.errors import InputError, run_program, warn
 from data.gates import Gates
-from data.insert_options import gates_of, parse
+from data.insert_options import gates_of, parse, rendering_of
 from data.insertion import WORK, Settings, Task, fit_of_training, work
 from data.placements import METRIC_RANGES, HeightFit
+from data.synth.render import Rendering
+from data.synth.spread import spreading
 from data.writer import encode_png, write_atomic
 from distributed import Ranks, choose_device, join, leave, wait_for_all
 from model import WhereWhat, load_model
@@ -138,13 +140,15 @@ def insert(settings: argparse.Namespace, ranks: Ranks) -> int:
     start = time.monotonic()
     torch.set_num_threads(1)
     out, device = Path(settings.out), choose_device(settings.device, ranks.local)
-    gates = gates_of(settings)
+    gates, rendering = gates_of(settings), rendering_of(settings, str(device))
     models = load_models(settings.checkpoint, settings)
     frames = frames_of(settings)
-    if settings.rgb:
+    if rendering:
         lacking = [f.name for f in frames if not sibling_path(f, "leftImg8bit", "_leftImg8bit.png")]
         if lacking:
-            raise InputError(f"--rgb: no leftImg8bit picture for {name_some(lacking)}; go without --rgb")
+            raise InputError(
+                f"--render: no leftImg8bit picture for {name_some(lacking)}; go without --render"
+            )
     if settings.distance and not all(sibling_path(f, "camera", "_camera.json") for f in frames):
         raise InputError("--distance needs the data set's camera files; use --height or --region instead")
     names = [frame.name for frame in frames]
@@ -152,7 +156,7 @@ def insert(settings: argparse.Namespace, ranks: Ranks) -> int:
     planned = plan(names, tuple(sorted(models)), settings.seed, per_image, settings.target)
     tasks = [Task(frame, classes) for frame, classes in zip(frames, planned, strict=True)]
     checkpoints = {name: _sha256(path) for name, (path, _) in sorted(models.items())}
-    decisive = decisive_settings(settings, gates, names, checkpoints, device)
+    decisive = decisive_settings(settings, gates, rendering, names, checkpoints, device)
 
     with writing_to(out):
         summary = open_tree(out, decisive, settings.overwrite) if ranks.rank == 0 else None
@@ -171,7 +175,7 @@ def insert(settings: argparse.Namespace, ranks: Ranks) -> int:
             fits=fits,
             z_spatial=settings.z_spatial,
             z_appr=settings.z_appr,
-            rgb=settings.rgb is not None,
+            rendering=rendering,
             device=str(device),
         )
         mine = tasks[ranks.rank :: ranks.count]
@@ -181,6 +185,9 @@ def insert(settings: argparse.Namespace, ranks: Ranks) -> int:
                 print(f"{out} holds {len(mine) - len(todo)} of {len(mine)} images already: going on with it")
             for task in todo:  # so that a record is always one of this run
                 (out / WORK / f"{task.frame.name}.json").unlink(missing_ok=True)
+            if rendering and ranks.rank == 0:
+                with spreading(settings.num_workers, "instances to show", "frame") as spread:
+                    rendering.prepare(spread)
             wait_for_all()
             with mapping(settings.num_workers, job) as spread:
                 for _ in tqdm(spread(work, todo), "images", len(todo), unit="image", disable=None):
@@ -210,6 +217,7 @@ def insert(settings: argparse.Namespace, ranks: Ranks) -> int:
 def decisive_settings(
     settings: argparse.Namespace,
     gates: Gates,
+    rendering: Rendering | None,
     names: list[str],
     checkpoints: dict[str, str],
     device: torch.device,
@@ -229,7 +237,7 @@ def decisive_settings(
         "z_spatial": settings.z_spatial,
         "z_appr": settings.z_appr,
         "gates": dataclasses.asdict(gates) | {"region_mask": _sha256(gates.region_mask)},
-        "rgb": settings.rgb or "not written: pictures of the new objects are not rendered",
+        "render": rendering.to_json() if rendering else "none: leftImg8bit is not written",
         "device": device.type,  # rounding differs between kinds
     }
     return json.loads(json.dumps(decisive))  # tuples become lists, as in the file

@@ -37,7 +37,7 @@ from tests.miniature import write_miniature
 from tests.town import write_checkpoint, write_town
 
 FRAMES = 4
-COMMAND = ("--per_image", "2-3", "--min_visible", "20", "--rgb", "overlay")
+COMMAND = ("--per_image", "2-3", "--min_visible", "20", "--render", "overlay")
 
 
 def run(monkeypatch, *arguments, workers: int = 0) -> int:
@@ -322,7 +322,7 @@ def test_refused_images_are_copied_as_they_are_and_counted(source, tmp_path, mon
     made, original = content(out), content(source)
     for name in made.keys() & original.keys():
         assert made[name] == original[name]
-    assert not (out / "leftImg8bit").exists() and "not written" in summary["settings"]["rgb"]
+    assert not (out / "leftImg8bit").exists() and "not written" in summary["settings"]["render"]
     assert run(monkeypatch, *arguments, "--no_gate") == 2  # other settings
     assert run(monkeypatch, *arguments, "--no_gate", "--overwrite") == 0
     assert json.loads((out / "insert.json").read_text())["objects_inserted"] == {"person": FRAMES}

@@ -5,10 +5,10 @@ import pytest
 
 from data.errors import InputError
 from data.synth.blend import (
+    cast_shadow,
     from_lab,
     match_colours,
     paste,
-    paste_new,
     resize,
     ring_of,
     ring_statistics,
@@ -95,15 +95,19 @@ def test_a_patch_of_another_size_is_resampled_softly():
         paste(frame, checks, np.ones((80, 80), bool), (0, 0, 40, 40), 0)
 
 
-def test_a_new_object_brings_its_shadow():
-    frame, mask = smooth(), disc(30, 40, 8)
-    patch = frame[20:50, 15:55].copy()
-    patch[25] //= 2
-    patch[mask] = 0
-    result = paste_new(frame, patch, mask, (15, 20, 55, 50), 0)
-    assert np.array_equal(result[20:50, 15:55], patch)
-    result[20:50, 15:55] = frame[20:50, 15:55]
-    assert np.array_equal(result, frame)
+def test_a_shadow_falls_on_the_ground_below_an_object():
+    frame, mask = np.full((60, 80, 3), 160, np.uint8), disc(radius=12)
+    ground = np.ones((60, 80), bool)
+    ground[:, :36] = False
+    shaded = cast_shadow(frame, mask, ground, 0.5)
+    change = frame[..., 0].astype(int) - shaded[..., 0]
+    assert not change[mask].any() and not change[~ground].any()
+    assert change.min() == 0 and 30 < change.max() <= 80  # at most half
+    assert not change[:38].any() and change[42:].sum() > 0.3 * change.sum()
+    assert np.array_equal(cast_shadow(frame, mask, ground, 0), frame)
+    at_the_border = np.roll(mask, 25, 0)
+    at_the_border[:30] = False  # its foot is out of sight
+    assert cast_shadow(frame, at_the_border, ground, 0.5).shape == frame.shape
 
 
 # ---- colours ------------------------------------------------------------------------------------

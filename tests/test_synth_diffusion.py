@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,8 @@ import torch
 from data.errors import InputError
 from data.synth.backends import Request, make_backend
 from data.synth.backends.diffusion import InpaintSettings, widen, window_of, working_size
+from scripts import insert
+from tests.town import write_checkpoint, write_town
 
 REPOSITORY = Path(__file__).parents[1]
 TINY = {"size": 64, "steps": 2, "min_side": 32, "device": "cpu"}
@@ -117,7 +120,7 @@ def request(count: int = 3, prompt: str = "a red car", seed: int = 5) -> Request
     rows, columns = np.mgrid[:80, :80]
     rgb = np.uint8(np.stack([rows * 2, columns * 2, 255 - rows - columns], 2))
     mask = (rows - 45) ** 2 + (columns - 35) ** 2 < 18**2
-    return Request(rgb, mask, "car", "town_000000_000000/26000", prompt, "", seed, count)
+    return Request(rgb, mask, "car", "town_000000_000000/26000", (prompt,) * count, "", seed)
 
 
 @pytest.fixture(params=("sd_inpaint", "sdxl_blend"))
@@ -178,6 +181,29 @@ def test_surroundings_beyond_the_window_stay(models, name):
     outside[window] = False
     assert outside.sum() == 80 * 80 - 32 * 32 and not outside[asked.mask].any()
     assert np.array_equal(picture[outside], asked.rgb[outside])
+
+
+def test_new_objects_are_painted_by_a_model(models, name, tmp_path, monkeypatch):
+    """Of what the model makes of its whole window, the pixels of the new objects alone enter the picture."""
+    write_town(tmp_path / "in", 2)
+    checkpoint = write_checkpoint(tmp_path / "person")
+    settings = "".join(f"  {key}: {value}\n" for key, value in (TINY | {"model": models[name]}).items())
+    (tmp_path / "config.yaml").write_text(f"backend:\n{settings}")
+    out = tmp_path / "out"
+    flags = ["--checkpoint", checkpoint, "--db_root", tmp_path / "in", "--out", out, "--no_gate"]
+    flags += ["--render", name, "--render_config", tmp_path / "config.yaml", "--shadow", 0]
+    monkeypatch.setattr(sys, "argv", ["insert", *map(str, flags)])
+    threads = torch.get_num_threads()
+    assert insert.main() == 0
+    torch.set_num_threads(threads)
+    for path in (out / "leftImg8bit").rglob("*.png"):
+        before = cv2.imread(str(tmp_path / "in" / path.relative_to(out)))
+        inserted = next(out.glob(f"inserted/train/town/{path.name[:18]}*"))
+        new, after = cv2.imread(str(inserted), cv2.IMREAD_UNCHANGED) > 0, cv2.imread(str(path))
+        assert np.array_equal(after[~new], before[~new])
+        assert (after[new] != before[new]).any(1).mean() > 0.9
+    line = json.loads((out / "manifest.jsonl").read_text().splitlines()[0])
+    assert line["render"]["details"][0]["model"] == models[name]
 
 
 def test_a_model_of_another_kind_is_named(models, name):

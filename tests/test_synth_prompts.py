@@ -3,20 +3,26 @@
 import pytest
 
 from data.errors import InputError
-from data.synth.prompts import draw_prompt, load_prompts
+from data.synth.prompts import draw_prompts, load_prompts
 
 
 def test_the_default_table_is_the_published_one():
     table = load_prompts()
     assert table.classes["car"] == ("a red car", "a white car") and len(table.classes) == 10
-    drawn = {draw_prompt("bus", seed, table) for seed in range(20)}
+    drawn = {draw_prompts("bus", seed, table)[0] for seed in range(20)}
     assert drawn == {"a photo of a red bus", "a photo of a green bus"}
-    assert draw_prompt("bus", 7, table) == draw_prompt("bus", 7, table)
+
+
+def test_samples_take_each_phrase_before_any_comes_again():
+    table = load_prompts()
+    four = draw_prompts("bus", 7, table, count=4)
+    assert set(four[:2]) == {"a photo of a red bus", "a photo of a green bus"} and four[2:] == four[:2]
+    assert draw_prompts("bus", 7, table, count=1) == four[:1]
 
 
 def test_style_words_and_unknown_classes():
     table = load_prompts()
-    assert draw_prompt("tram", 0, table, "at night") == "a photo of a tram at night"
+    assert draw_prompts("tram", 0, table, "at night") == ("a photo of a tram at night",)
 
 
 def test_a_table_of_ones_own(tmp_path):
@@ -24,8 +30,8 @@ def test_a_table_of_ones_own(tmp_path):
     path.write_text("template: '{}, sharp'\nnegative: blurry\nstyle: in rain\nclasses:\n  car: [a taxi]\n")
     table = load_prompts(path)
     assert table.negative == "blurry"
-    assert draw_prompt("car", 1, table) == "a taxi, sharp in rain"
-    assert draw_prompt("bus", 1, table) == "a bus, sharp in rain"
+    assert draw_prompts("car", 1, table) == ("a taxi, sharp in rain",)
+    assert draw_prompts("bus", 1, table) == ("a bus, sharp in rain",)
 
 
 @pytest.mark.parametrize(

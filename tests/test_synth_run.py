@@ -109,6 +109,44 @@ def test_only_masked_pixels_change(source, finished, tmp_path, monkeypatch, back
         assert (edited[mask] != raw[mask]).any()
 
 
+@pytest.mark.parametrize("truth", ["raster", "polygon"])
+def test_focus_crops_of_frames_of_another_shape_are_not_stretched(tmp_path, monkeypatch, truth):
+    root, out = tmp_path / "source", tmp_path / "out"
+    write_mini(root, 250, 190)
+    flags = ("--backend", "recolor", "--truth", truth, "--limit", 2, *PLAIN)
+    assert call(monkeypatch, run, "--db_root", root, "--out", out, *flags) == 0
+    assert validate_tree(out, verify=True) == []
+    integrated = [line for line in lines_of(out, "integrate") if line["status"] == "ok"]
+    assert integrated
+    for line in integrated:
+        shapes = {picture(out / path).shape[:2] for path in line["outputs"] if "leftImg8bit/" in path}
+        assert shapes == {(125, 250)}
+        assert line["window"]["width"] == 2 * line["window"]["height"]
+        panorama = next(path for path in line["outputs"] if path.startswith("panorama/"))
+        assert picture(out / panorama).shape[:2] == (190, 250)
+
+
+def test_each_sample_has_a_prompt_of_its_own(source, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    flags = ("--backend", "recolor", "--classes", "car", "--limit", 1, "--samples", 2, "--num_workers", 1)
+    assert call(monkeypatch, run, "--db_root", source, "--out", out, "--raw_splits", "", *flags) == 0
+    by_instance: dict[str, list] = {}
+    for line in lines_of(out, "generate"):
+        by_instance.setdefault(line["instance_id"], []).append(line["prompt"])
+    assert by_instance
+    for prompts in by_instance.values():
+        assert sorted(prompts) == ["a photo of a red car", "a photo of a white car"]
+
+
+def test_tiny_objects_get_context(finished, source, tmp_path, monkeypatch):
+    crops = [line["crop"] for line in lines_of(finished, "select") if "crop" in line]
+    assert {(crop["width"], crop["height"]) for crop in crops} == {(128, 128)}  # as far as there is room
+    out = tmp_path / "out"
+    flags = ("--min_crop", 1, "--limit", 1, "--num_workers", 1)
+    assert call(monkeypatch, select, "--db_root", source, "--out", out, *flags) == 0
+    assert min(line["crop"]["width"] for line in lines_of(out, "select") if "crop" in line) < 128
+
+
 def test_an_id_that_is_a_multiple_of_256_is_repainted_and_k_is_obeyed(source, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert call(monkeypatch, run, "--db_root", source, "--out", out, "--k", 5, *PLAIN) == 0

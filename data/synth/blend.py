@@ -133,17 +133,31 @@ def paste(
     return result
 
 
-def paste_new(
-    frame: np.ndarray, patch: np.ndarray, mask: np.ndarray, box: tuple[int, int, int, int], feather: float
-) -> np.ndarray:
-    """`paste` for a new object: the patch's pixels outside the mask, with its shadow, go on the frame too.
+def cast_shadow(rgb: np.ndarray, mask: np.ndarray, ground: np.ndarray, strength: float) -> np.ndarray:
+    """A crop (h,w,3) uint8 with the contact shadow of a new object on it; only pixels of `ground` change.
 
-    The box must lie in the frame and have the size of the patch.
+    A soft dark band along the lowest tenth of the object; what hangs higher casts none.
+
+    mask: (h,w) bool, the whole object, also where something hides it; ground: (h,w) bool, what the shadow
+    may fall on; strength: how dark it is at most, 0..1.
     """
-    x0, y0, x1, y1 = box
-    result = frame.copy()
-    result[y0:y1, x0:x1][~mask] = patch[~mask]
-    return paste(result, patch, mask, box, feather)
+    x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+    low = y + h - max(1, round(0.1 * h))
+    down = max(1, round(0.02 * h))
+    wide, high = max(0.05 * w, 0.7), max(0.025 * h, 0.7)  # deviations of the blur, pixels
+    window = np.s_[
+        low : y + h + down + round(3 * high), max(x - round(3 * wide), 0) : x + w + round(3 * wide)
+    ]
+    inside = mask[window].astype(np.float32)
+    foot = np.zeros_like(inside)
+    foot[down:] = inside[: max(len(inside) - down, 0)]
+    dark = cv2.GaussianBlur(foot, (0, 0), sigmaX=wide, sigmaY=high, borderType=cv2.BORDER_CONSTANT)
+    dark[mask[window]] = 0
+    dark *= strength / max(dark.max(), 1e-6)
+    dark[~ground[window]] = 0
+    result = rgb.copy()
+    result[window] = np.uint8(rgb[window] * (1 - dark[..., None]) + 0.5)
+    return result
 
 
 def resize(rgb: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.errors import InputError, Parser, run_program
-from data.synth.backends import prepare_backend, settings_of
-from data.synth.backends.swap import Swap
+from data.synth.backends import check_settings
 from data.synth.options import SynthOptions, add_option_flags, as_yaml, options_of
 from data.synth.prompts import load_prompts
 from data.synth.running import Run, input_of, make_scenes, prepare_out, writing_to
@@ -74,10 +73,7 @@ def parse(
 def check_backend(options: SynthOptions) -> None:
     """Raises InputError for settings that the back end does not know and for bad prompts."""
     load_prompts(options.prompts or None)
-    if options.backend == "swap":  # whose preparation needs the data
-        settings_of(Swap.settings_type("swap"), "swap", options.backend_settings)
-    else:
-        prepare_backend(options.backend, options.backend_settings, Path(options.db_root), options.split)
+    check_settings(options.backend, options.backend_settings)
 
 
 def start(flags: argparse.Namespace, options: SynthOptions) -> Run | None:

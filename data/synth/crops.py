@@ -31,10 +31,13 @@ class Crop:
 
         mirror: whether the padding reflects the frame; else it is 0, which is right for masks.
         """
-        inside = array[self.y0 : self.y0 + self.height, self.x0 : self.x0 + self.width]
         left, top, right, bottom = self.pad
         pads = [(top, bottom), (left, right)] + [(0, 0)] * (array.ndim - 2)
-        return np.pad(inside, pads, mode="symmetric" if mirror else "constant")
+        return np.pad(self.inside(array), pads, mode="symmetric" if mirror else "constant")
+
+    def inside(self, array: np.ndarray) -> np.ndarray:
+        """What `cut` gives without the padding: (height, width[, C]), at `box`, a copy."""
+        return array[self.y0 : self.y0 + self.height, self.x0 : self.x0 + self.width].copy()
 
     def back(self, patch: np.ndarray) -> np.ndarray:
         """The part of a patch (size, size[, C]) that lies in the frame: (height, width[, C]), at `box`.
@@ -47,16 +50,19 @@ class Crop:
         return patch[top : top + self.height, left : left + self.width]
 
 
-def context_crop(box: tuple[int, int, int, int], frame_size: tuple[int, int], margin: float = 0.25) -> Crop:
+def context_crop(
+    box: tuple[int, int, int, int], frame_size: tuple[int, int], margin: float = 0.25, least: int = 1
+) -> Crop:
     """The square around a box, shifted inside the frame.
 
     box: half-open x0, y0, x1, y1, pixels. frame_size: (width, height). margin: context on each side of the
-    longer side of the box, as a share of that side; less where the frame has no room for it. Centred on the
-    box unless the border is in the way. Only a box longer than the frame's shorter side needs padding.
+    longer side of the box, as a share of that side; least: side of the square, pixels, that tiny boxes get
+    too. Less of both where the frame has no room. Centred on the box unless the border is in the way. Only a
+    box longer than the frame's shorter side needs padding.
     """
     x0, y0, x1, y1 = box
     longer = max(x1 - x0, y1 - y0)
-    side = min(longer + 2 * round(margin * longer), max(longer, min(frame_size)))
+    side = min(max(longer + 2 * round(margin * longer), least), max(longer, min(frame_size)))
     start_x, width, left, right = _along(x0, x1, side, frame_size[0])
     start_y, height, top, bottom = _along(y0, y1, side, frame_size[1])
     return Crop(start_x, start_y, width, height, (left, top, right, bottom))

@@ -60,6 +60,7 @@ class SynthOptions:
     truncated: bool = _option("select", True, "take instances that touch the border of the frame too")
     classes: str = _option("select", "all", "label names separated by commas, or all: " + ",".join(THINGS))
     margin: float = _option("select", 0.25, "context on each side of the crop, share of the longer box side")
+    min_crop: int = _option("select", 128, "smallest side of the crop, pixels, where the frame has room")
 
     samples: int = _option("generate", 2, "pictures of each instance; each becomes a synthetic frame")
     prompts: str = _option("generate", "", "YAML of prompts; none: the built-in table")
@@ -107,7 +108,7 @@ class SynthOptions:
 
 
 _LEAST = {"scenes": 1, "seed": 0, "k": 1, "min_area": 0, "min_side": 1, "margin": 0, "samples": 1}
-_LEAST |= {"feather": 0, "min_pixels": 1}
+_LEAST |= {"min_crop": 1, "feather": 0, "min_pixels": 1}
 
 
 def checked(options: SynthOptions) -> SynthOptions:

@@ -5,7 +5,7 @@ becomes a line with status "failed"; only a file that can't be written is an err
 """
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from data.synth.focus import Window, draw_window
 from data.synth.inputs import Inputs
 from data.synth.manifest import instance_key, line_of, sample_key, seed_of, write_outputs
 from data.synth.options import SynthOptions
-from data.synth.prompts import Prompts, draw_prompt, load_prompts
+from data.synth.prompts import Prompts, draw_prompts, load_prompts
 from data.synth.select import Candidate, Source, candidates_of, choose
 from data.synth.truth import crop_truth, has_fragment, truth_files
 from data.writer import FrameName, LabelledPolygon, encode_png
@@ -113,7 +113,7 @@ class Worker:
         self, source: Source, rgb: np.ndarray, ids: np.ndarray, one: Candidate, digests: dict[str, str]
     ) -> dict:
         start = time.monotonic()
-        crop = context_crop(one.box, ids.shape[::-1], self.options.margin)
+        crop = context_crop(one.box, ids.shape[::-1], self.options.margin, self.options.min_crop)
         mask = crop.cut(ids == one.instance_id, mirror=False)
         stem = f"work/select/{source.name.city}/{source.name}_{one.instance_id}"
         outputs = write_outputs(
@@ -138,12 +138,18 @@ class Worker:
         options, start, inputs = self.options, time.monotonic(), Inputs(self.out)
         instance_id, key = selected["instance_id"], selected["key"]
         keys = [sample_key(name, instance_id, sample) for sample in range(1, options.samples + 1)]
+        seed = seed_of(options.seed, "prompt", key)
+        prompts = draw_prompts(selected["class"], seed, self.prompts, options.style, options.samples)
         facts = _about(selected) | {"seed": seed_of(options.seed, "generate", key)}
+        facts["negative"] = self.prompts.negative
+
+        def without(status: str, error: Exception) -> list[dict]:
+            return [
+                _timed(line_of("generate", one, status, _reason(error), prompt=prompt, **facts), start)
+                for one, prompt in zip(keys, prompts, strict=True)
+            ]
+
         try:
-            facts["prompt"] = draw_prompt(
-                selected["class"], seed_of(options.seed, "prompt", key), self.prompts, options.style
-            )
-            facts["negative"] = self.prompts.negative
             rgb, mask = (inputs.made(path) for path in crop_files(selected))
             backend = self.backend
             facts["backend"] = {"name": backend.name, "version": backend.version} | backend.details
@@ -152,27 +158,23 @@ class Worker:
                 mask > 0,
                 selected["class"],
                 f"{name}/{instance_id}",
-                facts["prompt"],
+                prompts,
                 facts["negative"],
                 facts["seed"],
-                options.samples,
             )
             pictures = backend.fill(request)
             shapes = [picture.shape for picture in pictures]
             if shapes != [rgb.shape] * options.samples:
                 raise ValueError(f"{backend.name} gave pictures of {shapes} instead of {rgb.shape}")
         except CannotFill as error:
-            return [
-                _timed(line_of("generate", one, "skipped", _reason(error), **facts), start) for one in keys
-            ]
+            return without("skipped", error)
         except Exception as error:  # a back end may fail in its own ways; the other items go on
-            return [
-                _timed(line_of("generate", one, "failed", _reason(error), **facts), start) for one in keys
-            ]
+            return without("failed", error)
         lines = []
         for sample, picture in enumerate(pictures, 1):
             path = f"work/generate/{name.city}/{name}_{instance_id}_{sample:03d}.png"
             facts["outputs"] = write_outputs(self.out, {path: encode_png(picture, photograph=True)})
+            facts["prompt"] = prompts[sample - 1]
             line = line_of("generate", keys[sample - 1], "ok", inputs=inputs.digests, **facts)
             lines.append(_timed(line, start))
             start = time.monotonic()
@@ -216,8 +218,8 @@ class Worker:
     def _edited(self, scene: _Scene, selected: dict, picture: np.ndarray) -> np.ndarray:
         """The whole frame with a patch on it; only the pixels of the instance change."""
         crop = Crop(**selected["crop"])
-        patch, original = crop.back(picture), replace(crop, pad=(0, 0, 0, 0)).cut(scene.rgb)
-        mask = replace(crop, pad=(0, 0, 0, 0)).cut(scene.instance_ids) == selected["instance_id"]
+        patch, original = crop.back(picture), crop.inside(scene.rgb)
+        mask = crop.inside(scene.instance_ids) == selected["instance_id"]
         patch = match_colours(patch, original, mask, self.options.colour_match)
         return paste(scene.rgb, patch, mask, crop.box, self.options.feather)
 
@@ -242,7 +244,7 @@ class Worker:
     ) -> tuple[dict[str, bytes], dict]:
         """The files of a focus crop by path below OUT, and what its line says about its truth."""
         options = self.options
-        size = edited.shape[1::-1]
+        size = focus_size(edited.shape[1])
         truth = crop_truth(
             scene.instance_ids,
             scene.objects,
@@ -260,6 +262,11 @@ class Worker:
         )
         id_map = {str(old): new for old, new in sorted(truth.id_map.items())}
         return files, {"id_map": id_map, "dropped": sorted(truth.dropped)}
+
+
+def focus_size(width: int) -> tuple[int, int]:
+    """Width and height of the focus crops of frames of a width: 2:1 as their windows, whatever the frame."""
+    return width, max(1, width // 2)
 
 
 def crop_files(selected: dict) -> tuple[str, str]:

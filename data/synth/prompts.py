@@ -35,14 +35,21 @@ def load_prompts(path: str | Path | None = None) -> Prompts:
         raise InputError(f"{path}: {error}; see {DEFAULT_PATH}") from None
 
 
-def draw_prompt(class_name: str, seed: int, table: Prompts, style: str = "") -> str:
-    """A class's prompt: one of its phrases in the template, then the style words of table and call.
+def draw_prompts(
+    class_name: str, seed: int, table: Prompts, style: str = "", count: int = 1
+) -> tuple[str, ...]:
+    """Prompts of a class: its phrases in the template, then the style words of table and call.
 
-    The choice follows from `seed` alone. A class without phrases is asked for by its name.
+    The phrases come in an order drawn from `seed` alone, each once before any comes again, whatever the
+    `count`. A class without phrases is asked for by its name.
     """
     phrases = table.classes.get(class_name) or (f"a {class_name}",)
-    phrase = phrases[np.random.default_rng(seed).integers(len(phrases))]
-    return " ".join(words for words in (table.template.format(phrase), table.style, style) if words)
+    order = np.random.default_rng(seed).permutation(len(phrases))
+    chosen = (phrases[order[sample % len(phrases)]] for sample in range(count))
+    return tuple(
+        " ".join(words for words in (table.template.format(phrase), table.style, style) if words)
+        for phrase in chosen
+    )
 
 
 def _checked(content: object) -> Prompts:

@@ -1,7 +1,8 @@
 """The back ends that fill an instance's mask with pixels, behind one interface (spec section 11).
 
     backend = make_backend("swap", settings, db_root, "train")
-    pictures = backend.fill(Request(rgb, mask, "car", "aachen_000000_000019/26001", prompt, "", seed, 2))
+    asked = Request(rgb, mask, "car", "aachen_000000_000019/26001", ("a red car", "a white car"), "", seed)
+    first, second = backend.fill(asked)
 
 `swap`, `recolor` and `cv_inpaint` need no weights; `sd_inpaint` and `sdxl_blend` need those of
 requirements-diffusion.txt, and nothing of them is imported before they are made.
@@ -35,16 +36,20 @@ class CannotFill(Exception):  # noqa: N818 - no error of the program: the object
 
 @dataclass(frozen=True)
 class Request:
-    """One object to repaint, and how often."""
+    """One object to paint, and how often."""
 
     rgb: np.ndarray  # (h,w,3) uint8 RGB, the crop around the object
-    mask: np.ndarray  # (h,w) bool, the pixels to repaint, at least one
+    mask: np.ndarray  # (h,w) bool, the pixels to paint, at least one
     class_name: str  # official label name, such as "car"
-    source: str  # "frame name/instance id" of what stands there; "" for a new object
-    prompt: str
+    source: str  # "frame name/instance id" of what stands there, or of a new object
+    prompts: tuple[str, ...]  # one for each sample wanted
     negative: str
     seed: int  # everything random follows from it and the number of the sample
-    count: int  # samples wanted
+
+    @property
+    def count(self) -> int:
+        """Samples wanted."""
+        return len(self.prompts)
 
     def generator(self, sample: int) -> np.random.Generator:
         """The random numbers of sample 0, 1, ...; they do not depend on `count`."""
@@ -66,9 +71,9 @@ class Backend(Protocol):
         """`request.count` pictures (h,w,3) uint8, of which only masked pixels are meant to be used.
 
         Outside the mask they hold the crop as it was, except that the diffusion back ends leave their own
-        surroundings there, which tell how far their colours have drifted, and that `swap` darkens the ground
-        below a new object (`source` ""): see `data.synth.blend.paste_new`.
-        Sample n depends on the request alone, never on `count`. Raises CannotFill to skip the object.
+        surroundings there, which tell how far their colours have drifted.
+        Sample n depends on the request and its own prompt alone, never on how many are wanted. Raises
+        CannotFill to skip the object.
         """
         ...
 
@@ -81,6 +86,11 @@ def make_backend(name: str, settings: dict, db_root: Path, split: str) -> Backen
     """
     maker = _maker(name)
     return maker(name, settings_of(maker.settings_type(name), name, settings), Path(db_root), split)
+
+
+def check_settings(name: str, settings: dict) -> None:
+    """Raises InputError for an unknown back end or setting, without making or loading anything."""
+    settings_of(_maker(name).settings_type(name), name, settings)
 
 
 def prepare_backend(

@@ -143,7 +143,7 @@ class Diffusion:
         ]
         try:
             painted = self.pipeline(
-                prompt=[request.prompt] * count,
+                prompt=[request.prompts[sample] for sample in samples],
                 negative_prompt=[request.negative] * count,
                 image=[Image.fromarray(image)] * count,
                 mask_image=[Image.fromarray(mask * 255)] * count,

@@ -63,7 +63,7 @@ class Recolor:
         return Settings
 
     def fill(self, request: Request) -> list[np.ndarray]:
-        """See `Backend`. Samples of a prompt with a colour word differ only by a shade."""
+        """See `Backend`. Samples whose prompts have the same colour word differ only by a shade."""
         lab = to_lab(request.rgb[request.mask])
         weight = paint_weight(lab, request.mask, request.class_name)
         middle = np.average(lab, axis=0, weights=weight + 1e-6)
@@ -73,9 +73,8 @@ class Recolor:
             dimmed = float(np.clip(light[0, 0] / _DAYLIGHT, 0.5, 1.0))
             cast = np.clip(0.5 * light[0, 1:], -_MOST_CAST, _MOST_CAST)
         pictures = []
-        for sample in range(request.count):
-            rng = request.generator(sample)
-            wanted = wanted_colour(request.prompt, middle, rng) * dimmed
+        for sample, prompt in enumerate(request.prompts):
+            wanted = wanted_colour(prompt, middle, request.generator(sample)) * dimmed
             wanted[1:] += cast
             wanted[0] = min(wanted[0], middle[0] + _MOST_LIGHTENED)
             picture = request.rgb.copy()

@@ -3,7 +3,7 @@
 Three steps for a sample: choose among the best-fitting instances of the bank; bring the chosen one's
 silhouette onto the mask, boxes first and then by a smooth displacement; give it the light of its new place.
 The mask is what the annotation says, so every pixel of it is covered: where the fitted instance ends short
-of it, its own texture is continued. A new object also gets a contact shadow, outside its mask.
+of it, its own texture is continued.
 """
 
 import dataclasses
@@ -30,6 +30,7 @@ _CUT = 0.25  # for each side where the frame cuts the instance off but not the o
 _PART = 0.22  # for showing a part of an instance, unless the frame cuts the object off there
 _ENLARGED = 0.4  # for each factor 2 of enlargement
 _LIGHT = 0.4  # for a difference of 50 in L around the two
+_TWIN = 0.3  # for standing in the same frame, where both would be seen
 _FAR_TOO_SMALL = 10.0  # beyond `max_enlargement`: only if there is nothing else
 _TEMPERATURE = 0.06  # of the draw: a fit worse by this much is drawn e times less often
 
@@ -49,13 +50,10 @@ class Settings:
     max_enlargement: float = 1.5  # of an instance, as long as there is any that needs less
     per_class: int = Limits.per_class  # instances that the bank keeps of a class
     longest: int = Limits.longest  # longer side of a kept picture, pixels
-    shadow: float = 0.5  # how dark the contact shadow of a new object is at most, 0..1
 
     def __post_init__(self):
         if min(self.choices, self.per_class, self.longest) < 1 or self.max_enlargement <= 0:
             raise ValueError("choices, per_class, longest and max_enlargement must be positive")
-        if not 0 <= self.shadow <= 1:
-            raise ValueError("shadow must be in 0..1")
 
 
 @dataclass(frozen=True)
@@ -101,16 +99,13 @@ class Swap:
         whole = _joined(mask)
         light = ring_statistics(request.rgb, ring_of(request.mask))
         choices = self.choose(request, whole, (x, y), light)
-        under = request.rgb
-        if not request.source:
-            under = cast_shadow(request.rgb, request.mask, self.settings.shadow)
         pictures = []
         for sample in range(request.count):
             choice = choices[sample % len(choices)]
             rgb, source_mask = choice.cut(*self.bank.picture(choice.row))
             fitted = fit_into(rgb, source_mask, whole)
             fitted = relit(fitted, self.bank.table.ring[choice.row], light)
-            picture = under.copy()
+            picture = request.rgb.copy()
             np.copyto(picture[window], fitted, where=mask[..., None])
             pictures.append(picture)
         return pictures
@@ -130,6 +125,7 @@ class Swap:
         height, width = request.mask.shape
         cut = np.array([x == 0, y == 0, x + w == width, y + h == height])
         cost = _COVERED * table.covered[rows] + _HOLLOW * (1 - table.solidity[rows])
+        cost += _TWIN * (table.frame[rows] == request.source.split("/")[0])
         if light is not None:
             cost += _LIGHT * np.abs(table.ring[rows, 0, 0] - light[0, 0]) / 50
         costs = np.empty((2, len(PARTS), len(rows)), np.float32)
@@ -231,24 +227,3 @@ def relit(rgb: np.ndarray, ring: np.ndarray, light: np.ndarray | None) -> np.nda
     table = np.uint8(np.clip(table + 0.5, 0, 255))[None]
     lab = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2LAB)  # 8 bits are enough, and fast
     return cv2.cvtColor(cv2.LUT(lab, table), cv2.COLOR_LAB2RGB)
-
-
-def cast_shadow(rgb: np.ndarray, mask: np.ndarray, strength: float) -> np.ndarray:
-    """The crop with a contact shadow on the ground below a mask: (h,w,3) uint8; masked pixels unchanged.
-
-    A soft dark band along the lowest tenth of the object; what hangs higher casts none. The ground in front
-    of the object is not known to the crop, so a thing that hides its foot is darkened too.
-    """
-    x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
-    foot = np.zeros(mask.shape, np.float32)
-    low = y + h - max(1, round(0.1 * h))
-    foot[low : y + h] = mask[low : y + h]
-    down = max(1, round(0.02 * h))
-    foot = np.roll(foot, down, axis=0)
-    foot[:down] = 0
-    dark = cv2.GaussianBlur(foot, (0, 0), sigmaX=max(0.05 * w, 0.7), sigmaY=max(0.025 * h, 0.7))
-    dark *= strength / max(dark.max(), 1e-6)
-    dark[: low - down] = 0
-    result = np.uint8(rgb * (1 - dark[..., None]) + 0.5)
-    result[mask] = rgb[mask]
-    return result
