@@ -101,6 +101,7 @@ def prepare_out(out: Path, options: SynthOptions, overwrite: bool, dry_run: bool
         root, there = Path(options.db_root).resolve(), out.resolve()
         if there == root or root in there.parents or there in root.parents:
             raise InputError(f"--out {out}: inside the input {root} or around it; choose another")
+        source_frames(Path(options.db_root), options.split)  # rather now than when OUT is begun
     summary = read_summary(out)
     if overwrite and summary is not None and not dry_run:
         for name in _OURS:  # never more than a run writes
