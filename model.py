@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from data.canvas import Canvas
 from data.checkpoints import find_checkpoint, load_checkpoint
 from data.errors import InputError
-from data.labels import NUM_CHANNELS, TARGET_CLASSES, THING_CHANNELS
+from data.labels import FIRST_THING_CHANNEL, NUM_CHANNELS, TARGET_CLASSES
 from data.noise import HalfNoise, Noise
 from data.pairs import Batch, Scene
 from distributed import average_gradients
@@ -260,7 +260,7 @@ def overlap_loss(box: Tensor, labels: Tensor) -> Tensor:
     Not published, and without weight by default (option overlap_weight): discriminators see a box in place
     of what it covers, so nothing else tells the model to keep clear of cars.
     """
-    things = torch.isin(labels, torch.tensor(THING_CHANNELS, dtype=labels.dtype, device=labels.device))
+    things = labels >= FIRST_THING_CHANNEL
     covered = (box[:, 0] * things).sum((1, 2))
     return (covered / box.sum((1, 2, 3)).clamp(min=1)).mean()
 

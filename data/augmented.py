@@ -114,6 +114,13 @@ def open_tree(out: Path, decisive: dict, overwrite: bool) -> dict | None:
     return None
 
 
+def abandon(out: Path) -> None:
+    """Remove what `open_tree` made unless an image is finished: the next command may have other settings."""
+    if not any((out / WORK).glob("*.json")):
+        shutil.rmtree(out / WORK)
+        (out / SUMMARY).unlink()
+
+
 def read_summary(out: Path) -> dict | None:
     """What OUT/insert.json holds, None if there is none. InputError if it is damaged."""
     path = out / SUMMARY
@@ -157,18 +164,6 @@ def is_done(out: Path, frame: Frame) -> bool:
 
 
 # ---- the run ----------------------------------------------------------------------------------
-
-
-@contextmanager
-def writing_to(out: Path) -> Iterator[None]:
-    """Turns what goes wrong with files into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"--out {out}: can't be written ({error.strerror or error}); what is finished is kept, the same"
-            " command goes on from there"
-        ) from None
 
 
 @contextmanager

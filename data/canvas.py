@@ -182,7 +182,9 @@ class _SceneConv(torch.autograd.Function):
                 of_target = grad_planes[:, ctx.present.index(ctx.channel)][:, None]
                 grad_mask[images, :, read] += of_target - of_scene - of_edge * edge[images, :, read]
         grad_weight = None
-        if needs_weight:
+        if needs_weight and len(ctx.present) == NUM_CHANNELS:
+            grad_weight = grad_w
+        elif needs_weight:
             grad_weight = torch.zeros_like(weight)
             grad_weight[:, [*ctx.present, NUM_CHANNELS]] = grad_w
         grad_bias = gradient.sum((0, 2, 3), dtype=weight.dtype) if needs_bias else None
@@ -191,7 +193,9 @@ class _SceneConv(torch.autograd.Function):
 
 def _weight_of_present(weight: Tensor, ctx) -> Tensor:
     """The weights of the channels present and of the edge, in the layout and type of the convolution."""
-    return weight[:, [*ctx.present, NUM_CHANNELS]].to(ctx.dtype).contiguous(memory_format=ctx.layout)
+    if len(ctx.present) < NUM_CHANNELS:  # never on a GPU, which would wait for the list
+        weight = weight[:, [*ctx.present, NUM_CHANNELS]]
+    return weight.to(ctx.dtype).contiguous(memory_format=ctx.layout)
 
 
 def _padded_planes(canvas: Canvas, images: slice, rows: slice, ctx) -> tuple[Tensor, slice]:

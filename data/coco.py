@@ -110,13 +110,22 @@ def annotate(item: tuple[Frame, tuple[int, ...]], **options) -> tuple[tuple[int,
     frame, new_ids = item
     instance_ids = cv2.imread(str(frame.instance_path), cv2.IMREAD_UNCHANGED)
     if instance_ids is None or instance_ids.dtype != np.uint16:
-        raise InputError(f"{frame.instance_path}: not a 16-bit instance map; make the tree again")
+        raise InputError(
+            f"{frame.instance_path}: not a 16-bit instance map; mend or copy it, then export again"
+        )
     return instance_ids.shape, annotations_of(instance_ids, new_ids, **options)
 
 
 def coco_path(root: Path, split: str) -> Path:
     """Where official tools look for the annotation of a split."""
     return Path(root) / "annotations" / f"instancesonly_filtered_gtFine_{split}.json"
+
+
+def _annotate_or_error(item: tuple[Frame, tuple[int, ...]], **options) -> tuple | InputError:
+    try:
+        return annotate(item, **options)
+    except InputError as error:
+        return error
 
 
 def write_coco(
@@ -128,17 +137,28 @@ def write_coco(
     new_source: str = "inserted",
     category_ids: str = "coco",
     polygons: bool = False,
+    left_out: list[str] | None = None,
 ) -> Path:
     """Write the annotation of a split's frames and return its path; `file_name` is below leftImg8bit/SPLIT.
 
     new_ids: values of new objects by frame name; the options after map_function are those of
     `annotations_of`. Image and annotation ids count from 1 in the order of `frames`. map_function may spread
-    the frames over processes. InputError for a bad instance map.
+    the frames over processes. A frame with a bad instance map is named in `left_out` and left out; InputError
+    where no such list is given.
     """
     items = [(frame, new_ids.get(frame.name, ())) for frame in frames]
-    work = functools.partial(annotate, new_source=new_source, category_ids=category_ids, polygons=polygons)
+    work = functools.partial(
+        _annotate_or_error, new_source=new_source, category_ids=category_ids, polygons=polygons
+    )
     images, annotations = [], []
-    for image_id, (frame, (size, found)) in enumerate(zip(frames, map_function(work, items), strict=True), 1):
+    for frame, result in zip(frames, map_function(work, items), strict=True):
+        if isinstance(result, InputError):
+            if left_out is None:
+                raise result
+            left_out.append(str(result))
+            continue
+        size, found = result
+        image_id = len(images) + 1
         file_name = f"{frame.label_path.parent.name}/{frame.name}_leftImg8bit.png"
         images.append({"id": image_id, "width": size[1], "height": size[0], "file_name": file_name})
         for one in found:

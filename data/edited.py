@@ -21,7 +21,7 @@ from data.evaluation import read_camera
 from data.gates import Gates, mask_refusal
 from data.labels import TARGET_CLASSES
 from data.outlines import Outlines
-from data.synth.backends import CannotFill
+from data.synth.backends import CannotFillError
 from data.synth.render import NewObject
 from data.writer import annotation_files, colour_map, encode_png, polygons_from_json, write_atomic
 
@@ -81,7 +81,7 @@ class EditedImage:
             new = NewObject(name, f"{self.frame.name}/{new_id}", patch, hidden, composed)
             try:
                 self.rgb, facts = paint(self.rgb, new)
-            except CannotFill:
+            except CannotFillError:
                 return "render", {}
             rendered = {"render": facts}
         visible = patch.mask & ~hidden

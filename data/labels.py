@@ -42,7 +42,8 @@ def _channel_table() -> np.ndarray:
 
 CHANNEL_OF_ID = _channel_table()  # (256,) uint8: label id -> channel, INVALID_CHANNEL where no label exists
 
-THING_CHANNELS = tuple(channel_of_id(label.id) for label in OFFICIAL_LABELS if label.hasInstances)
+# Things have the last channels: 20..29.
+FIRST_THING_CHANNEL = min(channel_of_id(label.id) for label in OFFICIAL_LABELS if label.hasInstances)
 
 # One colour a channel. Channel 0 gathers unlabeled, rectification
 # border, out of roi and static; it and channel 1 (ego vehicle) are black in the official colours too.

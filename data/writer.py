@@ -7,6 +7,8 @@ official tools do, so that `cityscapesscripts` rebuilds the same pixels from the
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,8 @@ import cv2
 import numpy as np
 from cityscapesscripts.helpers.labels import id2label, name2label
 from PIL import Image, ImageDraw
+
+from data.errors import InputError
 
 _NAME = re.compile(r"([^_/]+)_(\d{6})_(\d{6})")
 
@@ -158,6 +162,18 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_to(out: Path) -> Iterator[None]:
+    """Turns what goes wrong with writing files into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"--out {out}: can't be written ({error.strerror or error}); what is finished is kept, the same"
+            " command goes on from there"
+        ) from None
 
 
 def encode_png(image: np.ndarray, photograph: bool = False) -> bytes:

@@ -24,6 +24,7 @@ from data.augmented import (
     MANIFEST,
     PREVIEW,
     VERSION,
+    abandon,
     all_records,
     finished_frame,
     histogram,
@@ -35,7 +36,6 @@ from data.augmented import (
     sum_up,
     write_manifest,
     write_summary,
-    writing_to,
 )
 from data.checkpoints import find_checkpoint
 from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, list_frames, name_some
@@ -49,7 +49,7 @@ from data.insertion import WORK, Settings, Task, fit_of_training, work
 from data.placements import METRIC_RANGES, HeightFit
 from data.synth.render import Rendering
 from data.synth.spread import spreading
-from data.writer import encode_png, write_atomic
+from data.writer import encode_png, write_atomic, writing_to
 from distributed import Ranks, choose_device, join, leave, wait_for_all
 from model import WhereWhat, load_model
 
@@ -189,9 +189,14 @@ def insert(settings: argparse.Namespace, ranks: Ranks) -> int:
                 with spreading(settings.num_workers, "instances to show", "frame") as spread:
                     rendering.prepare(spread)
             wait_for_all()
-            with mapping(settings.num_workers, job) as spread:
-                for _ in tqdm(spread(work, todo), "images", len(todo), unit="image", disable=None):
-                    pass
+            try:
+                with mapping(settings.num_workers, job) as spread:
+                    for _ in tqdm(spread(work, todo), "images", len(todo), unit="image", disable=None):
+                        pass
+            except InputError:
+                if ranks.count == 1:
+                    abandon(out)
+                raise
             if ranks.rank:
                 return 0
             records = all_records(out, [task.frame for task in tasks])

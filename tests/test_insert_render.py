@@ -12,14 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from torchvision.datasets import Cityscapes
 
 import data.synth.render
 from data.cityscapes import list_frames, read_maps
 from data.compose import Patch
 from data.edited import read_image, read_picture
-from data.errors import run_program
 from data.gates import Gates
 from data.placements import is_thing
 from data.synth.backends import make_backend
@@ -27,28 +25,12 @@ from data.synth.blend import to_lab
 from data.synth.options import SynthOptions
 from data.synth.render import Painter, Rendering
 from data.writer import FrameName, LabelledPolygon, rasterise, write_frame
-from scripts.insert import main
 from tests.mini_frames import mini_objects, mini_picture
+from tests.test_insert import content, run
 from tests.town import CAMERA, write_checkpoint
 
 WIDTH, HEIGHT, FRAMES = 256, 128, 4
 COMMAND = ("--per_image", "2", "--no_gate", "--min_visible", "20", "--max_overlap", "0.6")
-
-
-def run(monkeypatch, *arguments, workers: int = 1) -> int:
-    """The exit status of the program, run in this process."""
-    threads = torch.get_num_threads()
-    monkeypatch.setattr(sys, "argv", ["insert", *map(str, arguments), "--num_workers", str(workers)])
-    with pytest.raises(SystemExit) as stopped:
-        run_program(main)
-    torch.set_num_threads(threads)
-    return stopped.value.code
-
-
-def content(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
-    }
 
 
 def lines(out: Path) -> list[dict]:
@@ -328,3 +310,4 @@ def test_a_back_end_that_can_not_be_made_is_one_line(source, checkpoint, tmp_pat
         assert run(monkeypatch, *command, *flags, workers=workers) == 2
         message = capsys.readouterr().err.splitlines()[-1]
         assert message.startswith("error: device 'cuda:99'")
+        assert not any((tmp_path / "out").iterdir())  # free for other settings

@@ -15,10 +15,10 @@ from networks import (
     noise_features,
     place,
     place_box,
-    published_names,
 )
 from options import Options, network_depth
 from tests.plain import plain_coord_loss, plain_edge_map, plain_encode, plain_place
+from tests.published import published_names
 
 PARAMETER_COUNTS = {  # spec section 5, at the default sizes
     "where_encoder": 2_804_580,

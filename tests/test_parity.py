@@ -28,9 +28,10 @@ from data.noise import HalfNoise, Noise
 from data.norm import NormActivation
 from data.pairs import Batch, Scene
 from model import D_NAMES, G_NETWORKS, LOSS_NAMES, SUP_NETWORKS, Optimisers, WhereWhat, d_losses, g_gradients
-from networks import edge_map, place, published_names
+from networks import edge_map, place
 from options import Options
 from tests.plain import PlainWhereWhat
+from tests.published import published_names
 
 PARITY = Path(os.environ.get("PARITY_DIR", Path(__file__).parents[2] / "shared" / "parity"))
 FILES = sorted(PARITY.glob("*.npz"))

@@ -13,7 +13,7 @@ from data.cityscapes import bounding_box, list_frames
 from data.errors import InputError
 from data.synth.backends import (
     BACKENDS,
-    CannotFill,
+    CannotFillError,
     Request,
     check_settings,
     make_backend,
@@ -178,7 +178,7 @@ def test_swap_prefers_the_alike(tmp_path, tree):
 
 def test_swap_has_nothing_for_a_class_without_others(swap, tree):
     asked = request(tree, 26000, class_name="train")
-    with pytest.raises(CannotFill, match="no other train"):
+    with pytest.raises(CannotFillError, match="no other train"):
         swap.fill(asked)
 
 

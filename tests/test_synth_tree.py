@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as official  # noqa: N813
+import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as Official
 import cv2
 import numpy as np
 import pytest
@@ -218,8 +218,8 @@ def _official_precision(tree: Path, folder: Path, predictions: dict[str, np.ndar
     """
     if not hasattr(np, "in1d"):
         monkeypatch.setattr(np, "in1d", np.isin, raising=False)
-    monkeypatch.setattr(official, "writeDict2JSON", lambda *_: None)
-    args = official.args
+    monkeypatch.setattr(Official, "writeDict2JSON", lambda *_: None)
+    args = Official.args
     for name, value in (
         ("JSONOutput", False),
         ("quiet", True),
@@ -229,7 +229,7 @@ def _official_precision(tree: Path, folder: Path, predictions: dict[str, np.ndar
         ("instLabels", []),
     ):
         monkeypatch.setattr(args, name, value)
-    official.setInstanceLabels(args)
+    Official.setInstanceLabels(args)
     frames = list_frames(tree, "train")
     for frame in frames:
         rows = []
@@ -241,8 +241,8 @@ def _official_precision(tree: Path, folder: Path, predictions: dict[str, np.ndar
                 rows.append(f"{file} {value // 1000} 0.9\n")
         (folder / f"{frame.name}.txt").write_text("".join(rows))
     truths = [str(frame.instance_path) for frame in frames]
-    found = [official.getPrediction(path, args) for path in truths]
-    return official.evaluateImgLists(found, truths, args)["averages"]["allAp"]
+    found = [Official.getPrediction(path, args) for path in truths]
+    return Official.evaluateImgLists(found, truths, args)["averages"]["allAp"]
 
 
 def _maps(tree: Path) -> dict[str, np.ndarray]:
@@ -251,7 +251,7 @@ def _maps(tree: Path) -> dict[str, np.ndarray]:
 
 
 def test_perfect_predictions_score_one_in_the_official_evaluation(tree, tmp_path, monkeypatch):
-    package = Path(official.__file__).parent
+    package = Path(Official.__file__).parent
     before = {path.name for path in (*package.iterdir(), *Path().iterdir())}
     assert _official_precision(tree, tmp_path, _maps(tree), monkeypatch) == pytest.approx(1.0)
     assert {path.name for path in (*package.iterdir(), *Path().iterdir())} == before
@@ -266,7 +266,8 @@ def test_a_frame_without_instances_and_a_crowd_that_absorbs_a_prediction(source,
     ids = cv2.imread(str(empty.instance_path), cv2.IMREAD_UNCHANGED)
     ids[ids >= 24] = 7
     empty.instance_path.write_bytes(encode_png(ids))
-    (path,) = export_coco(tree, ["train"])
+    (path,), left_out = export_coco(tree, ["train"])
+    assert left_out == 0
     content = json.loads(path.read_text())
     assert 1 not in {one["image_id"] for one in content["annotations"]}
 

@@ -8,9 +8,10 @@ from data.errors import InputError, Parser, run_program
 from data.synth.backends import check_settings
 from data.synth.options import SynthOptions, add_option_flags, as_yaml, options_of
 from data.synth.prompts import load_prompts
-from data.synth.running import Run, input_of, make_scenes, prepare_out, writing_to
+from data.synth.running import Run, input_of, make_scenes, prepare_out
 from data.synth.spread import cores
 from data.synth.workers import WITH_WEIGHTS
+from data.writer import writing_to
 
 STAGES = ("select", "generate", "integrate")
 LISTED = 10  # failed and skipped items named at the end

@@ -9,7 +9,7 @@ import numpy as np
 from data.errors import InputError
 from data.synth.manifest import digest
 from data.synth.select import Source
-from data.writer import LabelledPolygon, polygons_from_json
+from data.writer import LabelledPolygon, instance_values, polygons_from_json
 
 _PNG_END = b"IEND\xaeB`\x82"
 
@@ -67,7 +67,7 @@ class Inputs:
             for thing in objects:
                 if not len(thing.polygon):
                     raise ValueError("an object without points")
-                thing.label_id  # noqa: B018 - ValueError for an unknown label
+            instance_values(objects)  # ValueError for an unknown label
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{path}: not a file of polygons ({reason})") from None

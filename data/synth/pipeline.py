@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import InputError
-from data.synth.backends import Backend, CannotFill, Request, make_backend
+from data.synth.backends import Backend, CannotFillError, Request, make_backend
 from data.synth.blend import match_colours, paste, resize
 from data.synth.crops import Crop, context_crop
 from data.synth.focus import Window, draw_window
@@ -131,7 +131,7 @@ class Worker:
 
     def generate(self, job: Job) -> list[dict]:
         """Repaint instances; the lines of all their samples. InputError for a back end that can't be made."""
-        self.backend, self.prompts  # noqa: B018 - what is wrong with them is wrong with every item
+        _ = self.backend, self.prompts  # made now: what is wrong with them is wrong with every item
         return [line for selected in job.items for line in self._repaint(job.source.name, selected)]
 
     def _repaint(self, name: FrameName, selected: dict) -> list[dict]:
@@ -166,7 +166,7 @@ class Worker:
             shapes = [picture.shape for picture in pictures]
             if shapes != [rgb.shape] * options.samples:
                 raise ValueError(f"{backend.name} gave pictures of {shapes} instead of {rgb.shape}")
-        except CannotFill as error:
+        except CannotFillError as error:
             return without("skipped", error)
         except Exception as error:  # a back end may fail in its own ways; the other items go on
             return without("failed", error)
@@ -207,7 +207,7 @@ class Worker:
             files[f"panorama/{scene.source.split}/{name.city}/{name}_leftImg8bit.png"] = encode_png(
                 edited, photograph=True
             )
-        except CannotFill as error:
+        except CannotFillError as error:
             return _timed(line_of("integrate", key, "skipped", _reason(error), **facts), start)
         except Exception as error:  # the other items go on
             return _timed(line_of("integrate", key, "failed", _reason(error), **facts), start)
@@ -224,7 +224,7 @@ class Worker:
         return paste(scene.rgb, patch, mask, crop.box, self.options.feather)
 
     def _window(self, scene: _Scene, selected: dict, key: str) -> tuple[Window, int]:
-        """The window of a focus crop, and how many were drawn. Raises CannotFill if there is none."""
+        """The window of a focus crop, and how many were drawn. Raises CannotFillError if there is none."""
         options = self.options
         rng = np.random.default_rng(seed_of(options.seed, "integrate", key))
         size = scene.instance_ids.shape[::-1]
@@ -232,7 +232,7 @@ class Worker:
         while True:
             window = draw_window(tuple(selected["bbox"]), size, rng)
             if window is None:
-                raise CannotFill(f"no 2:1 window of a {size[0]}x{size[1]} frame holds the instance")
+                raise CannotFillError(f"no 2:1 window of a {size[0]}x{size[1]} frame holds the instance")
             tried += 1
             if options.fragments != "resample" or tried > RESAMPLES:
                 return window, tried
@@ -291,4 +291,4 @@ def _timed(line: dict, start: float) -> dict:
 def _reason(error: Exception) -> str:
     """One line about what went wrong."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, (InputError, CannotFill)) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, (InputError, CannotFillError)) else f"{type(error).__name__}: {text}"

@@ -17,7 +17,14 @@ from data.cityscapes import bounding_box
 from data.compose import IN_FRONT, Composed, Patch
 from data.errors import InputError
 from data.placements import is_thing
-from data.synth.backends import Backend, CannotFill, Request, check_settings, make_backend, prepare_backend
+from data.synth.backends import (
+    Backend,
+    CannotFillError,
+    Request,
+    check_settings,
+    make_backend,
+    prepare_backend,
+)
 from data.synth.blend import cast_shadow, match_colours, paste
 from data.synth.crops import context_crop
 from data.synth.manifest import digest, seed_of
@@ -108,14 +115,14 @@ class Painter:
 
     def load(self) -> None:
         """Load what painting needs. Raises InputError: what is wrong with it is wrong with every object."""
-        self.backends, self.prompts  # noqa: B018
+        _ = self.backends, self.prompts
 
     def paint(self, rgb: np.ndarray, new: NewObject) -> tuple[np.ndarray, dict]:
         """A copy of the picture (H,W,3) uint8 with an object on it, and what the manifest says of it.
 
         Changed are the visible pixels of the object, pixels of the ground around its foot, and what the maps
-        give back to the ground because the object left too little of a thing. Raises CannotFill if there is
-        nothing to paint it with, InputError if the back end fails.
+        give back to the ground because the object left too little of a thing. Raises CannotFillError if there
+        is nothing to paint it with, InputError if the back end fails.
         """
         visible = new.patch.mask & ~new.hidden
         if self.rendering.name == "overlay":
@@ -160,7 +167,7 @@ class Painter:
         for backend in self.backends:
             try:
                 (picture,) = backend.fill(asked)
-            except (CannotFill, InputError):
+            except (CannotFillError, InputError):
                 raise
             except Exception as error:  # it may fail in its own ways; other images go on
                 text = " ".join(str(error).split())

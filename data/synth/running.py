@@ -9,7 +9,6 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -36,7 +35,7 @@ from data.synth.options import SynthOptions, from_saved
 from data.synth.pipeline import Job, Patch
 from data.synth.select import Source, balanced, in_scope, source_frames
 from data.synth.workers import Pool, survey, work
-from data.writer import write_atomic
+from data.writer import write_atomic, writing_to
 
 SUMMARY = "synth.json"
 STREETS = "work/streets"
@@ -54,18 +53,6 @@ _OURS = (
 
 
 # ---- opening ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def writing_to(out: Path) -> Iterator[None]:
-    """Turns what goes wrong with writing files into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"--out {out}: can't be written ({error.strerror or error}); what is finished is kept, the same"
-            " command goes on from there"
-        ) from None
 
 
 def read_summary(out: Path) -> dict | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data.cityscapes import list_frames
 from data.coco import write_coco
-from data.errors import InputError
+from data.errors import InputError, warn
 from data.synth.manifest import MANIFEST
 from data.writer import FrameName
 
@@ -123,16 +123,19 @@ def export_coco(
     category_ids: str = "coco",
     polygons: bool = False,
     map_function: Callable = map,
-) -> list[Path]:
-    """Write the COCO annotation of all frames of some splits of a tree; the paths.
+) -> tuple[list[Path], int]:
+    """Write the COCO annotation of all frames of some splits of a tree; the paths, and frames left out.
 
     "source" is "synthetic" for repainted instances, "original" for all others; for the options see
-    `data.coco.annotations_of`. Raises InputError for a split without frames or a bad instance map.
+    `data.coco.annotations_of`. A frame with a bad instance map is left out with a warning. Raises InputError
+    for a split without frames.
     """
     new_ids = repainted(out)
-    return [
-        write_coco(
-            out, split, list_frames(out, split), new_ids, map_function, "synthetic", category_ids, polygons
-        )
-        for split in splits
+    left_out: list[str] = []
+    options = ("synthetic", category_ids, polygons, left_out)
+    paths = [
+        write_coco(out, split, list_frames(out, split), new_ids, map_function, *options) for split in splits
     ]
+    for message in left_out:
+        warn(f"{message}; left out of the annotation")
+    return paths, len(left_out)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from data.errors import InputError, Parser, run_program
 from data.synth.options import from_saved
-from data.synth.running import SUMMARY, input_of, read_summary, writing_to
+from data.synth.running import SUMMARY, input_of, read_summary
 from data.synth.tree import MODES, add_raw
+from data.writer import writing_to
 
 
 def _arguments() -> argparse.Namespace:

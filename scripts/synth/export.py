@@ -10,9 +10,9 @@ from pathlib import Path
 
 from data.coco import CATEGORY_IDS
 from data.errors import InputError, Parser, run_program
-from data.synth.running import writing_to
 from data.synth.spread import cores, spreading
 from data.synth.tree import export_coco, splits_of
+from data.writer import writing_to
 
 
 def _arguments() -> argparse.Namespace:
@@ -38,18 +38,19 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
+def main() -> int:
     flags = _arguments()
     splits = flags.splits or splits_of(flags.out)
     if not splits:
         raise InputError(f"--out {flags.out}: holds no instance maps; give the folder of a tree")
     with writing_to(flags.out), spreading(flags.num_workers, "export", "frame") as map_function:
-        paths = export_coco(flags.out, splits, flags.category_ids, flags.polygons, map_function)
+        paths, left_out = export_coco(flags.out, splits, flags.category_ids, flags.polygons, map_function)
     for path in paths:
         content = json.loads(path.read_text())
         new = sum(one["source"] == "synthetic" for one in content["annotations"])
         print(f"{path}: {len(content['images'])} images, {len(content['annotations'])} annotations,", end=" ")
         print(f"{new} of them repainted")
+    return 1 if left_out else 0
 
 
 if __name__ == "__main__":

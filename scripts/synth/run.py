@@ -9,8 +9,9 @@ import time
 from functools import partial
 
 from data.synth.command import finish, generate_workers, parse, run_verb, start
-from data.synth.running import with_bar, writing_to
+from data.synth.running import with_bar
 from data.synth.tree import add_raw, export_coco, splits_of
+from data.writer import writing_to
 
 
 def main() -> int:
@@ -19,7 +20,7 @@ def main() -> int:
     run = start(flags, options)
     if run is None:
         return 0
-    counts = {}
+    counts, left_out = {}, 0
     painters = generate_workers(flags, run)
     with run.pool(flags.num_workers) as pool, run.pool(painters) as paint_pool:
         counts["select"] = run.stage("select", pool)
@@ -30,8 +31,9 @@ def main() -> int:
                 run.root, run.out, [split for split in options.raw_splits.split(",") if split], options.raw
             )
             if options.coco:
-                export_coco(run.out, splits_of(run.out), map_function=partial(with_bar, pool, "export"))
-    status = finish(run, counts)
+                bar = partial(with_bar, pool, "export")
+                left_out = export_coco(run.out, splits_of(run.out), map_function=bar)[1]
+    status = finish(run, counts) or int(left_out > 0)
     print(f"build      {raw} raw files by {options.raw}")
     print(f"seconds    {time.monotonic() - begin:.1f}")
     print(f"tree       {run.out}")

@@ -14,10 +14,10 @@ from tqdm import tqdm
 from data.errors import InputError
 from data.synth import score_networks
 from data.synth.command import parse, resume, run_verb
-from data.synth.running import Run, writing_to
+from data.synth.running import Run
 from data.synth.score import NUMBERS, Mean, Sample, measure
 from data.synth.score_networks import Networks, Weights
-from data.writer import write_atomic
+from data.writer import write_atomic, writing_to
 
 SCORE = "score.json"
 

@@ -30,8 +30,8 @@ _MODULES = {
 }
 
 
-class CannotFill(Exception):  # noqa: N818 - no error of the program: the object is skipped
-    """Why a back end has nothing for this object; the caller skips it with this reason."""
+class CannotFillError(Exception):
+    """Why a back end has nothing for this object; no fault of the program, the caller skips it."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Backend(Protocol):
         Outside the mask they hold the crop as it was, except that the diffusion back ends leave their own
         surroundings there, which tell how far their colours have drifted.
         Sample n depends on the request and its own prompt alone, never on how many are wanted. Raises
-        CannotFill to skip the object.
+        CannotFillError to skip the object.
         """
         ...
 

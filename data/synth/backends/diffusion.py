@@ -8,6 +8,7 @@ by one latent pixel, so that no seam of the old object stays; one torch generato
 """
 
 import dataclasses
+import importlib
 import os
 import warnings
 from dataclasses import dataclass
@@ -177,8 +178,8 @@ def load(name: str, settings: Settings, dtype: str) -> tuple[object, str]:
     """
     try:
         import diffusers
-        import transformers  # noqa: F401 - pipelines fail late and at length without it
 
+        importlib.import_module("transformers")  # pipelines fail late and at length without it
         pipeline_type = getattr(diffusers, _PIPELINES[name])
     except (ImportError, RuntimeError) as error:  # diffusers wraps what fails in its lazy imports
         reason = " ".join(str(error).split())[:200]

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.synth.backends import CannotFill, Request
+from data.synth.backends import CannotFillError, Request
 from data.synth.bank import PARTS, Bank, Limits, build_bank, grid_of
 from data.synth.blend import resize, ring_of, ring_statistics
 from data.synth.registration import continue_texture, displacement
@@ -92,7 +92,7 @@ class Swap:
         return build_bank(db_root, split, path, map_function, Limits(settings.per_class, settings.longest))
 
     def fill(self, request: Request) -> list[np.ndarray]:
-        """See `Backend`. CannotFill if the bank has no other instance of the class."""
+        """See `Backend`. CannotFillError if the bank has no other instance of the class."""
         x, y, w, h = cv2.boundingRect(request.mask.view(np.uint8))
         window = np.s_[y : y + h, x : x + w]
         mask = np.ascontiguousarray(request.mask[window])
@@ -118,7 +118,7 @@ class Swap:
         other = np.flatnonzero(shelf.keys != request.source)
         rows = shelf.rows[other]
         if not len(rows):
-            raise CannotFill(f"swap: the data set shows no other {request.class_name}")
+            raise CannotFillError(f"swap: the data set shows no other {request.class_name}")
         h, w = whole.shape
         wanted = grid_of(whole).astype(np.float32)
         x, y = corner
