@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from data.canvas import Canvas
 from data.checkpoints import find_checkpoint, load_checkpoint
 from data.errors import InputError
-from data.labels import FIRST_THING_CHANNEL, NUM_CHANNELS, TARGET_CLASSES
+from data.labels import FIRST_THING_CHANNEL, TARGET_CLASSES
 from data.noise import HalfNoise, Noise
 from data.pairs import Batch, Scene
 from distributed import average_gradients
@@ -145,11 +145,7 @@ class WhereWhat(nn.Module):
     def canvas(self, labels: Tensor, ids: Tensor) -> Canvas:
         """A scene from channels (B,h,w) uint8 and instance ids (B,h,w) int32."""
         edge = (edge_map(ids[:, None]) > 0).to(self.networks["stn"].free.dtype)
-        if labels.device.type != "cpu":  # a GPU need not wait for the answer
-            return Canvas(labels, edge, self.target.channel)
-        occurs = torch.bincount(labels.flatten().int(), minlength=NUM_CHANNELS) > 0
-        occurs[self.target.channel] = True
-        return Canvas(labels, edge, self.target.channel, present=tuple(occurs.nonzero().flatten().tolist()))
+        return Canvas(labels, edge, self.target.channel)
 
     def compose(self, scene: Canvas, compact: Tensor, theta: Tensor) -> Canvas:
         """A scene (H x W) with a compact mask (B,1,cy,cx) placed on it and its edge drawn."""

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.canvas import PLANES, Canvas, add_noise, reconstruction_loss, scene_conv
+from data.canvas import PLANES, Canvas, add_noise, reconstruction_loss
 from data.norm import NormActivation
+from data.scene_conv import scene_conv
 from options import Options, network_depth
 
 LEAK = 0.2  # slope of the leaky ReLUs

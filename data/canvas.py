@@ -26,27 +26,22 @@ class Canvas:
     channel: int  # target class
     mask: Tensor | None = None  # (B,1,h,w) in [0,1], put into the target channel and cut out of all else
     drawn: Tensor | None = None  # (B,1,h,w), added to the edge plane after the cut
-    present: tuple[int, ...] = tuple(range(NUM_CHANNELS))  # channels that may occur, `channel` among them
 
-    def planes(self) -> Tensor:
+    def planes(self, dtype: torch.dtype | None = None) -> Tensor:
         """(B,31,h,w): (one-hot labels, edge) * (1 - mask), mask in the target channel, drawn on the edge.
 
-        Channels last in memory.
+        Channels last in memory; of the edge's type unless another is given.
         """
-        return self.some_planes(tuple(range(NUM_CHANNELS)), self.edge.dtype)
-
-    def some_planes(self, channels: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """`planes` of these channels, all that are present among them, and of the edge: (B,C+1,h,w)."""
-        shape = (*self.labels.shape, len(channels) + 1)
-        planes = torch.zeros(shape, dtype=dtype, device=self.edge.device)
-        index = _index_of(_places(self.labels, channels), shape[-1])
+        dtype = dtype or self.edge.dtype
+        planes = torch.zeros((*self.labels.shape, PLANES), dtype=dtype, device=self.edge.device)
+        index = index_of(self.labels.long(), PLANES)
         if self.mask is None:
             planes.put_(index, torch.ones_like(index, dtype=dtype))
             planes[..., -1] = self.edge[:, 0]
         else:
             keep = 1 - self.mask[:, 0]
             planes.put_(index, keep.to(dtype))
-            planes[..., channels.index(self.channel)] += self.mask[:, 0]
+            planes[..., self.channel] += self.mask[:, 0]
             planes[..., -1] = self.edge[:, 0] * keep
         if self.drawn is not None:
             planes[..., -1] += self.drawn[:, 0]
@@ -59,7 +54,7 @@ class Canvas:
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
         }
-        return replace(self, present=tuple(sorted({*self.present, *other.present})), **parts)
+        return replace(self, **parts)
 
     def paste(self, mask: Tensor) -> "Canvas":
         """This scene with a mask (B,1,h,w) on it."""
@@ -79,16 +74,7 @@ class Canvas:
         return replace(self, **cut)
 
 
-def _places(labels: Tensor, channels: tuple[int, ...]) -> Tensor:
-    """Position of each label (B,h,w) in `channels`, int64."""
-    if channels == tuple(range(NUM_CHANNELS)):
-        return labels.long()
-    table = torch.zeros(NUM_CHANNELS, dtype=torch.long, device=labels.device)
-    table[list(channels)] = torch.arange(len(channels), device=labels.device)
-    return table.index_select(0, labels.flatten().int()).view(labels.shape)
-
-
-def _index_of(places: Tensor, planes: int) -> Tensor:
+def index_of(places: Tensor, planes: int) -> Tensor:
     """Index of one number of each pixel in flattened (B,h,w,planes): much faster than scatter and gather."""
     pixels = torch.arange(places.numel(), device=places.device).view(places.shape)
     return pixels.mul_(planes).add_(places)
@@ -122,102 +108,6 @@ def working_dtype(x: Tensor) -> torch.dtype:
 def memory_format_of(weight: Tensor) -> torch.memory_format:
     """The layout that a layer's weight (4 dimensions) asks maps to have."""
     return torch.channels_last if weight.stride(1) == 1 else torch.contiguous_format
-
-
-class _SceneConv(torch.autograd.Function):
-    """k4s2p1 convolution of a canvas; its planes are made anew in the backward pass instead of kept.
-
-    Planes of channels that are not present are all zero: neither they nor their weights take part.
-    """
-
-    @staticmethod
-    def forward(ctx, labels, edge, mask, drawn, channel, present, weight, bias):
-        ctx.save_for_backward(labels, edge, mask, drawn, weight)
-        ctx.channel, ctx.present, ctx.dtype = channel, present, working_dtype(weight)
-        ctx.layout = memory_format_of(weight)
-        canvas = Canvas(labels, edge, channel, mask, drawn, present)
-        count, height, width = labels.shape
-        w, b = _weight_of_present(weight, ctx), bias.to(ctx.dtype)
-        out = torch.empty(
-            *(count, len(w), height // 2, width // 2),
-            dtype=ctx.dtype,
-            device=w.device,
-            memory_format=ctx.layout,
-        )
-        for images, rows in bands(count, height // 2, width // 2, labels.device):
-            planes, _ = _padded_planes(canvas, images, rows, ctx)
-            out[images, :, rows] = F.conv2d(planes, w, b, stride=2, padding=(0, 1))
-        return out
-
-    @staticmethod
-    def backward(ctx, gradient):
-        labels, edge, mask, drawn, weight = ctx.saved_tensors
-        _, _, needs_mask, needs_drawn, _, _, needs_weight, needs_bias = ctx.needs_input_grad
-        canvas = Canvas(labels, edge, ctx.channel, mask, drawn, ctx.present)
-        w = _weight_of_present(weight, ctx)
-        grad_mask = torch.zeros_like(mask) if needs_mask else None
-        grad_drawn = torch.zeros_like(drawn) if needs_drawn else None
-        grad_w = torch.zeros_like(w, dtype=weight.dtype)
-        for images, rows in bands(len(gradient), *gradient.shape[2:], labels.device):
-            planes, inner = _padded_planes(canvas, images, rows, ctx)
-            grad_planes, grad_part, _ = torch.ops.aten.convolution_backward(
-                gradient[images, :, rows].contiguous(memory_format=ctx.layout),
-                planes,
-                w,
-                None,
-                *([2, 2], [0, 1], [1, 1], False, [0, 0], 1),  # stride, padding, dilation, transposed, ...
-                [needs_mask or needs_drawn, needs_weight, False],
-            )
-            if needs_weight:
-                grad_w += grad_part
-            if needs_mask or needs_drawn:
-                read = slice(max(0, 2 * rows.start - 1), 2 * rows.stop + 1)  # bands share two rows
-                grad_planes = grad_planes[:, :, inner]
-                of_edge = grad_planes[:, -1:]
-            if needs_drawn:
-                grad_drawn[images, :, read] += of_edge
-            if needs_mask:  # planes = (1 - mask) * scene + mask * target
-                index = _index_of(_places(labels[images, read], ctx.present), grad_planes.shape[1])
-                of_scene = grad_planes.permute(0, 2, 3, 1).take(index)[:, None]
-                of_target = grad_planes[:, ctx.present.index(ctx.channel)][:, None]
-                grad_mask[images, :, read] += of_target - of_scene - of_edge * edge[images, :, read]
-        grad_weight = None
-        if needs_weight and len(ctx.present) == NUM_CHANNELS:
-            grad_weight = grad_w
-        elif needs_weight:
-            grad_weight = torch.zeros_like(weight)
-            grad_weight[:, [*ctx.present, NUM_CHANNELS]] = grad_w
-        grad_bias = gradient.sum((0, 2, 3), dtype=weight.dtype) if needs_bias else None
-        return None, None, grad_mask, grad_drawn, None, None, grad_weight, grad_bias
-
-
-def _weight_of_present(weight: Tensor, ctx) -> Tensor:
-    """The weights of the channels present and of the edge, in the layout and type of the convolution."""
-    if len(ctx.present) < NUM_CHANNELS:  # never on a GPU, which would wait for the list
-        weight = weight[:, [*ctx.present, NUM_CHANNELS]]
-    return weight.to(ctx.dtype).contiguous(memory_format=ctx.layout)
-
-
-def _padded_planes(canvas: Canvas, images: slice, rows: slice, ctx) -> tuple[Tensor, slice]:
-    """Planes that output `rows` of a k4s2p1 layer read, zero rows added where they lie outside the image.
-
-    Returns them with the slice of their rows that are inside.
-    """
-    height = canvas.labels.shape[1]
-    top, bottom = 2 * rows.start - 1, 2 * rows.stop + 1
-    inside = slice(max(0, top), min(height, bottom))
-    planes = canvas.cut(images, inside).some_planes(ctx.present, ctx.dtype)
-    above, below = inside.start - top, bottom - inside.stop
-    if above or below:
-        planes = F.pad(planes, (0, 0, above, below))
-    planes = planes.contiguous(memory_format=ctx.layout)
-    return planes, slice(above, planes.shape[2] - below)
-
-
-def scene_conv(canvas: Canvas, weight: Tensor, bias: Tensor) -> Tensor:
-    """k4s2p1 convolution of canvas.planes() with weight (g,31,4,4) and bias (g,): (B,g,h/2,w/2)."""
-    c = canvas
-    return _SceneConv.apply(c.labels, c.edge, c.mask, c.drawn, c.channel, c.present, weight, bias)
 
 
 _FIRST_MIDDLE_LAST = (slice(0, 1), slice(1, -1), slice(-1, None))
@@ -350,7 +240,7 @@ def _difference(logits: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor]:
     """
     number = torch.float64 if logits.dtype == torch.float64 else torch.float32
     pixels = logits.permute(0, 2, 3, 1)  # (B,h,w,31)
-    label, target, edge = _index_of(canvas.labels.long(), PLANES), canvas.channel, canvas.edge[:, 0]
+    label, target, edge = index_of(canvas.labels.long(), PLANES), canvas.channel, canvas.edge[:, 0]
     mask = torch.zeros_like(edge) if canvas.mask is None else canvas.mask[:, 0]
     on_target = canvas.labels == target
     slope = torch.where(on_target, 0.0, 1.0).to(number)  # of the target's plane by the mask
