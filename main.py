@@ -206,17 +206,23 @@ def set_speed(options: Options, device: torch.device) -> None:
         keep_freed_memory()
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(keep: bool = True) -> None:
     """Let the C library keep large freed blocks instead of returning them to the system at once.
 
-    A step makes and frees dozens of tensors of 20 to 70 MB; each would be mapped and zeroed anew.
-    Does nothing where the C library is not glibc.
+    A step makes and frees dozens of tensors of 20 to 70 MB; each would be mapped and zeroed anew. Without
+    `keep`, back to what the C library does by default. Does nothing where it is not glibc.
     """
+    m_mmap_max, m_mmap_threshold, m_trim_threshold = -4, -3, -1
     with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        m_mmap_max, m_trim_threshold = -4, -1
-        mallopt(m_mmap_max, 0)
-        mallopt(m_trim_threshold, 2**31 - 1)
+        library = ctypes.CDLL(None)
+        if keep:
+            library.mallopt(m_mmap_max, 0)
+            library.mallopt(m_trim_threshold, 2**31 - 1)
+        else:  # glibc raises its thresholds to these as soon as blocks of such a size have been freed
+            library.mallopt(m_mmap_max, 65536)
+            library.mallopt(m_mmap_threshold, 2**25)
+            library.mallopt(m_trim_threshold, 2**26)
+            library.malloc_trim(0)
 
 
 def describe(

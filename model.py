@@ -351,7 +351,10 @@ class Optimisers:
 
     def __init__(self, model: WhereWhat):
         options = model.options
-        self.parameters = {group: model.parameters_of(names) for group, names in GROUPS.items()}
+        self.parameters = {  # all but the biases that a norm removes
+            group: [parameter for parameter in model.parameters_of(names) if parameter.requires_grad]
+            for group, names in GROUPS.items()
+        }
         device = self.parameters["d"][0].device
         fused = device.type in ("cpu", "cuda")  # one pass over the numbers instead of ten
         self.adams = {
@@ -450,6 +453,7 @@ def train_step(
             if not whole:
                 views = model.views(part)
             if not whole or half == 1:
+                paths = None  # what they hold goes before the new ones come
                 with model.autocast():
                     paths = model(views, part_noise, part_noise.halves[half])
             add(g_gradients(model, optimisers, views, part_noise, paths, 1 / len(parts), check), False)

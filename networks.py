@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.canvas import PLANES, Canvas, add_noise, reconstruction_loss
-from data.norm import NormActivation
+from data.layers import IDENTITY, Doubling, Halving, activate, instance_norm
 from data.scene_conv import scene_conv
 from options import Options, network_depth
 
@@ -30,51 +30,47 @@ def channel_multipliers(depth: int) -> list[int]:
     return [min(2**layer, 8) for layer in range(depth)]
 
 
-def halving(channels_in: int, channels_out: int) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels_out, kernel_size=4, stride=2, padding=1)
-
-
-def doubling(channels_in: int, channels_out: int) -> nn.ConvTranspose2d:
-    return nn.ConvTranspose2d(channels_in, channels_out, kernel_size=4, stride=2, padding=1)
-
-
-def down(channels_in: int, channels: list[int], norm_first: bool = False) -> nn.Sequential:
-    """Halving layers with LeakyReLU 0.2 and, the first only if `norm_first`, instance norm."""
-    layers: list[nn.Module] = []
-    for before, after in zip([channels_in, *channels], channels, strict=False):
-        plain = not (layers or norm_first)
-        activation = nn.LeakyReLU(LEAK, inplace=True) if plain else NormActivation(LEAK)
-        layers += [halving(before, after), activation]
+def down(channels_in: int, channels: list[int], first: bool = True) -> nn.Sequential:
+    """Halving layers, leaky; the `first` one of a network reads planes or a mask, and has no norm."""
+    layers = [Halving(*pair, LEAK, norm=True) for pair in pairwise([channels_in, *channels])]
+    if first:
+        layers[0] = Halving(channels_in, channels[0], IDENTITY, norm=False)
     return nn.Sequential(*layers)
 
 
 def up(channels_in: int, width: int, depth: int, kernel: tuple[int, int], channels_out: int) -> nn.Sequential:
     """From a 1x1 embedding to a map of logits: one `kernel` layer, then `depth` doubling layers."""
     channels = [width * multiplier for multiplier in reversed(channel_multipliers(depth))]
-    layers: list[nn.Module] = [Spread(channels_in, channels[0], kernel)]
-    for before, after in zip(channels, [*channels[1:], channels_out], strict=True):
-        layers += [NormActivation(0), doubling(before, after)]
-    return nn.Sequential(*layers)
+    layers = [Doubling(*pair, 0.0, norm=True) for pair in pairwise(channels)]
+    last = Doubling(channels[-1], channels_out, 0.0, norm=False)
+    return nn.Sequential(Spread(channels_in, channels[0], kernel), *layers, last)
 
 
 class Gather(nn.Conv2d):
-    """A convolution whose kernel covers the map: one matrix product, (B,C,h,w) -> (B,D,1,1).
+    """Leaky ReLU, then a convolution whose kernel covers the map: (B,C,h,w) -> (B,D,1,1).
 
-    As a product it need not turn its weights, the largest of a network, over and back.
+    As a matrix product it need not turn its weights, the largest of a network, over and back.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        x = activate(x, LEAK)
         weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # (D,h*w*C)
         return F.linear(x.permute(0, 2, 3, 1).flatten(1), weight, self.bias)[:, :, None, None]
 
 
 class Spread(nn.ConvTranspose2d):
-    """The reverse: a transposed convolution of a single pixel, (B,D,1,1) -> (B,C,h,w)."""
+    """The reverse: a transposed convolution of a single pixel and instance norm, (B,D,1,1) -> (B,C,h,w)."""
+
+    norm = True  # which removes the bias, as in data/layers.py
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: tuple[int, int]):
+        super().__init__(channels_in, channels_out, kernel)
+        self.bias.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.permute(0, 2, 3, 1)  # (D,h,w,C)
-        product = x.flatten(1) @ weight.flatten(1)
-        return (product.unflatten(1, weight.shape[1:]) + self.bias.to(product.dtype)).permute(0, 3, 1, 2)
+        product = (x.flatten(1) @ weight.flatten(1)).unflatten(1, weight.shape[1:])
+        return instance_norm(product.permute(0, 3, 1, 2))
 
 
 class Reconstructor(nn.Module):
@@ -88,7 +84,7 @@ class Reconstructor(nn.Module):
         self.layers = up(embed_dim, width, depth, kernel, PLANES)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """Features (B,g,h/2,w/2): the input of the last layer."""
+        """Features (B,g,h/2,w/2), not yet activated: the input of the last layer."""
         return self.layers[:-1](embedding)
 
     def loss(self, features: Tensor, canvas: Canvas) -> Tensor:
@@ -152,8 +148,8 @@ class SceneEncoder(nn.Module):
     def __init__(self, z_dim: int, width: int, depth: int, kernel: tuple[int, int], embed_dim: int):
         super().__init__()
         channels = [width * multiplier for multiplier in channel_multipliers(depth)]
-        self.first = halving(PLANES + z_dim, channels[0])
-        self.body = down(channels[0], channels[1:], norm_first=True)
+        self.first = Halving(PLANES + z_dim, channels[0], IDENTITY, norm=False)
+        self.body = down(channels[0], channels[1:], first=False)
         self.head = Gather(channels[-1], embed_dim, kernel)
         self.z_head = nn.Conv2d(embed_dim, z_dim, 1)
 
@@ -166,7 +162,7 @@ class SceneEncoder(nn.Module):
 
         The features of several groups of scenes share z out equally; a single scene serves all its z.
         """
-        hidden = add_noise(features, noise_features(z, self.first.weight[:, PLANES:]), LEAK)
+        hidden = add_noise(features, noise_features(z, self.first.weight[:, PLANES:]))
         return self.head(self.body(hidden))
 
     def estimate_noise(self, embedding: Tensor, keep: Tensor) -> Tensor:
@@ -184,7 +180,7 @@ class VariationalEncoder(nn.Module):
         self.logvar = nn.Conv2d(channels, z_dim, kernel)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.body(x)
+        hidden = activate(self.body(x), LEAK)
         return full_precision(self.mu(hidden)), full_precision(self.logvar(hidden))
 
 
@@ -254,13 +250,10 @@ def build_networks(options: Options) -> nn.ModuleDict:
     kernel_compact = (4, options.compact_sizex >> compact)
     compact_channels = [g * multiplier for multiplier in channel_multipliers(compact)]
     object_channels = [d * multiplier for multiplier in channel_multipliers(compact)]
-    leaky, relu = nn.LeakyReLU(0.2), nn.ReLU()
     networks = nn.ModuleDict(
         {
             "where_encoder": SceneEncoder(z_spatial, g, small, kernel_small, options.embed_dim_small),
-            "where_encoder_sup": VariationalEncoder(
-                nn.Sequential(*row(6, g, activation=leaky), leaky), g, (1, 1), z_spatial
-            ),
+            "where_encoder_sup": VariationalEncoder(nn.Sequential(nn.Conv2d(6, g, 1)), g, (1, 1), z_spatial),
             "where_reconstructor": Reconstructor(options.embed_dim_small, g, small, kernel_small),
             "stn": StnHead(options.embed_dim_small, g, options.theta_space == "box"),
             "what_encoder": SceneEncoder(z_appr, g, big, kernel_big, options.embed_dim_big),
@@ -269,12 +262,16 @@ def build_networks(options: Options) -> nn.ModuleDict:
             ),
             "generator": up(options.embed_dim_big, g, compact, kernel_compact, 1),
             "what_reconstructor": Reconstructor(options.embed_dim_big, g, big, kernel_big),
-            "d_stn": row(6, g, 1, activation=relu),
-            "d_where": nn.Sequential(*down(PLANES + 1, [d, 2 * d, 4 * d]), halving(4 * d, 1)),
-            "d_obj": FullPrecision(
-                *down(1, object_channels), nn.Conv2d(object_channels[-1], 1, kernel_compact)
+            "d_stn": row(6, g, 1, activation=nn.ReLU()),
+            "d_where": nn.Sequential(
+                *down(PLANES + 1, [d, 2 * d, 4 * d]), Halving(4 * d, 1, LEAK, norm=False)
             ),
-            "d_what": SceneCritic(*down(PLANES, [d, 2 * d]), halving(2 * d, 1)),
+            "d_obj": FullPrecision(
+                *down(1, object_channels),
+                nn.LeakyReLU(LEAK),
+                nn.Conv2d(object_channels[-1], 1, kernel_compact),
+            ),
+            "d_what": SceneCritic(*down(PLANES, [d, 2 * d]), Halving(2 * d, 1, LEAK, norm=False)),
         }
     )
     initialise(networks)

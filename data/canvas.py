@@ -130,10 +130,10 @@ def _nine_sums(x: Tensor) -> Tensor:
 
 
 class _AddNoise(torch.autograd.Function):
-    """leaky_relu(features + noise), keeping its result alone."""
+    """Each border strip and the inner part of the noise is added once; nothing is kept."""
 
     @staticmethod
-    def forward(ctx, core, slope, *features):
+    def forward(ctx, core, *features):
         share = len(core) // len(features)
         first = features[0]
         layout = torch.contiguous_format if first.is_contiguous() else torch.channels_last
@@ -147,34 +147,30 @@ class _AddNoise(torch.autograd.Function):
                         noise[:, :, i : i + 1, j : j + 1].to(first.dtype),
                         out=part[:, :, rows, columns],
                     )
-        F.leaky_relu_(out, slope)
-        ctx.save_for_backward(out)
-        ctx.slope, ctx.core_dtype, ctx.counts = slope, core.dtype, [len(feature) for feature in features]
+        ctx.core_dtype, ctx.counts = core.dtype, [len(feature) for feature in features]
         return out
 
     @staticmethod
     def backward(ctx, gradient):
-        (out,) = ctx.saved_tensors
-        gradient = torch.ops.aten.leaky_relu_backward(gradient, out, ctx.slope, True)
         parts = gradient.chunk(len(ctx.counts))
         grad_features = [
             part if len(part) == count else part.sum(0, keepdim=True)
             for part, count in zip(parts, ctx.counts, strict=True)
         ]
-        return _nine_sums(gradient).to(ctx.core_dtype), None, *grad_features
+        return _nine_sums(gradient).to(ctx.core_dtype), *grad_features
 
 
-def add_noise(features: Sequence[Tensor], core: Tensor, slope: float) -> Tensor:
-    """leaky_relu(features + noise): (B,g,h,w) from parts of features and the noise's core (B,g,3,3).
+def add_noise(features: Sequence[Tensor], core: Tensor) -> Tensor:
+    """features + noise: (B,g,h,w) from parts of features and the noise's core (B,g,3,3).
 
     Each part holds B / len(features) scenes, or one that is used that often. The core's middle row and
     column stand for all inner ones of the map.
     """
-    return _AddNoise.apply(core, slope, *features)
+    return _AddNoise.apply(core, *features)
 
 
 class _ReconstructionLoss(torch.autograd.Function):
-    """mean |sigmoid(conv_transpose(features) + bias) - canvas.planes()|, never keeping a tensor of that size.
+    """mean |sigmoid(conv_transpose(relu(features)) + bias) - planes|, never keeping a tensor of planes' size.
 
     The loss is a leaf of the step: its gradient is known up to one factor as soon as it is, so the forward
     pass works it out on the spot, band by band on a CPU, and the backward pass only multiplies. Summing the
@@ -195,7 +191,7 @@ class _ReconstructionLoss(torch.autograd.Function):
             # Output rows 2a..2b of the layer read its input rows a-1..b; what else they give is cut off.
             read = slice(max(0, rows.start - 1), min(features.shape[2], rows.stop + 1))
             full = slice(2 * rows.start, 2 * rows.stop)
-            x = features[images, :, read].to(dtype)
+            x = features[images, :, read].to(dtype).relu()
             output = F.conv_transpose2d(x, w, b, stride=2, padding=1)
             above, below = 2 * (rows.start - read.start), 2 * (read.stop - rows.stop)
             shown = output[:, :, above : output.shape[2] - below]
@@ -216,7 +212,7 @@ class _ReconstructionLoss(torch.autograd.Function):
                 *([2, 2], [1, 1], [1, 1], True, [0, 0], 1),  # stride, padding, dilation, transposed, ...
                 [True, True, False],
             )
-            grad_features[images, :, read] += grad_x
+            grad_features[images, :, read] += grad_x.mul_(x > 0)
             grad_weight += grad_w
         size = len(labels) * PLANES * labels[0].numel()
         if with_gradient:
@@ -226,8 +222,8 @@ class _ReconstructionLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        scale = gradient / ctx.size
-        features, weight, bias, mask = (None if g is None else g * scale for g in ctx.saved_tensors)
+        scale = gradient / ctx.size  # in place: a second backward pass through here is an error
+        features, weight, bias, mask = (None if g is None else g.mul_(scale) for g in ctx.saved_tensors)
         return features, weight, bias, None, None, mask, None, None
 
 
@@ -269,7 +265,7 @@ def _difference(logits: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor]:
 
 
 def reconstruction_loss(features: Tensor, weight: Tensor, bias: Tensor, canvas: Canvas) -> Tensor:
-    """L1 between sigmoid(conv_transpose(features) + bias) and canvas.planes(); the mask keeps its gradient.
+    """L1 between sigmoid(conv_transpose(relu(features)) + bias) and canvas.planes(), the mask with gradient.
 
     features (B,g,h/2,w/2), weight (g,31,4,4) and bias (31,) of a k4s2p1 layer -> scalar mean.
     """

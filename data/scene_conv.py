@@ -105,13 +105,13 @@ class _WindowConv(torch.autograd.Function):
         canvas = Canvas(labels, edge, ctx.channel, mask, drawn)
         rows = gradient.permute(0, 2, 3, 1).reshape(-1, len(weight))  # (windows,g)
         w = _rows(weight).to(ctx.dtype)
-        grad_w = torch.zeros_like(w, dtype=weight.dtype)
+        grad_w = torch.zeros_like(w.T, dtype=weight.dtype)  # (g,496)
         grad_mask = torch.zeros_like(mask) if needs_mask else None
         grad_drawn = torch.zeros_like(drawn) if needs_drawn else None
         for part in _mixed(classes):
             patches, of_part = _Patches.of(canvas, part), rows[part]
             if needs_weight:
-                grad_w += patches.planes(ctx.dtype).flatten(1).T @ of_part
+                grad_w += of_part.T @ patches.planes(ctx.dtype).flatten(1)
             if needs_mask or needs_drawn:
                 of_planes = (of_part @ w.T).view(len(part), 16, PLANES)
                 of_edge = of_planes[..., -1]
@@ -127,8 +127,8 @@ class _WindowConv(torch.autograd.Function):
             sums = _sums_by_class(classes, rows, weight.dtype)  # (31,g)
             grad_bias = sums.sum(0) if needs_bias else None
         if needs_weight:
-            grad_w.view(16, PLANES, -1)[:, :NUM_CHANNELS] += sums[:NUM_CHANNELS]
-            grad_weight = grad_w.view(4, 4, PLANES, -1).permute(3, 2, 0, 1)
+            grad_w.view(-1, 16, PLANES)[..., :NUM_CHANNELS] += sums[:NUM_CHANNELS].T[:, None]
+            grad_weight = grad_w.view(-1, 4, 4, PLANES).permute(0, 3, 1, 2)
         return None, None, grad_mask, grad_drawn, None, grad_weight, grad_bias, None
 
 

@@ -29,7 +29,8 @@ def by_hand(canvas: Canvas) -> torch.Tensor:
 
 def gradients(value: torch.Tensor, *leaves: torch.Tensor) -> list[torch.Tensor]:
     torch.manual_seed(1)
-    return list(torch.autograd.grad((value * torch.randn_like(value)).sum(), leaves, retain_graph=True))
+    weights = torch.randn(value.shape, dtype=value.dtype)  # the same in any memory format
+    return list(torch.autograd.grad((value * weights).sum(), leaves, retain_graph=True))
 
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}

@@ -63,8 +63,7 @@ def plain_paste(planes: Tensor, mask: Tensor, channel: int) -> Tensor:
 
 def plain_encode(encoder: SceneEncoder, planes: Tensor, z: Tensor) -> Tensor:
     tiled = z.expand(-1, -1, *planes.shape[2:])
-    hidden = F.leaky_relu(encoder.first(torch.cat([planes, tiled], 1)), 0.2)
-    return encoder.head(encoder.body(hidden))
+    return encoder.head(encoder.body(encoder.first(torch.cat([planes, tiled], 1))))
 
 
 def bce(logits: Tensor, target: float) -> Tensor:

@@ -17,7 +17,6 @@ published arithmetic itself (tests/plain.py), run in float64 or with another con
 import os
 import re
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,6 @@ import pytest
 import torch
 
 from data.noise import HalfNoise, Noise
-from data.norm import NormActivation
 from data.pairs import Batch, Scene
 from model import D_NAMES, G_NETWORKS, LOSS_NAMES, SUP_NETWORKS, Optimisers, WhereWhat, d_losses, g_gradients
 from networks import edge_map, place
@@ -159,13 +157,8 @@ def input_tensors(model: WhereWhat, batch: Batch, views) -> dict[str, torch.Tens
 
 def biases_before_norm(model: WhereWhat) -> set[str]:
     """Biases that instance norm removes: their true gradient is zero, the files hold rounding noise."""
-    names = set()
-    for name, module in model.networks.named_modules():
-        if isinstance(module, torch.nn.Sequential):
-            for index, (layer, after) in enumerate(pairwise(module)):
-                if hasattr(layer, "bias") and isinstance(after, NormActivation):
-                    names.add(f"{name}.{index}.bias")
-    return names
+    modules = model.networks.named_modules()
+    return {f"{name}.bias" for name, module in modules if getattr(module, "norm", False)}
 
 
 @cache
