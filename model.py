@@ -435,6 +435,7 @@ def train_step(
             losses[name] = losses[name] + value.detach() / len(parts)
 
     for half in (0, 1):
+        optimisers.clear("sup", "g")
         if half == 0:
             optimisers.clear("d")
             for part, part_noise in parts:
@@ -448,7 +449,6 @@ def train_step(
             optimisers.step("d")
         for name in LOSS_NAMES:
             losses[name] = losses[name] if name in D_NAMES else 0.0
-        optimisers.clear("sup", "g")
         for part, part_noise in parts:
             if not whole:
                 views = model.views(part)

@@ -32,9 +32,10 @@ def channel_multipliers(depth: int) -> list[int]:
 
 def down(channels_in: int, channels: list[int], first: bool = True) -> nn.Sequential:
     """Halving layers, leaky; the `first` one of a network reads planes or a mask, and has no norm."""
-    layers = [Halving(*pair, LEAK, norm=True) for pair in pairwise([channels_in, *channels])]
-    if first:
-        layers[0] = Halving(channels_in, channels[0], IDENTITY, norm=False)
+    layers: list[nn.Module] = []
+    for pair in pairwise([channels_in, *channels]):
+        raw = first and not layers
+        layers.append(Halving(*pair, IDENTITY if raw else LEAK, norm=not raw))
     return nn.Sequential(*layers)
 
 
@@ -70,7 +71,7 @@ class Spread(nn.ConvTranspose2d):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.permute(0, 2, 3, 1)  # (D,h,w,C)
         product = (x.flatten(1) @ weight.flatten(1)).unflatten(1, weight.shape[1:])
-        return instance_norm(product.permute(0, 3, 1, 2))
+        return instance_norm(full_precision(product.permute(0, 3, 1, 2)))
 
 
 class Reconstructor(nn.Module):

@@ -137,8 +137,8 @@ class _AddNoise(torch.autograd.Function):
         share = len(core) // len(features)
         first = features[0]
         layout = torch.contiguous_format if first.is_contiguous() else torch.channels_last
-        shape = (len(core), *first.shape[1:])
-        out = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=layout)
+        shape, dtype = (len(core), *first.shape[1:]), working_dtype(first)
+        out = torch.empty(shape, dtype=dtype, device=first.device, memory_format=layout)
         for feature, part, noise in zip(features, out.split(share), core.split(share), strict=True):
             for i, rows in enumerate(_FIRST_MIDDLE_LAST):
                 for j, columns in enumerate(_FIRST_MIDDLE_LAST):
@@ -212,7 +212,7 @@ class _ReconstructionLoss(torch.autograd.Function):
                 *([2, 2], [1, 1], [1, 1], True, [0, 0], 1),  # stride, padding, dilation, transposed, ...
                 [True, True, False],
             )
-            grad_features[images, :, read] += grad_x.mul_(x > 0)
+            grad_features[images, :, read] += torch.ops.aten.threshold_backward(grad_x, x, 0)
             grad_weight += grad_w
         size = len(labels) * PLANES * labels[0].numel()
         if with_gradient:

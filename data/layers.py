@@ -81,7 +81,8 @@ class _ActivateConvolveNormalise(torch.autograd.Function):
         convolve = F.conv_transpose2d if transposed else F.conv2d
         normal = inverse_deviation = None
         for images in _parts(x):
-            y = convolve(activate(x[images], slope), w, stride=2, padding=1)
+            active = activate(x[images], slope)
+            y = convolve(active, w, _centring_bias(active, weight, transposed), stride=2, padding=1)
             if normal is None:
                 shape = (len(x), *y.shape[1:])
                 normal = torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
@@ -133,6 +134,21 @@ class _ActivateConvolveNormalise(torch.autograd.Function):
         return grad_x, grad_weight, None, None
 
 
+def _centring_bias(x: Tensor, weight: Tensor, transposed: bool) -> Tensor | None:
+    """A bias that takes a convolution's result near mean 0; the norm removes it again, whatever it is.
+
+    Half precision keeps few digits, and of a result far from 0 it would keep its mean rather than what
+    differs from place to place. Other types have digits enough.
+    """
+    if x.dtype not in (torch.bfloat16, torch.float16):
+        return None
+    mean = x.mean((0, 2, 3), dtype=torch.float32)  # (C,)
+    taps = weight.sum(
+        (2, 3)
+    )  # all that an inner pixel is multiplied by; of a doubling layer, four times that
+    return -(mean @ taps / 4 if transposed else taps @ mean).to(x.dtype)
+
+
 def _parts(x: Tensor) -> list[slice]:
     """The images that go through together."""
     together = max(1, AT_A_TIME // x[0].numel())
@@ -176,8 +192,8 @@ def _normalise_backward(gradient: Tensor, normal: Tensor, inverse_deviation: Ten
 def _mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance (C,) over each map of (C,h,w), channels last in memory.
 
-    torch's batch norm adds the numbers of a channel one by one, which over half a million loses five digits. So up to
-    512 neighbouring pixels count as channels of their own, and their statistics are put together.
+    torch's batch norm adds the numbers of a channel one by one, which over half a million loses five digits.
+    So up to 512 neighbouring pixels count as channels of their own, and their statistics are put together.
     """
     channels, pixels = len(x), x[0].numel()
     groups = math.gcd(pixels, 512)

@@ -21,6 +21,7 @@ PART = 4096  # mixed windows spelt out at a time: 8 MB in float32
 MOST_MIXED = 0.4  # share of mixed windows from which on making all planes is faster
 
 
+@torch.compiler.disable  # which way it takes depends on the data
 def scene_conv(canvas: Canvas, weight: Tensor, bias: Tensor) -> Tensor:
     """k4s2p1 convolution of canvas.planes() with weight (g,31,4,4) and bias (g,): (B,g,h/2,w/2).
 
@@ -79,23 +80,27 @@ def _of_mask(of_scene: Tensor, of_target: Tensor, of_edge: Tensor, edge: Tensor)
 
 
 class _WindowConv(torch.autograd.Function):
-    """Windows of one class are looked up in a table, with a row a class; the others are matrix products."""
+    """Windows of one class are looked up in a table, with a row a class; the others are matrix products.
+
+    The result has all digits, also where products are in half precision: a class's rounding error would be
+    the same all over its region.
+    """
 
     @staticmethod
     def forward(ctx, labels, edge, mask, drawn, channel, weight, bias, classes):
         ctx.save_for_backward(labels, edge, mask, drawn, weight, classes)
         ctx.channel, ctx.dtype, ctx.layout = channel, working_dtype(weight), memory_format_of(weight)
         canvas = Canvas(labels, edge, channel, mask, drawn)
-        table = F.pad(weight[:, :NUM_CHANNELS].sum((2, 3)) + bias[:, None], (0, 1)).T.to(ctx.dtype)  # (31,g)
+        table = F.pad(weight[:, :NUM_CHANNELS].sum((2, 3)) + bias[:, None], (0, 1)).T  # (31,g)
         count, height, width = labels.shape
         shape = (count, len(weight), height // 2, width // 2)
-        out = torch.empty(shape, dtype=ctx.dtype, memory_format=torch.channels_last)
+        out = torch.empty(shape, dtype=weight.dtype, memory_format=torch.channels_last)
         rows = out.permute(0, 2, 3, 1).view(-1, len(weight))
         torch.index_select(table.contiguous(), 0, classes, out=rows)
         w, b = _rows(weight).to(ctx.dtype), bias.to(ctx.dtype)
         for part in _mixed(classes):
             patches = _Patches.of(canvas, part).planes(ctx.dtype)
-            rows[part] = torch.addmm(b, patches.flatten(1), w)
+            rows[part] = torch.addmm(b, patches.flatten(1), w).to(rows.dtype)
         return out.contiguous(memory_format=ctx.layout)
 
     @staticmethod
@@ -103,7 +108,7 @@ class _WindowConv(torch.autograd.Function):
         labels, edge, mask, drawn, weight, classes = ctx.saved_tensors
         _, _, needs_mask, needs_drawn, _, needs_weight, needs_bias, _ = ctx.needs_input_grad
         canvas = Canvas(labels, edge, ctx.channel, mask, drawn)
-        rows = gradient.permute(0, 2, 3, 1).reshape(-1, len(weight))  # (windows,g)
+        rows = gradient.permute(0, 2, 3, 1).reshape(-1, len(weight)).to(ctx.dtype)  # (windows,g)
         w = _rows(weight).to(ctx.dtype)
         grad_w = torch.zeros_like(w.T, dtype=weight.dtype)  # (g,496)
         grad_mask = torch.zeros_like(mask) if needs_mask else None

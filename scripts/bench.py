@@ -2,13 +2,16 @@
 
 Warm-up, then medians over repeats. With --plain, a plain version of the same step (tests/plain.py: enlarged
 sources and grid_sample, separate calls for each path, tiled noise, eager float32) runs in the same process,
-alternately, and ratios are printed. Peak memory is measured in a process of its own for each variant. The
-data are built-in street scenes unless --db_root names a Cityscapes tree.
+alternately, and ratios are printed. Then each variant gets a process of its own, which gives its memory, and
+its time again, step by step in turn with the others: a process has one memory allocator, and there the plain
+version has the C library's as it comes, not as main.py sets it. The data are built-in street scenes unless
+--db_root names a Cityscapes tree.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import re
 import statistics
 import subprocess
@@ -32,7 +35,7 @@ from data.noise import Noise, draw_noise
 from data.pairs import Batch, Scene, TrainingPairs, training_loader
 from data.streets import write_streets
 from distributed import choose_device
-from main import peak_memory_mb, seed_everything, set_speed
+from main import keep_freed_memory, peak_memory_mb, seed_everything, set_speed
 from model import D_NAMES, Optimisers, WhereWhat, d_losses, g_gradients, train_step
 from options import PRESETS, Options, validate
 from tests.plain import PlainWhereWhat, plain_train_step
@@ -144,16 +147,62 @@ def loader_rate(pairs: TrainingPairs, options: Options, seconds: float = 5.0) ->
     return count / (time.perf_counter() - started)
 
 
-def peak_memory_alone(name: str, arguments: argparse.Namespace, db_root: Path) -> float:
-    """Peak memory in MB of a process that takes two steps of one variant and does nothing else."""
-    line = [sys.executable, "-m", "scripts.bench", "--memory_of", name, "--db_root", str(db_root)]
+def alone(names: list[str], arguments: argparse.Namespace, db_root: Path) -> dict[str, dict[str, float]]:
+    """Each variant in a process of its own, steps in turn: seconds, and memory at its start and at most."""
+    line = [sys.executable, "-m", "scripts.bench", "--db_root", str(db_root)]
     for flag in ("preset", "batch_size", "threads", "device", "cache_dir", "accumulate"):
         line += [f"--{flag}", str(getattr(arguments, flag))]
     line += ["--compile"] * arguments.compile + ["--no-channels_last"] * (not arguments.channels_last)
-    done = subprocess.run(line, capture_output=True, text=True)
-    if done.returncode:
-        raise InputError(f"the memory run of {name} failed: {done.stderr.strip().splitlines()[-1]}")
-    return float(done.stdout.split()[-1])
+    pipe = subprocess.PIPE
+    processes = {
+        name: subprocess.Popen([*line, "--alone", name], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        for name in names
+    }
+
+    def answers(name: str) -> list[float]:
+        numbers = processes[name].stdout.readline().split()
+        if not numbers:
+            errors = processes[name].stderr.read().strip().splitlines()
+            raise InputError(f"the process of {name} failed: {errors[-1] if errors else 'no message'}")
+        return [float(number) for number in numbers]
+
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    try:
+        for name in names:
+            answers(name)  # when it is ready
+        for _ in range(arguments.repeats):
+            for name in names:
+                processes[name].stdin.write("step\n")
+                processes[name].stdin.flush()
+                seconds[name] += answers(name)
+        result = {}
+        for name in names:
+            processes[name].stdin.close()
+            start, peak = answers(name)
+            result[name] = {
+                "seconds_alone": statistics.median(seconds[name]),
+                "start_memory_mb": start,
+                "peak_memory_mb": peak,
+            }
+        return result
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+
+
+def serve(name: str, options: Options, batch: Batch, noise: Noise, device: torch.device) -> None:
+    """The other side of `alone`: a step a line of standard input."""
+    if name == "plain":
+        keep_freed_memory(False)
+    start = peak_memory_mb(device)
+    variant = Variant(name, options, batch, noise, device)
+    for _ in range(2):
+        variant.step()
+    print(0, flush=True)
+    for _ in sys.stdin:
+        print(timed(variant.step, device), flush=True)
+    print(start, peak_memory_mb(device), flush=True)
 
 
 def bench(arguments: argparse.Namespace, db_root: Path) -> dict:
@@ -164,11 +213,8 @@ def bench(arguments: argparse.Namespace, db_root: Path) -> dict:
     pairs = TrainingPairs(prepare(options, "train"), options)
     batch = next(iter(training_loader(pairs, options.batch_size)))
     noise = draw_noise(options, range(options.batch_size))
-    if arguments.memory_of:
-        variant = Variant(arguments.memory_of, options, batch, noise, device)
-        for _ in range(2):
-            variant.step()
-        print(f"{peak_memory_mb(device):.1f}")
+    if arguments.alone:
+        serve(arguments.alone, options, batch, noise, device)
         return {}
 
     names = ["plain"] * arguments.plain + arguments.variants.split(",")
@@ -185,15 +231,22 @@ def bench(arguments: argparse.Namespace, db_root: Path) -> dict:
     fast = variants[names.index("fp32")] if "fp32" in names else variants[-1]
     phases = [fast.phases() for _ in range(3)]
     gflop = count_gflop(fast)
-    memory = {name: peak_memory_alone(name, arguments, db_root) for name in names}
-    result: dict = {
-        name: {"seconds": seconds[name], "peak_memory_mb": memory[name], "times": times[name]}
-        for name in names
-    }
+    result: dict = {name: {"seconds": seconds[name], "times": times[name]} for name in names}
     if arguments.plain:
-        ratio = {name: seconds["plain"] / seconds[name] for name in names if name != "plain"}
-        result["ratio"] = ratio | {"memory": memory["plain"] / memory[fast.name]}
         result["plain"]["gflop"] = count_gflop(variants[0])
+    ceiling, fast_name = ceiling_gflops(device), fast.name
+    del variants, fast
+    for name, numbers in alone(names, arguments, db_root).items():
+        result[name] |= numbers
+    if arguments.plain:
+        for kind in ("seconds", "seconds_alone"):
+            ratio = {name: result["plain"][kind] / result[name][kind] for name in names if name != "plain"}
+            result["ratio" + kind.removeprefix("seconds")] = ratio
+        plain, other = result["plain"], result[fast_name]
+        result["ratio"]["memory"] = plain["peak_memory_mb"] / other["peak_memory_mb"]
+        result["ratio_alone"]["step_memory"] = (plain["peak_memory_mb"] - plain["start_memory_mb"]) / (
+            other["peak_memory_mb"] - other["start_memory_mb"]
+        )
     data_seconds = statistics.median(
         timed(lambda p=p: pairs[p], torch.device("cpu")) * options.batch_size for p in range(16)
     )
@@ -201,8 +254,8 @@ def bench(arguments: argparse.Namespace, db_root: Path) -> dict:
         "phases": {"data": data_seconds}
         | {key: statistics.median(p[key] for p in phases) for key in phases[0]},
         "gflop": gflop,
-        "ceiling_gflops": ceiling_gflops(device),
-        "achieved_gflops": gflop / seconds[fast.name],
+        "ceiling_gflops": ceiling,
+        "achieved_gflops": gflop / seconds[fast_name],
         "loader": {"pairs_per_second": loader_rate(pairs, options)},
         "settings": {
             "preset": arguments.preset,
@@ -237,14 +290,21 @@ def bench_options(arguments: argparse.Namespace, db_root: Path) -> Options:
 
 def table(result: dict) -> str:
     """The result as text."""
-    rows = ["variant   s/iteration   iterations/s   peak MB   times plain"]
+    titles = ("variant", "s/iteration", "times plain", "s alone", "times plain", "peak MB", "start MB")
+    rows = ["".join(f"{title:>13}" for title in titles)]
     for name in VARIANTS:
         if name in result:
-            seconds, memory = result[name]["seconds"], result[name]["peak_memory_mb"]
-            ratio = f"{result['ratio'][name]:.2f}" if name in result.get("ratio", {}) else ""
-            rows.append(f"{name:<9} {seconds:11.3f} {1 / seconds:14.3f} {memory:9.0f}   {ratio}")
+            numbers = result[name]
+            ratios = [result.get(key, {}).get(name, math.nan) for key in ("ratio", "ratio_alone")]
+            rows.append(
+                f"{name:>13}{numbers['seconds']:13.3f}{ratios[0]:13.2f}{numbers['seconds_alone']:13.3f}"
+                f"{ratios[1]:13.2f}{numbers['peak_memory_mb']:13.0f}{numbers['start_memory_mb']:13.0f}"
+            )
     if "ratio" in result:
-        rows.append(f"memory: plain needs {result['ratio']['memory']:.2f} times as much")
+        rows.append(
+            f"memory: plain needs {result['ratio']['memory']:.2f} times as much; without what a process holds"
+            f" before the model is made, {result['ratio_alone']['step_memory']:.2f} times"
+        )
     rows.append("phases, s: " + ", ".join(f"{name} {value:.3f}" for name, value in result["phases"].items()))
     rows.append(
         f"{result['gflop']:.0f} GFLOP an iteration, {result['achieved_gflops']:.0f} GFLOP/s of"
@@ -346,7 +406,7 @@ def main() -> None:
     parser.add_argument("--insertion", action="store_true", help="speed of scripts.insert instead")
     parser.add_argument("--images", type=int, default=8, help="built-in scenes made (default 8)")
     parser.add_argument("--json", metavar="FILE", help="write the result there")
-    parser.add_argument("--memory_of", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--alone", choices=VARIANTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     for name, least in (("repeats", 1), ("warm_up", 0), ("threads", 0), ("images", 8)):
         if getattr(arguments, name) < least:

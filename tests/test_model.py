@@ -154,7 +154,7 @@ def test_updates_move_only_whom_they_should():
     # A supervised encoder's gradient is that of its KL and its reconstruction alone, unweighted.
     for name, reconstruction in (("where", "where_vae_recon"), ("what", "what_vae_recon")):
         loss = kl_losses(paths)[f"{name}_kl"] + losses[reconstruction]
-        parameters = model.parameters_of([f"{name}_encoder_sup"])
+        parameters = [p for p in model.parameters_of([f"{name}_encoder_sup"]) if p.requires_grad]
         expected = torch.autograd.grad(loss, parameters, retain_graph=True)
         supervised = sum(kl_losses(paths).values()) + losses["where_vae_recon"] + losses["what_vae_recon"]
         optimisers.clear("sup")
