@@ -101,6 +101,7 @@ class _ActivateConvolveNormalise(torch.autograd.Function):
         needs_x, needs_weight, _, _ = ctx.needs_input_grad
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         w = weight.to(x.dtype)
+        geometry = ([2, 2], [1, 1], [1, 1], ctx.transposed, [0, 0], 1)  # stride, padding, dilation, ...
         grad_x = torch.empty_like(x) if needs_x else None
         grad_weight = None
         for images in _parts(x):
@@ -111,22 +112,11 @@ class _ActivateConvolveNormalise(torch.autograd.Function):
             of_x, of_weight, _ = torch.ops.aten.convolution_backward(
                 of_y[0] if len(of_y) == 1 else torch.cat(of_y),
                 activate(x[images], ctx.slope) if needs_weight else x[images],
-                *(
-                    w,
-                    None,
-                    [2, 2],
-                    [1, 1],
-                    [1, 1],
-                    ctx.transposed,
-                    [0, 0],
-                    1,
-                ),  # stride, padding, dilation, ...
-                [needs_x, needs_weight, False],
+                *(w, None, *geometry, [needs_x, needs_weight, False]),
             )
             if needs_weight:
-                grad_weight = (
-                    of_weight.to(weight.dtype) if grad_weight is None else grad_weight.add_(of_weight)
-                )
+                of_weight = of_weight.to(weight.dtype)
+                grad_weight = of_weight if grad_weight is None else grad_weight.add_(of_weight)
             if needs_x:
                 torch.ops.aten.leaky_relu_backward.grad_input(
                     of_x, x[images], ctx.slope, False, grad_input=grad_x[images]
@@ -143,9 +133,8 @@ def _centring_bias(x: Tensor, weight: Tensor, transposed: bool) -> Tensor | None
     if x.dtype not in (torch.bfloat16, torch.float16):
         return None
     mean = x.mean((0, 2, 3), dtype=torch.float32)  # (C,)
-    taps = weight.sum(
-        (2, 3)
-    )  # all that an inner pixel is multiplied by; of a doubling layer, four times that
+    # All that an inner pixel is multiplied by; of a doubling layer, four times that.
+    taps = weight.sum((2, 3))
     return -(mean @ taps / 4 if transposed else taps @ mean).to(x.dtype)
 
 

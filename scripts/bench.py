@@ -65,9 +65,8 @@ class Variant:
         seed_everything(options.random_seed)
         with torch.device(device):
             self.model = WhereWhat(self.options)
-        # Boxes of the size that training spends its time on; the published start is the whole image.
-        with torch.no_grad():
-            self.model.networks["stn"].theta.bias.copy_(TYPICAL_THETA)
+        if options.theta_space == "affine":  # published, which starts at boxes as large as the image
+            self.model.networks["stn"].theta.bias.data.copy_(TYPICAL_THETA)
         self.optimisers = Optimisers(self.model)
         self.batch, self.noise = batch.to(device), noise.to(device)
         if name == "plain":
