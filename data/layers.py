@@ -14,7 +14,7 @@ from data.canvas import memory_format_of, working_dtype
 
 EPSILON = 1e-5  # added to the variance, as nn.InstanceNorm2d does
 IDENTITY = 1.0  # slope of the leaky ReLU that changes nothing
-FEW_PIXELS = 2048  # of a map whose numbers torch's batch norm may add one by one
+FEW_PIXELS = 128  # of a map whose numbers torch's batch norm may add one by one
 AT_A_TIME = 2**20  # numbers of a map from which on images go through a layer one by one
 
 
