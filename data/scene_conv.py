@@ -21,7 +21,6 @@ PART = 4096  # mixed windows spelt out at a time: 8 MB in float32
 MOST_MIXED = 0.4  # share of mixed windows from which on making all planes is faster
 
 
-@torch.compiler.disable  # which way it takes depends on the data
 def scene_conv(canvas: Canvas, weight: Tensor, bias: Tensor) -> Tensor:
     """k4s2p1 convolution of canvas.planes() with weight (g,31,4,4) and bias (g,): (B,g,h/2,w/2).
 
@@ -30,7 +29,7 @@ def scene_conv(canvas: Canvas, weight: Tensor, bias: Tensor) -> Tensor:
     """
     c = canvas
     arguments = (c.labels, c.edge, c.mask, c.drawn, c.channel, weight, bias)
-    if c.labels.device.type == "cpu":
+    if c.labels.device.type == "cpu" and not torch.compiler.is_compiling():
         classes = classes_of_windows(c, moving=c.mask is not None and c.mask.requires_grad)
         if (classes == MIXED).sum() <= MOST_MIXED * len(classes):
             return _WindowConv.apply(*arguments, classes)
