@@ -373,7 +373,14 @@ class Optimisers:
 
     def add_gradients(self, group: str, loss: Tensor, retain_graph: bool = False) -> None:
         """Add the gradients of `loss` for the parameters of a group, and for no others."""
-        self.scaler.scale(loss).backward(inputs=self.parameters[group], retain_graph=retain_graph)
+        others = [p for name, parameters in self.parameters.items() if name != group for p in parameters]
+        for parameter in others:  # tells our own layers (data/layers.py) not to work out gradients for them
+            parameter.requires_grad_(False)
+        try:
+            self.scaler.scale(loss).backward(inputs=self.parameters[group], retain_graph=retain_graph)
+        finally:
+            for parameter in others:
+                parameter.requires_grad_(True)
 
     def step(self, *groups: str) -> None:
         """Average the gradients of these groups over all ranks and take a step by them."""

@@ -50,13 +50,15 @@ def up(channels_in: int, width: int, depth: int, kernel: tuple[int, int], channe
 class Gather(nn.Conv2d):
     """Leaky ReLU, then a convolution whose kernel covers the map: (B,C,h,w) -> (B,D,1,1).
 
-    As a matrix product it need not turn its weights, the largest of a network, over and back.
+    As a matrix product it need not turn its weights, the largest of a network, over and back. Half precision
+    would have to: reading them takes longer than multiplying by them.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        x = activate(x, LEAK)
+        x = full_precision(activate(x, LEAK))
         weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # (D,h*w*C)
-        return F.linear(x.permute(0, 2, 3, 1).flatten(1), weight, self.bias)[:, :, None, None]
+        with no_autocast(x):
+            return F.linear(x.permute(0, 2, 3, 1).flatten(1), weight, self.bias)[:, :, None, None]
 
 
 class Spread(nn.ConvTranspose2d):
@@ -70,8 +72,9 @@ class Spread(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.permute(0, 2, 3, 1)  # (D,h,w,C)
-        product = (x.flatten(1) @ weight.flatten(1)).unflatten(1, weight.shape[1:])
-        return instance_norm(full_precision(product.permute(0, 3, 1, 2)))
+        with no_autocast(x):
+            product = full_precision(x.flatten(1)) @ weight.flatten(1)
+            return instance_norm(product.unflatten(1, weight.shape[1:]).permute(0, 3, 1, 2))
 
 
 class Reconstructor(nn.Module):

@@ -17,7 +17,8 @@ from data.canvas import PLANES, Canvas, index_of, memory_format_of, working_dtyp
 from data.labels import NUM_CHANNELS
 
 MIXED = NUM_CHANNELS  # stands for a class where a window shows several, an edge, or part of a mask
-PART = 4096  # mixed windows spelt out at a time: 8 MB in float32
+MOVING = MIXED + 1  # likewise, where it shows the rim of a mask that has a gradient
+PART = 8192  # mixed windows worked out at a time: 16 MB in float32
 MOST_MIXED = 0.4  # share of mixed windows from which on making all planes is faster
 
 
@@ -31,7 +32,7 @@ def scene_conv(canvas: Canvas, weight: Tensor, bias: Tensor) -> Tensor:
     arguments = (c.labels, c.edge, c.mask, c.drawn, c.channel, weight, bias)
     if c.labels.device.type == "cpu" and not torch.compiler.is_compiling():
         classes = classes_of_windows(c, moving=c.mask is not None and c.mask.requires_grad)
-        if (classes == MIXED).sum() <= MOST_MIXED * len(classes):
+        if (classes >= MIXED).sum() <= MOST_MIXED * len(classes):
             return _WindowConv.apply(*arguments, classes)
     return _PlaneConv.apply(*arguments)
 
@@ -50,7 +51,8 @@ class _PlaneConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         labels, edge, mask, drawn, weight = ctx.saved_tensors
-        _, _, needs_mask, needs_drawn, _, needs_weight, needs_bias = ctx.needs_input_grad
+        _, _, needs_mask, needs_drawn, _, _, needs_bias = ctx.needs_input_grad
+        needs_weight = weight.requires_grad  # as of now, see data/layers.py
         planes = Canvas(labels, edge, ctx.channel, mask, drawn).planes(ctx.dtype)
         of_planes, grad_weight, _ = torch.ops.aten.convolution_backward(
             gradient.contiguous(memory_format=ctx.layout),
@@ -79,77 +81,76 @@ def _of_mask(of_scene: Tensor, of_target: Tensor, of_edge: Tensor, edge: Tensor)
 
 
 class _WindowConv(torch.autograd.Function):
-    """Windows of one class are looked up in a table, with a row a class; the others are matrix products.
+    """Windows of one class are looked up in a table, with a row a class; the others are worked out.
 
-    The result has all digits, also where products are in half precision: a class's rounding error would be
-    the same all over its region.
+    In all digits, also where convolutions are in half precision: a class's rounding error would be the same
+    all over its region.
     """
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx, labels, edge, mask, drawn, channel, weight, bias, classes):
         ctx.save_for_backward(labels, edge, mask, drawn, weight, classes)
-        ctx.channel, ctx.dtype, ctx.layout = channel, working_dtype(weight), memory_format_of(weight)
+        ctx.channel = channel
         canvas = Canvas(labels, edge, channel, mask, drawn)
-        table = F.pad(weight[:, :NUM_CHANNELS].sum((2, 3)) + bias[:, None], (0, 1)).T  # (31,g)
         count, height, width = labels.shape
         shape = (count, len(weight), height // 2, width // 2)
         out = torch.empty(shape, dtype=weight.dtype, memory_format=torch.channels_last)
-        rows = out.permute(0, 2, 3, 1).view(-1, len(weight))
+        rows = out.permute(0, 2, 3, 1).view(-1, len(weight))  # (windows,g)
+        table = F.pad(weight[:, :NUM_CHANNELS].sum((2, 3)) + bias[:, None], (0, 2)).T  # (32,g)
         torch.index_select(table.contiguous(), 0, classes, out=rows)
-        w, b = _rows(weight).to(ctx.dtype), bias.to(ctx.dtype)
-        for part in _mixed(classes):
-            patches = _Patches.of(canvas, part).planes(ctx.dtype)
-            rows[part] = torch.addmm(b, patches.flatten(1), w).to(rows.dtype)
-        return out.contiguous(memory_format=ctx.layout)
+        w = _by_tap(weight)
+        for windows in _parts(classes >= MIXED):
+            rows[windows] = _Patches.of(canvas, windows).convolve(w) + bias
+        return out.contiguous(memory_format=memory_format_of(weight))
 
     @staticmethod
     def backward(ctx, gradient):
         labels, edge, mask, drawn, weight, classes = ctx.saved_tensors
-        _, _, needs_mask, needs_drawn, _, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        _, _, needs_mask, needs_drawn, _, _, needs_bias, _ = ctx.needs_input_grad
+        needs_weight = weight.requires_grad
         canvas = Canvas(labels, edge, ctx.channel, mask, drawn)
-        rows = gradient.permute(0, 2, 3, 1).reshape(-1, len(weight)).to(ctx.dtype)  # (windows,g)
-        w = _rows(weight).to(ctx.dtype)
-        grad_w = torch.zeros_like(w.T, dtype=weight.dtype)  # (g,496)
-        grad_mask = torch.zeros_like(mask) if needs_mask else None
-        grad_drawn = torch.zeros_like(drawn) if needs_drawn else None
-        for part in _mixed(classes):
-            patches, of_part = _Patches.of(canvas, part), rows[part]
-            if needs_weight:
-                grad_w += of_part.T @ patches.planes(ctx.dtype).flatten(1)
-            if needs_mask or needs_drawn:
-                of_planes = (of_part @ w.T).view(len(part), 16, PLANES)
-                of_edge = of_planes[..., -1]
-            if needs_drawn:
-                patches.add_to(grad_drawn, of_edge)
-            if needs_mask:
-                of_scene = of_planes.take(index_of(patches.label, PLANES))
-                patches.add_to(
-                    grad_mask, _of_mask(of_scene, of_planes[..., ctx.channel], of_edge, patches.edge)
-                )
-        grad_weight = grad_bias = None
+        rows = gradient.permute(0, 2, 3, 1).reshape(-1, len(weight))
+        grad_weight = grad_bias = grad_mask = grad_drawn = None
         if needs_weight or needs_bias:
-            sums = _sums_by_class(classes, rows, weight.dtype)  # (31,g)
+            sums = _sums_by_class(classes, rows)  # (31,g)
             grad_bias = sums.sum(0) if needs_bias else None
         if needs_weight:
-            grad_w.view(-1, 16, PLANES)[..., :NUM_CHANNELS] += sums[:NUM_CHANNELS].T[:, None]
-            grad_weight = grad_w.view(-1, 4, 4, PLANES).permute(0, 3, 1, 2)
+            grad_w = F.pad(sums[:NUM_CHANNELS], (0, 0, 0, 1)).repeat(16, 1, 1)  # (16,31,g)
+            for windows in _parts(classes >= MIXED):
+                _Patches.of(canvas, windows).add_weight_gradient(grad_w, rows[windows])
+            grad_weight = grad_w.view(4, 4, PLANES, -1).permute(3, 2, 0, 1)
+        if needs_mask or needs_drawn:
+            count, height, width = labels.shape
+            grad_mask, grad_drawn = torch.zeros(2, count * (height + 2) * (width + 2), dtype=rows.dtype)
+            w = _by_tap(weight)
+            for windows in _parts(classes == MOVING):
+                patches = _Patches.of(canvas, windows)
+                of_mask, of_drawn = patches.place_gradients(w, rows[windows])
+                grad_mask.index_add_(0, patches.pixel.flatten(), of_mask.flatten())
+                grad_drawn.index_add_(0, patches.pixel.flatten(), of_drawn.flatten())
+            grad_mask, grad_drawn = (
+                padded.view(count, 1, height + 2, width + 2)[..., 1:-1, 1:-1] if needed else None
+                for padded, needed in ((grad_mask, needs_mask), (grad_drawn, needs_drawn))
+            )
         return None, None, grad_mask, grad_drawn, None, grad_weight, grad_bias, None
 
 
-def _rows(weight: Tensor) -> Tensor:
-    """Weight (g,31,4,4) as a matrix (16*31,g) of which the flattened planes of a window are the factor."""
-    return weight.permute(2, 3, 1, 0).reshape(-1, len(weight))
+def _by_tap(weight: Tensor) -> Tensor:
+    """Weight (g,31,4,4) as (16,31,g)."""
+    return weight.permute(2, 3, 1, 0).flatten(0, 1).contiguous()
 
 
-def _mixed(classes: Tensor) -> tuple[Tensor, ...]:
-    """Which windows are mixed, int64, in parts."""
-    return (classes == MIXED).nonzero()[:, 0].split(PART)
+def _parts(chosen: Tensor) -> tuple[Tensor, ...]:
+    """Which windows are chosen, int64, in parts."""
+    return chosen.nonzero()[:, 0].split(PART)
 
 
 def classes_of_windows(canvas: Canvas, moving: bool) -> Tensor:
     """The class of each window, MIXED where it doesn't show one alone: (B * h/2 * w/2) int32.
 
-    With `moving`, windows at the rim of the mask count as mixed too: elsewhere its gradient is left out.
+    With `moving`, windows that show the rim of the mask or of the image are MOVING: elsewhere the mask's
+    gradient is left out.
     """
     shown, odd = canvas.labels, canvas.edge[:, 0] != 0
     if canvas.mask is not None:
@@ -157,16 +158,18 @@ def classes_of_windows(canvas: Canvas, moving: bool) -> Tensor:
         full = mask == 1
         shown = shown.masked_fill(full, canvas.channel)
         odd = (odd | (mask != 0)) & ~full
-        if moving:
-            odd |= _rim(mask)
     if canvas.drawn is not None:
         odd |= canvas.drawn[:, 0] != 0
-        if moving:  # an edge depends on its neighbours
-            odd |= _spread(_rim(mask))
-    # What lies outside the image is mixed, and so is every window that reaches there.
-    shown = F.pad(shown.masked_fill(odd, MIXED), (1, 1, 1, 1), value=MIXED)
+    shown = shown.masked_fill(odd, MIXED)
+    if moving:
+        rim = _rim(mask)
+        if canvas.drawn is not None:  # an edge depends on its neighbours
+            rim = _spread(rim)
+        shown.masked_fill_(rim, MOVING)
+    # What lies outside the image is mixed, and so is every window that reaches there; a rim may lie there.
+    shown = F.pad(shown, (1, 1, 1, 1), value=MOVING if moving else MIXED)
     highest, lowest = _over_windows(shown, torch.maximum), _over_windows(shown, torch.minimum)
-    return torch.where(highest == lowest, highest, MIXED).flatten().int()
+    return torch.where(highest == lowest, highest, highest.clamp(min=MIXED)).flatten().int()
 
 
 def _over_windows(x: Tensor, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -196,11 +199,11 @@ def _spread(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Patches:
-    """What some 4x4 windows of a canvas show, pixel by pixel: (n,16) each, 0 outside the image."""
+    """What some 4x4 windows of a canvas show, pixel by pixel: (n,16) each."""
 
-    pixel: Tensor  # index in (B,h,w), int64
-    inside: Tensor  # 1 or 0
-    label: Tensor  # int64
+    pixel: Tensor  # index in the maps, flattened after padding by a pixel, int64
+    row: Tensor  # of a weight by tap, flattened (16*31,g): the tap's and the label's, int64
+    keep: Tensor  # what the mask leaves of label and edge; 0 outside the image
     edge: Tensor
     mask: Tensor
     drawn: Tensor
@@ -208,46 +211,55 @@ class _Patches:
 
     @classmethod
     def of(cls, canvas: Canvas, windows: Tensor) -> "_Patches":
-        _, height, width = canvas.labels.shape
+        count, height, width = canvas.labels.shape
         image, place = windows // (height // 2 * (width // 2)), windows % (height // 2 * (width // 2))
-        steps = torch.arange(-1, 3)
-        row = (place // (width // 2) * 2)[:, None] + steps
-        column = (place % (width // 2) * 2)[:, None] + steps
-        inside = ((row >= 0) & (row < height))[:, :, None] & ((column >= 0) & (column < width))[:, None]
-        row, column = row.clamp(0, height - 1), column.clamp(0, width - 1)
-        pixel = ((image[:, None] * height + row) * width)[:, :, None] + column[:, None]
-        pixel, inside = pixel.flatten(1), inside.flatten(1).to(canvas.edge.dtype)
+        top, left = place // (width // 2) * 2, place % (width // 2) * 2
+        corner = (image * (height + 2) + top) * (width + 2) + left
+        step = torch.arange(4)
+        pixel = corner[:, None] + (step[:, None] * (width + 2) + step).flatten()
 
-        def values(plane: Tensor | None) -> Tensor:
-            return torch.zeros_like(inside) if plane is None else plane.take(pixel) * inside
+        def seen(plane: Tensor | None, outside: int = 0) -> Tensor:
+            if plane is None:
+                return canvas.edge.new_zeros(()).expand(pixel.shape)
+            return F.pad(plane.view(count, height, width), (1, 1, 1, 1), value=outside).take(pixel)
 
-        return cls(
-            *(pixel, inside, canvas.labels.take(pixel).long()),
-            *(values(canvas.edge), values(canvas.mask), values(canvas.drawn), canvas.channel),
+        label = seen(canvas.labels, NUM_CHANNELS).long()
+        mask = seen(canvas.mask)
+        keep = (label != NUM_CHANNELS).to(mask.dtype) - mask
+        row = torch.arange(16) * PLANES + label
+        return cls(pixel, row, keep, seen(canvas.edge), mask, seen(canvas.drawn), canvas.channel)
+
+    def convolve(self, w: Tensor) -> Tensor:
+        """Products (n,g) with a weight by tap (16,31,g)."""
+        of_labels = F.embedding_bag(self.row, w.flatten(0, 1), mode="sum", per_sample_weights=self.keep)
+        return of_labels + self.mask @ w[:, self.channel] + self._edge_plane() @ w[:, -1]
+
+    def add_weight_gradient(self, total: Tensor, gradient: Tensor) -> None:
+        """Add the gradient by the weight to total (16,31,g), from the one by the products (n,g)."""
+        one_hot = torch.zeros(len(self.row), 16 * PLANES, dtype=gradient.dtype).scatter_(
+            1, self.row, self.keep
         )
+        of_labels = (gradient.T @ one_hot).T.view(total.shape)
+        total[:, :NUM_CHANNELS] += of_labels[:, :NUM_CHANNELS]
+        total[:, self.channel] += self.mask.T @ gradient
+        total[:, -1] += self._edge_plane().T @ gradient
 
-    def planes(self, dtype: torch.dtype) -> Tensor:
-        """As canvas.planes(), (n,16,31)."""
-        keep = self.inside - self.mask
-        planes = torch.zeros((*self.pixel.shape, PLANES), dtype=dtype)
-        planes.put_(index_of(self.label, PLANES), keep.to(dtype))
-        planes[..., self.channel] += self.mask
-        planes[..., -1] = self.edge * keep + self.drawn
-        return planes
+    def place_gradients(self, w: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients by mask and by drawn (n,16), from the one by the products (n,g)."""
+        of_label = (F.embedding(self.row, w.flatten(0, 1)) @ gradient[..., None])[..., 0]
+        of_edge = gradient @ w[:, -1].T
+        return _of_mask(of_label, gradient @ w[:, self.channel].T, of_edge, self.edge), of_edge
 
-    def add_to(self, total: Tensor, values: Tensor) -> None:
-        """Add values (n,16) to the pixels of total (B,1,h,w) that they belong to."""
-        values = (values * self.inside).to(total.dtype)
-        total.view(-1).index_add_(0, self.pixel.flatten(), values.flatten())
+    def _edge_plane(self) -> Tensor:
+        return self.edge * self.keep + self.drawn
 
 
-def _sums_by_class(classes: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sums (31,g) of the rows (windows,g) of each class: a product with one-hot rows.
+def _sums_by_class(classes: Tensor, rows: Tensor) -> Tensor:
+    """Sums (32,g) of the rows (windows,g) of each class: a product with one-hot rows.
 
     In many short products, for the digits' sake: torch adds the numbers of one product one by one.
     """
-    short = math.gcd(len(rows), 1024)
-    one_hot = torch.zeros(len(rows), PLANES, dtype=rows.dtype)
-    one_hot.put_(index_of(classes.long(), PLANES), torch.ones_like(classes, dtype=rows.dtype))
-    products = one_hot.view(-1, short, PLANES).transpose(1, 2) @ rows.view(-1, short, rows.shape[1])
-    return products.sum(0, dtype=dtype)
+    short, kinds = math.gcd(len(rows), 1024), MOVING + 1
+    one_hot = torch.zeros(len(rows), kinds, dtype=rows.dtype)
+    one_hot.put_(index_of(classes.long(), kinds), torch.ones_like(classes, dtype=rows.dtype))
+    return (one_hot.view(-1, short, kinds).transpose(1, 2) @ rows.view(-1, short, rows.shape[1])).sum(0)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from data import layers
 from data.layers import IDENTITY, Doubling, Halving
@@ -40,10 +41,18 @@ def test_a_bias_that_a_norm_removes_is_not_trained():
 
 
 def test_only_the_gradients_asked_for_are_worked_out():
+    """Of one graph one pass needs the weight's gradient and another does not: requires_grad tells."""
     layer = Halving(2, 3, 0.2, norm=True).to(memory_format=torch.channels_last)
     x = torch.randn(1, 2, 8, 8, requires_grad=True)
-    layer(x).sum().backward(inputs=[x])
-    assert x.grad is not None and layer.weight.grad is None
+    y = layer(x).square().sum()
+    flop = {}
+    for needed in (True, False):
+        layer.weight.requires_grad_(needed)
+        with FlopCounterMode(display=False) as counter:
+            y.backward(inputs=[x], retain_graph=True)
+        flop[needed] = counter.get_total_flops()
+    assert layer.weight.grad is None
+    assert flop[False] == flop[True] / 2
 
 
 @pytest.mark.parametrize("count", [1, 2])

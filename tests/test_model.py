@@ -150,6 +150,7 @@ def test_updates_move_only_whom_they_should():
     optimisers.add_gradients("g", total, retain_graph=True)
     with_gradient = {n.split(".")[1] for n, p in model.named_parameters() if p.grad is not None}
     assert with_gradient == set(G_NETWORKS)
+    assert all(p.requires_grad for parameters in optimisers.parameters.values() for p in parameters)
 
     # A supervised encoder's gradient is that of its KL and its reconstruction alone, unweighted.
     for name, reconstruction in (("where", "where_vae_recon"), ("what", "what_vae_recon")):

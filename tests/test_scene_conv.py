@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from data import scene_conv as module
 from data.canvas import Canvas
-from data.scene_conv import MIXED, classes_of_windows, scene_conv
+from data.scene_conv import MIXED, MOVING, classes_of_windows, scene_conv
 from networks import edge_map, place, place_box
 from tests.canvases import CHANNEL, TOLERANCE, by_hand, gradients, make_canvas
 
@@ -72,6 +73,7 @@ def test_gradients_reach_the_place_and_the_shape(way, dtype, place_of, kind):
     canvas = blocks(dtype)
     t11, t13, t22, t23 = place_of
     theta = torch.tensor([[t11, 0, t13, 0, t22, t23], [4, 0, 1, 0, 5, 1]], dtype=dtype, requires_grad=True)
+    torch.manual_seed(1)  # a draw whose sums do not cancel
     compact = torch.rand(2, 1, 8, 8, dtype=dtype, requires_grad=True)
     leaves = [theta]
     if kind == "object":
@@ -101,13 +103,30 @@ def test_which_windows_show_one_class():
     mask[:, :, 2:12, 2:12] = 1
     covered = classes_of_windows(scene.paste(mask), moving=False).view(8, 8)
     assert (covered[2:5, 2:5] == CHANNEL).all()  # the edge is covered too
+    mask[:, :, 8:], mask[:, :, :, 8:] = 0, 0
+    covered = classes_of_windows(scene.paste(mask), moving=False).view(8, 8)
     moving = classes_of_windows(scene.paste(mask), moving=True).view(8, 8)
-    assert (moving == MIXED).sum() >= (covered == MIXED).sum() and moving[3, 3] == CHANNEL
+    assert (moving[rim] == MOVING).all()  # a box may end there
+    near = torch.zeros(8, 8, dtype=torch.bool)
+    near[1:5, 1:5] = True  # windows that show pixels on both sides of the mask's rim ...
+    near[2, 2] = False  # ... unlike the one inside
+    assert torch.equal((moving == MOVING)[1:-1, 1:-1], near[1:-1, 1:-1])
+    assert torch.equal(moving >= MIXED, covered >= MIXED)
 
 
 def test_only_the_gradients_asked_for_are_worked_out(way):
-    """Weights of a discriminator cost nothing while G learns: needs_input_grad follows `inputs`."""
-    canvas = make_canvas(torch.float32)
+    """Weights of a discriminator cost nothing while G learns, which Optimisers tells by requires_grad."""
+    canvas = blocks(torch.float32)
+    canvas = canvas.paste(place_box(torch.tensor(2 * [[3.1, 0, 0.4, 0, 2.3, -0.7]]), (48, 64), (8, 8)))
+    canvas.mask.requires_grad_()
     weight, bias = torch.randn(5, 31, 4, 4, requires_grad=True), torch.zeros(5, requires_grad=True)
-    scene_conv(canvas, weight, bias).sum().backward(inputs=[canvas.mask])
-    assert canvas.mask.grad is not None and weight.grad is None and bias.grad is None
+    flop = {}
+    for needed in (True, False):
+        loss = scene_conv(canvas, weight, bias).square().sum()
+        weight.requires_grad_(needed)
+        with FlopCounterMode(display=False) as counter:
+            loss.backward(inputs=[canvas.mask])
+        weight.requires_grad_(True)
+        flop[needed] = counter.get_total_flops()
+    assert weight.grad is None and bias.grad is None
+    assert flop[False] <= flop[True] / 2
