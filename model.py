@@ -400,6 +400,10 @@ class Optimisers:
     def load_state_dict(self, state: dict) -> None:
         for group, adam in self.adams.items():
             adam.load_state_dict(state[group])
+            for parameter, moments in adam.state.items():
+                # Fused Adam walks through memory, so all must lie as this run's option channels_last says.
+                for name in ("exp_avg", "exp_avg_sq"):
+                    moments[name] = torch.empty_like(parameter).copy_(moments[name])
         self.scaler.load_state_dict(state["scaler"])
 
 

@@ -194,6 +194,7 @@ def serve(name: str, options: Options, batch: Batch, noise: Noise, device: torch
     """The other side of `alone`: a step a line of standard input."""
     if name == "plain":
         keep_freed_memory(False)
+    torch.optim.Adam([torch.zeros(1)])  # PyTorch loads its compiler with the first optimiser
     start = peak_memory_mb(device)
     variant = Variant(name, options, batch, noise, device)
     for _ in range(2):

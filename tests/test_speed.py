@@ -1,5 +1,6 @@
 """Precision, compilation, accumulation and several processes: the same numbers by other ways."""
 
+import copy
 import dataclasses
 import os
 import signal
@@ -102,6 +103,25 @@ def test_channels_last_changes_nothing():
     assert TINY.channels_last
     for name in LOSS_NAMES:
         assert other[name] == pytest.approx(plain[name], rel=1e-4, abs=1e-5), name
+
+
+def test_a_run_may_go_on_in_the_other_memory_format():
+    """What Adam remembers has to be turned over with the weights."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        batch, noise = make_batch(), double(draw_noise(TINY, range(2)))
+        batch = dataclasses.replace(batch, compact=batch.compact.double(), theta=batch.theta.double())
+        torch.manual_seed(0)
+        models = [WhereWhat(dataclasses.replace(TINY, channels_last=last)) for last in (True, False)]
+        optimisers = [Optimisers(model) for model in models]
+        train_step(models[0], optimisers[0], batch, noise)
+        models[1].load_state_dict(models[0].state_dict())
+        optimisers[1].load_state_dict(copy.deepcopy(optimisers[0].state_dict()))
+        for model, optimiser in zip(models, optimisers, strict=True):
+            train_step(model, optimiser, batch, noise)
+        assert_same_weights(models[0].networks.state_dict(), models[1], rtol=1e-6, atol=1e-8)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_float16_scales_losses_and_leaves_out_infinite_steps():
