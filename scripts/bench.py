@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import json
 import math
-import re
 import statistics
 import subprocess
 import sys
@@ -21,18 +20,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.cache import prepare
-from data.checkpoints import save_checkpoint
-from data.cityscapes import Frame, list_frames
 from data.errors import InputError, Parser, run_program
-from data.labels import CHANNEL_OF_ID
 from data.noise import Noise, draw_noise
-from data.pairs import Batch, Scene, TrainingPairs, training_loader
+from data.pairs import Batch, TrainingPairs, training_loader
 from data.streets import write_streets
 from distributed import choose_device
 from main import keep_freed_memory, peak_memory_mb, seed_everything, set_speed
@@ -341,47 +335,6 @@ def scaling(arguments: argparse.Namespace, db_root: Path) -> str:
     return "\n".join(rows)
 
 
-def plain_sampling(plain: PlainWhereWhat, frame: Frame) -> torch.Tensor:
-    """The published way to one new object in an image: both PNGs decoded, expanded, path 5 called plainly."""
-    scene = []
-    for width, height in ((plain.small[1], plain.small[0]), (plain.big[1], plain.big[0])):
-        maps = []
-        for path in (frame.label_path, frame.instance_path):
-            resized = Image.open(path).resize((width, height), Image.Resampling.NEAREST)
-            maps.append(torch.from_numpy(np.asarray(resized).astype(np.int32))[None])
-        scene += [torch.from_numpy(CHANNEL_OF_ID)[maps[0].long()], maps[1]]
-    return plain.sample(Scene(*scene), *(torch.randn(1, n, 1, 1) for n in plain.noise_sizes)).cpu()
-
-
-def insertion(arguments: argparse.Namespace, db_root: Path) -> str:
-    """Images a second: objects inserted into a data set by scripts.insert, and sampled the published way."""
-    options = bench_options(arguments, db_root)
-    frames = list_frames(db_root, "train")
-    seed_everything(options.random_seed)
-    model = WhereWhat(dataclasses.replace(options, channels_last=False))
-    plain = PlainWhereWhat(model)
-    with tempfile.TemporaryDirectory() as folder:
-        state = {"iteration": 0, "samples_seen": 0, "options": dataclasses.asdict(options), "optimisers": {}}
-        save_checkpoint(Path(folder), state | {"networks": model.networks.state_dict(), "window": {}}, keep=1)
-        with torch.no_grad():
-            plain_sampling(plain, frames[0])
-            slow = statistics.median(
-                timed(lambda f=f: plain_sampling(plain, f), torch.device("cpu")) for f in frames[:8]
-            )
-        line = [sys.executable, "-m", "scripts.insert", "--checkpoint", folder, "--db_root", str(db_root)]
-        line += ["--out", f"{folder}/out", "--no_gate", "--device", "cpu"]
-        done = subprocess.run(line, capture_output=True, text=True)
-    found = re.search(r"(\d+) images in ([\d.]+) s", done.stdout)
-    if done.returncode or not found:
-        raise InputError(f"scripts.insert failed: {(done.stderr.strip() or done.stdout).splitlines()[-1]}")
-    fast = float(found[2]) / int(found[1])
-    return (
-        f"scripts.insert: {1 / fast:.2f} images/s ({found[1]} images, start and writing included)\n"
-        f"published sampling path: {1 / slow:.2f} images/s (no start, nothing written)\n"
-        f"ratio: {slow / fast:.2f}"
-    )
-
-
 def main() -> None:
     parser = Parser(prog="python -m scripts.bench", description="Time the training step.")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="sizes and widths")
@@ -403,12 +356,10 @@ def main() -> None:
     )
     parser.add_argument("--compile", action="store_true", help="compile the networks")
     parser.add_argument("--scaling", action="store_true", help="cost against batch size and images instead")
-    parser.add_argument("--insertion", action="store_true", help="speed of scripts.insert instead")
-    parser.add_argument("--images", type=int, default=8, help="built-in scenes made (default 8)")
     parser.add_argument("--json", metavar="FILE", help="write the result there")
     parser.add_argument("--alone", choices=VARIANTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    for name, least in (("repeats", 1), ("warm_up", 0), ("threads", 0), ("images", 8)):
+    for name, least in (("repeats", 1), ("warm_up", 0), ("threads", 0)):
         if getattr(arguments, name) < least:
             raise InputError(f"--{name} must be at least {least}, not {getattr(arguments, name)}")
     for name in arguments.variants.split(","):
@@ -419,12 +370,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         db_root = Path(arguments.db_root or f"{folder}/streets")
         if not arguments.db_root:
-            write_streets(db_root, arguments.images, 1, (2048, 1024), seed=0)
+            write_streets(db_root, 8, 1, (2048, 1024), seed=0)
         if arguments.scaling:
             print(scaling(arguments, db_root))
-            return
-        if arguments.insertion:
-            print(insertion(arguments, db_root))
             return
         result = bench(arguments, db_root)
     if result:
