@@ -1,6 +1,6 @@
 """Train the joint where/what model: python main.py [--preset demo] [--db_root DIR] [--run_dir DIR] ...
 
-Everything happens in the order of `train`: data, model, resume, loop. See options.py for all options.
+Everything happens in the order of `train`: what to resume, data, model, loop. See options.py for all options.
 """
 
 import contextlib
@@ -44,6 +44,9 @@ def train(options: Options, dry_run: bool) -> None:
     device = choose_device(options.device, ranks.local)
     seed_everything(options.random_seed)
     set_speed(options, device)
+    run_dir = Path(options.run_dir)
+    checkpoints = run_dir / "checkpoints"
+    state = None if dry_run else find_state(options, checkpoints)  # first: what it finds may end the run
 
     # ---- data: rank 0 fills the cache, the others find it filled
     if ranks.rank:
@@ -68,9 +71,6 @@ def train(options: Options, dry_run: bool) -> None:
         return
 
     # ---- run folder, resume
-    run_dir = Path(options.run_dir)
-    checkpoints = run_dir / "checkpoints"
-    state = find_state(options, checkpoints)
     wait_for_all()  # no rank may look for checkpoints after rank 0 has begun to write them
     if not ranks.rank:
         start_run_folder(options, run_dir, state)

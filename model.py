@@ -464,39 +464,37 @@ def train_step(
             if not whole:
                 views = model.views(part)
             if not whole or half == 1:
-                paths = None  # what they hold goes before the new ones come
                 with model.autocast():
                     paths = model(views, part_noise, part_noise.halves[half])
-            add(g_gradients(model, optimisers, views, part_noise, paths, 1 / len(parts), check), False)
+            terms = g_terms(model, views, part_noise, paths)
+            paths = None  # gradients need what the graph holds, not all that the paths hold
+            add(terms, nothing_updated=False)
+            g_gradients(model, optimisers, terms, 1 / len(parts))
         optimisers.step("sup", "g")
     return losses
 
 
-def g_gradients(
-    model: WhereWhat,
-    optimisers: Optimisers,
-    views: Views,
-    noise: Noise,
-    paths: Paths,
-    share: float = 1.0,
-    check: bool = False,
-) -> dict[str, Tensor]:
-    """Add `share` times the gradients of g_total to G, and of their own losses to the supervised encoders.
-
-    Returns the loss terms; the graph of `paths` is used up.
-    """
+def g_terms(model: WhereWhat, views: Views, noise: Noise, paths: Paths) -> dict[str, Tensor]:
+    """All terms of the G side: those of g_losses and kl_losses, and g_total, which trains G."""
     with model.autocast():
         losses = g_losses(model, views, noise, paths) | kl_losses(paths)
     losses["g_total"] = sum(weight * losses[name] for name, weight in G_WEIGHTS.items())
     losses["g_total"] = losses["g_total"] + model.options.overlap_weight * losses["overlap"]
-    if check:
-        check_finite(losses, nothing_updated=False)
+    return losses
+
+
+def g_gradients(
+    model: WhereWhat, optimisers: Optimisers, losses: dict[str, Tensor], share: float = 1.0
+) -> None:
+    """Add `share` times the gradients of g_total to G, and of their own losses to the supervised encoders.
+
+    `losses` are those of g_terms; their graph is used up.
+    """
     # where_* terms do not depend on the what encoder nor the other way round: one sum serves both.
     kl = model.options.kl_weight * (losses["where_kl"] + losses["what_kl"])
     supervised = kl + losses["where_vae_recon"] + losses["what_vae_recon"]
     optimisers.add_gradients("sup", share * supervised, retain_graph=True)
     optimisers.add_gradients("g", share * losses["g_total"])
-    return losses
 
 
 class Averages:

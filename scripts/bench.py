@@ -30,7 +30,7 @@ from data.pairs import Batch, TrainingPairs, training_loader
 from data.streets import write_streets
 from distributed import choose_device
 from main import keep_freed_memory, peak_memory_mb, seed_everything, set_speed
-from model import D_NAMES, Optimisers, WhereWhat, d_losses, g_gradients, train_step
+from model import D_NAMES, Optimisers, WhereWhat, d_losses, g_gradients, g_terms, train_step
 from options import PRESETS, Options, validate
 from tests.plain import PlainWhereWhat, plain_train_step
 
@@ -95,7 +95,7 @@ class Variant:
 
         def update_g():
             optimisers.clear("sup", "g")
-            g_gradients(model, optimisers, views, self.noise, paths)
+            g_gradients(model, optimisers, g_terms(model, views, self.noise, paths))
             optimisers.step("sup", "g")
 
         for half in (0, 1):

@@ -25,7 +25,17 @@ import torch
 
 from data.noise import HalfNoise, Noise
 from data.pairs import Batch, Scene
-from model import D_NAMES, G_NETWORKS, LOSS_NAMES, SUP_NETWORKS, Optimisers, WhereWhat, d_losses, g_gradients
+from model import (
+    D_NAMES,
+    G_NETWORKS,
+    LOSS_NAMES,
+    SUP_NETWORKS,
+    Optimisers,
+    WhereWhat,
+    d_losses,
+    g_gradients,
+    g_terms,
+)
 from networks import edge_map, place
 from options import Options
 from tests.plain import PlainWhereWhat
@@ -215,7 +225,9 @@ def _run(numbers, plain: bool, dtype: torch.dtype, nudge: int):
                     optimisers.add_gradients("d", sum(losses[name] for name in D_NAMES))
                     optimisers.step("d")
                 optimisers.clear("sup", "g")
-                losses |= g_gradients(model, optimisers, views, noise, paths)
+                terms = g_terms(model, views, noise, paths)
+                g_gradients(model, optimisers, terms)
+                losses |= terms
                 optimisers.step("sup", "g")
             for name, tensor in outputs.items():
                 yield (iteration, index, "tensor", name), like_file(numbers, prefix + name, tensor)
