@@ -18,7 +18,7 @@ from data.labels import NUM_CHANNELS
 
 MIXED = NUM_CHANNELS  # stands for a class where a window shows several, an edge, or part of a mask
 MOVING = MIXED + 1  # likewise, where it shows the rim of a mask that has a gradient
-PART = 8192  # mixed windows worked out at a time: 16 MB in float32
+PART = 4096  # mixed windows worked out at a time: 8 MB in float32
 MOST_MIXED = 0.4  # share of mixed windows from which on making all planes is faster
 
 

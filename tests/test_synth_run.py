@@ -215,7 +215,7 @@ def test_stages_alone_write_the_same_tree(source, finished, tmp_path, monkeypatc
 def test_a_run_that_was_cut_short_goes_on_to_the_same_tree(source, finished, tmp_path, how, lines):
     out = tmp_path / "out"
     flags = command("--db_root", source, "--out", out, *PLAIN[:-1], 2)
-    gently = ["nice", "-n", "19", *flags]  # so that on a busy machine the signal comes before the run's end
+    gently = ["nice", "-n", "5", *flags]  # so that on a busy machine the signal comes before the run's end
     process = subprocess.Popen(gently, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < end:
