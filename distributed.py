@@ -60,6 +60,8 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def leave() -> None:
+    """End what `join` began, all ranks together: none closes its connections while another still works."""
+    wait_for_all()
     if dist.is_initialized():
         dist.destroy_process_group()
 
