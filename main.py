@@ -70,8 +70,7 @@ def train(options: Options, dry_run: bool) -> None:
         print(describe(model, pairs, device, iterations, ranks))
         return
 
-    # ---- run folder, resume
-    wait_for_all()  # no rank may look for checkpoints after rank 0 has begun to write them
+    # ---- run folder (all ranks have looked for checkpoints by now), resume
     if not ranks.rank:
         start_run_folder(options, run_dir, state)
     log = RunLog(run_dir, purge_after=state["iteration"] if state else 0, silent=ranks.rank > 0)

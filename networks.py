@@ -50,8 +50,8 @@ def up(channels_in: int, width: int, depth: int, kernel: tuple[int, int], channe
 class Gather(nn.Conv2d):
     """Leaky ReLU, then a convolution whose kernel covers the map: (B,C,h,w) -> (B,D,1,1).
 
-    As a matrix product it need not turn its weights, the largest of a network, over and back. Half precision
-    would have to: reading them takes longer than multiplying by them.
+    As a matrix product it need not turn its weights, the largest of a network, over and back. In full
+    precision: turning them into half precision would take longer than multiplying by them.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def scene_conv(canvas: Canvas, weight: Tensor, bias: Tensor) -> Tensor:
     """
     c = canvas
     arguments = (c.labels, c.edge, c.mask, c.drawn, c.channel, weight, bias)
-    if c.labels.device.type == "cpu" and not torch.compiler.is_compiling():
+    if c.labels.device.type == "cpu" and not torch.compiler.is_compiling():  # which way is up to the data
         classes = classes_of_windows(c, moving=c.mask is not None and c.mask.requires_grad)
         if (classes >= MIXED).sum() <= MOST_MIXED * len(classes):
             return _WindowConv.apply(*arguments, classes)
@@ -42,7 +42,7 @@ class _PlaneConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, labels, edge, mask, drawn, channel, weight, bias):
-        ctx.save_for_backward(labels, edge, mask, drawn, weight)
+        ctx.save_for_backward(labels, edge, mask, drawn, weight, bias)
         ctx.channel, ctx.dtype, ctx.layout = channel, working_dtype(weight), memory_format_of(weight)
         planes = Canvas(labels, edge, channel, mask, drawn).planes(ctx.dtype)
         w, b = weight.to(ctx.dtype).contiguous(memory_format=ctx.layout), bias.to(ctx.dtype)
@@ -50,9 +50,9 @@ class _PlaneConv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        labels, edge, mask, drawn, weight = ctx.saved_tensors
-        _, _, needs_mask, needs_drawn, _, _, needs_bias = ctx.needs_input_grad
-        needs_weight = weight.requires_grad  # as of now, see data/layers.py
+        labels, edge, mask, drawn, weight, bias = ctx.saved_tensors
+        _, _, needs_mask, needs_drawn, *_ = ctx.needs_input_grad
+        needs_weight, needs_bias = weight.requires_grad, bias.requires_grad  # as of now, see data/layers.py
         planes = Canvas(labels, edge, ctx.channel, mask, drawn).planes(ctx.dtype)
         of_planes, grad_weight, _ = torch.ops.aten.convolution_backward(
             gradient.contiguous(memory_format=ctx.layout),
@@ -90,7 +90,7 @@ class _WindowConv(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx, labels, edge, mask, drawn, channel, weight, bias, classes):
-        ctx.save_for_backward(labels, edge, mask, drawn, weight, classes)
+        ctx.save_for_backward(labels, edge, mask, drawn, weight, bias, classes)
         ctx.channel = channel
         canvas = Canvas(labels, edge, channel, mask, drawn)
         count, height, width = labels.shape
@@ -106,9 +106,9 @@ class _WindowConv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        labels, edge, mask, drawn, weight, classes = ctx.saved_tensors
-        _, _, needs_mask, needs_drawn, _, _, needs_bias, _ = ctx.needs_input_grad
-        needs_weight = weight.requires_grad
+        labels, edge, mask, drawn, weight, bias, classes = ctx.saved_tensors
+        _, _, needs_mask, needs_drawn, *_ = ctx.needs_input_grad
+        needs_weight, needs_bias = weight.requires_grad, bias.requires_grad
         canvas = Canvas(labels, edge, ctx.channel, mask, drawn)
         rows = gradient.permute(0, 2, 3, 1).reshape(-1, len(weight))
         grad_weight = grad_bias = grad_mask = grad_drawn = None

@@ -9,9 +9,9 @@ version has the C library's as it comes, not as main.py sets it. The data are bu
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
-import math
 import statistics
 import subprocess
 import sys
@@ -147,15 +147,17 @@ def alone(names: list[str], arguments: argparse.Namespace, db_root: Path) -> dic
         line += [f"--{flag}", str(getattr(arguments, flag))]
     line += ["--compile"] * arguments.compile + ["--no-channels_last"] * (not arguments.channels_last)
     pipe = subprocess.PIPE
+    complaints = {name: tempfile.TemporaryFile("w+") for name in names}
     processes = {
-        name: subprocess.Popen([*line, "--alone", name], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-        for name in names
+        name: subprocess.Popen([*line, "--alone", name], stdin=pipe, stdout=pipe, stderr=file, text=True)
+        for name, file in complaints.items()
     }
 
     def answers(name: str) -> list[float]:
         numbers = processes[name].stdout.readline().split()
         if not numbers:
-            errors = processes[name].stderr.read().strip().splitlines()
+            complaints[name].seek(0)
+            errors = complaints[name].read().strip().splitlines()
             raise InputError(f"the process of {name} failed: {errors[-1] if errors else 'no message'}")
         return [float(number) for number in numbers]
 
@@ -165,8 +167,9 @@ def alone(names: list[str], arguments: argparse.Namespace, db_root: Path) -> dic
             answers(name)  # when it is ready
         for _ in range(arguments.repeats):
             for name in names:
-                processes[name].stdin.write("step\n")
-                processes[name].stdin.flush()
+                with contextlib.suppress(BrokenPipeError):  # it is gone: `answers` says so
+                    processes[name].stdin.write("step\n")
+                    processes[name].stdin.flush()
                 seconds[name] += answers(name)
         result = {}
         for name in names:
@@ -225,7 +228,14 @@ def bench(arguments: argparse.Namespace, db_root: Path) -> dict:
     fast = variants[names.index("fp32")] if "fp32" in names else variants[-1]
     phases = [fast.phases() for _ in range(3)]
     gflop = count_gflop(fast)
-    result: dict = {name: {"seconds": seconds[name], "times": times[name]} for name in names}
+    result: dict = {
+        name: {
+            "seconds": seconds[name],
+            "iterations_per_second": 1 / seconds[name],
+            "times": times[name],
+        }
+        for name in names
+    }
     if arguments.plain:
         result["plain"]["gflop"] = count_gflop(variants[0])
     ceiling, fast_name = ceiling_gflops(device), fast.name
@@ -284,15 +294,20 @@ def bench_options(arguments: argparse.Namespace, db_root: Path) -> Options:
 
 def table(result: dict) -> str:
     """The result as text."""
-    titles = ("variant", "s/iteration", "times plain", "s alone", "times plain", "peak MB", "start MB")
+    titles = ("variant", "s/iteration", "iterations/s", "times plain")
+    titles += ("s alone", "times plain", "peak MB", "start MB")
     rows = ["".join(f"{title:>13}" for title in titles)]
     for name in VARIANTS:
         if name in result:
             numbers = result[name]
-            ratios = [result.get(key, {}).get(name, math.nan) for key in ("ratio", "ratio_alone")]
+            ratio, ratio_alone = (
+                f"{result[key][name]:.2f}" if name in result.get(key, {}) else ""
+                for key in ("ratio", "ratio_alone")
+            )
             rows.append(
-                f"{name:>13}{numbers['seconds']:13.3f}{ratios[0]:13.2f}{numbers['seconds_alone']:13.3f}"
-                f"{ratios[1]:13.2f}{numbers['peak_memory_mb']:13.0f}{numbers['start_memory_mb']:13.0f}"
+                f"{name:>13}{numbers['seconds']:13.3f}{numbers['iterations_per_second']:13.3f}{ratio:>13}"
+                f"{numbers['seconds_alone']:13.3f}{ratio_alone:>13}"
+                f"{numbers['peak_memory_mb']:13.0f}{numbers['start_memory_mb']:13.0f}"
             )
     if "ratio" in result:
         rows.append(

@@ -30,6 +30,7 @@ def test_the_step_against_its_plain_version(streets, tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "bench.json").read_text())
     for name in ("plain", "fp32", "bf16"):
+        assert result[name]["iterations_per_second"] == pytest.approx(1 / result[name]["seconds"])
         assert result[name]["seconds"] > 0 and result[name]["seconds_alone"] > 0
         assert result[name]["peak_memory_mb"] >= result[name]["start_memory_mb"] > 100
     assert result["ratio"]["fp32"] == pytest.approx(result["plain"]["seconds"] / result["fp32"]["seconds"])
@@ -38,7 +39,8 @@ def test_the_step_against_its_plain_version(streets, tmp_path):
     assert result["plain"]["gflop"] > result["gflop"] > 0
     assert result["ceiling_gflops"] > 0 and result["achieved_gflops"] > 0
     assert result["loader"]["pairs_per_second"] > 0
-    assert "times plain" in done.stdout and "GFLOP an iteration" in done.stdout
+    assert "iterations/s" in done.stdout and "times plain" in done.stdout and "nan" not in done.stdout
+    assert "GFLOP an iteration" in done.stdout
 
 
 def test_insertion_against_the_published_path(streets):

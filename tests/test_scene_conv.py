@@ -123,10 +123,10 @@ def test_only_the_gradients_asked_for_are_worked_out(way):
     flop = {}
     for needed in (True, False):
         loss = scene_conv(canvas, weight, bias).square().sum()
-        weight.requires_grad_(needed)
+        weight.requires_grad_(needed), bias.requires_grad_(needed)
         with FlopCounterMode(display=False) as counter:
             loss.backward(inputs=[canvas.mask])
-        weight.requires_grad_(True)
+        weight.requires_grad_(True), bias.requires_grad_(True)
         flop[needed] = counter.get_total_flops()
     assert weight.grad is None and bias.grad is None
     assert flop[False] <= flop[True] / 2
