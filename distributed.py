@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from data.errors import InputError
+from support.errors import InputError
 
 TIMEOUT = datetime.timedelta(minutes=10)  # a rank that is silent for longer ends the job
 

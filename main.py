@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.cache import prepare
-from data.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from data.errors import InputError, run_program
 from data.labels import NUM_CHANNELS, colourise
-from data.noise import draw_noise
-from data.pairs import GRID_NOISE, Scene, TrainingPairs, first_scenes, training_loader
-from data.run_log import RunLog
 from distributed import Ranks, any_rank, average, choose_device, join, leave, wait_for_all
+from loader.cache import prepare
+from loader.noise import draw_noise
+from loader.pairs import GRID_NOISE, Scene, TrainingPairs, first_scenes, training_loader
 from model import LOSS_NAMES, Averages, NonFiniteLossError, Optimisers, WhereWhat, sample, train_step
 from options import Options, parse, write_yaml
+from support.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from support.errors import InputError, run_program
+from support.run_log import RunLog
 
 GRID_COLUMNS = 6
 GRID_GAP = 3  # pixels, green

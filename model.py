@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.canvas import Canvas
-from data.checkpoints import find_checkpoint, load_checkpoint
-from data.errors import InputError
 from data.labels import FIRST_THING_CHANNEL, TARGET_CLASSES
-from data.noise import HalfNoise, Noise
-from data.pairs import Batch, Scene
 from distributed import average_gradients
+from layers.canvas import Canvas
+from loader.noise import HalfNoise, Noise
+from loader.pairs import Batch, Scene
 from networks import build_networks, edge_map, full_precision, place, place_box, place_code
 from options import Options, from_dict
+from support.checkpoints import find_checkpoint, load_checkpoint
+from support.errors import InputError
 
 G_NETWORKS = (
     "where_encoder",
@@ -374,7 +374,9 @@ class Optimisers:
     def add_gradients(self, group: str, loss: Tensor, retain_graph: bool = False) -> None:
         """Add the gradients of `loss` for the parameters of a group, and for no others."""
         others = [p for name, parameters in self.parameters.items() if name != group for p in parameters]
-        for parameter in others:  # tells our own layers (data/layers.py) not to work out gradients for them
+        for (
+            parameter
+        ) in others:  # tells our own layers (layers/halving.py) not to work out gradients for them
             parameter.requires_grad_(False)
         try:
             self.scaler.scale(loss).backward(inputs=self.parameters[group], retain_graph=retain_graph)

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.canvas import PLANES, Canvas, add_noise, reconstruction_loss
-from data.layers import IDENTITY, Doubling, Halving, activate, instance_norm
-from data.scene_conv import scene_conv
+from layers.canvas import PLANES, Canvas, add_noise, reconstruction_loss
+from layers.halving import IDENTITY, Doubling, Halving, activate, instance_norm
+from layers.scene_conv import scene_conv
 from options import Options, network_depth
 
 LEAK = 0.2  # slope of the leaky ReLUs
@@ -64,7 +64,7 @@ class Gather(nn.Conv2d):
 class Spread(nn.ConvTranspose2d):
     """The reverse: a transposed convolution of a single pixel and instance norm, (B,D,1,1) -> (B,C,h,w)."""
 
-    norm = True  # which removes the bias, as in data/layers.py
+    norm = True  # which removes the bias, as in layers/halving.py
 
     def __init__(self, channels_in: int, channels_out: int, kernel: tuple[int, int]):
         super().__init__(channels_in, channels_out, kernel)
@@ -170,7 +170,7 @@ class SceneEncoder(nn.Module):
         return self.head(self.body(hidden))
 
     def estimate_noise(self, embedding: Tensor, keep: Tensor) -> Tensor:
-        """z_hat (B,z_dim,1,1); `keep` (B,embed_dim,1,1) is the dropout mask (data/noise.py)."""
+        """z_hat (B,z_dim,1,1); `keep` (B,embed_dim,1,1) is the dropout mask (loader/noise.py)."""
         return full_precision(self.z_head(embedding * keep))
 
 

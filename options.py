@@ -15,8 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from data.errors import InputError, Parser
 from data.labels import TARGET_CLASSES
+from support.errors import InputError, Parser
 
 
 def _option(default, help, choices=None):

@@ -1,8 +1,13 @@
 """A pinhole camera above flat ground, in the layout of the official Cityscapes `camera` files."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+from data.cityscapes import Frame
+from support.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -69,3 +74,16 @@ class Camera:
         """Read an official camera dictionary. Raises KeyError where a field is missing."""
         inner, outer = camera["intrinsic"], camera["extrinsic"]
         return cls(inner["fx"], inner["fy"], inner["u0"], inner["v0"], outer["z"], outer["pitch"])
+
+
+def read_camera(frame: Frame) -> Camera | None:
+    """The camera of a frame, or None if it has no file. Raises InputError if the file can't be used."""
+    folder = frame.label_path.parent  # db_root/gtFine/split/city
+    root = folder.parents[2]
+    path: Path = root / "camera" / folder.parent.name / folder.name / f"{frame.name}_camera.json"
+    try:
+        return Camera.from_json(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a camera file ({error}); copy it from the archive again") from None

@@ -1,7 +1,7 @@
 """Reading Cityscapes fine annotation: listing, decoding, and everything that is computed from one image.
 
-Pure functions on files and arrays (spec section 3); nothing here keeps state. `data/cache.py` calls them
-once for each image, `data/pairs.py` makes the training batches.
+Pure functions on files and arrays (spec section 3); nothing here keeps state. `loader/cache.py` calls them
+once for each image, `loader/pairs.py` makes the training batches.
 """
 
 import io
@@ -14,13 +14,12 @@ import numpy as np
 from cityscapesscripts.helpers.labels import labels as OFFICIAL_LABELS
 from PIL import Image
 
-from data.errors import InputError, warn
-from data.labels import CHANNEL_OF_ID, INVALID_CHANNEL, LICENSE_PLATE_ID, TargetClass
+from data.labels import CHANNEL_OF_ID, FIRST_SINGLE_ID, INVALID_CHANNEL, LICENSE_PLATE_ID, TargetClass
+from support.errors import InputError, warn
 
 LABEL_SUFFIX = "_gtFine_labelIds.png"
 INSTANCE_SUFFIX = "_gtFine_instanceIds.png"
 
-FIRST_SINGLE_ID = 1000  # instance ids from here on are label*1000+k; smaller ones are bare label ids (groups)
 LISTED_FILES = 20  # broken files named in one message
 MAX_DISAGREEMENT = 0.01  # share of pixels where label and instance map may differ; in the real data it is 0
 

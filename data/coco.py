@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from pycocotools import mask as rle
 
-from data.cityscapes import FIRST_SINGLE_ID, Frame
-from data.errors import InputError
-from data.labels import TARGET_CLASSES
-from data.writer import write_atomic
+from data.cityscapes import Frame
+from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
+from support.errors import InputError
+from support.files import write_atomic
 
 CATEGORY_IDS = ("coco", "cityscapes")  # 1 to 8, or the label ids 24 to 33
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data.compose import Patch
+from data.geometry import Patch
 from data.writer import LabelledPolygon, instance_values, topmost
 
 

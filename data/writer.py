@@ -7,8 +7,6 @@ official tools do, so that `cityscapesscripts` rebuilds the same pixels from the
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import numpy as np
 from cityscapesscripts.helpers.labels import id2label, name2label
 from PIL import Image, ImageDraw
 
-from data.errors import InputError
+from support.files import write_atomic
 
 _NAME = re.compile(r"([^_/]+)_(\d{6})_(\d{6})")
 
@@ -152,28 +150,6 @@ def polygons_from_json(content: dict) -> tuple[list[LabelledPolygon], int, int]:
         if not entry.get("deleted")
     ]
     return objects, content["imgWidth"], content["imgHeight"]
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename: it is never seen half-written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing_to(out: Path) -> Iterator[None]:
-    """Turns what goes wrong with writing files into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"--out {out}: can't be written ({error.strerror or error}); what is finished is kept, the same"
-            " command goes on from there"
-        ) from None
 
 
 def encode_png(image: np.ndarray, photograph: bool = False) -> bytes:

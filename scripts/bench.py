@@ -23,15 +23,15 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from data.cache import prepare
-from data.errors import InputError, Parser, run_program
-from data.noise import Noise, draw_noise
-from data.pairs import Batch, TrainingPairs, training_loader
-from data.streets import write_streets
 from distributed import choose_device
+from loader.cache import prepare
+from loader.noise import Noise, draw_noise
+from loader.pairs import Batch, TrainingPairs, training_loader
 from main import keep_freed_memory, peak_memory_mb, seed_everything, set_speed
 from model import D_NAMES, Optimisers, WhereWhat, d_losses, g_gradients, g_terms, train_step
 from options import PRESETS, Options, validate
+from streets.scenes import write_streets
+from support.errors import InputError, Parser, run_program
 from tests.plain import PlainWhereWhat, plain_train_step
 
 VARIANTS = ("plain", "fp32", "bf16", "fp16")

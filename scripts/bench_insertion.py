@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.checkpoints import save_checkpoint
 from data.cityscapes import Frame, list_frames
-from data.errors import InputError, Parser, run_program
 from data.labels import CHANNEL_OF_ID
-from data.pairs import Scene
-from data.streets import write_streets
+from loader.pairs import Scene
 from main import seed_everything
 from model import WhereWhat
 from options import PRESETS, Options
 from scripts.bench import timed
+from streets.scenes import write_streets
+from support.checkpoints import save_checkpoint
+from support.errors import InputError, Parser, run_program
 from tests.plain import PlainWhereWhat
 
 

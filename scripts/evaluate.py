@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.baselines import BASELINES, Training, draw_boxes, generator, read_training
-from data.cache import FrameMaps, WorkingMaps, prepare
-from data.checkpoints import find_checkpoint
 from data.cityscapes import Instance, resize_nearest
-from data.errors import InputError, Parser, run_program
-from data.evaluation import (
+from data.geometry import boxes_of_theta, erase, fit_heights, nearest_stuff
+from data.labels import CHANNEL_OF_ID
+from distributed import choose_device
+from evaluation.baselines import BASELINES, Training, draw_boxes, read_training
+from evaluation.figures import (
     REPLACEMENT_SAMPLES,
     Collected,
     View,
@@ -31,14 +31,15 @@ from data.evaluation import (
     shape_sample,
     summarise,
 )
-from data.labels import CHANNEL_OF_ID
-from data.pairs import Scene
-from data.placements import boxes_of_theta, erase, fit_heights, nearest_stuff
-from data.report import markdown, table, write_plots
-from data.shapes import mask_spread, shapes_of
-from data.writer import write_atomic
-from distributed import choose_device
+from evaluation.report import markdown, table, write_plots
+from evaluation.shapes import mask_spread, shapes_of
+from loader.cache import FrameMaps, WorkingMaps, prepare
+from loader.pairs import Scene
 from model import WhereWhat, load_model, predict_places, sample
+from support.checkpoints import find_checkpoint
+from support.errors import InputError, Parser, run_program
+from support.files import write_atomic
+from support.seeds import generator
 
 RESULT = "evaluation.json"
 QUICK_N_Z = 4

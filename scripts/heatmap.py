@@ -14,15 +14,16 @@ import cv2
 import numpy as np
 import torch
 
-from data.baselines import generator
-from data.edited import EditedImage, read_image, single_frame
-from data.errors import InputError, Parser, run_program
-from data.gates import Gates, Surroundings, box_refusal
-from data.insertion import column, place_scores, working_maps
-from data.placements import box_iou, boxes_of_theta, whole_pixels
-from data.writer import colour_map, encode_png, write_atomic
+from augment.insert.gates import Gates, Surroundings, box_refusal
+from augment.insert.places import column, place_scores, working_maps
+from augment.insert.scene import EditedImage, read_image, single_frame
+from data.geometry import box_iou, boxes_of_theta, whole_pixels
+from data.writer import colour_map, encode_png
 from distributed import choose_device
 from model import WhereWhat, load_model, predict_places
+from support.errors import InputError, Parser, run_program
+from support.files import write_atomic
+from support.seeds import generator
 
 BATCH = 25  # places asked for at once
 SMALLEST = 1024  # the picture is enlarged to at least this width, pixels

@@ -20,7 +20,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from data.augmented import (
+from augment.insert.contact_sheet import contact_sheet
+from augment.insert.gates import Gates
+from augment.insert.options import gates_of, parse, rendering_of
+from augment.insert.places import WORK, Settings, Task, fit_of_training, work
+from augment.insert.scene import sibling_path, single_frame
+from augment.insert.tree import (
     MANIFEST,
     PREVIEW,
     VERSION,
@@ -37,21 +42,17 @@ from data.augmented import (
     write_manifest,
     write_summary,
 )
-from data.checkpoints import find_checkpoint
+from augment.paint.painter import Rendering
 from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, list_frames, name_some
 from data.coco import write_coco
-from data.contact_sheet import contact_sheet
-from data.edited import sibling_path, single_frame
-from data.errors import InputError, run_program, warn
-from data.gates import Gates
-from data.insert_options import gates_of, parse, rendering_of
-from data.insertion import WORK, Settings, Task, fit_of_training, work
-from data.placements import METRIC_RANGES, HeightFit
-from data.synth.render import Rendering
-from data.synth.spread import spreading
-from data.writer import encode_png, write_atomic, writing_to
+from data.geometry import METRIC_RANGES, HeightFit
+from data.writer import encode_png
 from distributed import Ranks, choose_device, join, leave, wait_for_all
 from model import WhereWhat, load_model
+from support.checkpoints import find_checkpoint
+from support.errors import InputError, run_program, warn
+from support.files import write_atomic, writing_to
+from support.processes import spreading
 
 # ---- input --------------------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ import re
 import cv2
 from tqdm import tqdm
 
-from data.errors import Parser, run_program
-from data.streets import write_streets
+from streets.scenes import write_streets
+from support.errors import Parser, run_program
 
 
 def _size(text: str) -> tuple[int, int]:

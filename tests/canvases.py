@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from data.canvas import Canvas
+from layers.canvas import Canvas
 
 CHANNEL = 20
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from augment.repaint.focus import draw_window
+from augment.repaint.manifest import MANIFEST, line_of, sample_key, write_outputs
+from augment.repaint.truth import crop_truth, truth_files
 from data.camera import Camera
-from data.synth.focus import draw_window
-from data.synth.manifest import MANIFEST, line_of, sample_key, write_outputs
-from data.synth.truth import crop_truth, truth_files
 from data.writer import (
     FrameName,
     LabelledPolygon,

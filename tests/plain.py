@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.labels import NUM_CHANNELS
-from data.noise import HalfNoise, Noise
-from data.pairs import Batch, Scene
+from loader.noise import HalfNoise, Noise
+from loader.pairs import Batch, Scene
 from model import D_NAMES, G_WEIGHTS, LOSS_NAMES, Optimisers, Paths, WhereWhat
 from networks import ENLARGEMENT, SceneEncoder
 

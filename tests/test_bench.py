@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.streets import write_streets
+from streets.scenes import write_streets
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,11 +17,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import main
 import model
-from data.checkpoints import list_checkpoints, load_checkpoint
-from data.errors import InputError, run_program
 from data.labels import CHANNEL_COLOURS
 from model import LOSS_NAMES
 from options import PRESETS, Options, as_markdown, parse, write_yaml
+from support.checkpoints import list_checkpoints, load_checkpoint
+from support.errors import InputError, run_program
 from tests.miniature import frame_paths, write_miniature, write_png
 
 ROOT = Path(__file__).parents[1]

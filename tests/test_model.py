@@ -7,8 +7,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data.labels import NUM_CHANNELS
-from data.noise import HalfNoise, Noise, draw_noise
-from data.pairs import Batch, Scene
+from loader.noise import HalfNoise, Noise, draw_noise
+from loader.pairs import Batch, Scene
 from model import (
     D_NETWORKS,
     G_NETWORKS,

@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data.canvas import PLANES, Canvas, add_noise
-from data.errors import InputError
+from layers.canvas import PLANES, Canvas, add_noise
 from networks import (
     SceneEncoder,
     build_networks,
@@ -15,6 +14,7 @@ from networks import (
     place_box,
 )
 from options import Options, network_depth
+from support.errors import InputError
 from tests.plain import plain_coord_loss, plain_edge_map, plain_encode, plain_place
 from tests.published import published_names
 

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.noise import HalfNoise, Noise
-from data.pairs import Batch, Scene
+from loader.noise import HalfNoise, Noise
+from loader.pairs import Batch, Scene
 from model import (
     D_NAMES,
     G_NETWORKS,

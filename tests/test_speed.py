@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.checkpoints import list_checkpoints, load_checkpoint
-from data.noise import draw_noise
+from loader.noise import draw_noise
 from model import LOSS_NAMES, Optimisers, WhereWhat, d_losses, g_losses, kl_losses, train_step
+from support.checkpoints import list_checkpoints, load_checkpoint
 from tests.miniature import write_miniature
 from tests.test_model import TINY, double, make_batch
 from tests.test_parity import FILES, biases_before_norm, build, load, read_batch, read_noise

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from data.camera import Camera
-from data.checkpoints import save_checkpoint
 from data.writer import FrameName, LabelledPolygon, rasterise, write_frame
 from model import WhereWhat
 from options import PRESETS, from_dict
+from support.checkpoints import save_checkpoint
 
 WIDTH, HEIGHT = 256, 128
 CAMERA = Camera(283.0, 283.0, 128.0, 64.0, 1.25, 0.04)

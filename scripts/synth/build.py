@@ -7,11 +7,11 @@ reader of Cityscapes takes. The source is only read; a second call changes nothi
 import argparse
 from pathlib import Path
 
-from data.errors import InputError, Parser, run_program
-from data.synth.options import from_saved
-from data.synth.running import SUMMARY, input_of, read_summary
-from data.synth.tree import MODES, add_raw
-from data.writer import writing_to
+from augment.options import from_saved
+from augment.repaint.running import SUMMARY, input_of, read_summary
+from augment.repaint.tree import MODES, add_raw
+from support.errors import InputError, Parser, run_program
+from support.files import writing_to
 
 
 def _arguments() -> argparse.Namespace:

@@ -8,11 +8,11 @@ import argparse
 import json
 from pathlib import Path
 
+from augment.repaint.tree import export_coco, splits_of
 from data.coco import CATEGORY_IDS
-from data.errors import InputError, Parser, run_program
-from data.synth.spread import cores, spreading
-from data.synth.tree import export_coco, splits_of
-from data.writer import writing_to
+from support.errors import InputError, Parser, run_program
+from support.files import writing_to
+from support.processes import cores, spreading
 
 
 def _arguments() -> argparse.Namespace:

@@ -4,7 +4,7 @@ Repaints the instances that scripts.synth.select chose: OUT/work/generate, and t
 OUT/manifest.jsonl. The options are those given to select.
 """
 
-from data.synth.command import finish, generate_workers, parse, resume, run_verb
+from augment.repaint.command import finish, generate_workers, parse, resume, run_verb
 
 
 def main() -> int:

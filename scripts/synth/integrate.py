@@ -4,7 +4,7 @@ Pastes what scripts.synth.generate painted into the frames: OUT/panorama holds t
 OUT/leftImg8bit and OUT/gtFine the focus crops with their truth. The options are those given to select.
 """
 
-from data.synth.command import finish, parse, resume, run_verb
+from augment.repaint.command import finish, parse, resume, run_verb
 
 
 def main() -> int:

@@ -8,10 +8,10 @@ made and used. The same command again goes on where a run was cut short.
 import time
 from functools import partial
 
-from data.synth.command import finish, generate_workers, parse, run_verb, start
-from data.synth.running import with_bar
-from data.synth.tree import add_raw, export_coco, splits_of
-from data.writer import writing_to
+from augment.repaint.command import finish, generate_workers, parse, run_verb, start
+from augment.repaint.running import with_bar
+from augment.repaint.tree import add_raw, export_coco, splits_of
+from support.files import writing_to
 
 
 def main() -> int:

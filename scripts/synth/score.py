@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from data.errors import InputError
-from data.synth import score_networks
-from data.synth.command import parse, resume, run_verb
-from data.synth.running import Run
-from data.synth.score import NUMBERS, Mean, Sample, measure
-from data.synth.score_networks import Networks, Weights
-from data.writer import write_atomic, writing_to
+from augment.repaint import score_networks
+from augment.repaint.command import parse, resume, run_verb
+from augment.repaint.running import Run
+from augment.repaint.score import NUMBERS, Mean, Sample, measure
+from augment.repaint.score_networks import Networks, Weights
+from support.errors import InputError
+from support.files import write_atomic, writing_to
 
 SCORE = "score.json"
 

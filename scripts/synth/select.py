@@ -5,7 +5,7 @@ lines of the stage in OUT/manifest.jsonl. The options of the later stages are gi
 OUT/synth.json. The same command goes on where it was cut short.
 """
 
-from data.synth.command import finish, parse, run_verb, start
+from augment.repaint.command import finish, parse, run_verb, start
 
 
 def main() -> int:

@@ -8,9 +8,9 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from data.errors import InputError, Parser, run_program
-from data.synth.spread import cores, spreading
-from data.synth.validate import RULES, validate_tree
+from augment.repaint.validate import RULES, validate_tree
+from support.errors import InputError, Parser, run_program
+from support.processes import cores, spreading
 
 
 def _arguments() -> argparse.Namespace:

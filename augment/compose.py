@@ -1,0 +1,153 @@
+"""Putting a new object on the full-size maps of an image: its mask, what hides it, what it covers.
+
+Pure functions. H x W is the size of the data set's own maps. Occlusion goes by ground contact: a thing
+whose foot (the row below its lowest pixel) is further down in the image stands in front and stays in
+front; everything else under the mask is covered. The ego vehicle and the borders of the picture (labels 1
+to 3) are in front of everything.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from data.cityscapes import bounding_box
+from data.geometry import Patch, is_thing, thing_feet
+from data.labels import FIRST_SINGLE_ID
+
+IN_FRONT = (1, 2, 3)  # ego vehicle, rectification border, out of roi
+FURTHER_DOWN = np.iinfo(np.int32).max  # "foot" of what is in front of everything
+UNLABELED = 0
+
+
+# ---- the mask -----------------------------------------------------------------------------------
+
+
+def place_mask(compact: np.ndarray, box: np.ndarray, width: int, height: int) -> Patch:
+    """A compact mask (cy,cx) in [0,1] stretched into a box (x0, y0, x1, y1; pixels) and cut at one half.
+
+    Bilinear, which leaves a smooth edge where the mask is enlarged; where it is reduced, averaged over as
+    many cells as fall into a pixel. Of the result, the largest connected piece without its holes: an
+    annotated instance is one outline. Pixels outside the image are left out; the patch may be empty.
+    """
+    x0, columns = _stretching(box[0], box[2], width, compact.shape[1])
+    y0, rows = _stretching(box[1], box[3], height, compact.shape[0])
+    return Patch(one_piece(rows @ compact.astype(np.float64) @ columns.T >= 0.5), x0, y0)
+
+
+def _stretching(low: float, high: float, size: int, cells: int) -> tuple[int, np.ndarray]:
+    """Weights (n,cells) of `cells` stretched over low..high in the n pixels with their centres there.
+
+    And the first of these pixels; only pixels 0..size-1 are looked at.
+    """
+    first = int(np.clip(np.ceil(low - 0.5), 0, size))
+    last = int(np.clip(np.ceil(high - 0.5), first, size))
+    cells_per_pixel = cells / max(high - low, 1e-6)
+    position = (np.arange(first, last) + 0.5 - low) * cells_per_pixel
+    distance = np.abs(position[:, None] - (np.arange(cells) + 0.5))
+    weights = (1 - distance / max(cells_per_pixel, 1)).clip(min=0)
+    return first, weights / weights.sum(1, keepdims=True)
+
+
+def one_piece(mask: np.ndarray) -> np.ndarray:
+    """The largest 4-connected piece of a mask (h,w) bool, its holes filled."""
+    if not mask.any():
+        return mask
+    count, pieces = cv2.connectedComponents(np.pad(mask, 1).astype(np.uint8), connectivity=4)
+    sizes = np.bincount(pieces.ravel(), minlength=count)
+    piece = (pieces == 1 + np.argmax(sizes[1:])).astype(np.uint8)
+    cv2.floodFill(piece, None, (0, 0), 2, flags=8)  # the outside; what remains 0 is a hole
+    return piece[1:-1, 1:-1] != 2
+
+
+# ---- who is in front ----------------------------------------------------------------------------
+
+
+def contact_rows(label_ids: np.ndarray, instance_ids: np.ndarray) -> np.ndarray:
+    """For each pixel of a thing the foot of that thing, 0 on the ground and other stuff: (H,W) int32.
+
+    Each connected piece of a group counts as a thing of its own, because all groups of a class share
+    their id. Labels of IN_FRONT have their foot below everything.
+    """
+    feet = thing_feet(label_ids, instance_ids)
+    in_groups = is_thing(label_ids) & (instance_ids < FIRST_SINGLE_ID)
+    for label_id in np.flatnonzero(np.bincount(label_ids[in_groups], minlength=1)):
+        region = in_groups & (label_ids == label_id)
+        _, pieces, boxes, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8), connectivity=8)
+        foot_of_piece = boxes[:, cv2.CC_STAT_TOP] + boxes[:, cv2.CC_STAT_HEIGHT]
+        feet[region] = foot_of_piece[pieces[region]]
+    feet[(label_ids >= min(IN_FRONT)) & (label_ids <= max(IN_FRONT))] = FURTHER_DOWN
+    return feet
+
+
+def hidden_part(patch: Patch, feet: np.ndarray) -> np.ndarray:
+    """Which pixels of a patch, in its window (h,w) bool, lie behind something; feet: `contact_rows`."""
+    return patch.mask & (feet[patch.window] > patch.foot)
+
+
+# ---- composing ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Composed:
+    """The maps of an image with one more object."""
+
+    label_ids: np.ndarray  # (H,W) uint8
+    instance_ids: np.ndarray  # (H,W) uint16
+    dropped: tuple[int, ...]  # instances that lost all pixels, or all but fewer than min_visible
+    given_back: np.ndarray  # (H,W) bool: what was left of them, now ground
+
+
+def compose(
+    label_ids: np.ndarray,
+    instance_ids: np.ndarray,
+    patch: Patch,
+    hidden: np.ndarray,
+    label_id: int,
+    new_id: int,
+    min_visible: int,
+) -> Composed:
+    """Put the visible part of a patch (its mask less `hidden`, (h,w) bool) on copies of both maps (H,W).
+
+    Instances that the object covers down to fewer than `min_visible` pixels go altogether: what is left of
+    them becomes the nearest thing-free surface, as where an instance is erased for evaluation.
+    """
+    label_ids, instance_ids = label_ids.copy(), instance_ids.copy()
+    visible = patch.mask & ~hidden
+    covered = np.unique(instance_ids[patch.window][visible])
+    label_ids[patch.window][visible] = label_id
+    instance_ids[patch.window][visible] = new_id
+    given_back = np.zeros(label_ids.shape, bool)
+    dropped = []
+    for instance_id in covered[covered >= FIRST_SINGLE_ID].tolist():
+        remains = instance_ids == instance_id
+        if np.count_nonzero(remains) < min_visible:
+            dropped.append(instance_id)
+            given_back |= remains
+    if given_back.any():
+        give_back(label_ids, instance_ids, given_back)
+    return Composed(label_ids, instance_ids, tuple(dropped), given_back)
+
+
+def give_back(label_ids: np.ndarray, instance_ids: np.ndarray, mask: np.ndarray) -> None:
+    """Turn the pixels of a mask (H,W) bool into the nearest surface that is no thing, in both maps, in place.
+
+    Where the map holds nothing but things they become unlabeled.
+    """
+    x0, y0, x1, y1 = bounding_box(mask)
+    margin = 16  # pixels; usually the ground is near
+    while True:
+        window = np.s_[max(y0 - margin, 0) : y1 + 1 + margin, max(x0 - margin, 0) : x1 + 1 + margin]
+        source = is_thing(label_ids[window]) | mask[window]
+        if not source.all():
+            break
+        if source.shape == label_ids.shape:
+            label_ids[mask], instance_ids[mask] = UNLABELED, UNLABELED
+            return
+        margin *= 4
+    rows, columns = ndimage.distance_transform_edt(source, return_distances=False, return_indices=True)
+    target = mask[window]
+    nearest = rows[target], columns[target]
+    for array in (label_ids[window], instance_ids[window]):
+        array[target] = array[nearest]

@@ -1,0 +1,152 @@
+"""The rules that a placed object must pass before it is put on an image, each with a name that is counted.
+
+Pure functions; boxes are x0, y0, x1, y1 in pixels of the data set's own maps (H x W), the foot is y1.
+Support, metric height and overlap are those of the evaluation (evaluation spec).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.camera import Camera
+from data.geometry import (
+    METRIC_RANGES,
+    HeightFit,
+    Patch,
+    height_residuals,
+    inside_image,
+    metric_heights,
+    supported,
+    supporting_pixels,
+    whole_pixels,
+)
+from data.labels import TargetClass
+
+# Rules about plausibility, which can be switched off one by one, and what each asks.
+RULES = {
+    "inside": "the box lies in the image, to half a pixel",
+    "support": "half of the strip below the foot is a surface the class stands on",
+    "height": "height in metres plausible by the camera file, else height fits the foot row",
+    "overlap": "at most max_overlap of the mask is hidden by things in front",
+    "visible": "at least min_area pixels of it can be seen",
+    "score": "the discriminator's score of the box is at least min_score",
+}
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Which rules are on, their limits, and what the user asks for besides."""
+
+    rules: tuple[str, ...] = tuple(RULES)
+    max_overlap: float = 0.3  # share of the mask behind things in front
+    max_overlap_any: float = 1.0  # share of the mask on things, in front or behind
+    min_area: int | None = None  # pixels of the new object that must be seen; None: 1/4000 of the image
+    min_visible: int | None = None  # pixels below which a covered thing goes; None: 1/40000 of the image
+    min_score: float = 0.0  # 0..1, score of the place; 0: none is refused
+    region: tuple[int, int, int, int] | None = None  # the middle of the foot must lie in x0, y0, x1, y1
+    region_mask: str | None = None  # or on a non-zero pixel of this picture, of the maps' size
+    distance: tuple[float, float] | None = None  # of the foot from the camera, metres
+    height: tuple[float, float] | None = None  # of the box, pixels
+    protected: tuple[int, ...] = ()  # label ids that may not be covered
+
+    def least_area(self, pixels: int) -> int:
+        """min_area for an image of so many pixels."""
+        return -(-pixels // 4000) if self.min_area is None else self.min_area
+
+    def least_visible(self, pixels: int) -> int:
+        """min_visible for an image of so many pixels."""
+        return -(-pixels // 40000) if self.min_visible is None else self.min_visible
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the rules look at: the maps as they are now, and what is known of the picture."""
+
+    label_ids: np.ndarray  # (H,W) uint8
+    instance_ids: np.ndarray  # (H,W) uint16
+    camera: Camera | None
+    fit: HeightFit | None  # of the class's training instances, in shares of the image size
+    region: np.ndarray | None  # (H,W) bool
+
+
+def box_refusal(box: np.ndarray, target: TargetClass, around: Surroundings, gates: Gates) -> str | None:
+    """The first rule that a box (4,) breaks, or None; all rules but the score."""
+    height, width = around.label_ids.shape
+    if "inside" in gates.rules and not inside_image(box[None], width, height)[0]:
+        return "inside"
+    if not in_region(box, gates.region, around.region):
+        return "region"
+    if gates.height and not gates.height[0] <= box[3] - box[1] <= gates.height[1]:
+        return "height_range"
+    if gates.distance and not in_distance(box, around.camera, gates.distance):
+        return "distance"
+    if "support" in gates.rules and not stands(box, target, around):
+        return "support"
+    if "height" in gates.rules and not plausible_height(box, target, around):
+        return "height"
+    return None
+
+
+def in_region(
+    box: np.ndarray, region: tuple[int, int, int, int] | None, region_map: np.ndarray | None
+) -> bool:
+    """Whether the middle of the foot's lowest pixel row lies in a region (x0, y0, x1, y1) and on a map."""
+    x, y = (box[0] + box[2]) / 2, box[3] - 1
+    if region and not (region[0] <= x < region[2] and region[1] <= y < region[3]):
+        return False
+    if region_map is None:
+        return True
+    column, row = int(np.floor(x)), int(np.floor(y))
+    height, width = region_map.shape
+    return 0 <= row < height and 0 <= column < width and bool(region_map[row, column])
+
+
+def in_distance(box: np.ndarray, camera: Camera | None, limits: tuple[float, float]) -> bool:
+    """Whether the foot is so many metres ahead of the camera; never without a camera."""
+    return camera is not None and limits[0] <= camera.ground_depth(box[3]) <= limits[1]
+
+
+def stands(box: np.ndarray, target: TargetClass, around: Surroundings) -> bool:
+    """Support of a box (4,), looking only at the image's columns below it: columns do not mix."""
+    width = around.label_ids.shape[1]
+    left, right = np.clip(whole_pixels(box[[0, 2]]), 0, width).tolist()
+    if left >= right:
+        return False
+    columns = np.s_[:, left:right]
+    supporting = supporting_pixels(around.label_ids[columns], around.instance_ids[columns], target.support)
+    return bool(supported((box - [left, 0, left, 0])[None], supporting)[0])
+
+
+def plausible_height(box: np.ndarray, target: TargetClass, around: Surroundings) -> bool:
+    """Metric height in range; without camera or range, height within the training instances' band.
+
+    True where there is neither.
+    """
+    if around.camera and target.name in METRIC_RANGES:
+        low, high = METRIC_RANGES[target.name]
+        return bool(low <= metric_heights(box[None], around.camera)[0] <= high)
+    if around.fit is None:
+        return True
+    height, width = around.label_ids.shape
+    residual = height_residuals(box[None] / [width, height, width, height], around.fit)[0]
+    return bool(around.fit.low <= residual <= around.fit.high)
+
+
+def mask_refusal(
+    patch: Patch, hidden: np.ndarray, label_ids: np.ndarray, feet: np.ndarray, gates: Gates
+) -> str | None:
+    """The first rule that a full-size mask breaks, or None.
+
+    hidden (h,w) bool: its pixels behind others; label_ids (H,W) uint8; feet (H,W) int32 `contact_rows`.
+    """
+    visible = patch.mask & ~hidden
+    seen = np.count_nonzero(visible)
+    if not seen or ("visible" in gates.rules and seen < gates.least_area(label_ids.size)):
+        return "visible"
+    if "overlap" in gates.rules:
+        things = feet[patch.window][patch.mask] > 0
+        if hidden[patch.mask].mean() > gates.max_overlap or things.mean() > gates.max_overlap_any:
+            return "overlap"
+    if gates.protected and np.isin(label_ids[patch.window][visible], gates.protected).any():
+        return "protected"
+    return None

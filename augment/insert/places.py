@@ -1,0 +1,255 @@
+"""Inserting objects into one image and writing its part of the new tree: what each worker does.
+
+The noise of an attempt follows from (seed, name of the image, number of the object, number of the attempt)
+alone, and the model is always asked for CANDIDATES places at once, so that the files are the same to the
+last byte for any number of workers. The first candidate, in order, that passes all rules is taken.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from augment.compose import place_mask
+from augment.insert.gates import Gates, Surroundings, box_refusal
+from augment.insert.scene import EditedImage, contents, count_instances, read_image, stamp, write_files
+from augment.paint.painter import Painter, Rendering
+from data.cityscapes import Frame, read_maps, resize_nearest, usable_instances
+from data.geometry import HeightFit, boxes_of_theta, fit_heights
+from data.labels import CHANNEL_OF_ID
+from model import WhereWhat, boxed_planes, draw_shapes, load_model, predict_places
+from support.errors import InputError
+from support.files import write_atomic
+from support.seeds import generator
+
+CANDIDATES = 8  # places asked for at once; a constant, because rounding may depend on it
+FIT_FRAMES = 200  # at most so many frames, evenly spaced, enter the fit of heights
+FIT_LEAST = 10  # instances without which there is no fit
+WORK = ".work"  # folder of the records of finished images, while a run is under way
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a worker must know; everything that decides the content of the files, and where they go."""
+
+    checkpoints: tuple[str, ...]  # one for each class
+    out: str
+    split: str
+    seed: int
+    attempts: int  # for each object
+    gates: Gates
+    fits: dict[str, HeightFit]  # by class, where known
+    z_spatial: tuple[float, ...] | None = None  # fixed noise
+    z_appr: tuple[float, ...] | None = None
+    rendering: Rendering | None = None  # how leftImg8bit is painted; None: there is none
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One image and the classes of the objects to insert into it, in this order."""
+
+    frame: Frame
+    classes: tuple[str, ...] = ()
+
+
+# ---- the model on one image ---------------------------------------------------------------------
+
+
+def working_maps(
+    label_ids: np.ndarray, instance_ids: np.ndarray, size: tuple[int, int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Channels (1,h,w) uint8 and ids (1,h,w) int32 of full-size maps at a working size (height, width)."""
+    height, width = size
+    labels = CHANNEL_OF_ID[resize_nearest(label_ids, width, height)]
+    ids = resize_nearest(instance_ids, width, height).astype(np.int32)
+    return torch.from_numpy(labels)[None].to(device), torch.from_numpy(ids)[None].to(device)
+
+
+def column(z: np.ndarray, device: torch.device) -> Tensor:
+    """Noise (B,z_dim) as the networks want it: (B,z_dim,1,1)."""
+    return torch.from_numpy(np.ascontiguousarray(z, np.float32))[:, :, None, None].to(device)
+
+
+@torch.no_grad()
+def place_scores(model: WhereWhat, labels_small: Tensor, ids_small: Tensor, theta: Tensor) -> np.ndarray:
+    """How real D where finds each box of theta (B,6) on small maps (B,h,w): (B,) in 0..1.
+
+    The sigmoid of its mean logit over the patches. Comparable within one checkpoint only.
+    """
+    scene = model.canvas(labels_small, ids_small).paste(model.box(theta, model.small))
+    logits = model.networks["d_where"](boxed_planes(scene))
+    return logits.mean((1, 2, 3)).sigmoid().double().cpu().numpy()
+
+
+@torch.no_grad()
+def shape_score(model: WhereWhat, compact: Tensor) -> float:
+    """How real D object finds a compact mask (1,1,cy,cx), 0..1."""
+    return float(model.networks["d_obj"](compact).mean().sigmoid())
+
+
+def fit_of_training(frames: list[Frame], model: WhereWhat) -> HeightFit | None:
+    """The line of heights over foot rows of the usable instances on at most 200 of these frames.
+
+    None for fewer than 10 instances. Frames that can't be read are left out: they are named later.
+    """
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(FIT_FRAMES, len(frames))).astype(int))
+    boxes = []
+    (small_height, small_width), (height, width) = model.small, model.big
+    for index in chosen:
+        try:
+            label_ids, instance_ids = read_maps(frames[index])
+        except InputError:
+            continue
+        channels = CHANNEL_OF_ID[resize_nearest(label_ids, small_width, small_height)]
+        ids = resize_nearest(instance_ids, small_width, small_height)
+        ids_big = resize_nearest(instance_ids, width, height)
+        for one in usable_instances(channels, ids, ids_big, model.target, group_instances=False):
+            x0, y0, x1, y1 = one.box
+            boxes.append([x0 / width, y0 / height, (x1 + 1) / width, (y1 + 1) / height])
+    return fit_heights(np.array(boxes)) if len(boxes) >= FIT_LEAST else None
+
+
+class Inserter:
+    """The models of a run, ready to insert into one image after another."""
+
+    def __init__(self, settings: Settings):
+        """Raises InputError if a checkpoint or the region's picture can't be read."""
+        self.settings = settings
+        self.device = torch.device(settings.device)
+        models = [load_model(path, self.device) for path in settings.checkpoints]
+        self.models = {model.target.name: model for model in models}
+        self.region = read_region(settings.gates.region_mask) if settings.gates.region_mask else None
+        self.painter = Painter(settings.rendering, settings.seed) if settings.rendering else None
+
+    def run(self, task: Task) -> dict:
+        """Insert into one image and write its files, the record last; returns the record.
+
+        A bad source file gives a record with status "failed" and the reason, and no file. OSError if the
+        output can't be written, InputError if there is nothing to paint with.
+        """
+        if self.painter:
+            self.painter.load()  # here, so that the reason why it can't be comes back from a worker process
+        settings, name = self.settings, task.frame.name
+        record = {"image": name, "stamp": stamp(task.frame), "status": "done"}
+        try:
+            image = read_image(task.frame, rgb=self.painter is not None)
+            if self.region is not None and self.region.shape != image.label_ids.shape:
+                raise InputError(f"{settings.gates.region_mask}: not of the size of {task.frame.label_path}")
+            record["before"] = count_instances(image.instance_ids)
+            record["objects"] = [
+                self.insert(image, number, class_name) for number, class_name in enumerate(task.classes, 1)
+            ]
+            record["after"] = count_instances(image.instance_ids)
+            files = contents(image, settings.split)
+        except InputError as error:
+            record |= {"status": "failed", "reason": str(error)}
+            files = {}
+        out = Path(settings.out)
+        write_files(out, files)
+        record["files"] = sorted(files)
+        write_atomic(out / WORK / f"{name}.json", json.dumps(record).encode())
+        return record
+
+    def insert(self, image: EditedImage, number: int, class_name: str) -> dict:
+        """Insert object `number` (1, 2, ...) into an image, if a candidate passes the rules; its record."""
+        settings, model = self.settings, self.models[class_name]
+        gates = settings.gates
+        around = Surroundings(
+            image.label_ids,
+            image.instance_ids,
+            image.camera,
+            settings.fits.get(class_name),
+            self.region,
+        )
+        small = working_maps(image.label_ids, image.instance_ids, model.small, self.device)
+        big = working_maps(image.label_ids, image.instance_ids, model.big, self.device)
+        height, width = image.label_ids.shape
+        refusals: Counter[str] = Counter()
+        record = {"object": number, "class": class_name, "status": "refused"}
+        if image.new_id(class_name) is None:
+            return record | {"refusals": {"no_free_id": 1}}
+        for attempt in range(settings.attempts):
+            row = attempt % CANDIDATES
+            if row == 0:
+                z_spatial, z_appr = self.noise(image.frame.name, number, attempt, model)
+                theta = predict_places(model, *small, column(z_spatial, self.device))
+                boxes = boxes_of_theta(theta.cpu().numpy(), width, height)
+            if reason := box_refusal(boxes[row], model.target, around, gates):
+                refusals[reason] += 1
+                continue
+            one = theta[row : row + 1]
+            place_score = float(place_scores(model, *small, one)[0])
+            if "score" in gates.rules and place_score < gates.min_score:
+                refusals["score"] += 1
+                continue
+            compact = draw_shapes(model, *big, one, column(z_appr[row : row + 1], self.device))
+            patch = place_mask(compact[0, 0].cpu().numpy(), boxes[row], width, height)
+            reason, facts = image.put(class_name, patch, gates, self.painter and self.painter.paint)
+            if reason:
+                refusals[reason] += 1
+                continue
+            return record | {
+                "status": "inserted",
+                "attempt": attempt,
+                "refusals": dict(sorted(refusals.items())),
+                "seed": settings.seed,
+                "z_spatial": z_spatial[row].tolist(),
+                "z_appr": z_appr[row].tolist(),
+                "theta": one[0].tolist(),
+                "box": boxes[row].tolist(),
+                "score_place": place_score,
+                "score_shape": shape_score(model, compact),
+                **facts,
+            }
+        return record | {"refusals": dict(sorted(refusals.items()))}
+
+    def noise(self, name: str, number: int, attempt: int, model: WhereWhat) -> tuple[np.ndarray, np.ndarray]:
+        """Normal noise z_spatial, z_appr (CANDIDATES,z_dim) float32 of the attempts from `attempt` on."""
+        options, fixed = model.options, (self.settings.z_spatial, self.settings.z_appr)
+        sizes = options.z_dim_spatial, options.z_dim_appr
+        purpose = f"insert object {number}"
+        drawn = np.array(
+            [
+                generator(self.settings.seed, name, one, purpose).standard_normal(sum(sizes), np.float32)
+                for one in range(attempt, attempt + CANDIDATES)
+            ]
+        )
+        z_spatial, z_appr = np.split(drawn, [sizes[0]], axis=1)
+        for z, value in zip((z_spatial, z_appr), fixed, strict=True):
+            if value is not None:
+                z[:] = value
+        return z_spatial, z_appr
+
+
+def read_region(path: str) -> np.ndarray:
+    """Where a picture is not zero: (H,W) bool. Raises InputError if it can't be read."""
+    picture = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise InputError(f"--region {path}: can't be read as a picture, and is not X0,Y0,X1,Y1")
+    if picture.ndim == 3:  # any colour counts, an alpha channel does not
+        picture = picture[..., :3].max(2)
+    return picture > 0
+
+
+# ---- a worker process ---------------------------------------------------------------------------
+
+_inserter: Inserter | None = None
+
+
+def start_worker(settings: Settings) -> None:
+    """Get a process ready for `work`: one thread, so that rounding is the same everywhere."""
+    global _inserter
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    _inserter = Inserter(settings)
+
+
+def work(task: Task) -> dict:
+    """`Inserter.run` in a process that `start_worker` made ready."""
+    return _inserter.run(task)

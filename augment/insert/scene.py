@@ -1,0 +1,247 @@
+"""An image that objects are inserted into: its maps as they are read, changed and written.
+
+Reads one frame of a Cityscapes tree, puts objects on it one after another, and makes the contents of the
+frame's files in the new tree. No model here.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from augment.compose import compose, contact_rows, hidden_part
+from augment.insert.gates import Gates, mask_refusal
+from augment.paint.backends import CannotFillError
+from augment.paint.painter import NewObject
+from data.camera import Camera, read_camera
+from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, bounding_box, read_maps
+from data.geometry import Patch
+from data.labels import TARGET_CLASSES
+from data.outlines import Outlines
+from data.writer import annotation_files, colour_map, encode_png, polygons_from_json
+from support.errors import InputError
+from support.files import write_atomic
+
+_MAX_NUMBER = 999  # instance ids are label * 1000 + number
+
+
+@dataclass
+class EditedImage:
+    """An image at its own size H x W that objects are inserted into one after another."""
+
+    frame: Frame
+    label_ids: np.ndarray  # (H,W) uint8
+    instance_ids: np.ndarray  # (H,W) uint16
+    feet: np.ndarray  # (H,W) int32, `contact_rows`
+    inserted: np.ndarray  # (H,W) uint8, 1, 2, ... where an inserted object is seen
+    outlines: Outlines | None  # where the source has polygons
+    camera: Camera | None
+    rgb: np.ndarray | None = None  # (H,W,3) uint8, where objects are painted
+    new_ids: list[int] = field(default_factory=list)  # of the inserted objects 1, 2, ...
+    next_number: dict[str, int] = field(default_factory=dict)  # by class
+
+    def new_id(self, name: str) -> int | None:
+        """The next free instance id of a class; numbers are never used twice. None after the last."""
+        if name not in self.next_number:
+            first = TARGET_CLASSES[name].label_id * 1000
+            in_class = (self.instance_ids >= first) & (self.instance_ids <= first + _MAX_NUMBER)
+            numbers = self.instance_ids[in_class]
+            in_map = int(numbers.max()) - first + 1 if numbers.size else 0
+            # The official tools count hidden instances of the polygons too.
+            listed = self.outlines.count(name) if self.outlines is not None else 0
+            self.next_number[name] = max(in_map, listed)
+        number = self.next_number[name]
+        return TARGET_CLASSES[name].label_id * 1000 + number if number <= _MAX_NUMBER else None
+
+    def put(
+        self, name: str, patch: Patch, gates: Gates, paint: Callable | None = None
+    ) -> tuple[str | None, dict]:
+        """Put an object of a class on the image, unless a rule forbids it.
+
+        paint: `Painter.paint`, where the image has a picture. An object that it can't paint
+        is not put on the maps either, as if a rule "render" forbade it.
+
+        Returns the rule broken or None, and what is known of the object now. The class must have a free id.
+        """
+        if not patch.mask.any():
+            return "visible", {}
+        hidden = hidden_part(patch, self.feet)
+        if reason := mask_refusal(patch, hidden, self.label_ids, self.feet, gates):
+            return reason, {}
+        label_id, new_id, number = TARGET_CLASSES[name].label_id, self.new_id(name), len(self.new_ids) + 1
+        least = gates.least_visible(self.label_ids.size)
+        composed = compose(self.label_ids, self.instance_ids, patch, hidden, label_id, new_id, least)
+        if any(instance_id in self.new_ids for instance_id in composed.dropped):
+            return "covers_inserted", {}
+        rendered = {}
+        if paint is not None:
+            new = NewObject(name, f"{self.frame.name}/{new_id}", patch, hidden, composed)
+            try:
+                self.rgb, facts = paint(self.rgb, new)
+            except CannotFillError:
+                return "render", {}
+            rendered = {"render": facts}
+        visible = patch.mask & ~hidden
+        self.label_ids, self.instance_ids = composed.label_ids, composed.instance_ids
+        self.feet[patch.window][visible] = patch.foot
+        self.feet[composed.given_back] = 0
+        self.inserted[patch.window][visible] = number
+        if self.outlines is not None:
+            self.outlines = self.outlines.without(composed.dropped).insert(name, new_id, patch, hidden)
+        self.new_ids.append(new_id)
+        self.next_number[name] += 1
+        x0, y0, x1, y1 = bounding_box(visible)
+        return None, {
+            "instance_id": new_id,
+            "inserted_value": number,
+            "extent": [patch.x0 + x0, patch.y0 + y0, patch.x0 + x1 + 1, patch.y0 + y1 + 1],
+            "pixels": int(np.count_nonzero(visible)),
+            "hidden_pixels": int(np.count_nonzero(hidden)),
+            "dropped": list(composed.dropped),
+            **rendered,
+        }
+
+
+def read_image(frame: Frame, rgb: bool = False) -> EditedImage:
+    """An image from its source files, with its picture if `rgb`.
+
+    Raises InputError, naming the file, if one is bad.
+    """
+    label_ids, instance_ids = read_maps(frame)
+    path = annotation_path(frame, "_polygons.json")
+    outlines = None
+    if path.exists():
+        try:
+            objects, width, height = polygons_from_json(json.loads(path.read_text()))
+            if any(len(thing.polygon) < 2 for thing in objects):
+                raise ValueError("a polygon of fewer than two points")
+            outlines = Outlines.of_source(objects)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path}: not a file of polygons ({reason}); copy it from the archive") from None
+        if (height, width) != label_ids.shape:
+            raise InputError(f"{path}: made for {width}x{height} pixels, unlike the maps beside it")
+    return EditedImage(
+        frame,
+        label_ids.copy(),
+        instance_ids.copy(),
+        contact_rows(label_ids, instance_ids),
+        np.zeros(label_ids.shape, np.uint8),
+        outlines,
+        read_camera(frame) if sibling_path(frame, "camera", "_camera.json") else None,
+        read_picture(frame, label_ids.shape) if rgb else None,
+    )
+
+
+def read_picture(frame: Frame, shape: tuple[int, int]) -> np.ndarray:
+    """A frame's RGB picture (H,W,3) uint8, of shape (H,W). InputError, naming the file, if it is bad."""
+    path = sibling_path(frame, "leftImg8bit", "_leftImg8bit.png")
+    if path is None:
+        raise InputError(f"{frame.label_path}: has no RGB picture in leftImg8bit/; go without --render")
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None or picture.shape[:2] != shape:
+        raise InputError(f"{path}: no picture of its label map's size; copy it from the archive again")
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def count_instances(instance_ids: np.ndarray) -> dict[str, int]:
+    """Instances of each insertable class on a map (H,W) uint16."""
+    labels = np.flatnonzero(np.bincount(instance_ids.ravel(), minlength=2**16)[1000:]) // 1000 + 1
+    return {name: int((labels == target.label_id).sum()) for name, target in TARGET_CLASSES.items()}
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def single_frame(image: str, instances: str | None) -> Frame:
+    """The frame of a label map given by file, its instance map beside it unless given too.
+
+    Raises InputError for a file that isn't there.
+    """
+    label_path = Path(image).absolute()
+    name = label_path.name.removesuffix(LABEL_SUFFIX).removesuffix(".png")
+    instance_path = Path(instances).absolute() if instances else label_path.with_name(name + INSTANCE_SUFFIX)
+    for path, option in ((label_path, "--image"), (instance_path, "--instances")):
+        if not path.is_file():
+            raise InputError(f"{option} {path}: no such file")
+    return Frame(name, label_path, instance_path)
+
+
+def annotation_path(frame: Frame, ending: str) -> Path:
+    """Another annotation file of a frame, such as ending "_polygons.json"."""
+    return frame.label_path.with_name(frame.name + "_gtFine" + ending)
+
+
+def sibling_path(frame: Frame, kind: str, ending: str) -> Path | None:
+    """A frame's file in the folder `kind` of its tree, if there is one: "leftImg8bit", "_leftImg8bit.png"."""
+    folder = frame.label_path.absolute().parent  # db_root/gtFine/split/city
+    if len(folder.parents) < 3:
+        return None
+    path = folder.parents[2] / kind / folder.parent.name / folder.name / (frame.name + ending)
+    return path if path.exists() else None
+
+
+def city_of(frame: Frame) -> str:
+    """The folder of a frame: as in its tree, or for a file outside a tree the first part of its name."""
+    folder = frame.label_path.absolute().parent
+    in_tree = len(folder.parents) > 2 and folder.parents[1].name == "gtFine"
+    return folder.name if in_tree else frame.name.split("_")[0]
+
+
+def stamp(frame: Frame) -> list[int]:
+    """Sizes in bytes of the source maps, -1 if gone: an image whose source has changed is made again."""
+    paths = (frame.label_path, frame.instance_path)
+    return [path.stat().st_size if path.exists() else -1 for path in paths]
+
+
+def contents(image: EditedImage, split: str) -> dict[str, bytes | Path]:
+    """The files of an image by their place below OUT: new content, or the source file to copy.
+
+    An image without a new object is copied as it is.
+    """
+    frame, city = image.frame, city_of(image.frame)
+    stem = f"gtFine/{split}/{city}/{frame.name}_gtFine"
+    files: dict[str, bytes | Path] = {}
+    if image.new_ids:
+        objects = list(image.outlines.objects) if image.outlines is not None else None
+        made = annotation_files(image.label_ids, image.instance_ids, objects)
+        files |= {stem + ending: content for ending, content in made.items()}
+    else:
+        files[stem + "_color.png"] = encode_png(colour_map(image.label_ids))
+        for ending in ("_color.png", "_polygons.json"):
+            if (path := annotation_path(frame, ending)).exists():
+                files[stem + ending] = path
+        files[stem + "_labelIds.png"] = frame.label_path
+        files[stem + "_instanceIds.png"] = frame.instance_path
+    files[f"inserted/{split}/{city}/{frame.name}_inserted.png"] = encode_png(image.inserted)
+    if camera := sibling_path(frame, "camera", "_camera.json"):
+        files[f"camera/{split}/{city}/{frame.name}_camera.json"] = camera
+    if image.rgb is not None:
+        painted = encode_png(image.rgb, photograph=True) if image.new_ids else None
+        picture = painted or sibling_path(frame, "leftImg8bit", "_leftImg8bit.png")
+        files[f"leftImg8bit/{split}/{city}/{frame.name}_leftImg8bit.png"] = picture
+    return files
+
+
+def write_files(out: Path, files: dict[str, bytes | Path]) -> None:
+    """Write what `contents` returns below `out`, each file at once. OSError if that fails."""
+    for path, content in files.items():
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, Path):
+            _copy_atomic(content, out / path)
+        else:
+            write_atomic(out / path, content)
+
+
+def _copy_atomic(source: Path, target: Path) -> None:
+    """Copy the content of a file so that the copy is never seen half-written."""
+    temporary = target.with_name(f".{target.name}.copy.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,130 @@
+"""The back ends that fill an instance's mask with pixels, behind one interface (spec section 11).
+
+    backend = make_backend("swap", settings, db_root, "train")
+    asked = Request(rgb, mask, "car", "aachen_000000_000019/26001", ("a red car", "a white car"), "", seed)
+    first, second = backend.fill(asked)
+
+`swap`, `recolor` and `cv_inpaint` need no weights; `sd_inpaint` and `sdxl_blend` need those of
+requirements-diffusion.txt, and nothing of them is imported before they are made.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from augment.options import BACKENDS
+from support.errors import InputError
+
+_MODULES = {
+    "swap": "swap",
+    "recolor": "recolor",
+    "cv_inpaint": "inpaint",
+    "sd_inpaint": "diffusion",
+    "sdxl_blend": "diffusion",
+}
+
+
+class CannotFillError(Exception):
+    """Why a back end has nothing for this object; no fault of the program, the caller skips it."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One object to paint, and how often."""
+
+    rgb: np.ndarray  # (h,w,3) uint8 RGB, the crop around the object
+    mask: np.ndarray  # (h,w) bool, the pixels to paint, at least one
+    class_name: str  # official label name, such as "car"
+    source: str  # "frame name/instance id" of what stands there, or of a new object
+    prompts: tuple[str, ...]  # one for each sample wanted
+    negative: str
+    seed: int  # everything random follows from it and the number of the sample
+
+    @property
+    def count(self) -> int:
+        """Samples wanted."""
+        return len(self.prompts)
+
+    def generator(self, sample: int) -> np.random.Generator:
+        """The random numbers of sample 0, 1, ...; they do not depend on `count`."""
+        return np.random.default_rng(self.sample_seed(sample))
+
+    def sample_seed(self, sample: int) -> int:
+        """A seed of 64 bits for sample 0, 1, ..."""
+        return int.from_bytes(blake2b(f"{self.seed} {sample}".encode(), digest_size=8).digest(), "big")
+
+
+class Backend(Protocol):
+    """What the pipeline knows of a back end."""
+
+    name: str
+    version: str
+    details: dict  # for the manifest: model, revision, parameters
+
+    def fill(self, request: Request) -> list[np.ndarray]:
+        """`request.count` pictures (h,w,3) uint8, of which only masked pixels are meant to be used.
+
+        Outside the mask they hold the crop as it was, except that the diffusion back ends leave their own
+        surroundings there, which tell how far their colours have drifted.
+        Sample n depends on the request and its own prompt alone, never on how many are wanted. Raises
+        CannotFillError to skip the object.
+        """
+        ...
+
+
+def make_backend(name: str, settings: dict, db_root: Path, split: str) -> Backend:
+    """A back end by name, from the settings of a YAML file's section; cheap for those without weights.
+
+    `swap` opens its bank of instances here, and builds it first if it isn't there: see `prepare_backend`.
+    Raises InputError for an unknown name or setting, a missing library, or a model that can't be loaded.
+    """
+    maker = _maker(name)
+    return maker(name, settings_of(maker.settings_type(name), name, settings), Path(db_root), split)
+
+
+def check_settings(name: str, settings: dict) -> None:
+    """Raises InputError for an unknown back end or setting, without making or loading anything."""
+    settings_of(_maker(name).settings_type(name), name, settings)
+
+
+def prepare_backend(
+    name: str, settings: dict, db_root: Path, split: str, map_function: Callable = map
+) -> None:
+    """Do once, before workers call `make_backend`, what they all need: the bank of `swap`.
+
+    map_function may spread the work over processes. Raises InputError as `make_backend` does.
+    """
+    maker = _maker(name)
+    checked = settings_of(maker.settings_type(name), name, settings)
+    if name == "swap":
+        maker.prepare(checked, Path(db_root), split, map_function)
+
+
+def _maker(name: str) -> type:
+    if name not in BACKENDS:
+        raise InputError(f"back end '{name}' is unknown: choose {', '.join(BACKENDS)}")
+    return import_module(f"{__name__}.{_MODULES[name]}").MAKER
+
+
+def settings_of(kind: type, name: str, settings: dict | None):
+    """The dataclass `kind` filled from a mapping; InputError for unknown keys and wrong types."""
+    defaults = kind()
+    known = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(kind)}
+    for key, value in (settings or {}).items():
+        if key not in known:
+            listed = ", ".join(known) or "none"
+            raise InputError(f"backend {name}: unknown setting '{key}'; it has {listed}")
+        wanted = type(known[key])
+        fits = isinstance(value, (int, float)) if wanted is float else isinstance(value, wanted)
+        if not fits or (isinstance(value, bool) and wanted is not bool):
+            raise InputError(f"backend {name}: {key} must be of type {wanted.__name__}, not {value!r}")
+    try:
+        return dataclasses.replace(defaults, **(settings or {}))
+    except ValueError as error:
+        raise InputError(f"backend {name}: {error}") from None

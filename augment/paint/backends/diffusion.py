@@ -1,0 +1,258 @@
+"""sd_inpaint and sdxl_blend: the object repainted by a text-guided diffusion model of the diffusers library.
+
+sd_inpaint is Stable Diffusion with an inpainting network, which sees the mask. sdxl_blend is blended latent
+diffusion on the SDXL base, which knows of no mask: from `strength` of the noise on, the surroundings are put
+back after each step (spec section 2, "Today's equivalents"). Both get the same care around the model: a
+window with some context, so that a small object fills a good part of the model's picture; the mask widened
+by one latent pixel, so that no seam of the old object stays; one torch generator for each sample.
+"""
+
+import dataclasses
+import importlib
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from augment.paint.backends import Request
+from augment.paint.blend import resize
+from distributed import choose_device
+from support.errors import InputError
+
+VERSION = "1"
+
+LATENT = 8  # pixels of the model's picture to a latent pixel
+_CONTEXT = 1.5  # side of the window, in longer sides of the object
+_REMEDY = "python -m pip install -r requirements-diffusion.txt"
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings both have; what a model wants of its own stands in the subclasses."""
+
+    model: str = ""  # id on the Hugging Face hub, or a local folder with model_index.json
+    revision: str = "main"  # branch, tag or commit on the hub
+    variant: str = ""  # of the weight files, such as fp16; none: the plain ones
+    offline: bool = False  # take the model from the local cache only (as with HF_HUB_OFFLINE=1)
+    dtype: str = "fp16"  # fp16, bf16 or fp32; on a CPU always fp32
+    device: str = "auto"  # auto, cpu, cuda or cuda:N
+    batch_size: int = 4  # samples of an object painted at once; no sample depends on it
+    attention_slicing: bool = False  # less memory, a little slower
+    size: int = 512  # longer side of the model's picture, pixels, a multiple of 8
+    min_side: int = 128  # least side of the window that is enlarged to `size`, pixels of the frame
+    steps: int = 50
+    guidance: float = 7.5
+    strength: float = 1.0  # share of the noise, and of the steps, that is gone through, 0..1
+
+    def __post_init__(self):
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"dtype '{self.dtype}' is unknown: choose {', '.join(_DTYPES)}")
+        if self.size < LATENT or self.size % LATENT:
+            raise ValueError(f"size must be a multiple of {LATENT}")
+        if min(self.batch_size, self.min_side, self.steps) < 1:
+            raise ValueError("batch_size, min_side and steps must be at least 1")
+        if not 0 < self.strength <= 1 or int(self.steps * self.strength) < 1:
+            raise ValueError("strength must be in 0..1, and steps * strength at least 1")
+
+
+@dataclass(frozen=True)
+class InpaintSettings(Settings):
+    """Of `sd_inpaint`."""
+
+    model: str = "stabilityai/stable-diffusion-2-inpainting"
+
+
+@dataclass(frozen=True)
+class BlendSettings(Settings):
+    """Of `sdxl_blend`."""
+
+    model: str = "stabilityai/stable-diffusion-xl-base-1.0"
+    size: int = 1024
+    min_side: int = 256
+    guidance: float = 5.0
+    strength: float = 0.75
+
+
+_SETTINGS = {"sd_inpaint": InpaintSettings, "sdxl_blend": BlendSettings}
+_PIPELINES = {
+    "sd_inpaint": "StableDiffusionInpaintPipeline",
+    "sdxl_blend": "StableDiffusionXLInpaintPipeline",
+}
+
+
+class Diffusion:
+    """See the module. One for each process that has a GPU: the model is loaded when it is made."""
+
+    def __init__(self, name: str, settings: Settings, db_root: Path, split: str):
+        """Raises InputError if a library is missing or the model can't be loaded."""
+        self.name, self.version, self.settings = name, VERSION, settings
+        self.device = choose_device(settings.device)
+        self.dtype = "fp32" if self.device.type == "cpu" else settings.dtype
+        self.pipeline, library = load(name, settings, self.dtype)
+        try:
+            self.pipeline.to(self.device)
+        except torch.cuda.OutOfMemoryError:
+            raise InputError(
+                f"backend {name}: {settings.model} does not fit into the memory of {self.device}; choose"
+                " dtype fp16 or another device"
+            ) from None
+        self.pipeline.set_progress_bar_config(disable=True)
+        if settings.attention_slicing:
+            self.pipeline.enable_attention_slicing()
+        params = dataclasses.asdict(settings)
+        self.details = {
+            "model": params.pop("model"),
+            "revision": params.pop("revision"),
+            "library": f"diffusers {library}",
+            "params": params | {"dtype": self.dtype, "device": self.device.type},
+        }
+
+    @staticmethod
+    def settings_type(name: str) -> type:
+        return _SETTINGS[name]
+
+    def fill(self, request: Request) -> list[np.ndarray]:
+        """See `Backend`. Around the mask the model's own picture stays, for the colour match."""
+        rows, columns = window_of(request.mask, self.settings.min_side)
+        rgb = np.ascontiguousarray(request.rgb[rows, columns])
+        mask = np.ascontiguousarray(request.mask[rows, columns])
+        width, height = working_size(mask.shape[1], mask.shape[0], self.settings.size)
+        image = resize(rgb, width, height)
+        widened = widen(mask, width, height)
+        samples = range(request.count)
+        pictures = []
+        for start in range(0, request.count, self.settings.batch_size):
+            batch = samples[start : start + self.settings.batch_size]
+            for painted in self._paint(request, image, widened, batch):
+                picture = request.rgb.copy()
+                picture[rows, columns] = resize(painted, mask.shape[1], mask.shape[0])
+                pictures.append(picture)
+        return pictures
+
+    def _paint(self, request: Request, image: np.ndarray, mask: np.ndarray, samples: range) -> np.ndarray:
+        """Pictures (n,height,width,3) uint8 of some samples; image (height,width,3), mask (height,width)."""
+        count = len(samples)
+        # Random numbers are drawn on the CPU, so that a seed means the same everywhere.
+        generators = [
+            torch.Generator("cpu").manual_seed(request.sample_seed(sample) % 2**63) for sample in samples
+        ]
+        try:
+            painted = self.pipeline(
+                prompt=[request.prompts[sample] for sample in samples],
+                negative_prompt=[request.negative] * count,
+                image=[Image.fromarray(image)] * count,
+                mask_image=[Image.fromarray(mask * 255)] * count,
+                height=mask.shape[0],
+                width=mask.shape[1],
+                num_inference_steps=self.settings.steps,
+                guidance_scale=self.settings.guidance,
+                strength=self.settings.strength,
+                generator=generators,
+                output_type="np",
+            ).images
+        except torch.cuda.OutOfMemoryError:
+            raise InputError(
+                f"backend {self.name}: not enough memory on {self.device}; choose a smaller batch_size,"
+                " attention_slicing: true, or dtype fp16"
+            ) from None
+        return np.uint8(np.clip(np.nan_to_num(painted), 0, 1) * 255 + 0.5)
+
+
+MAKER = Diffusion
+
+
+# ---- the model ----------------------------------------------------------------------------------
+
+
+def load(name: str, settings: Settings, dtype: str) -> tuple[object, str]:
+    """The pipeline of a back end, on the CPU, and the version of diffusers.
+
+    Raises InputError, in one line with the remedy, if a library is missing, if there is no such model, or if
+    the model is of another kind.
+    """
+    try:
+        import diffusers
+
+        importlib.import_module("transformers")  # pipelines fail late and at length without it
+        pipeline_type = getattr(diffusers, _PIPELINES[name])
+    except (ImportError, RuntimeError) as error:  # diffusers wraps what fails in its lazy imports
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"backend {name}: a library is missing ({reason}); install it with: {_REMEDY}"
+        ) from None
+    folder = Path(settings.model)
+    local = folder.is_dir()
+    if local and not (folder / "model_index.json").is_file():
+        raise InputError(
+            f"backend {name}: {folder} has no model_index.json; give the folder of a diffusers model"
+        )
+    if not local and (folder.is_absolute() or settings.model.startswith(".")):
+        raise InputError(f"backend {name}: {folder}: no such folder; set model to a local folder or a hub id")
+    offline = settings.offline or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "on", "yes", "true")
+    options = {"torch_dtype": _DTYPES[dtype], "local_files_only": local or offline}
+    if not local:
+        options["revision"] = settings.revision
+    if settings.variant:
+        options["variant"] = settings.variant
+    if name == "sd_inpaint":  # it would blacken pictures that it takes for something else
+        options |= {"safety_checker": None, "requires_safety_checker": False}
+    try:
+        with warnings.catch_warnings():  # dtype replaces torch_dtype, but older versions know only that
+            warnings.simplefilter("ignore", FutureWarning)
+            pipeline = pipeline_type.from_pretrained(settings.model, **options)
+    except Exception as error:  # anything from a network error to a damaged file
+        reason = " ".join(str(error).split())[:200]
+        if local:
+            remedy = "copy the folder again, or set model to another"
+        elif offline:
+            remedy = f"load it once with a network: hf download {settings.model}; or set model to a folder"
+        else:
+            remedy = "check model and revision and the network, or set model to a local folder"
+        raise InputError(f"backend {name}: can't load {settings.model} ({reason}); {remedy}") from None
+    of_xl = getattr(pipeline.unet.config, "addition_embed_type", None) == "text_time"
+    if of_xl != (name == "sdxl_blend"):
+        kind = "an SDXL base" if name == "sdxl_blend" else "a Stable Diffusion (not SDXL) inpainting"
+        raise InputError(
+            f"backend {name}: {settings.model} is a model of another kind; set model to {kind} model"
+        )
+    return pipeline, diffusers.__version__
+
+
+# ---- what it sees -------------------------------------------------------------------------------
+
+
+def window_of(mask: np.ndarray, min_side: int) -> tuple[slice, slice]:
+    """Rows and columns that the model gets of a mask (h,w) bool: a square around it, as far as it goes."""
+    x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+    side = max(min_side, round(_CONTEXT * max(w, h)))
+
+    def along(low: int, extent: int, length: int) -> slice:
+        part = min(side, length)
+        start = min(max(low + (extent - part) // 2, 0), length - part)
+        return slice(start, start + part)
+
+    return along(y, h, mask.shape[0]), along(x, w, mask.shape[1])
+
+
+def working_size(width: int, height: int, size: int) -> tuple[int, int]:
+    """Width and height of the model's picture: the longer one `size`, both multiples of LATENT."""
+    scale = size / max(width, height)
+    return tuple(max(LATENT, round(side * scale / LATENT) * LATENT) for side in (width, height))
+
+
+def widen(mask: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A mask (h,w) bool at the model's size, (height,width) uint8 0 or 1, one latent pixel wider all around.
+
+    Every pixel that the mask touches counts, so that nothing vanishes.
+    """
+    shrinks = width < mask.shape[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    scaled = np.uint8(cv2.resize(np.float32(mask), (width, height), interpolation=how) > 0)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * LATENT + 1,) * 2)
+    return cv2.dilate(scaled, kernel)

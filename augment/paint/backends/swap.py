@@ -1,0 +1,229 @@
+"""swap: another instance of the class, cut from the training pictures and fitted into the mask.
+
+Three steps for a sample: choose among the best-fitting instances of the bank; bring the chosen one's
+silhouette onto the mask, boxes first and then by a smooth displacement; give it the light of its new place.
+The mask is what the annotation says, so every pixel of it is covered: where the fitted instance ends short
+of it, its own texture is continued.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from augment.paint.backends import CannotFillError, Request
+from augment.paint.bank import PARTS, Bank, Limits, build_bank, grid_of
+from augment.paint.blend import resize, ring_of, ring_statistics
+from augment.paint.registration import continue_texture, displacement
+
+VERSION = "1"
+
+# What makes an instance unfit, in units of the intersection over union of the two shapes.
+_ASPECT = 0.6  # for each factor e between the aspects of the boxes
+_COVERED = 2.0  # for an outline wholly taken by things in front
+_HOLLOW = 0.3  # for a solidity of 0
+_CUT = 0.25  # for each side where the frame cuts the instance off but not the object
+_PART = 0.22  # for showing a part of an instance, unless the frame cuts the object off there
+_ENLARGED = 0.4  # for each factor 2 of enlargement
+_LIGHT = 0.4  # for a difference of 50 in L around the two
+_TWIN = 0.3  # for standing in the same frame, where both would be seen
+_FAR_TOO_SMALL = 10.0  # beyond `max_enlargement`: only if there is nothing else
+_TEMPERATURE = 0.06  # of the draw: a fit worse by this much is drawn e times less often
+
+_RIM_SHARE = 0.004  # outline of an annotated instance that is half background, in parts of h + w
+_JOIN_SIZE = 160  # longer side of a mask at which its parts are joined, pixels
+_LIGHT_SHARE = 0.7  # how much of the difference in light and tint between the two places is made up for
+_MAX_LIGHT = 1.4  # largest factor on L
+_MAX_TINT = 8.0  # largest shift of a and b
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of `swap`."""
+
+    bank: str = ""  # file of the bank; none: cache/swap-SPLIT-HASH.npz
+    choices: int = 8  # instances among which the seed chooses
+    max_enlargement: float = 1.5  # of an instance, as long as there is any that needs less
+    per_class: int = Limits.per_class  # instances that the bank keeps of a class
+    longest: int = Limits.longest  # longer side of a kept picture, pixels
+
+    def __post_init__(self):
+        if min(self.choices, self.per_class, self.longest) < 1 or self.max_enlargement <= 0:
+            raise ValueError("choices, per_class, longest and max_enlargement must be positive")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An instance of the bank as a sample shows it."""
+
+    row: int
+    part: tuple[float, float, float, float]  # one of PARTS
+    mirrored: bool
+
+    def cut(self, rgb: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The part of the instance's picture (h,w,3) and mask (h,w), mirrored if it is to be."""
+        h, w = mask.shape
+        x0, y0, x1, y1 = np.rint(np.array(self.part) * (w, h, w, h)).astype(int)
+        step = -1 if self.mirrored else 1
+        return rgb[y0:y1, x0:x1][:, ::step], mask[y0:y1, x0:x1][:, ::step]
+
+
+class Swap:
+    """See the module. Samples of a request are different instances as long as there are enough."""
+
+    def __init__(self, name: str, settings: Settings, db_root: Path, split: str):
+        self.name, self.version, self.settings = name, VERSION, settings
+        self.details = {"params": dataclasses.asdict(settings) | {"bank": None}}  # it decides no pixel
+        self.bank = self.prepare(settings, db_root, split, map)
+
+    @staticmethod
+    def settings_type(name: str) -> type:
+        return Settings
+
+    @staticmethod
+    def prepare(settings: Settings, db_root: Path, split: str, map_function: Callable) -> Bank:
+        """The bank, made first if it is missing or the data have changed."""
+        key = hashlib.blake2b(str(db_root.resolve()).encode(), digest_size=4).hexdigest()
+        path = Path(settings.bank or f"cache/swap-{split}-{key}.npz")
+        return build_bank(db_root, split, path, map_function, Limits(settings.per_class, settings.longest))
+
+    def fill(self, request: Request) -> list[np.ndarray]:
+        """See `Backend`. CannotFillError if the bank has no other instance of the class."""
+        x, y, w, h = cv2.boundingRect(request.mask.view(np.uint8))
+        window = np.s_[y : y + h, x : x + w]
+        mask = np.ascontiguousarray(request.mask[window])
+        whole = _joined(mask)
+        light = ring_statistics(request.rgb, ring_of(request.mask))
+        choices = self.choose(request, whole, (x, y), light)
+        pictures = []
+        for sample in range(request.count):
+            choice = choices[sample % len(choices)]
+            rgb, source_mask = choice.cut(*self.bank.picture(choice.row))
+            fitted = fit_into(rgb, source_mask, whole)
+            fitted = relit(fitted, self.bank.table.ring[choice.row], light)
+            picture = request.rgb.copy()
+            np.copyto(picture[window], fitted, where=mask[..., None])
+            pictures.append(picture)
+        return pictures
+
+    def choose(
+        self, request: Request, whole: np.ndarray, corner: tuple[int, int], light: np.ndarray | None
+    ) -> list[Choice]:
+        """What the samples show, in their order; at least one."""
+        table, shelf = self.bank.table, self.bank.shelf(request.class_name)
+        other = np.flatnonzero(shelf.keys != request.source)
+        rows = shelf.rows[other]
+        if not len(rows):
+            raise CannotFillError(f"swap: the data set shows no other {request.class_name}")
+        h, w = whole.shape
+        wanted = grid_of(whole).astype(np.float32)
+        x, y = corner
+        height, width = request.mask.shape
+        cut = np.array([x == 0, y == 0, x + w == width, y + h == height])
+        cost = _COVERED * table.covered[rows] + _HOLLOW * (1 - table.solidity[rows])
+        cost += _TWIN * (table.frame[rows] == request.source.split("/")[0])
+        if light is not None:
+            cost += _LIGHT * np.abs(table.ring[rows, 0, 0] - light[0, 0]) / 50
+        costs = np.empty((2, len(PARTS), len(rows)), np.float32)
+        for number, part in enumerate(PARTS):
+            columns, lines = part[2] - part[0], part[3] - part[1]
+            size = table.size[rows] * (columns, lines)
+            enlarged = np.maximum(w / size[:, 0], h / size[:, 1])
+            of_part = cost + _ASPECT * np.abs(np.log(table.aspect[rows] * columns / lines * h / w))
+            of_part += _ENLARGED * np.log2(np.maximum(enlarged, 1))
+            of_part += np.where(enlarged > self.settings.max_enlargement, _FAR_TOO_SMALL, 0)
+            lacking = np.array([part[0] > 0, part[1] > 0, part[2] < 1, part[3] < 1])
+            for mirrored in (0, 1):
+                target, sides = (wanted[:, ::-1], cut[[2, 1, 0, 3]]) if mirrored else (wanted, cut)
+                common = shelf.shapes[number][other] @ target.ravel()
+                overlap = common / np.maximum(shelf.areas[number][other] + target.sum() - common, 1)
+                beyond = _CUT * (table.cut[rows] & ~sides).sum(1) + _PART * (lacking & ~sides).sum()
+                costs[mirrored, number] = of_part + beyond - overlap
+        costs = costs.reshape(-1, len(rows))
+        variant = costs.argmin(0)
+        best = costs.min(0)
+        order = np.argsort(best, kind="stable")[: self.settings.choices]
+        noise = request.generator(-1).gumbel(size=len(order))
+        order = order[np.argsort(best[order] / _TEMPERATURE - noise, kind="stable")]
+        return [
+            Choice(int(rows[one]), PARTS[variant[one] % len(PARTS)], bool(variant[one] >= len(PARTS)))
+            for one in order
+        ]
+
+
+MAKER = Swap
+
+
+def _joined(mask: np.ndarray) -> np.ndarray:
+    """A mask (h,w) bool with its parts joined and gaps closed: what would be seen without a pole before it.
+
+    Geometry is done on it; only pixels of the mask itself are taken from the result.
+    """
+    h, w = mask.shape
+    scale = min(1.0, _JOIN_SIZE / max(h, w))
+    size = max(1, round(w * scale)), max(1, round(h * scale))
+    small = np.uint8(cv2.resize(mask.view(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) >= 128)
+    reach = max(1, round(0.06 * min(size)))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)
+    padded = cv2.copyMakeBorder(small, *(reach,) * 4, cv2.BORDER_CONSTANT)
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, kernel)[reach:-reach, reach:-reach]
+    return mask | (cv2.resize(closed * 255, (w, h), interpolation=cv2.INTER_LINEAR) >= 128)
+
+
+def fit_into(rgb: np.ndarray, mask: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """An instance brought onto another silhouette: (h,w,3) uint8, all pixels of it the instance's own.
+
+    rgb (a,b,3) uint8 and mask (a,b) bool: the instance, cut to its box; target (h,w) bool, cut to its box.
+    Pixels of `rgb` outside `mask` leave no trace.
+    """
+    h, w = target.shape
+    silhouette = cv2.resize(np.uint8(mask) * 255, (w, h), interpolation=cv2.INTER_AREA)
+    if h * w < mask.size:  # averages over the instance's own pixels only
+        own = cv2.resize(rgb * mask[..., None], (w, h), interpolation=cv2.INTER_AREA)
+        share = np.maximum(silhouette, 1)[..., None] / np.float32(255)
+        picture = continued(np.uint8(np.minimum(own / share + 0.5, 255)), silhouette >= 128)
+    else:
+        picture = resize(continued(rgb, mask), w, h)
+    moved = displacement(silhouette >= 128, target)
+    if moved is None:
+        return picture
+    columns, rows = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
+    columns += moved[..., 0]
+    rows += moved[..., 1]
+    return cv2.remap(picture, columns, rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def continued(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A picture (h,w,3) uint8 with the texture of its instance, mask (h,w) bool, continued all over it."""
+    h, w = mask.shape
+    reach = min(2, round(_RIM_SHARE * (h + w)))
+    known = mask
+    if reach:
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)
+        eroded = cv2.erode(np.uint8(mask), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
+        if eroded.sum() > 0.5 * mask.sum():
+            known = eroded
+    return continue_texture(rgb, known)
+
+
+def relit(rgb: np.ndarray, ring: np.ndarray, light: np.ndarray | None) -> np.ndarray:
+    """A picture (h,w,3) uint8 from a place with one light, as it would look in another.
+
+    ring, light: `ring_statistics` of the two places; light None, or a ring of zeros, is unknown. L is
+    multiplied, so that black stays black; what the object stands before does not touch its own paint.
+    """
+    if light is None or not ring.any():
+        return rgb
+    factor = (max(light[0, 0], 1) / max(ring[0, 0], 1)) ** _LIGHT_SHARE
+    tint = np.clip(_LIGHT_SHARE * (light[0, 1:] - ring[0, 1:]), -_MAX_TINT, _MAX_TINT)
+    values = np.arange(256, dtype=np.float32)
+    table = np.stack(
+        [values * np.clip(factor, 1 / _MAX_LIGHT, _MAX_LIGHT), values + tint[0], values + tint[1]], 1
+    )
+    table = np.uint8(np.clip(table + 0.5, 0, 255))[None]
+    lab = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2LAB)  # 8 bits are enough, and fast
+    return cv2.cvtColor(cv2.LUT(lab, table), cv2.COLOR_LAB2RGB)

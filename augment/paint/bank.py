@@ -1,0 +1,333 @@
+"""The bank of `swap`: what instances a split has to offer, measured once and kept with their pixels.
+
+One npz file: a table of the chosen instances (class, size, shape, light, how freely they stand) and a JPEG
+of each with its mask, so that a worker reads a few tens of kilobytes for a sample instead of decoding a
+frame. Written as a whole by os.replace; built again when the source files or the limits have changed.
+"""
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache, partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from cityscapesscripts.helpers.labels import name2label
+from scipy import ndimage
+
+from augment.paint.blend import ring_of, ring_statistics
+from data.cityscapes import Frame, list_frames
+from data.labels import FIRST_SINGLE_ID
+from support.errors import InputError, warn
+
+VERSION = 1
+GRID = 32  # shapes are compared at this size
+LEAST_SIDE, LEAST_AREA = 8, 100  # pixels; smaller instances are not worth showing again
+# Parts of an instance that may stand for one that is hidden or cut off in part: x0, y0, x1, y1 in its box.
+PARTS = (
+    (0.0, 0.0, 1.0, 1.0),
+    *((0.0, 0.0, share, 1.0) for share in (0.8, 0.6, 0.4)),
+    *((1 - share, 0.0, 1.0, 1.0) for share in (0.8, 0.6, 0.4)),
+    *((0.0, 0.0, 1.0, share) for share in (0.8, 0.6)),
+)
+_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
+# What may stand before an instance and has no foot on the ground: vehicle, borders, poles, signs, lights.
+_POLE_LIKE = (1, 2, 3, 17, 18, 19, 20)
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a bank keeps."""
+
+    per_class: int = 800  # instances, the most
+    longest: int = 640  # longer side of a stored picture, pixels; larger ones are reduced
+
+
+@dataclass(frozen=True)
+class Table:
+    """The chosen instances, one a row, in the order of their frames."""
+
+    frame: np.ndarray  # (n,) names of frames
+    instance_id: np.ndarray  # (n,) int32
+    size: np.ndarray  # (n,2) int32, width and height of the stored picture, pixels
+    aspect: np.ndarray  # (n,) float32, width / height of the box in its frame
+    solidity: np.ndarray  # (n,) float32, area / area of the convex hull, 0..1
+    covered: np.ndarray  # (n,) float32, share of the outline that something in front takes, 0..1
+    cut: np.ndarray  # (n,4) bool, whether the frame cuts it off left, top, right, below
+    ring: np.ndarray  # (n,2,3) float32, mean and deviation of Lab around it
+    shape: np.ndarray  # (n,GRID*GRID/8) uint8, the mask stretched to GRID x GRID, packed
+
+    def rows_of(self, class_name: str) -> np.ndarray:
+        """The rows of a class."""
+        return np.flatnonzero(self.instance_id // 1000 == name2label[class_name].id)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The m instances of a class, ready to be compared."""
+
+    rows: np.ndarray  # (m,) of the table
+    keys: np.ndarray  # (m,) "frame name/instance id"
+    shapes: np.ndarray  # (len(PARTS),m,GRID*GRID) float32, 0 or 1: each part stretched to the grid
+    areas: np.ndarray  # (len(PARTS),m) float32, ones in `shapes`
+
+
+class Bank:
+    """An open bank. Not to be shared with a forked process: each opens its own."""
+
+    def __init__(self, path: Path):
+        """Raises whatever a missing or damaged file raises."""
+        self._file = np.load(path, allow_pickle=False)
+        self.table = Table(*(self._file[name] for name in Table.__dataclass_fields__))
+        self.shelf = cache(self._shelf)  # by the name of a class
+        self.picture = lru_cache(16)(self._picture)  # by row
+
+    def _shelf(self, class_name: str) -> "Shelf":
+        rows = self.table.rows_of(class_name)
+        shapes = np.unpackbits(self.table.shape[rows], axis=1).reshape(-1, GRID, GRID)
+        parts = np.empty((len(PARTS), len(rows), GRID * GRID), np.float32)
+        for part, (x0, y0, x1, y1) in zip(parts, np.rint(np.array(PARTS) * GRID).astype(int), strict=True):
+            for row, shape in zip(part, shapes, strict=True):
+                row[:] = grid_of(shape[y0:y1, x0:x1]).ravel()
+        names = zip(self.table.frame[rows], self.table.instance_id[rows], strict=True)
+        keys = np.array([f"{frame}/{instance_id}" for frame, instance_id in names])
+        return Shelf(rows, keys, parts, parts.sum(2))
+
+    def _picture(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """An instance cut to its box: RGB (h,w,3) uint8 and mask (h,w) bool."""
+        bgr = cv2.imdecode(self._file[f"jpeg{row}"], cv2.IMREAD_COLOR)
+        mask = cv2.imdecode(self._file[f"mask{row}"], cv2.IMREAD_GRAYSCALE)
+        return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), mask > 0
+
+
+def build_bank(
+    db_root: Path, split: str, cache_file: Path, map_function: Callable = map, limits: Limits | None = None
+) -> Bank:
+    """The bank of a split, from `cache_file` if that is good, else made and written there.
+
+    map_function may spread the frames over processes; the file is the same to the last byte. A frame that
+    can't be read is left out with a warning. Raises InputError if the split has no pictures or no instances,
+    or if the file can't be written.
+    """
+    limits, cache_file = limits or Limits(), Path(cache_file)
+    found = [(frame, _picture_path(frame)) for frame in list_frames(db_root, split, skip_incomplete=True)]
+    frames = [(frame, path) for frame, path in found if path.is_file()]
+    if not frames:
+        raise InputError(
+            f"{db_root}: has no pictures in leftImg8bit/{split}; unpack leftImg8bit_trainvaltest.zip there,"
+            " or choose another back end than swap"
+        )
+    stamp = _stamp(frames, split, limits)
+    try:
+        if str(np.load(cache_file, allow_pickle=False)["stamp"]) == stamp:
+            return Bank(cache_file)
+    except _DAMAGE:
+        pass  # missing or damaged: made again
+    chosen = _choose(frames, map_function, limits)
+    if not chosen:
+        raise InputError(f"{db_root}: no instance in split {split} is large enough to be shown again")
+    try:
+        cache_file.parent.mkdir(parents=True, exist_ok=True)
+        _write(cache_file, stamp, frames, chosen, map_function, limits)
+    except OSError as error:
+        raise InputError(f"{cache_file}: can't be written ({error.strerror}); choose another bank") from None
+    return Bank(cache_file)
+
+
+# ---- making it ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An instance that may be chosen."""
+
+    frame: int
+    instance_id: int
+    box: tuple[int, int, int, int]  # half-open
+    area: int
+    solidity: float
+    covered: float
+    cut: tuple[bool, bool, bool, bool]
+
+    @property
+    def rank(self) -> tuple[float, int, int]:
+        """The freer an instance stands, the smaller."""
+        worth = self.solidity * (1 - self.covered) * (0.5 if any(self.cut) else 1)
+        return -worth, self.frame, self.instance_id
+
+
+def _picture_path(frame: Frame) -> Path:
+    folder = frame.label_path.absolute().parent  # db_root/gtFine/split/city
+    root, split, city = folder.parents[2], folder.parent.name, folder.name
+    return root / "leftImg8bit" / split / city / f"{frame.name}_leftImg8bit.png"
+
+
+def _stamp(frames: list[tuple[Frame, Path]], split: str, limits: Limits) -> str:
+    """A hash of what the bank depends on: names, sizes and times of the source files, and the limits."""
+    parts = [VERSION, split, limits.per_class, limits.longest]
+    for frame, picture in frames:
+        for path in (frame.instance_path, picture):
+            status = path.stat()
+            parts += [path.name, status.st_size, status.st_mtime_ns]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def _choose(frames: list[tuple[Frame, Path]], map_function: Callable, limits: Limits) -> list[_Found]:
+    """The instances to keep: of each class and size (factor 2 in area) the freest, in turn."""
+    shelves: dict[tuple[int, int], list[_Found]] = {}
+    items = [(number, str(frame.instance_path)) for number, (frame, _) in enumerate(frames)]
+    for found in map_function(_measure, items):
+        if isinstance(found, str):
+            warn(f"{found}: not a 16-bit instance map; left out of the bank")
+            continue
+        for one in found:
+            shelves.setdefault((one.instance_id // 1000, one.area.bit_length()), []).append(one)
+    chosen = []
+    for label_id in sorted({label_id for label_id, _ in shelves}):
+        ranked = [
+            (place, -size, one)
+            for (label, size), ones in shelves.items()
+            if label == label_id
+            for place, one in enumerate(sorted(ones, key=lambda one: one.rank))
+        ]
+        ranked.sort(key=lambda entry: entry[:2])
+        chosen += [one for _, _, one in ranked[: limits.per_class]]
+    return chosen
+
+
+def _measure(item: tuple[int, str]) -> list[_Found] | str:
+    """The instances of a frame, by rising id; the file's path if it can't be read."""
+    number, path = item
+    ids = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+    if ids is None or ids.dtype != np.uint16 or ids.ndim != 2:
+        return path
+    height, width = ids.shape
+    values = np.flatnonzero(np.bincount(ids.ravel(), minlength=FIRST_SINGLE_ID))
+    lookup = np.zeros(values[-1] + 1, np.int32)
+    lookup[values] = np.arange(1, len(values) + 1)
+    slices = ndimage.find_objects(lookup[ids], len(values))
+    # Who stands further down stands in front; poles and the like always do. The ground never does.
+    foot = np.zeros(values[-1] + 1, np.int32)
+    foot[values] = [
+        rows.stop if value >= 24 else height + 1 if value in _POLE_LIKE else 0
+        for value, (rows, _) in zip(values, slices, strict=True)
+    ]
+    found = []
+    for value, (rows, columns) in zip(values.tolist(), slices, strict=True):
+        w, h = columns.stop - columns.start, rows.stop - rows.start
+        if value < 24 * FIRST_SINGLE_ID or min(w, h) < LEAST_SIDE:
+            continue
+        window = np.s_[max(rows.start - 1, 0) : rows.stop + 1, max(columns.start - 1, 0) : columns.stop + 1]
+        mask = np.uint8(ids[window] == value)
+        area = int(np.count_nonzero(mask))
+        if area < LEAST_AREA:
+            continue
+        edge = (cv2.dilate(mask, np.ones((3, 3), np.uint8)) > mask) & (ids[window] != value)
+        covered = float((foot[ids[window][edge]] > rows.stop).mean()) if edge.any() else 0.0
+        hull = cv2.convexHull(cv2.findNonZero(mask))
+        solid = np.zeros_like(mask)
+        cv2.fillConvexPoly(solid, hull, 1)
+        solidity = area / max(np.count_nonzero(solid), 1)
+        cut = columns.start == 0, rows.start == 0, columns.stop == width, rows.stop == height
+        box = columns.start, rows.start, columns.stop, rows.stop
+        found.append(_Found(number, value, box, area, solidity, covered, cut))
+    return found
+
+
+def _cut(
+    item: tuple[str, str, list[_Found]], longest: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]] | str:
+    """JPEG bytes, mask PNG bytes and ring of some instances of a frame; a bad picture's path instead."""
+    picture_path, instance_path, wanted = item
+    bgr, ids = cv2.imread(picture_path, cv2.IMREAD_COLOR), cv2.imread(instance_path, cv2.IMREAD_UNCHANGED)
+    if bgr is None or ids is None or bgr.shape[:2] != ids.shape:
+        return picture_path
+    cuts = []
+    for one in wanted:
+        x0, y0, x1, y1 = one.box
+        margin = max(x1 - x0, y1 - y0) // 4 + 4
+        window = np.s_[max(y0 - margin, 0) : y1 + margin, max(x0 - margin, 0) : x1 + margin]
+        mask = ids[window] == one.instance_id
+        ring = ring_statistics(cv2.cvtColor(bgr[window], cv2.COLOR_BGR2RGB), ring_of(mask))
+        ring = np.zeros((2, 3)) if ring is None else ring
+        picture, mask = bgr[y0:y1, x0:x1], np.uint8(ids[y0:y1, x0:x1] == one.instance_id) * 255
+        scale = longest / max(mask.shape)
+        if scale < 1:
+            size = tuple(max(1, round(side * scale)) for side in reversed(mask.shape))
+            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+            mask = np.uint8(cv2.resize(mask, size, interpolation=cv2.INTER_AREA) >= 128) * 255
+        jpeg = cv2.imencode(".jpg", picture, _JPEG)[1]
+        cuts.append((jpeg, cv2.imencode(".png", mask)[1], np.float32(ring)))
+    return cuts
+
+
+def _write(
+    path: Path,
+    stamp: str,
+    frames: list[tuple[Frame, Path]],
+    chosen: list[_Found],
+    map_function: Callable,
+    limits: Limits,
+) -> None:
+    """Write the bank's file, picture by picture as they come; rows are renumbered if a frame is bad."""
+    by_frame: dict[int, list[_Found]] = {}
+    for one in chosen:
+        by_frame.setdefault(one.frame, []).append(one)
+    numbers = sorted(by_frame)
+    items = [(str(frames[n][1]), str(frames[n][0].instance_path), by_frame[n]) for n in numbers]
+    kept: list[tuple] = []
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            cuts_of_frames = map_function(partial(_cut, longest=limits.longest), items)
+            for number, cuts in zip(numbers, cuts_of_frames, strict=True):
+                if isinstance(cuts, str):
+                    warn(f"{cuts}: no picture of its instance map's size; left out of the bank")
+                    continue
+                for one, (jpeg, mask, ring) in zip(by_frame[number], cuts, strict=True):
+                    _add(archive, f"jpeg{len(kept)}", jpeg)
+                    _add(archive, f"mask{len(kept)}", mask)
+                    kept.append(_row(frames[number][0].name, one, cv2.imdecode(mask, 0), ring))
+            if not kept:
+                raise InputError(f"{path}: none of the pictures could be read; copy them again")
+            for name, column in zip(Table.__dataclass_fields__, zip(*kept, strict=True), strict=True):
+                _add(archive, name, np.array(column))
+            _add(archive, "stamp", np.array(stamp))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _row(name: str, one: _Found, mask: np.ndarray, ring: np.ndarray) -> tuple:
+    """A row of the table, in the order of its columns."""
+    x0, y0, x1, y1 = one.box
+    return (
+        name,
+        np.int32(one.instance_id),
+        np.int32(mask.shape[::-1]),
+        np.float32((x1 - x0) / (y1 - y0)),
+        np.float32(one.solidity),
+        np.float32(one.covered),
+        np.array(one.cut),
+        ring,
+        np.packbits(grid_of(mask > 0)),
+    )
+
+
+def grid_of(mask: np.ndarray) -> np.ndarray:
+    """A mask (h,w) bool, cut to its box, stretched to (GRID,GRID) bool."""
+    shrunk = cv2.resize(np.uint8(mask) * 255, (GRID, GRID), interpolation=cv2.INTER_AREA)
+    return shrunk >= 128
+
+
+def _add(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    """One array of an npz, with the fixed date that `ZipFile.writestr` would not give it."""
+    content = io.BytesIO()
+    np.lib.format.write_array(content, array, allow_pickle=False)
+    archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())

@@ -1,0 +1,190 @@
+"""Putting a repainted crop back into its frame: matching its colours, and pasting masked pixels only.
+
+Pictures are uint8 RGB, masks bool; Lab is OpenCV's float Lab, L in 0..100, a and b about -127..127.
+"""
+
+import math
+
+import cv2
+import numpy as np
+
+from support.errors import InputError
+
+MODES = ("ring", "none", "legacy")
+
+_RING_SHARE = 0.12  # width of the ring, in parts of the side of a square of the box's area
+_RING_WIDTHS = (3, 40)  # its bounds, pixels
+_ENOUGH = 5000  # pixels that tell the statistics of a larger ring
+_MAX_SHIFT = np.array([20, 12, 12], np.float32)  # how far "ring" may move the mean of L, a, b
+_MAX_GAIN = 1.25  # by how much it may stretch or squeeze their deviation
+
+
+# ---- colours ------------------------------------------------------------------------------------
+
+
+def ring_of(mask: np.ndarray) -> np.ndarray:
+    """The pixels around a mask (h,w) bool, as a mask of the same shape; a pixel's width is left between.
+
+    Empty if the mask is empty or fills its picture.
+    """
+    if not mask.any() or mask.all():
+        return np.zeros_like(mask)
+    x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+    width = float(np.clip(_RING_SHARE * math.sqrt(w * h), *_RING_WIDTHS))
+    reach = math.ceil(width) + 1
+    window = np.s_[max(y - reach, 0) : y + h + reach, max(x - reach, 0) : x + w + reach]
+    ring = np.zeros_like(mask)
+    away = cv2.distanceTransform((~mask[window]).view(np.uint8), cv2.DIST_L2, 3)
+    ring[window] = (away > 1.5) & (away <= width + 1.5)
+    return ring
+
+
+def to_lab(rgb: np.ndarray) -> np.ndarray:
+    """Lab (...,3) float32 of RGB (h,w,3) or (n,3) uint8."""
+    picture = rgb.reshape(1, -1, 3) if rgb.ndim == 2 else rgb
+    return cv2.cvtColor(np.float32(picture) / 255, cv2.COLOR_RGB2LAB).reshape(rgb.shape)
+
+
+def from_lab(lab: np.ndarray) -> np.ndarray:
+    """RGB uint8 of Lab (h,w,3) or (n,3) float32; colours beyond the gamut are clipped."""
+    picture = lab.reshape(1, -1, 3) if lab.ndim == 2 else lab
+    rgb = cv2.cvtColor(np.float32(picture), cv2.COLOR_LAB2RGB).reshape(lab.shape)
+    return np.uint8(np.clip(rgb, 0, 1) * 255 + 0.5)
+
+
+def ring_statistics(rgb: np.ndarray, ring: np.ndarray) -> np.ndarray | None:
+    """Mean and deviation of L, a, b on a ring (h,w) bool: (2,3) float32; None for an empty ring."""
+    rows, columns = np.nonzero(ring)
+    if not len(rows):
+        return None
+    every = max(1, len(rows) // _ENOUGH)
+    lab = to_lab(rgb[rows[::every], columns[::every]])
+    return np.stack([lab.mean(0), lab.std(0)])
+
+
+def match_colours(patch: np.ndarray, original: np.ndarray, mask: np.ndarray, mode: str) -> np.ndarray:
+    """A repainted crop in the light and colours of the original one: (h,w,3) uint8.
+
+    Args:
+      patch: (h,w,3) uint8, what a back end made of `original`; its pixels outside the mask tell the shift.
+      original: (h,w,3) uint8, the crop as it was; mask: (h,w) bool, the repainted pixels.
+      mode: "ring" brings mean and deviation of Lab on a ring around the mask to the original's, within
+        bounds; "legacy" is the published rule (spec section 3), which darkens by the mean difference
+        outside the mask; "none" changes nothing.
+
+    A patch that equals the original on the ring (all weight-free back ends) comes back as it is.
+    Raises InputError for an unknown mode.
+    """
+    if mode == "none":
+        return patch
+    if mode == "legacy":
+        return _legacy(patch, original, mask)
+    if mode != "ring":
+        raise InputError(f"colour match '{mode}' is unknown: choose {', '.join(MODES)}")
+    ring = ring_of(mask)
+    if np.array_equal(patch[ring], original[ring]):
+        return patch
+    (mean, std), (wanted, wanted_std) = ring_statistics(patch, ring), ring_statistics(original, ring)
+    gain = np.clip((wanted_std + 1) / (std + 1), 1 / _MAX_GAIN, _MAX_GAIN)
+    target = mean + np.clip(wanted - mean, -_MAX_SHIFT, _MAX_SHIFT)
+    return from_lab((to_lab(patch) - mean) * gain + target)
+
+
+def _legacy(patch: np.ndarray, original: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """|patch - m| with m the mean difference outside the mask, rounded up: values below m are reflected."""
+    patch = patch.astype(np.int32)
+    difference = np.abs(patch - original)[~mask]
+    m = math.ceil(difference.mean()) if difference.size else 0
+    return np.abs(patch - m).astype(np.uint8)
+
+
+# ---- pasting ------------------------------------------------------------------------------------
+
+
+def paste(
+    frame: np.ndarray, patch: np.ndarray, mask: np.ndarray, box: tuple[int, int, int, int], feather: float
+) -> np.ndarray:
+    """A copy of a frame (H,W,3) uint8 with the masked pixels of a patch on it; all others are bit-identical.
+
+    Args:
+      patch: (h,w,3) uint8; brought to the size of the box if it has another.
+      mask: (y1-y0,x1-x0) bool, the pixels to take from the patch.
+      box: x0, y0, x1, y1 in pixels of the frame, half-open; what hangs over the frame is left out.
+      feather: width in pixels of the rim, inside the mask, where the patch fades into its surroundings. They
+        are spread inwards from outside the mask, so that nothing of the old object shows in the rim. Pixels
+        that the patch leaves as they are in the frame stay so: pasting a crop of the frame changes nothing.
+    """
+    x0, y0, x1, y1 = box
+    patch = resize(patch, x1 - x0, y1 - y0)
+    if mask.shape != (y1 - y0, x1 - x0):
+        raise ValueError(f"a mask of shape {mask.shape} for the box {box}")
+    height, width = frame.shape[:2]
+    rows, columns = slice(max(y0, 0), min(y1, height)), slice(max(x0, 0), min(x1, width))
+    inner = np.s_[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0]
+    patch, mask = patch[inner], np.ascontiguousarray(mask[inner])
+    result = frame.copy()
+    window = result[rows, columns]
+    if not mask.any():
+        return result
+    mask = mask & (patch != window).any(2)
+    if feather > 0:
+        patch = _faded(patch, window, mask, feather)
+    window[mask] = patch[mask]
+    return result
+
+
+def cast_shadow(rgb: np.ndarray, mask: np.ndarray, ground: np.ndarray, strength: float) -> np.ndarray:
+    """A crop (h,w,3) uint8 with the contact shadow of a new object on it; only pixels of `ground` change.
+
+    A soft dark band along the lowest tenth of the object; what hangs higher casts none.
+
+    mask: (h,w) bool, the whole object, also where something hides it; ground: (h,w) bool, what the shadow
+    may fall on; strength: how dark it is at most, 0..1.
+    """
+    x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+    low = y + h - max(1, round(0.1 * h))
+    down = max(1, round(0.02 * h))
+    wide, high = max(0.05 * w, 0.7), max(0.025 * h, 0.7)  # deviations of the blur, pixels
+    window = np.s_[
+        low : y + h + down + round(3 * high), max(x - round(3 * wide), 0) : x + w + round(3 * wide)
+    ]
+    inside = mask[window].astype(np.float32)
+    foot = np.zeros_like(inside)
+    foot[down:] = inside[: max(len(inside) - down, 0)]
+    dark = cv2.GaussianBlur(foot, (0, 0), sigmaX=wide, sigmaY=high, borderType=cv2.BORDER_CONSTANT)
+    dark[mask[window]] = 0
+    dark *= strength / max(dark.max(), 1e-6)
+    dark[~ground[window]] = 0
+    result = rgb.copy()
+    result[window] = np.uint8(rgb[window] * (1 - dark[..., None]) + 0.5)
+    return result
+
+
+def resize(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A picture (h,w,3) uint8 at another size: averaged where it shrinks, Lanczos where it grows."""
+    if rgb.shape[:2] == (height, width):
+        return rgb
+    shrinks = width * height < rgb.shape[0] * rgb.shape[1]
+    return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4)
+
+
+def _faded(patch: np.ndarray, around: np.ndarray, mask: np.ndarray, feather: float) -> np.ndarray:
+    """The patch with its rim mixed with the mean of the pixels outside the mask nearby."""
+    x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+    reach = math.ceil(feather) + 1
+    window = np.s_[max(y - reach, 0) : y + h + reach, max(x - reach, 0) : x + w + reach]
+    inside = mask[window]
+    depth = cv2.distanceTransform(inside.view(np.uint8), cv2.DIST_L2, 3)  # 1 at the edge
+    rim = inside & (depth <= feather)
+    if inside.all() or not rim.any():
+        return patch
+    size = (2 * reach - 1,) * 2
+    outside = (~inside).astype(np.float32)
+    weight = cv2.blur(outside, size)
+    spread = cv2.blur(around[window] * outside[..., None], size)[rim] / np.maximum(weight[rim, None], 1e-6)
+    share = (depth[rim] / (feather + 1))[:, None]
+    share[weight[rim] < 1e-6] = 1
+    result = patch.copy()
+    mixed = share * patch[window][rim] + (1 - share) * spread
+    result[window][rim] = np.uint8(np.clip(mixed + 0.5, 0, 255))
+    return result

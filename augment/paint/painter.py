@@ -1,0 +1,196 @@
+"""RGB for inserted objects: what `scripts.insert --render` paints on the picture of an image.
+
+The back ends of `augment.paint.backends` get the whole mask that the what module drew, also where something
+hides it, so that a person behind a car is a whole person, of whom the visible part is pasted. A soft contact
+shadow falls on the ground; other things keep their pixels to the bit. Several objects are painted one after
+another on the same picture.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from augment.compose import IN_FRONT, Composed
+from augment.crops import context_crop
+from augment.options import WITH_WEIGHTS, SynthOptions
+from augment.paint.backends import (
+    Backend,
+    CannotFillError,
+    Request,
+    check_settings,
+    make_backend,
+    prepare_backend,
+)
+from augment.paint.blend import cast_shadow, match_colours, paste
+from augment.paint.prompts import Prompts, draw_prompts, load_prompts
+from data.cityscapes import bounding_box
+from data.geometry import Patch, is_thing
+from data.writer import colour_map
+from support.errors import InputError
+from support.files import digest
+from support.seeds import seed_of
+
+RENDERERS = ("none", "overlay", "swap", "recolor", "sd_inpaint", "sdxl_blend")
+WITH_BANK = ("swap", "recolor")  # they show instances of the data set
+_FEATHER_SHARE = 0.03  # of the side of a square of the object's area: the soft edge of a small object
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How a run paints; everything that a worker must know."""
+
+    name: str  # one of RENDERERS except "none"
+    options: SynthOptions  # of which the back end, prompts, crop, feather and colour match count here
+    shadow: float  # how dark the contact shadow is at most, 0..1
+    db_root: str  # where the instances to show come from
+    split: str
+    bank: str  # file of these instances
+    device: str  # for models, where their settings do not say otherwise
+
+    def check(self) -> None:
+        """Raises InputError for bad settings of the back end or bad prompts; nothing is loaded."""
+        if self.name != "overlay":
+            check_settings(self.name, self.options.backend_settings)
+            load_prompts(self.options.prompts or None)
+
+    def prepare(self, map_function: Callable) -> None:
+        """Make the bank once, before workers want it. InputError if the data offer nothing to show."""
+        if self.name in WITH_BANK:
+            prepare_backend("swap", self._settings("swap"), Path(self.db_root), self.split, map_function)
+
+    def make(self, name: str) -> Backend:
+        """The back end, or `swap` underneath it. Raises InputError if it can't be made."""
+        return make_backend(name, self._settings(name), Path(self.db_root), self.split)
+
+    def _settings(self, name: str) -> dict:
+        settings = self.options.backend_settings if name == self.name else {}
+        if name == "swap":
+            return settings | {"bank": self.bank}
+        return ({"device": self.device} if name in WITH_WEIGHTS else {}) | settings
+
+    def to_json(self) -> dict:
+        """All that decides what is painted, as insert.json shows it."""
+        shown = {"backend": self.name}
+        if self.name == "overlay":
+            return shown
+        options = self.options
+        prompts = digest(Path(options.prompts).read_bytes()) if options.prompts else None
+        settings = {key: value for key, value in options.backend_settings.items() if key != "bank"}
+        names = ("style", "margin", "min_crop", "colour_match", "feather")
+        shown |= {"settings": settings, "prompts": prompts, "shadow": self.shadow}
+        return shown | {name: getattr(options, name) for name in names}
+
+
+@dataclass(frozen=True)
+class NewObject:
+    """An object that passed all rules, before it is put on the image."""
+
+    class_name: str
+    key: str  # "frame name/instance id"
+    patch: Patch  # its whole mask
+    hidden: np.ndarray  # (h,w) bool, what of the patch lies behind something
+    composed: Composed  # the maps with the object on them
+
+
+class Painter:
+    """What a worker keeps to paint new objects with."""
+
+    def __init__(self, rendering: Rendering, seed: int):
+        """Nothing is loaded yet."""
+        self.rendering, self.seed = rendering, seed
+
+    @cached_property
+    def backends(self) -> tuple[Backend, ...]:
+        """What paints, one after another: recolor needs an object to give a colour to, that of `swap`."""
+        name = self.rendering.name
+        names = {"overlay": (), "recolor": ("swap", "recolor")}.get(name, (name,))
+        return tuple(self.rendering.make(one) for one in names)
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        return load_prompts(self.rendering.options.prompts or None)
+
+    def load(self) -> None:
+        """Load what painting needs. Raises InputError: what is wrong with it is wrong with every object."""
+        _ = self.backends, self.prompts
+
+    def paint(self, rgb: np.ndarray, new: NewObject) -> tuple[np.ndarray, dict]:
+        """A copy of the picture (H,W,3) uint8 with an object on it, and what the manifest says of it.
+
+        Changed are the visible pixels of the object, pixels of the ground around its foot, and what the maps
+        give back to the ground because the object left too little of a thing. Raises CannotFillError if there
+        is nothing to paint it with, InputError if the back end fails.
+        """
+        visible = new.patch.mask & ~new.hidden
+        if self.rendering.name == "overlay":
+            painted = rgb.copy()
+            labels = new.composed.label_ids[new.patch.window][visible]
+            painted[new.patch.window][visible] = colour_map(labels[None])[0, :, :3]
+            return painted, {"backend": "overlay"}
+        options, size = self.rendering.options, rgb.shape[1::-1]
+        whole, seen = (_on_frame(new.patch, mask, size) for mask in (new.patch.mask, visible))
+        if new.composed.given_back.any():
+            rgb = self._without(rgb, new.composed.given_back, seen)
+        x0, y0, x1, y1 = bounding_box(new.patch.mask)
+        left, top = new.patch.x0, new.patch.y0
+        box = left + x0, top + y0, left + x1 + 1, top + y1 + 1
+        crop = context_crop(box, size, options.margin, options.min_crop)
+        seed = seed_of(self.seed, "render", new.key)
+        prompts = draw_prompts(new.class_name, seed, self.prompts, options.style)
+        negative = self.prompts.negative
+        asked = Request(
+            crop.cut(rgb), crop.cut(whole, mirror=False), new.class_name, new.key, prompts, negative, seed
+        )
+        picture = self._fill(asked)
+
+        original, mask, seen = crop.inside(rgb), crop.inside(whole), crop.inside(seen)
+        picture = match_colours(crop.back(picture), original, mask, options.colour_match)
+        labels = crop.inside(new.composed.label_ids)
+        ground = ~is_thing(labels) & ~np.isin(labels, IN_FRONT)
+        shaded = rgb.copy()
+        shaded[crop.y0 : crop.y0 + crop.height, crop.x0 : crop.x0 + crop.width] = cast_shadow(
+            original, mask, ground, self.rendering.shadow
+        )
+        feather = min(options.feather, _FEATHER_SHARE * np.sqrt(mask.sum()))
+        painted = paste(shaded, picture, seen, crop.box, feather)
+        facts = {"backend": self.rendering.name, "prompt": prompts[0], "negative": negative, "seed": seed}
+        facts["details"] = [
+            {"name": backend.name, "version": backend.version} | backend.details for backend in self.backends
+        ]
+        return painted, facts
+
+    def _fill(self, asked: Request) -> np.ndarray:
+        """The picture of the crop that the back ends make."""
+        for backend in self.backends:
+            try:
+                (picture,) = backend.fill(asked)
+            except (CannotFillError, InputError):
+                raise
+            except Exception as error:  # it may fail in its own ways; other images go on
+                text = " ".join(str(error).split())
+                raise InputError(f"{backend.name}, {asked.source}: {type(error).__name__}: {text}") from error
+            asked = replace(asked, rgb=picture)
+        return asked.rgb
+
+    def _without(self, rgb: np.ndarray, remains: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """A copy of the picture with the remains (H,W) of things that an object covers painted over.
+
+        What is under the object, `seen` (H,W), is no example for that: it is the same things.
+        """
+        x0, y0, x1, y1 = bounding_box(remains | seen)
+        size = rgb.shape[1::-1]
+        crop = context_crop((x0, y0, x1 + 1, y1 + 1), size, 0.5, self.rendering.options.min_crop)
+        backend = make_backend("cv_inpaint", {}, Path(self.rendering.db_root), self.rendering.split)
+        gone = crop.cut(remains | seen, mirror=False)
+        (filled,) = backend.fill(Request(crop.cut(rgb), gone, "", "", ("",), "", self.seed))
+        return paste(rgb, crop.back(filled), crop.inside(remains), crop.box, 0)
+
+
+def _on_frame(patch: Patch, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask in a patch's window as a mask of the whole image of size (width, height)."""
+    whole = np.zeros(size[::-1], bool)
+    whole[patch.window] = mask
+    return whole

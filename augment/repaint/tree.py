@@ -1,0 +1,141 @@
+"""The tree around the synthetic frames: raw frames beside them, and COCO annotation of both.
+
+The source is only read. Raw files enter the tree one by one, so that cities of both kinds lie side by side,
+as every reader of Cityscapes expects.
+"""
+
+import errno
+import filecmp
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from augment.repaint.manifest import MANIFEST
+from data.cityscapes import list_frames
+from data.coco import write_coco
+from data.writer import FrameName
+from support.errors import InputError, warn
+
+MODES = ("symlink", "hardlink", "copy")
+KINDS = ("leftImg8bit", "gtFine", "camera")
+
+
+def add_raw(db_root: Path, out: Path, splits: list[str], mode: str) -> int:
+    """Put the raw frames of some splits into the tree `out`; the number of files that are there then.
+
+    Files that are there already stay, if they are the source's, so that a second call changes nothing; what
+    entered in another mode is replaced. A split that the source lacks is passed over. Raises InputError if it
+    has none of them, if one of the two trees lies in the other, if another file stands where one would go, or
+    if the disk does not permit `mode`.
+    """
+    if mode not in MODES:
+        raise InputError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
+    root, out = Path(db_root).resolve(), Path(out).resolve()
+    if out == root or root in out.parents:
+        raise InputError(f"--out {out}: inside the input {root}; choose another")
+    # Built-in scenes lie below OUT/work, where nothing else is put.
+    if out in root.parents and out / "work" not in root.parents:
+        raise InputError(f"--out {out}: around the input {root}; choose another")
+    files = [
+        path
+        for split in splits
+        for kind in KINDS
+        for path in sorted((root / kind / split).glob("*/*"))
+        if path.is_file() and not path.name.startswith(".")
+    ]
+    if not files and splits:
+        raise InputError(f"{root}: has no frames of {', '.join(splits)}; choose splits that it has")
+    for source in files:
+        target = out / source.relative_to(root)
+        if _is_there(source, target, mode):
+            continue
+        if target.exists() and not target.is_symlink() and not filecmp.cmp(source, target, shallow=False):
+            raise InputError(f"{target}: is not the file of {root}; remove it, or choose another --out")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _place(source, target, mode)
+    return len(files)
+
+
+def _is_there(source: Path, target: Path, mode: str) -> bool:
+    """Whether an earlier call has put a file into the tree, in the same mode."""
+    if mode == "symlink":
+        return target.is_symlink() and Path(os.readlink(target)) == source
+    if target.is_symlink() or not target.exists():
+        return False
+    if mode == "hardlink":
+        return target.samefile(source)
+    return not target.samefile(source) and filecmp.cmp(source, target, shallow=False)
+
+
+def _place(source: Path, target: Path, mode: str) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        if mode == "symlink":
+            temporary.symlink_to(source)
+        elif mode == "hardlink":
+            temporary.hardlink_to(source)
+        else:
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    except OSError as error:
+        if mode == "copy" or error.errno in (errno.ENOSPC, errno.EROFS):
+            raise
+        why = "lies on another disk" if error.errno == errno.EXDEV else f"can't be linked ({error.strerror})"
+        other = "symlink or copy" if mode == "hardlink" else "copy"
+        raise InputError(f"{source}: {why}; build the tree with mode {other}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def splits_of(out: Path) -> list[str]:
+    """The splits of a tree that have truth, sorted."""
+    folders = (path.parent.parent for path in (Path(out) / "gtFine").glob("*/*/*_gtFine_instanceIds.png"))
+    return sorted({folder.name for folder in folders})
+
+
+def repainted(out: Path) -> dict[str, tuple[int, ...]]:
+    """The id of the repainted instance in each synthetic frame, by frame name, from the manifest."""
+    path = Path(out) / MANIFEST
+    found: dict[str, tuple[int, ...]] = {}
+    if not path.exists():
+        return found
+    with path.open() as lines:
+        for number, text in enumerate(lines, 1):
+            try:
+                line = json.loads(text)
+                if line["stage"] != "integrate" or line["status"] != "ok":
+                    continue
+                pictures = [name for name in line["outputs"] if name.startswith("leftImg8bit/")]
+                new_id = line["id_map"].get(str(line["instance_id"]))
+                for picture in pictures:
+                    found[str(FrameName.parse(picture))] = () if new_id is None else (new_id,)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                if text.endswith("\n"):  # the last line may be cut short
+                    raise InputError(f"{path}, line {number}: damaged; integrate again") from None
+    return found
+
+
+def export_coco(
+    out: Path,
+    splits: list[str],
+    category_ids: str = "coco",
+    polygons: bool = False,
+    map_function: Callable = map,
+) -> tuple[list[Path], int]:
+    """Write the COCO annotation of all frames of some splits of a tree; the paths, and frames left out.
+
+    "source" is "synthetic" for repainted instances, "original" for all others; for the options see
+    `data.coco.annotations_of`. A frame with a bad instance map is left out with a warning. Raises InputError
+    for a split without frames.
+    """
+    new_ids = repainted(out)
+    left_out: list[str] = []
+    options = ("synthetic", category_ids, polygons, left_out)
+    paths = [
+        write_coco(out, split, list_frames(out, split), new_ids, map_function, *options) for split in splits
+    ]
+    for message in left_out:
+        warn(f"{message}; left out of the annotation")
+    return paths, len(left_out)

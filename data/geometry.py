@@ -1,0 +1,312 @@
+"""Figures of placed boxes: support, metric height, overlap, spread, distance to real boxes; and erasing.
+
+Pure functions on boxes and maps (evaluation spec). A box is half-open, x0, y0, x1, y1 in pixels of the data
+set's own resolution, float64; its foot is its lower edge y1. W and H are the width and height of the image.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from cityscapesscripts.helpers.labels import labels as OFFICIAL_LABELS
+from cityscapesscripts.helpers.labels import name2label
+from scipy import ndimage
+
+from data.camera import Camera
+from data.cityscapes import bounding_box
+from data.labels import LICENSE_PLATE_ID
+
+STRIP_ROWS = 5  # rows below the foot that are looked at for support
+SUPPORT_SHARE = 0.5  # of the strip's pixels must be a surface that the class stands on
+PROJECTIONS = 512  # directions of the sliced distance
+FIT_INSTANCES = 2000  # at most so many training boxes enter the fit of heights: it looks at all pairs
+FURTHEST_EDGE = 1e6  # pixels; edges beyond count as there, wherever exactly they are
+
+# Plausible heights in metres (evaluation spec); trains have none.
+METRIC_RANGES = {
+    "person": (1.0, 2.1),
+    "rider": (1.2, 2.2),
+    "car": (1.2, 2.2),
+    "truck": (1.8, 4.2),
+    "bus": (2.4, 4.4),
+    "motorcycle": (0.8, 1.6),
+    "bicycle": (0.8, 1.4),
+}
+
+_IS_THING = np.zeros(256, bool)  # by label id; groups of things have the same label
+_IS_THING[[label.id for label in OFFICIAL_LABELS if label.hasInstances]] = True
+_IS_THING[LICENSE_PLATE_ID] = True  # part of its vehicle
+
+
+def is_thing(label_ids: np.ndarray) -> np.ndarray:
+    """Where a map of label ids (...) uint8 shows a thing (a class with instances): bool of its shape."""
+    return _IS_THING[label_ids]
+
+
+# ---- boxes --------------------------------------------------------------------------------------
+
+
+def boxes_of_theta(theta: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Boxes (N,4) of theta (N,6) = (t11, 0, t13, 0, t22, t23) on an image of width x height pixels.
+
+    The box is where |t11*x + t13| <= 1 and |t22*y + t23| <= 1, x and y from -1 to 1 over the image: the
+    inverse of `data.cityscapes.theta_of_box`. A flipped box (negative t) is given with its edges in order.
+    """
+    theta = np.asarray(theta, float)
+    boxes = np.empty((len(theta), 4))
+    for axis, size, scale, shift in (
+        (0, width, theta[:, 0], theta[:, 2]),
+        (1, height, theta[:, 4], theta[:, 5]),
+    ):
+        scale = np.where(scale < 0, -1, 1) * np.maximum(np.abs(scale), 1e-6)
+        edges = np.stack([(-1 - shift) / scale, (1 - shift) / scale], 1)
+        boxes[:, axis::2] = (np.sort(edges, 1) + 1) / 2 * size
+    return boxes.clip(-FURTHEST_EDGE, FURTHEST_EDGE)
+
+
+def whole_pixels(edges: np.ndarray) -> np.ndarray:
+    """Box edges rounded to pixel edges, halves up: int64 of the same shape."""
+    return np.floor(edges + 0.5).astype(np.int64)
+
+
+def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes (...,4) and (...,4), which are broadcast: (...) in 0..1."""
+    low = np.maximum(first[..., :2], second[..., :2])
+    high = np.minimum(first[..., 2:], second[..., 2:])
+    common = (high - low).clip(min=0).prod(-1)
+    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (first, second)]
+    return common / np.maximum(areas[0] + areas[1] - common, 1e-12)
+
+
+def box_spread(boxes: np.ndarray) -> float:
+    """Mean over pairs of 1 - IoU of boxes (K,4); NaN for fewer than two."""
+    first, second = np.triu_indices(len(boxes), 1)
+    return float((1 - box_iou(boxes[first], boxes[second])).mean()) if len(first) else float("nan")
+
+
+def inside_image(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Which boxes (N,4) lie in the image, to half a pixel: (N,) bool."""
+    low, high = boxes[:, :2] >= -0.5, boxes[:, 2:] <= np.array([width, height]) + 0.5
+    return low.all(1) & high.all(1)
+
+
+# ---- what a box stands on -----------------------------------------------------------------------
+
+
+def supporting_pixels(
+    label_ids: np.ndarray, instance_ids: np.ndarray, support: tuple[str, ...]
+) -> np.ndarray:
+    """Which pixels (H,W) bool a thing with these support surfaces (label names) may have below its foot.
+
+    label_ids (H,W) uint8, instance_ids (H,W) uint16. A pixel of a thing counts as what is under that
+    thing's lowest row in the same column, through further things if need be; as unsupported if that is
+    outside the image.
+    """
+    height, width = label_ids.shape
+    below = np.append(label_ids, np.full((1, width), 255, np.uint8), 0)  # one row more: outside the image
+    thing = np.append(is_thing(label_ids), np.zeros((1, width), bool), 0)
+    rows, columns = np.nonzero(thing)
+    keys = instance_ids[rows, columns].astype(np.int64) * width + columns
+    # np.nonzero goes from top to bottom: the last of equal keys is the lowest row
+    unique_keys, last = np.unique(keys[::-1], return_index=True)
+    lowest = rows[::-1][last]
+    under = np.repeat(np.arange(height + 1)[:, None], width, 1)
+    under[rows, columns] = lowest[np.searchsorted(unique_keys, keys)] + 1
+    standing = under[rows, columns]
+    while (covered := thing[standing, columns]).any():
+        standing[covered] = under[standing[covered], columns[covered]]
+    below[rows, columns] = below[standing, columns]
+
+    is_support = np.zeros(256, bool)
+    is_support[[name2label[name].id for name in support]] = True
+    return is_support[below[:height]]
+
+
+def supported(boxes: np.ndarray, supporting: np.ndarray) -> np.ndarray:
+    """Which boxes (N,4) stand on a surface of their class, given `supporting_pixels` (H,W): (N,) bool.
+
+    At least half of the pixels of the strip below the foot (5 rows, the box's middle half, one column at
+    least) must be supporting; pixels outside the image are not.
+    """
+    height, width = supporting.shape
+    sums = cv2.integral(
+        supporting.astype(np.uint8)
+    )  # (H+1,W+1): supporting pixels above and left of a corner
+    quarter = (boxes[:, 2] - boxes[:, 0]) / 4
+    left, right = whole_pixels(boxes[:, 0] + quarter), whole_pixels(boxes[:, 2] - quarter)
+    right = np.maximum(right, left + 1)
+    top = whole_pixels(boxes[:, 3])
+    area = (right - left) * STRIP_ROWS
+    left, right = left.clip(0, width), right.clip(0, width)
+    top, bottom = top.clip(0, height), (top + STRIP_ROWS).clip(0, height)
+    found = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    return found >= SUPPORT_SHARE * area
+
+
+# ---- how high it is -----------------------------------------------------------------------------
+
+
+def metric_heights(boxes: np.ndarray, camera: Camera) -> np.ndarray:
+    """Heights in metres (N,) of things that fill the boxes (N,4) and stand on the ground.
+
+    NaN where the foot is not below the horizon.
+    """
+    heights = np.full(len(boxes), np.nan)
+    for row in np.flatnonzero(boxes[:, 3] > camera.horizon + 1e-6):
+        heights[row] = camera.metric_height(boxes[row, 1], boxes[row, 3])
+    return heights
+
+
+@dataclass(frozen=True)
+class HeightFit:
+    """Box height = intercept + slope * foot row, both as shares of the image height, and how real boxes vary.
+
+    low and high: 2nd and 98th percentile of log(height / fitted height) over the training boxes.
+    """
+
+    slope: float
+    intercept: float
+    low: float
+    high: float
+
+    def heights(self, foot: np.ndarray) -> np.ndarray:
+        """Fitted heights (...), at least 0.001, at foot rows (...); shares of the image height."""
+        return np.maximum(self.intercept + self.slope * foot, 1e-3)
+
+
+def fit_heights(boxes: np.ndarray) -> HeightFit:
+    """Robust line (Theil-Sen: median slope over all pairs) through boxes (N,4), in shares of the image size.
+
+    Of more than 2,000 boxes, 2,000 at even distances in the list are used.
+    """
+    if len(boxes) > FIT_INSTANCES:
+        boxes = boxes[np.linspace(0, len(boxes) - 1, FIT_INSTANCES).astype(int)]
+    foot, height = boxes[:, 3], boxes[:, 3] - boxes[:, 1]
+    first, second = np.triu_indices(len(boxes), 1)
+    run = foot[second] - foot[first]
+    slopes = (height[second] - height[first])[run != 0] / run[run != 0]
+    slope = float(np.median(slopes)) if len(slopes) else 0.0
+    line = HeightFit(slope, float(np.median(height - slope * foot)), 0.0, 0.0)
+    low, high = np.percentile(height_residuals(boxes, line), (2, 98))
+    return HeightFit(line.slope, line.intercept, float(low), float(high))
+
+
+def height_residuals(boxes: np.ndarray, fit: HeightFit) -> np.ndarray:
+    """log(height / fitted height) (N,) of boxes (N,4) in shares of the image size."""
+    return np.log(np.maximum(boxes[:, 3] - boxes[:, 1], 1e-6) / fit.heights(boxes[:, 3]))
+
+
+# ---- what it covers -----------------------------------------------------------------------------
+
+
+def thing_feet(label_ids: np.ndarray, instance_ids: np.ndarray) -> np.ndarray:
+    """For each pixel of a thing the foot (row below the lowest pixel) of that thing, else 0: (H,W) int32."""
+    thing = is_thing(label_ids)
+    rows, columns = np.nonzero(thing)
+    ids = instance_ids[rows, columns]
+    foot_of_id = np.zeros(2**16, np.int32)
+    np.maximum.at(foot_of_id, ids, rows.astype(np.int32) + 1)
+    feet = np.zeros(label_ids.shape, np.int32)
+    feet[rows, columns] = foot_of_id[ids]
+    return feet
+
+
+def placed_mask(mask: np.ndarray, box: np.ndarray, width: int, height: int) -> tuple[np.ndarray, int, int]:
+    """A compact mask (cy,cx) bool stretched into a box (4,): its part in the image, first column, first row.
+
+    NEAREST, into the box's whole pixels (one at least each way); the part is (rows,columns) bool.
+    """
+    x0, y0, x1, y1 = whole_pixels(box).tolist()
+    x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
+    columns, rows = np.arange(max(x0, 0), min(x1, width)), np.arange(max(y0, 0), min(y1, height))
+    source_x = (2 * (columns - x0) + 1) * mask.shape[1] // (2 * (x1 - x0))
+    source_y = (2 * (rows - y0) + 1) * mask.shape[0] // (2 * (y1 - y0))
+    return mask[source_y[:, None], source_x[None, :]], max(x0, 0), max(y0, 0)
+
+
+def overlap(
+    mask: np.ndarray,
+    box: np.ndarray,
+    feet: np.ndarray,
+    instance_ids: np.ndarray,
+    own_id: int = -1,
+) -> tuple[float, float]:
+    """Shares of a compact mask (cy,cx) bool, placed in a box (4,), that fall on things in front and on any.
+
+    feet: `thing_feet` (H,W); in front is what has its foot below the box's. The thing `own_id` is left
+    out. Counted over the mask's pixels inside the image; 0 if there are none.
+    """
+    part, x0, y0 = placed_mask(mask, box, feet.shape[1], feet.shape[0])
+    window = np.s_[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]]
+    feet = feet[window][part]
+    if own_id >= 0:
+        feet = np.where(instance_ids[window][part] == own_id, 0, feet)
+    if not feet.size:
+        return 0.0, 0.0
+    return float((feet > box[3]).mean()), float((feet > 0).mean())
+
+
+# ---- distance to real boxes ---------------------------------------------------------------------
+
+
+def place_features(boxes: np.ndarray) -> np.ndarray:
+    """(centre x, foot y, log height, log width) (N,4) of boxes (N,4) in shares of the image size."""
+    sizes = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-6)
+    return np.stack([boxes[:, ::2].mean(1), boxes[:, 3], np.log(sizes[:, 1]), np.log(sizes[:, 0])], 1)
+
+
+def sliced_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Sliced 2-Wasserstein distance of two samples (N,D) of equal size, over 512 fixed directions."""
+    directions = np.random.default_rng(0).standard_normal((first.shape[1], PROJECTIONS))
+    directions /= np.linalg.norm(directions, axis=0)
+    sorted_first, sorted_second = np.sort(first @ directions, 0), np.sort(second @ directions, 0)
+    return float(np.sqrt(np.square(sorted_first - sorted_second).mean()))
+
+
+# ---- erasing ------------------------------------------------------------------------------------
+
+
+def nearest_stuff(label_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column (H,W) of the nearest pixel that is no thing, by Euclidean distance.
+
+    Raises ValueError if the map (H,W) holds nothing but things.
+    """
+    thing = is_thing(label_ids)
+    if thing.all():
+        raise ValueError("the map holds nothing but things")
+    rows, columns = ndimage.distance_transform_edt(thing, return_distances=False, return_indices=True)
+    return rows, columns
+
+
+def erase(
+    label_ids: np.ndarray,
+    instance_ids: np.ndarray,
+    instance_id: int,
+    nearest: tuple[np.ndarray, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both maps (H,W) without one instance: its pixels take label and id of `nearest_stuff`."""
+    mask = instance_ids == instance_id
+    source = nearest[0][mask], nearest[1][mask]
+    label_ids, instance_ids = label_ids.copy(), instance_ids.copy()
+    label_ids[mask], instance_ids[mask] = label_ids[source], instance_ids[source]
+    return label_ids, instance_ids
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A mask (rows,columns) bool and the column x0 and row y0 of its first pixel in the image."""
+
+    mask: np.ndarray
+    x0: int
+    y0: int
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The rows and columns of the image that the mask covers."""
+        rows, columns = self.mask.shape
+        return slice(self.y0, self.y0 + rows), slice(self.x0, self.x0 + columns)
+
+    @property
+    def foot(self) -> int:
+        """The row of the image below the lowest pixel; the mask must hold one."""
+        return self.y0 + bounding_box(self.mask)[3] + 1

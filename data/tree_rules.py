@@ -1,0 +1,302 @@
+"""The rules that the files of one frame must keep (spec sections 9.1 to 9.6 and 10), as findings.
+
+Raw frames are judged as the official data are: they may carry the key "deleted" and the 8-bit value 255 for
+licence plates, which frames of ours never do.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from cityscapesscripts.helpers.labels import id2label, name2label
+from pycocotools import mask as rle
+
+from data.labels import FIRST_SINGLE_ID, LABEL_OF_VALUE, LICENSE_PLATE_ID, TARGET_CLASSES
+from data.writer import FrameName, LabelledPolygon, colour_map, frame_path, polygons_from_json, topmost
+
+LEAST_AREA = 400  # pixels; smaller objects differ too much when outlines are drawn anew
+LEAST_IOU = 0.9
+_PNG_END = b"IEND\xaeB`\x82"
+_NOBODY = 40000  # and up: values for polygons that no instance of the map belongs to
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A broken rule: its short name, the file below the root (or the root's name), and what is wrong."""
+
+    rule: str
+    path: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.rule:<10} {self.path}: {self.text}"
+
+
+@dataclass(frozen=True)
+class TreeFrame:
+    """A frame to check: where it lies, which of its files are there, and what COCO says of it."""
+
+    root: Path
+    split: str
+    name: FrameName
+    synthetic: bool
+    picture: bool
+    endings: tuple[str, ...]  # of annotation files, "_labelIds.png" and so on
+    size: tuple[int, int] | None  # width and height in the COCO file; None if it doesn't list the frame
+    annotations: tuple[dict, ...]  # of the COCO file
+
+
+def check_frame(frame: TreeFrame) -> list[Finding]:
+    """Read all files of a frame that are there and check them against one another."""
+    return _Check(frame).findings()
+
+
+class _Check:
+    def __init__(self, frame: TreeFrame):
+        self.frame = frame
+        self.found: list[Finding] = []
+
+    def say(self, rule: str, ending: str, text: str) -> None:
+        """Note that a rule is broken; the ending without underscore is that of the picture."""
+        kind = "gtFine" if ending.startswith("_") else "leftImg8bit"
+        path = frame_path(Path(), kind, self.frame.split, self.frame.name, ending)
+        self.found.append(Finding(rule, str(path), text))
+
+    def findings(self) -> list[Finding]:
+        frame = self.frame
+        picture = self.read(".png", (np.uint8, 3), "8-bit RGB") if frame.picture else None
+        labels = self.read("_labelIds.png", (np.uint8, 1), "8-bit grey")
+        instances = self.read("_instanceIds.png", (np.uint16, 1), "16-bit grey")
+        colour = self.read("_color.png", (np.uint8, 4), "8-bit RGBA")
+        objects, json_size = self.read_polygons()
+        sizes = {
+            ending: (image.shape[1], image.shape[0])
+            for ending, image in ((".png", picture), ("_labelIds.png", labels), ("_color.png", colour))
+            if image is not None
+        }
+        if json_size is not None:
+            sizes["_polygons.json"] = json_size
+        if instances is None:
+            return self.found
+        size = (instances.shape[1], instances.shape[0])
+        for ending, other in sizes.items():
+            if other != size:
+                text = f"is {other[0]}x{other[1]}, but instanceIds {size[0]}x{size[1]} pixels"
+                self.say("size", ending, text)
+        if frame.size not in (None, size):
+            self.say("coco", "_instanceIds.png", f"the COCO file says {frame.size[0]}x{frame.size[1]} pixels")
+        if any(other != size for other in (*sizes.values(), frame.size or size)):
+            return self.found
+        self.check_values(instances)
+        if labels is not None:
+            self.check_labels(labels, instances)
+            if colour is not None:
+                self.check_colour(colour, labels)
+        if objects is not None:
+            self.check_outlines(objects, instances)
+        if frame.size is not None:
+            self.check_coco(instances)
+        return self.found
+
+    # ---- reading --------------------------------------------------------------------------------
+
+    def content(self, ending: str) -> bytes | None:
+        """The bytes of a file, None if it isn't there or can't be read."""
+        if ending.startswith("_") and ending not in self.frame.endings:
+            return None
+        kind = "gtFine" if ending.startswith("_") else "leftImg8bit"
+        path = frame_path(self.frame.root, kind, self.frame.split, self.frame.name, ending)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            self.say("damaged", ending, f"can't be read ({error.strerror})")
+            return None
+
+    def read(self, ending: str, kind: tuple[type, int], wanted: str) -> np.ndarray | None:
+        """The image (H,W) or (H,W,C) in RGB order, None if it is not of that dtype and number of channels."""
+        content = self.content(ending)
+        if content is None:
+            return None
+        image = None
+        if content.endswith(_PNG_END):  # OpenCV decodes files that were cut short without complaint
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if image is None:
+            self.say("damaged", ending, "not a whole PNG file")
+            return None
+        channels = image.shape[2] if image.ndim == 3 else 1
+        if (image.dtype.type, channels) != kind:
+            self.say("mode", ending, f"must be {wanted}, but has {channels} channels of {image.dtype}")
+            return None
+        if channels == 1:
+            return image
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB if channels == 3 else cv2.COLOR_BGRA2RGBA)
+
+    def read_polygons(self) -> tuple[list[LabelledPolygon] | None, tuple[int, int] | None]:
+        """The polygons and the size that their file states; None where they can't be used."""
+        ending = "_polygons.json"
+        text = self.content(ending)
+        if text is None:
+            return None, None
+        try:
+            content = json.loads(text)
+            objects, width, height = polygons_from_json(content)
+            deleted = sum("deleted" in entry for entry in content["objects"])
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            self.say("damaged", ending, f"not a file of polygons ({' '.join(str(error).split())})")
+            return None, None
+        if deleted and self.frame.synthetic:
+            self.say("deleted", ending, f"{deleted} objects have the key 'deleted', which some readers skip")
+        usable = True
+        for number, thing in enumerate(objects):
+            if thing.label not in name2label and thing.label.removesuffix("group") not in name2label:
+                self.say("label", ending, f"object {number}: {thing.label!r} is not a Cityscapes label")
+                usable = False
+            if len(thing.polygon) < 3:
+                self.say("polygon", ending, f"object {number} ({thing.label}) has fewer than 3 points")
+                usable = False
+        return objects if usable else None, (width, height)
+
+    # ---- rules ----------------------------------------------------------------------------------
+
+    def check_values(self, instances: np.ndarray) -> None:
+        """Bare label ids, or label * 1000 + ordinal for the classes that have instances (9.3)."""
+        values = np.flatnonzero(np.bincount(instances.ravel()))
+        bad = [
+            value
+            for value in values.tolist()
+            if (value < FIRST_SINGLE_ID and value not in id2label)
+            or (value >= FIRST_SINGLE_ID and not _has_instances(value // 1000))
+        ]
+        if bad:
+            text = f"holds {_some(bad)}: neither a label id nor label * 1000 + k of a class with instances"
+            self.say("value", "_instanceIds.png", text)
+
+    def check_labels(self, labels: np.ndarray, instances: np.ndarray) -> None:
+        """The label map is the instance map without ordinals (9.3)."""
+        differ = labels != LABEL_OF_VALUE.take(instances)
+        if not self.frame.synthetic:
+            differ &= labels != LICENSE_PLATE_ID
+        if count := np.count_nonzero(differ):
+            y, x = (int(where[0]) for where in np.nonzero(differ))
+            text = (
+                f"differs from instanceIds in {count} pixels: {labels[y, x]} for {instances[y, x]} at {x},{y}"
+            )
+            self.say("labels", "_labelIds.png", text)
+
+    def check_colour(self, colour: np.ndarray, labels: np.ndarray) -> None:
+        """The colour image has the official colours, opaque (9.2)."""
+        differ = colour.view(np.uint32)[..., 0] != colour_map(labels).view(np.uint32)[..., 0]
+        if not self.frame.synthetic:
+            differ &= labels != LICENSE_PLATE_ID
+        if count := np.count_nonzero(differ):
+            y, x = (int(where[0]) for where in np.nonzero(differ))
+            text = f"wrong in {count} pixels: {colour[y, x].tolist()} for label {labels[y, x]} at {x},{y}"
+            self.say("colour", "_color.png", text)
+
+    def check_outlines(self, objects: list[LabelledPolygon], instances: np.ndarray) -> None:
+        """The polygons, drawn anew, are the instance map: IoU of 0.9 for all above 400 pixels (9.6)."""
+        height, width = instances.shape
+        drawn = _values_of_objects(objects, instances)[topmost(objects, width, height) + 1]
+        differ = drawn != instances
+        # Outlines drawn smoothly through an enlarged map leave its stairs by less than one step, and official
+        # maps may be of a library that draws edges otherwise. Thin poles would fail by that alone: an opening
+        # by a little more than a step removes such slivers and leaves flaws.
+        step = np.ones((_grain(instances) + 2,) * 2, np.uint8)
+        differ = cv2.morphologyEx(
+            differ.view(np.uint8), cv2.MORPH_OPEN, step, borderType=cv2.BORDER_CONSTANT, borderValue=0
+        ).view(bool)
+        areas = np.bincount(instances.ravel(), minlength=2**16)
+        missing = np.bincount(instances[differ], minlength=2**16)
+        surplus = np.bincount(drawn[differ], minlength=2**16)
+        for value in np.flatnonzero((missing + surplus) * 10 > areas).tolist():
+            area = int(max(areas[value], surplus[value]))
+            union = areas[value] + surplus[value]
+            iou = (areas[value] - missing[value]) / union
+            if area <= LEAST_AREA or value == 0 or iou >= LEAST_IOU:
+                continue
+            if value >= _NOBODY:
+                label = objects[value - _NOBODY].label
+                text = (
+                    f"object {value - _NOBODY} ({label}) shows {area} pixels, but instanceIds has no such one"
+                )
+            else:
+                label = id2label[value if value < FIRST_SINGLE_ID else value // 1000].name
+                text = f"{label} ({value}) of {areas[value]} pixels: drawn from the polygons IoU is {iou:.2f}"
+            self.say("outline", "_polygons.json", text)
+
+    def check_coco(self, instances: np.ndarray) -> None:
+        """The frame's COCO annotations are its scored instances and groups, to the pixel (10)."""
+        areas = np.bincount(instances.ravel())
+        scored = {target.label_id for target in TARGET_CLASSES.values()}
+        wanted = {v for v in np.flatnonzero(areas).tolist() if int(LABEL_OF_VALUE[v]) in scored}
+        seen = set()
+        for one in self.frame.annotations:
+            where = f"COCO annotation {one['id']}"
+            value = one.get("instance_id")
+            if value not in wanted or value in seen:
+                self.say("coco", "_instanceIds.png", f"{where}: instance_id {value} is not there, or twice")
+                continue
+            seen.add(value)
+            if (one["iscrowd"] == 1) != (value < FIRST_SINGLE_ID):
+                self.say("coco", "_instanceIds.png", f"{where}: iscrowd {one['iscrowd']} for {value}")
+            code = one["segmentation"]
+            if isinstance(code, list):
+                code = rle.merge(rle.frPyObjects(code, *instances.shape))
+            if not np.array_equal(rle.decode(code), instances == value):
+                self.say("coco", "_instanceIds.png", f"{where}: its mask is not that of {value}")
+            if one["area"] != areas[value]:
+                self.say(
+                    "coco", "_instanceIds.png", f"{where}: area {one['area']}, not {areas[value]} pixels"
+                )
+            if list(one["bbox"]) != rle.toBbox(code).tolist():
+                self.say("coco", "_instanceIds.png", f"{where}: bbox {one['bbox']} is not that of its mask")
+        if missing := sorted(wanted - seen):
+            self.say("coco", "_instanceIds.png", f"the COCO file lacks {_some(missing)}; export again")
+
+
+def _has_instances(label_id: int) -> bool:
+    return label_id in id2label and id2label[label_id].hasInstances
+
+
+def _some(values: list[int]) -> str:
+    return ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
+
+
+def _grain(ids: np.ndarray) -> int:
+    """Side in pixels of what was one pixel before a map was enlarged: the least distance of two changes."""
+    changes = np.flatnonzero((ids[1:] != ids[:-1]).any(axis=1))
+    return int(np.diff(changes).min()) if len(changes) > 1 else 1
+
+
+def _values_of_objects(objects: list[LabelledPolygon], instances: np.ndarray) -> np.ndarray:
+    """The value (N+1,) uint16 of a map that each object draws; entry 0 is for pixels without an object.
+
+    Not by counting: ids of a focus crop are those of its source frame. An instance is the value of its class
+    that it shares most pixels with, each value taken once, the largest overlap first.
+    """
+    height, width = instances.shape
+    top = topmost(objects, width, height)
+    areas = np.bincount(instances.ravel(), minlength=2**16)
+    values = np.flatnonzero(areas)
+    index = np.zeros(2**16, np.int32)
+    index[values] = np.arange(len(values))
+    columns = len(objects) + 1
+    pairs = index.take(instances) * columns + top + 1
+    overlaps = np.bincount(pairs.ravel(), minlength=len(values) * columns).reshape(-1, columns)
+
+    single = [thing.is_instance for thing in objects]
+    drawn = np.array([0, *(max(thing.label_id, 0) for thing in objects)], np.uint16)
+    drawn[1:][single] = _NOBODY + np.flatnonzero(single)
+    labels = np.array([-1, *(thing.label_id if thing.is_instance else -1 for thing in objects)])
+    overlaps[(values // 1000)[:, None] != labels] = 0
+    overlaps[values < FIRST_SINGLE_ID] = 0
+    taken: set[int] = set()
+    rows, places = np.nonzero(overlaps)
+    for number in np.argsort(-overlaps[rows, places], kind="stable"):
+        value, place = int(values[rows[number]]), int(places[number])
+        if value not in taken and drawn[place] >= _NOBODY:
+            drawn[place] = value
+            taken.add(value)
+    return drawn

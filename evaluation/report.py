@@ -1,0 +1,202 @@
+"""The evaluation for people: one Markdown table with its definitions, and plots."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from data.geometry import HeightFit
+from support.files import write_atomic
+
+METHODS = {
+    "model": "the checkpoint; its box is that of theta",
+    "uniform": "a box anywhere in the image, height log-uniform over the training range, shape from training",
+    "prior": "the box of a training instance, whatever the scene",
+    "nearest": "the box of an instance of the most similar other training scene, by small maps",
+    "real": "held-out instances: the ceiling",
+}
+
+# Name -> (what is better, definition), in the order of the table.
+FIGURES = {
+    "support_rate": ("up", "at least half of the strip below the foot is a surface the class stands on"),
+    "metric_height_rate": (
+        "up",
+        "height in metres, by the camera file, within the plausible range of the class",
+    ),
+    "metric_height_q25": ("", "first quartile of that height, m"),
+    "metric_height_q50": ("", "median of that height, m"),
+    "metric_height_q75": ("", "third quartile of that height, m"),
+    "plausible_rate": (
+        "up",
+        "support and metric height both (without camera files: support and height band)",
+    ),
+    "height_residual": (
+        "down",
+        "median |log(height / height fitted to the foot row)|, fit of the training instances",
+    ),
+    "height_band_rate": ("up", "that log ratio within the training instances' 2nd to 98th percentile"),
+    "overlap_rate": (
+        "down",
+        "more than 0.3 of the mask falls on things in front; all but the model fill their boxes with"
+        " training masks",
+    ),
+    "overlap_any_rate": ("down", "more than 0.3 of the mask falls on any things"),
+    "inside_rate": ("up", "the box lies in the image"),
+    "box_spread": ("up", "mean 1 - IoU over pairs of boxes in one scene"),
+    "placement_distance": (
+        "down",
+        "sliced 2-Wasserstein distance to real boxes in (centre x, foot, log height, log width), each over"
+        " its real standard deviation; real: one half to the other",
+    ),
+    "mask_spread": ("up", "mean 1 - IoU over pairs of compact masks with different z_appr, same z_spatial"),
+    "box_change_z_appr": (
+        "down",
+        "largest change of a box edge, pixels, when only z_appr changes; must be 0",
+    ),
+    "mask_change_z_spatial": (
+        "down",
+        "mask spread over z_spatial with the same z_appr, as a share of mask_spread",
+    ),
+    "shape_precision": ("up", "generated shapes within the manifold of training shapes (k = 3)"),
+    "shape_recall": ("up", "training shapes within the manifold of generated shapes (k = 3)"),
+    "shape_frechet": ("down", "Frechet distance to training shapes on 64 principal components"),
+    "shape_nn_iou": ("", "IoU with the nearest training shape; far above that of real ones means copying"),
+    "iou_at_1": ("up", "re-placement: IoU of the first placement with the box of the erased instance"),
+    "iou_at_5": ("up", "re-placement: best IoU of 5"),
+    "iou_at_10": ("up", "re-placement: best IoU of 10"),
+    "iou50_at_1": ("up", "re-placement: share of instances with an IoU of 0.5 or more"),
+    "iou50_at_5": ("up", "re-placement: the same, best of 5"),
+    "iou50_at_10": ("up", "re-placement: the same, best of 10"),
+    "centre_error": ("down", "re-placement: distance of the first placement's centre over the image width"),
+    "log_height_ratio": ("down", "re-placement: |log(height / true height)| of the first placement"),
+    "theta_recon_l1": ("down", "mean |difference| of theta's six numbers, supervised path with mu"),
+    "mask_recon_l1": ("down", "mean |difference| of the compact mask, supervised path with mu"),
+}
+_ARROWS = {"up": " ↑", "down": " ↓", "": ""}
+
+
+def table(results: dict) -> str:
+    """The Markdown table of `results`: {method: {figure: {"mean", "std"}}}, one row a figure."""
+    shown = [name for name in FIGURES if any(name in figures for figures in results.values())]
+    rows = [["figure", *results]]
+    rows += [
+        [name + _ARROWS[FIGURES[name][0]], *(_cell(results[method].get(name)) for method in results)]
+        for name in shown
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    )
+
+
+def _cell(figure: dict | None) -> str:
+    if figure is None:
+        return ""
+    spread = "" if figure["std"] is None else f" ± {figure['std']:.3f}"
+    return f"{figure['mean']:.3f}{spread}"
+
+
+def markdown(evaluation: dict) -> str:
+    """The text of evaluation.md, from what evaluation.json holds."""
+    results, settings = evaluation["methods"], evaluation["settings"]
+    shown = [name for name in FIGURES if any(name in figures for figures in results.values())]
+    sizes, of_the_rest = settings["sample_sizes"], ""
+    if not settings["quick"]:
+        of_the_rest = (
+            f" Shapes: {sizes['shapes']} a sample. Re-placement: {sizes['replacement']} placements of each of"
+            f" the {settings['instances']} instances for each seed."
+        )
+    lines = [
+        f"# Placement of {settings['target_class']} instances",
+        "",
+        table(results),
+        "",
+        f"Mean ± standard deviation over {len(settings['seeds'])} seeds; ↑ more is better, ↓ less is better."
+        f" Each method and seed: {settings['samples_per_seed']} objects, {settings['n_z']} in each of"
+        f" {settings['scenes']} scenes (real: drawn with replacement from {settings['instances']} instances)."
+        f" Training: {settings['training_instances']} instances. Placement distance: {sizes['distance']}"
+        f" boxes a sample.{of_the_rest}",
+        "",
+        "Methods:",
+        "",
+        *(f"- `{name}`: {METHODS[name]}" for name in results),
+        "",
+        "Figures:",
+        "",
+        *(f"- `{name}`: {FIGURES[name][1]}" for name in shown),
+        "",
+        "Settings:",
+        "",
+        *(f"- {name}: {value}" for name, value in settings.items() if name != "options"),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+# ---- plots --------------------------------------------------------------------------------------
+
+
+def write_plots(folder: Path, boxes: dict[str, np.ndarray], results: dict, fit: HeightFit) -> None:
+    """Write evaluation_heights.png, evaluation_centres.png and evaluation_rates.png.
+
+    boxes: for each method (n,4) in shares of the image size; fit: heights of the training instances.
+    """
+    _scatter(folder / "evaluation_heights.png", boxes, "height / image height", _feet_and_heights, fit)
+    _scatter(folder / "evaluation_centres.png", boxes, "centre y / image height", _centres)
+    _bars(folder / "evaluation_rates.png", results)
+
+
+def _feet_and_heights(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return boxes[:, 3], boxes[:, 3] - boxes[:, 1]
+
+
+def _centres(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return boxes[:, ::2].mean(1), boxes[:, 1::2].mean(1)
+
+
+def _scatter(path: Path, boxes: dict[str, np.ndarray], label: str, coordinates, fit: HeightFit | None = None):
+    """One panel a method; with `fit`, the training line and its band."""
+    figure = Figure(figsize=(3 * len(boxes), 3))
+    panels = figure.subplots(1, len(boxes), sharex=True, sharey=True, squeeze=False)
+    for panel, (method, placed) in zip(panels[0], boxes.items(), strict=True):
+        panel.plot(*coordinates(placed), ".", markersize=2, alpha=0.5)
+        panel.set(title=method, xlim=(0, 1), ylim=(0, 1) if fit else (1, 0))
+        panel.set_xlabel("foot row / image height" if fit else "centre x / image width")
+        if fit:
+            foot = np.linspace(0, 1, 200)
+            for factor, style in ((0.0, "-"), (fit.low, ":"), (fit.high, ":")):
+                panel.plot(foot, fit.heights(foot) * math.exp(factor), "k" + style, linewidth=1)
+    panels[0, 0].set_ylabel(label)
+    _save(figure, path)
+
+
+def _bars(path: Path, results: dict) -> None:
+    """Rates of all methods side by side, with their standard deviations."""
+    rates = [
+        name
+        for name in ("support_rate", "metric_height_rate", "plausible_rate", "overlap_rate", "box_spread")
+        if all(name in figures for figures in results.values())
+    ]
+    figure = Figure(figsize=(10, 3))
+    axes = figure.subplots()
+    for position, (method, figures) in enumerate(results.items()):
+        axes.bar(
+            np.arange(len(rates)) + position * 0.16,
+            [figures[name]["mean"] for name in rates],
+            0.15,
+            yerr=[figures[name]["std"] or 0 for name in rates],
+            label=method,
+        )
+    axes.set_xticks(np.arange(len(rates)) + 0.32, rates)
+    axes.legend(ncols=len(results), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120, bbox_inches="tight", metadata={"Software": None})
+    write_atomic(path, content.getvalue())

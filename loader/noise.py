@@ -1,0 +1,89 @@
+"""All noise of a training step, drawn apart from it: a step is a function of weights, batch and noise."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loader.pairs import STEP_NOISE
+from options import Options
+
+DROPOUT = 0.4  # share of embedding channels that the noise heads do not see in training (spec section 5)
+
+
+@dataclass(frozen=True)
+class HalfNoise:
+    """Noise of one of the two G-side updates of a step; index 0 of `keep_*` is x+ (real), 1 is x (cond)."""
+
+    eps_where: Tensor  # (B,z_spatial,1,1) normal, sampling noise of the supervised where encoder
+    eps_what: Tensor  # (B,z_appr,1,1) normal, sampling noise of the supervised what encoder
+    keep_where: Tensor  # (2,B,embed_small,1,1) dropout masks, 0 or 1/(1-DROPOUT)
+    keep_what: Tensor  # (2,B,embed_big,1,1)
+
+    def to(self, device) -> "HalfNoise":
+        return HalfNoise(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
+
+    def chunk(self, count: int) -> list["HalfNoise"]:
+        """`count` equal parts of the batch."""
+        eps = zip(self.eps_where.chunk(count), self.eps_what.chunk(count), strict=True)
+        keep = zip(self.keep_where.chunk(count, 1), self.keep_what.chunk(count, 1), strict=True)
+        return [HalfNoise(*e, *k) for e, k in zip(eps, keep, strict=True)]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """All noise of one step, so that a step is a function of weights, batch and noise."""
+
+    z_spatial: Tensor  # (B,z_spatial,1,1) normal
+    z_appr: Tensor  # (B,z_appr,1,1) normal
+    halves: tuple[HalfNoise, HalfNoise]
+
+    def to(self, device) -> "Noise":
+        z_spatial, z_appr = (z.to(device, non_blocking=True) for z in (self.z_spatial, self.z_appr))
+        return Noise(z_spatial, z_appr, tuple(half.to(device) for half in self.halves))
+
+    def chunk(self, count: int) -> list["Noise"]:
+        """`count` equal parts of the batch."""
+        halves = zip(*(half.chunk(count) for half in self.halves), strict=True)
+        return [
+            Noise(*parts)
+            for parts in zip(self.z_spatial.chunk(count), self.z_appr.chunk(count), halves, strict=True)
+        ]
+
+
+def draw_noise(options: Options, positions: Iterable[int]) -> Noise:
+    """Noise for the samples at these global positions (0, 1, 2, ... through the whole training), on the CPU.
+
+    It depends on random_seed and on the position alone: not on batch size, number of processes or resumes.
+    """
+    normal_sizes = [options.z_dim_spatial, options.z_dim_appr] * 3
+    keep_sizes = [
+        options.embed_dim_small,
+        options.embed_dim_small,
+        options.embed_dim_big,
+        options.embed_dim_big,
+    ]
+    normals, keeps = [], []
+    for position in positions:
+        rng = np.random.default_rng([options.random_seed, STEP_NOISE, position])
+        normals.append(rng.standard_normal(sum(normal_sizes), dtype=np.float32))
+        seen = rng.random(2 * sum(keep_sizes), dtype=np.float32) >= DROPOUT
+        keeps.append(seen.astype(np.float32) / np.float32(1 - DROPOUT))
+    z_spatial, z_appr, *eps = _columns(normals, normal_sizes)
+    keep = _columns(keeps, keep_sizes * 2)
+    halves = tuple(
+        HalfNoise(
+            *eps[2 * half : 2 * half + 2],
+            torch.stack(keep[4 * half : 4 * half + 2]),
+            torch.stack(keep[4 * half + 2 : 4 * half + 4]),
+        )
+        for half in (0, 1)
+    )
+    return Noise(z_spatial, z_appr, halves)
+
+
+def _columns(rows: list[np.ndarray], sizes: list[int]) -> list[Tensor]:
+    """Rows (one a sample) cut into pieces of these sizes, each (B,size,1,1)."""
+    return list(torch.from_numpy(np.stack(rows))[:, :, None, None].split(sizes, dim=1))

@@ -1,0 +1,220 @@
+"""Training pairs: what flows from disk into the model.
+
+The data set is indexed by the global sample position p = 0, 1, 2, ... without end. Everything random about
+sample p follows from (random_seed, p) alone, so that the samples are the same for any number of loader
+processes and ranks, and after a resume. Integers travel; one-hot planes are made on the device.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data.cityscapes import theta_of_box
+from data.labels import TARGET_CLASSES
+from loader.cache import FrameMaps, WorkingMaps
+from options import Options
+from support.errors import InputError
+
+# Streams of random numbers; each draws from default_rng([random_seed, stream, number]).
+REAL_ORDER, COND_ORDER, DRAWS, STEP_NOISE, GRID_NOISE = 1, 2, 3, 4, 5
+
+PREFETCHED_BATCHES = 4  # for each loader process
+
+
+class _Tensors:
+    """What Scene and Batch share: one function applied to all their tensors."""
+
+    def apply(self, function: Callable[[Tensor], Tensor]):
+        values = (getattr(self, item.name) for item in fields(self))
+        return type(self)(
+            *(function(value) if isinstance(value, Tensor) else value.apply(function) for value in values)
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False):
+        """A copy on `device`."""
+        return self.apply(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def chunk(self, count: int) -> list:
+        """`count` equal parts of the batch."""
+        return [self.apply(lambda tensor, index=index: tensor.chunk(count)[index]) for index in range(count)]
+
+    def pin_memory(self):
+        """A copy in page-locked memory; DataLoader calls it."""
+        return self.apply(lambda tensor: tensor.pin_memory())
+
+
+@dataclass(frozen=True)
+class Scene(_Tensors):
+    """A batch of maps, at small size h x w and big size H x W (spec section 3)."""
+
+    labels_small: Tensor  # (B,h,w) uint8, channel 0..29
+    ids_small: Tensor  # (B,h,w) int32, only equality of neighbours matters
+    labels_big: Tensor  # (B,H,W) uint8
+    ids_big: Tensor  # (B,H,W) int32
+
+
+@dataclass(frozen=True)
+class Batch(_Tensors):
+    """x+ and x, and the drawn instance of x+."""
+
+    real: Scene  # x+
+    cond: Scene  # x
+    compact: Tensor  # (B,1,cy,cx) float32 in [0,1]
+    theta: Tensor  # (B,6) float32
+
+
+class TrainingPairs(Dataset):
+    """Pairs (x+, x) by global sample position; each item is a Batch of one.
+
+    x+ walks the n images that hold a usable instance of the target class, in a new order each n samples; x
+    walks all N images in an order of its own, new each N samples. Each image is flipped with p = 0.5, drawn
+    separately for x+ and x, and one usable instance of x+ is drawn uniformly.
+
+    Raises InputError if no image holds a usable instance.
+    """
+
+    def __init__(self, maps: WorkingMaps, options: Options):
+        self.maps = maps
+        self.seed = options.random_seed
+        self.target_class = options.target_class
+        self.theta_jitter = options.theta_jitter
+        counts = [len(maps.instances(index, options.target_class)) for index in range(len(maps))]
+        self.usable = tuple(index for index, count in enumerate(counts) if count)
+        self.instance_count = sum(counts)
+        if not self.usable:
+            target = TARGET_CLASSES[options.target_class]
+            raise InputError(
+                f"{options.db_root}: none of {len(maps)} images holds a usable {target.name} (area above"
+                f" {target.min_size_percent} % of the image, fill of its box above {target.min_area_ratio},"
+                f" aspect below {target.max_aspect_ratio}, width above 1/{target.max_width_ratio} and height"
+                f" above 1/{target.max_height_ratio} of the image); choose another --target_class, or another"
+                " --db_root"
+            )
+
+    @property
+    def usable_count(self) -> int:
+        """Images that hold a usable instance: the samples of one epoch."""
+        return len(self.usable)
+
+    def __len__(self) -> int:
+        return self.usable_count
+
+    def __getitem__(self, position: int) -> Batch:
+        """Sample `position` (0, 1, 2, ... without end)."""
+        real_index = self.usable[_walk(self.seed, REAL_ORDER, self.usable_count, position)]
+        cond_index = _walk(self.seed, COND_ORDER, len(self.maps), position)
+        rng = np.random.default_rng([self.seed, DRAWS, position])
+        flip_real, flip_cond = (rng.random(2) < 0.5).tolist()
+        candidates = self.maps.instances(real_index, self.target_class)
+        chosen = candidates[rng.integers(len(candidates))]
+
+        real = self.maps.load(real_index)
+        compact, theta = real.compact_of(chosen.instance_id), chosen.theta
+        if self.theta_jitter:
+            x0, y0, x1, y1 = np.array(chosen.box) + rng.uniform(-self.theta_jitter, self.theta_jitter, 4)
+            theta = theta_of_box((x0, y0, x1, y1), *self.maps.sizes.big)
+        if flip_real:  # the box changes sides: t13 = -(xr+xl)/(xr-xl) changes its sign
+            compact, theta = compact[:, ::-1], theta * np.array([1, 1, -1, 1, 1, 1], np.float32)
+        return Batch(
+            real=_scene_of(real, flip_real),
+            cond=_scene_of(self.maps.load(cond_index), flip_cond),
+            compact=torch.from_numpy(compact.astype(np.float32))[None, None] / 255,
+            theta=torch.from_numpy(theta)[None].clone(),
+        )
+
+
+def _walk(seed: int, stream: int, count: int, position: int) -> int:
+    """Item `position` of an endless walk over `count` things, in a new random order each time round."""
+    return int(_order(seed, stream, count, position // count)[position % count])
+
+
+@lru_cache(maxsize=4)  # prefetching reads two orders of each stream around the end of an epoch
+def _order(seed: int, stream: int, count: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, stream, epoch]).permutation(count)
+
+
+def _scene_of(maps: FrameMaps, flip: bool = False) -> Scene:
+    """A Scene of one frame, mirrored left to right if asked."""
+
+    def tensor(array: np.ndarray, dtype: type) -> Tensor:
+        array = array[:, ::-1] if flip else array
+        return torch.from_numpy(np.array(array, dtype, order="C"))[None]
+
+    return Scene(
+        labels_small=tensor(maps.labels_small, np.uint8),
+        ids_small=tensor(maps.ids_small, np.int32),
+        labels_big=tensor(maps.labels_big, np.uint8),
+        ids_big=tensor(maps.ids_big, np.int32),
+    )
+
+
+def concatenate(items: list):
+    """Scenes or Batches joined along the batch axis."""
+    kind, names = type(items[0]), [item.name for item in fields(items[0])]
+    columns = [[getattr(item, name) for item in items] for name in names]
+    return kind(*(torch.cat(c) if isinstance(c[0], Tensor) else concatenate(c) for c in columns))
+
+
+def first_scenes(maps: WorkingMaps, count: int) -> Scene:
+    """The first `count` frames of a split by name, unflipped; a smaller split starts over."""
+    return concatenate([_scene_of(maps.load(index % len(maps))) for index in range(count)])
+
+
+# ---- loading ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Positions:
+    """Endless batches of sample positions of one rank."""
+
+    first: int
+    batch_size: int
+    rank: int
+    world: int
+
+    def __iter__(self) -> Iterator[range]:
+        start = self.first + self.rank * self.batch_size
+        while True:
+            yield range(start, start + self.batch_size)
+            start += self.world * self.batch_size
+
+
+class _Loader(DataLoader):
+    """A DataLoader that passes on a loader process's InputError as one line, without its traceback."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from super().__iter__()
+        except InputError as error:
+            raise InputError(str(error).strip().splitlines()[-1].rpartition("InputError: ")[2]) from None
+
+
+def training_loader(
+    pairs: TrainingPairs,
+    batch_size: int,
+    first_position: int = 0,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    rank: int = 0,
+    world: int = 1,
+) -> DataLoader:
+    """Endless loader of Batches of `batch_size` pairs, from sample `first_position` (samples seen so far).
+
+    Of each global batch of world * batch_size positions, rank r takes the r-th run of `batch_size`. Leaves
+    torch's global random state alone. A loader process uses one thread (DataLoader sees to that).
+    """
+    return _Loader(
+        pairs,
+        batch_sampler=_Positions(first_position, batch_size, rank, world),
+        num_workers=num_workers,
+        collate_fn=concatenate,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        prefetch_factor=PREFETCHED_BATCHES if num_workers else None,
+        generator=torch.Generator().manual_seed(pairs.seed),
+    )

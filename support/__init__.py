@@ -1,0 +1,5 @@
+"""What every other room stands on and what knows nothing of scenes.
+
+Errors a person can put right, files that are never seen half-written, processes, seeds by name, checkpoints,
+the log of a run. In: plain values and paths. Out: files, and one-line messages.
+"""

@@ -1,0 +1,46 @@
+"""Files that are never seen half-written, and their digests."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support.errors import InputError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; what was written there is `path` when the block ends well.
+
+    Whoever looks sees the old file or the new one. A block that fails leaves the old one and nothing else.
+    """
+    temporary = path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file as a whole: see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def writing_to(out: Path) -> Iterator[None]:
+    """Turns what goes wrong with writing files into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"--out {out}: can't be written ({error.strerror or error}); what is finished is kept, the same"
+            " command goes on from there"
+        ) from None
+
+
+def digest(content: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()

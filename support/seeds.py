@@ -1,0 +1,17 @@
+"""Random numbers that follow from names: the same for any order of work and any number of processes."""
+
+import hashlib
+
+import numpy as np
+
+
+def generator(seed: int, name: str, number: int, purpose: str) -> np.random.Generator:
+    """The random generator of sample `number` on the scene `name`, one for each purpose."""
+    key = hashlib.sha256(f"{purpose}/{name}".encode()).digest()[:8]
+    return np.random.default_rng([seed, number, int.from_bytes(key, "big")])
+
+
+def seed_of(seed: int, stage: str, key: str, sample: int = 0) -> int:
+    """The seed (0..2^64-1) of whatever is random about a sample of an item in a stage (spec section 11)."""
+    text = f"{seed}/{stage}/{key}/{sample}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

@@ -1,0 +1,312 @@
+"""scripts/insert.py --render: the pictures of the new tree agree with its maps, and nothing else changes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from torchvision.datasets import Cityscapes
+
+import augment.paint.painter
+from augment.insert.gates import Gates
+from augment.insert.scene import read_image, read_picture
+from augment.options import SynthOptions
+from augment.paint.backends import make_backend
+from augment.paint.blend import to_lab
+from augment.paint.painter import Painter, Rendering
+from data.cityscapes import list_frames, read_maps
+from data.geometry import Patch, is_thing
+from data.writer import FrameName, LabelledPolygon, rasterise, write_frame
+from tests.augment.insert.test_insert import content, run
+from tests.mini_frames import mini_objects, mini_picture
+from tests.town import CAMERA, write_checkpoint
+
+WIDTH, HEIGHT, FRAMES = 256, 128, 4
+COMMAND = ("--per_image", "2", "--no_gate", "--min_visible", "20", "--max_overlap", "0.6")
+
+
+def lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+
+
+def write_source(root: Path) -> None:
+    """Streets as in `write_mini`, with a car in front of where persons are inserted."""
+    for index in range(FRAMES):
+        objects = mini_objects(index, WIDTH, HEIGHT)
+        shape = np.array([[60, 84], [70, 70], [150, 70], [160, 84], [160, 112], [60, 112]], np.int32)
+        objects.append(LabelledPolygon("car", shape))
+        name = FrameName("ash", index, 19)
+        rgb = mini_picture(objects, index, WIDTH, HEIGHT)
+        write_frame(root, "train", name, rgb, objects, *rasterise(objects, WIDTH, HEIGHT), CAMERA.to_json())
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp("source")
+    write_source(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("person"))
+
+
+@pytest.fixture(scope="module")
+def arguments(source, checkpoint):
+    return ("--checkpoint", checkpoint, "--db_root", source, "--render", "swap", *COMMAND)
+
+
+@pytest.fixture(scope="module")
+def out(source, arguments, tmp_path_factory):
+    """The tree that most tests look at."""
+    before = content(source)
+    out = tmp_path_factory.mktemp("out") / "tree"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert run(monkeypatch, *arguments, "--out", out, "--preview", 2) == 0
+    assert content(source) == before
+    return out
+
+
+def changes(source: Path, out: Path):
+    """For each frame: pictures before and after, (label_ids, instance_ids) of both, map of inserted ones."""
+    for frame in list_frames(source, "train"):
+        made = next(one for one in list_frames(out, "train") if one.name == frame.name)
+        before, after = read_maps(frame), read_maps(made)
+        pictures = (read_picture(one, before[0].shape) for one in (frame, made))
+        inserted = cv2.imread(str(out / f"inserted/train/ash/{frame.name}_inserted.png"), -1)
+        yield frame.name, *pictures, before, after, inserted
+
+
+# ---- the pictures -------------------------------------------------------------------------------
+
+
+def test_only_new_objects_and_the_ground_at_their_feet_change(source, out):
+    hidden = shaded = 0
+    for name, before, after, old, new, inserted in changes(source, out):
+        objects = [one for one in lines(out) if one["image"] == name and one["status"] == "inserted"]
+        hidden += sum(one["hidden_pixels"] for one in objects)
+        changed = (before != after).any(2)
+        assert objects and changed[inserted > 0].mean() > 0.9
+        remains = is_thing(old[0]) & ~is_thing(new[0])  # of things that are covered
+        beside = changed & (inserted == 0) & ~remains
+        assert not is_thing(new[0])[beside].any()  # things in front, and all others, are as they were
+        assert (after[beside] <= before[beside]).all()
+        near_feet = np.zeros_like(beside)
+        for one in objects:
+            x0, y0, x1, y1 = (round(value) for value in one["box"])
+            height, width = y1 - y0, x1 - x0
+            reach = 3 + width // 4
+            near_feet[y1 - height // 6 : y1 + 4 + height // 8, max(x0 - reach, 0) : x1 + reach] = True
+        assert not (beside & ~near_feet).any()
+        shaded += np.count_nonzero(beside)
+    assert hidden > 50 and shaded > 50
+
+
+def test_the_manifest_and_the_summary_say_how_it_was_painted(out):
+    found = [one["render"] for one in lines(out) if one["status"] == "inserted"]
+    assert {one["backend"] for one in found} == {"swap"}
+    assert {one["prompt"] for one in found} == {"a photo of a man", "a photo of a woman"}
+    assert len({one["seed"] for one in found}) == len(found)
+    assert found[0]["details"][0]["params"]["choices"] == 8
+    settings = json.loads((out / "insert.json").read_text())["settings"]["render"]
+    assert (settings["backend"], settings["shadow"], settings["feather"]) == ("swap", 0.5, 2.0)
+
+
+def test_torchvision_reads_the_tree(source, out):
+    assert {name for name in content(source) if "/train/" in name} < set(content(out))
+    dataset = Cityscapes(str(out), split="train", mode="fine", target_type="instance")
+    assert len(dataset) == FRAMES
+    picture, instance = dataset[0]
+    assert picture.size == instance.size == (WIDTH, HEIGHT) and picture.mode == "RGB"
+
+
+def test_the_contact_sheet_shows_pictures_too(source, out):
+    sheet = cv2.imread(str(out / "preview.png"))
+    panel = 240  # rows: maps, and pictures below
+    before, after = sheet[panel : 2 * panel, :480], sheet[panel : 2 * panel, 480:960]
+    name = next(one["image"] for one in lines(out) if one["status"] == "inserted")
+    raw = cv2.imread(str(source / f"leftImg8bit/train/ash/{name}_leftImg8bit.png"))
+    assert np.abs(cv2.resize(before, (WIDTH, HEIGHT)).astype(int) - raw).mean() < 3
+    assert 0.005 < (before != after).any(2).mean() < 0.3
+
+
+def test_an_object_behind_a_car_is_cut_from_a_whole_one(source, checkpoint, monkeypatch):
+    """The back end sees the whole mask, the picture only changes where the object is seen."""
+    asked = []
+
+    class Flat:
+        name, version, details = "flat", "1", {}
+
+        def fill(self, request):
+            asked.append(request)
+            return [np.full_like(request.rgb, 255)]  # also around the mask
+
+    monkeypatch.setattr(augment.paint.painter, "make_backend", lambda *_: Flat())
+    frame = list_frames(source, "train")[0]
+    image = read_image(frame, rgb=True)
+    before, ids = image.rgb.copy(), image.instance_ids.copy()
+    options = SynthOptions(colour_match="none", feather=0.0)
+    painter = Painter(Rendering("sd_inpaint", options, 0.0, "", "train", "", "cpu"), 3)
+    mask = np.ones((40, 12), bool)  # rows 60 to 99, half of it behind the car
+    reason, facts = image.put("person", Patch(mask, 90, 60), Gates(rules=()), painter.paint)
+    assert reason is None and facts["hidden_pixels"] > 100
+    (request,) = asked
+    assert request.mask.sum() == mask.size and request.source == f"{frame.name}/{facts['instance_id']}"
+    assert request.mask.shape == (HEIGHT, HEIGHT)  # min_crop, as far as there is room
+    seen = image.instance_ids == facts["instance_id"]
+    assert seen.sum() == facts["pixels"] < mask.size
+    assert (image.rgb[seen] == 255).all() and np.array_equal(image.rgb[~seen], before[~seen])
+    assert (image.instance_ids[ids == 26002] == 26002).all()
+
+
+def test_remains_of_a_covered_thing_are_painted_over(source, tmp_path):
+    frame = list_frames(source, "train")[0]
+    image = read_image(frame, rgb=True)
+    x, y = (int(where.mean()) for where in np.nonzero(image.instance_ids == 33000)[::-1])
+    image.rgb[image.instance_ids == 33000] = (255, 0, 255)
+    rendering = Rendering("swap", SynthOptions(), 0.5, str(source), "train", str(tmp_path / "b.npz"), "cpu")
+    mask = np.ones((60, 34), bool)
+    gates = Gates(rules=(), min_visible=10_000)
+    reason, facts = image.put("person", Patch(mask, x - 17, 58), gates, Painter(rendering, 0).paint)
+    assert reason is None and 33000 in facts["dropped"] and (image.instance_ids == 33000).sum() == 0
+    red, green, blue = np.moveaxis(image.rgb.astype(int), 2, 0)
+    outside = image.inserted == 0
+    assert not ((red - green > 120) & (blue - green > 120))[outside].any()
+
+
+def test_recolor_paints_the_objects_of_swap_in_the_colour_of_the_prompt(
+    source, checkpoint, tmp_path, monkeypatch
+):
+    (tmp_path / "prompts.yaml").write_text("classes:\n  person: [a person in blue]\n")
+    (tmp_path / "config.yaml").write_text(
+        f"generate:\n  prompts: {tmp_path / 'prompts.yaml'}\n  style: at noon\nbackend:\n  strength: 1.0\n"
+    )
+    out = tmp_path / "out"
+    command = ("--checkpoint", checkpoint, "--db_root", source, "--out", out, *COMMAND)
+    flags = ("--render", "recolor", "--render_config", tmp_path / "config.yaml")
+    assert run(monkeypatch, *command, *flags) == 0
+    found = [one["render"] for one in lines(out) if one["status"] == "inserted"]
+    assert {one["prompt"] for one in found} == {"a photo of a person in blue at noon"}
+    assert [one["name"] for one in found[0]["details"]] == ["swap", "recolor"]
+    bluer = [
+        np.median(to_lab(after[inserted > 0])[:, 2]) - np.median(to_lab(before[inserted > 0])[:, 2])
+        for _, before, after, _, _, inserted in changes(source, out)
+    ]
+    assert max(bluer) < 0 and np.mean(bluer) < -8
+    (tmp_path / "prompts.yaml").write_text("classes:\n  person: [a person in red]\n")
+    assert run(monkeypatch, *command, *flags) == 2  # other settings
+
+
+def test_what_can_not_be_painted_is_not_put_on_the_maps_either(source, tmp_path, monkeypatch):
+    """There is no bus to show: each attempt that passes the rules ends with the reason "render"."""
+    bus = write_checkpoint(tmp_path / "bus", "bus")
+    out = tmp_path / "out"
+    command = ("--checkpoint", bus, "--db_root", source, "--out", out, "--no_gate", "--attempts", 3)
+    assert run(monkeypatch, *command, "--render", "swap") == 0
+    assert [one["refusals"] for one in lines(out)] == [{"render": 3}] * FRAMES
+    made, original = content(out), content(source)
+    for name in original:
+        assert made[name] == original[name]
+    assert not (out / ".work").exists()
+
+
+def test_a_back_end_that_breaks_down_fails_its_image_alone(source, arguments, tmp_path, monkeypatch, capsys):
+    real = make_backend
+
+    def make(*given):
+        backend = real(*given)
+        fill = backend.fill
+
+        def broken(request):
+            if request.source.startswith("ash_000001"):
+                raise RuntimeError("out of\nphotons")
+            return fill(request)
+
+        backend.fill = broken
+        return backend
+
+    monkeypatch.setattr(augment.paint.painter, "make_backend", make)
+    assert run(monkeypatch, *arguments, "--out", tmp_path / "out") == 1
+    assert "RuntimeError: out of photons" in capsys.readouterr().err
+    failed = [one["image"] for one in lines(tmp_path / "out") if one["status"] == "failed"]
+    assert failed == ["ash_000001_000019"] and len(list_frames(tmp_path / "out", "train")) == FRAMES - 1
+
+
+# ---- the same bytes -----------------------------------------------------------------------------
+
+
+def test_any_number_of_workers_makes_the_same_bytes(out, arguments, tmp_path, monkeypatch):
+    flags = ("--out", tmp_path / "two", "--preview", 2, "--bank", tmp_path / "kept.npz")
+    assert run(monkeypatch, *arguments, *flags, workers=2) == 0
+    assert content(tmp_path / "two") == content(out)
+    assert (tmp_path / "kept.npz").exists() and not (out / ".work").exists()
+
+
+def test_a_killed_run_goes_on_to_the_same_tree(out, arguments, tmp_path, monkeypatch):
+    tree = tmp_path / "tree"
+    command = [*map(str, arguments), "--out", str(tree), "--num_workers", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "scripts.insert", *command])
+    while process.poll() is None and not list(tree.glob(".work/*.json")):
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (tree / ".work").is_dir() and not (tree / "manifest.jsonl").exists()
+    assert run(monkeypatch, *arguments, "--out", tree, "--preview", 2) == 0
+    assert content(tree) == content(out)
+
+
+# ---- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--render", "paint"), "invalid choice"),
+        (("--render", "swap", "--db_root", "bare"), "no leftImg8bit picture for"),
+        (("--render", "overlay", "--db_root", "bare"), "go without --render"),
+        (("--render", "swap", "--render_config", "nosuch.yaml"), "can't be read as YAML"),
+        (("--render", "swap", "--render_config", "wrong.yaml"), "unknown setting 'hue'"),
+        (("--render", "overlay", "--render_config", "wrong.yaml"), "belongs to --render swap"),
+        (("--render", "sd_inpaint", "--bank", "bank.npz"), "belongs to --render swap, recolor"),
+        (("--render", "swap", "--shadow", "2"), "shadow must be in 0..1"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(flags, words, source, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(source / "gtFine", tmp_path / "bare" / "gtFine")
+    (tmp_path / "wrong.yaml").write_text("backend:\n  hue: 3\n")
+    command = ("--checkpoint", checkpoint, "--db_root", source, "--out", "out", *flags)
+    assert run(monkeypatch, *command) == 2
+    message = capsys.readouterr().err.splitlines()
+    assert len(message) == 1 and message[0].startswith("error:") and words in message[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_single_image_needs_a_data_set_to_show_instances_of(
+    source, checkpoint, tmp_path, monkeypatch, capsys
+):
+    image = list_frames(source, "train")[0].label_path
+    command = ("--checkpoint", checkpoint, "--image", image, "--out", tmp_path / "out", "--render", "swap")
+    assert run(monkeypatch, *command, "--no_gate") == 2
+    assert "give it as --db_root" in capsys.readouterr().err
+    assert run(monkeypatch, *command, "--no_gate", "--db_root", source) == 0
+    assert list((tmp_path / "out").rglob("*_leftImg8bit.png"))
+
+
+def test_a_back_end_that_can_not_be_made_is_one_line(source, checkpoint, tmp_path, monkeypatch, capsys):
+    (tmp_path / "config.yaml").write_text("backend:\n  device: cuda:99\n")
+    command = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "out")
+    flags = ("--render", "sd_inpaint", "--render_config", tmp_path / "config.yaml")
+    for workers in (1, 2):
+        assert run(monkeypatch, *command, *flags, workers=workers) == 2
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert message.startswith("error: device 'cuda:99'")
+        assert not any((tmp_path / "out").iterdir())  # free for other settings

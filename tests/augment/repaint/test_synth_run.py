@@ -1,0 +1,397 @@
+"""The whole synthesis run on a small home-made tree: what it writes, and how it behaves when disturbed."""
+
+import errno
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import augment.repaint.manifest
+from augment.repaint.manifest import MANIFEST, same_lines
+from augment.repaint.validate import validate_tree
+from scripts.synth import build, export, generate, integrate, run, select
+from support.errors import InputError
+from tests.mini_frames import MOTORCYCLE_ID, TRAIN, write_mini
+
+ROOT = Path(__file__).resolve().parents[3]
+PLAIN = ("--samples", "1", "--raw_splits", "train", "--num_workers", "1")
+
+
+def call(monkeypatch, module, *flags) -> int:
+    """A stage's program in this process."""
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, flags)])
+    return module.main() or 0
+
+
+def command(*flags) -> list[str]:
+    return [sys.executable, "-m", "scripts.synth.run", *map(str, flags)]
+
+
+def tree(out: Path) -> dict[str, str]:
+    """Digests of all files below a folder, by path; of the manifest only what is not measured."""
+    found = {}
+    for path in sorted(Path(out).rglob("*")):
+        if path.is_file():
+            content = path.read_bytes()
+            if path.name == MANIFEST:
+                content = json.dumps(same_lines(path)).encode()
+            found[path.relative_to(out).as_posix()] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def lines_of(out: Path, stage: str) -> list[dict]:
+    lines = map(json.loads, (out / MANIFEST).read_text().splitlines())
+    return [line for line in lines if line["stage"] == stage]
+
+
+def picture(path: Path) -> np.ndarray:
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("source")
+    write_mini(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(source, tmp_path_factory) -> Path:
+    """The tree of an undisturbed run in one process."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert call(monkeypatch, run, "--db_root", source, "--out", out, *PLAIN) == 0
+    return out
+
+
+# ---- what a run writes --------------------------------------------------------------------------
+
+
+def test_a_run_gives_a_sound_tree(finished):
+    assert validate_tree(finished, verify=True) == []
+    lines = lines_of(finished, "integrate")
+    assert len(lines) == 3 * len(TRAIN) and {line["status"] for line in lines} == {"ok"}
+    for line in lines:
+        assert len(line["outputs"]) == 6  # focus crop, four files of truth, panorama
+        focus = finished / f"leftImg8bit/train/{line['synthetic'].split('_')[0]}/{line['synthetic']}"
+        assert picture(f"{focus}_leftImg8bit.png").shape == (128, 256, 3)
+    cities = {path.name for path in (finished / "leftImg8bit" / "train").iterdir()}
+    assert cities == {"ash", "ashsyn", "elm-park", "elmparksyn"}
+    coco = json.loads((finished / "annotations/instancesonly_filtered_gtFine_train.json").read_text())
+    assert len(coco["images"]) == 4 * len(TRAIN)
+
+
+@pytest.mark.parametrize("backend", ["swap", "recolor", "cv_inpaint"])
+@pytest.mark.parametrize("match", ["ring", "legacy"])
+def test_only_masked_pixels_change(source, finished, tmp_path, monkeypatch, backend, match):
+    if (backend, match) == ("swap", "ring"):
+        out = finished
+    else:
+        out = tmp_path / "out"
+        flags = ("--backend", backend, "--colour_match", match, "--limit", 2, *PLAIN)
+        assert call(monkeypatch, run, "--db_root", source, "--out", out, *flags) == 0
+    lines = lines_of(out, "integrate")
+    assert lines
+    for line in lines:
+        raw = picture(source / next(path for path in line["inputs"] if path.startswith("leftImg8bit/")))
+        ids = picture(source / next(path for path in line["inputs"] if path.endswith("_instanceIds.png")))
+        edited = picture(out / next(path for path in line["outputs"] if path.startswith("panorama/")))
+        mask = ids == line["instance_id"]
+        assert np.array_equal(edited[~mask], raw[~mask])
+        assert (edited[mask] != raw[mask]).any()
+
+
+@pytest.mark.parametrize("truth", ["raster", "polygon"])
+def test_focus_crops_of_frames_of_another_shape_are_not_stretched(tmp_path, monkeypatch, truth):
+    root, out = tmp_path / "source", tmp_path / "out"
+    write_mini(root, 250, 190)
+    flags = ("--backend", "recolor", "--truth", truth, "--limit", 2, *PLAIN)
+    assert call(monkeypatch, run, "--db_root", root, "--out", out, *flags) == 0
+    assert validate_tree(out, verify=True) == []
+    integrated = [line for line in lines_of(out, "integrate") if line["status"] == "ok"]
+    assert integrated
+    for line in integrated:
+        shapes = {picture(out / path).shape[:2] for path in line["outputs"] if "leftImg8bit/" in path}
+        assert shapes == {(125, 250)}
+        assert line["window"]["width"] == 2 * line["window"]["height"]
+        panorama = next(path for path in line["outputs"] if path.startswith("panorama/"))
+        assert picture(out / panorama).shape[:2] == (190, 250)
+
+
+def test_each_sample_has_a_prompt_of_its_own(source, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    flags = ("--backend", "recolor", "--classes", "car", "--limit", 1, "--samples", 2, "--num_workers", 1)
+    assert call(monkeypatch, run, "--db_root", source, "--out", out, "--raw_splits", "", *flags) == 0
+    by_instance: dict[str, list] = {}
+    for line in lines_of(out, "generate"):
+        by_instance.setdefault(line["instance_id"], []).append(line["prompt"])
+    assert by_instance
+    for prompts in by_instance.values():
+        assert sorted(prompts) == ["a photo of a red car", "a photo of a white car"]
+
+
+def test_tiny_objects_get_context(finished, source, tmp_path, monkeypatch):
+    crops = [line["crop"] for line in lines_of(finished, "select") if "crop" in line]
+    assert {(crop["width"], crop["height"]) for crop in crops} == {(128, 128)}  # as far as there is room
+    out = tmp_path / "out"
+    flags = ("--min_crop", 1, "--limit", 1, "--num_workers", 1)
+    assert call(monkeypatch, select, "--db_root", source, "--out", out, *flags) == 0
+    assert min(line["crop"]["width"] for line in lines_of(out, "select") if "crop" in line) < 128
+
+
+def test_an_id_that_is_a_multiple_of_256_is_repainted_and_k_is_obeyed(source, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert call(monkeypatch, run, "--db_root", source, "--out", out, "--k", 5, *PLAIN) == 0
+    frames = [line for line in lines_of(out, "select") if "chosen" in line]
+    assert all(len(line["chosen"]) == 5 and MOTORCYCLE_ID in line["chosen"] for line in frames)
+    for line in lines_of(out, "select"):
+        if line.get("instance_id") == MOTORCYCLE_ID:
+            mask = next(path for path in line["outputs"] if path.endswith("_mask.png"))
+            assert np.count_nonzero(picture(out / mask)) == line["area"] > 0
+
+
+def test_the_focus_crop_shows_the_window_of_the_panorama(finished):
+    for line in lines_of(finished, "integrate"):
+        paths = {path.split("/")[0]: path for path in line["outputs"] if path.endswith("leftImg8bit.png")}
+        panorama, focus = picture(finished / paths["panorama"]), picture(finished / paths["leftImg8bit"])
+        window = line["window"]
+        x0, y0, x1, y1 = line["bbox"]
+        assert window["x0"] <= x0 and x1 <= window["x0"] + window["width"] <= 256
+        assert window["y0"] <= y0 and y1 <= window["y0"] + window["height"] <= 128
+        cut = panorama[window["y0"] :, window["x0"] :][: window["height"], : window["width"]]
+        smooth = cv2.resize(cut, (256, 128), interpolation=cv2.INTER_LINEAR)
+        assert np.abs(smooth.astype(int) - focus).mean() < 3
+
+
+def test_built_in_scenes_need_no_input(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    flags = ("--scenes", 2, "--scene_size", "256x128", "--num_workers", 1)
+    assert call(monkeypatch, run, "--out", out, *flags) == 0
+    assert {line["status"] for line in lines_of(out, "integrate")} == {"ok"}
+    assert validate_tree(out) == []
+    before = tree(out)
+    assert call(monkeypatch, run, "--out", out, *flags) == 0  # nothing to do
+    assert tree(out) == before
+
+
+def test_the_source_is_never_written(source, tmp_path, monkeypatch):
+    def state():
+        return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in source.rglob("*")}
+
+    before, contents = state(), tree(source)
+    flags = ("--raw", "copy", "--truth", "polygon", *PLAIN)
+    assert call(monkeypatch, run, "--db_root", source, "--out", tmp_path / "out", *flags) == 0
+    assert state() == before and tree(source) == contents
+
+
+# ---- the same tree ------------------------------------------------------------------------------
+
+
+def test_two_processes_write_the_same_tree(source, finished, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert call(monkeypatch, run, "--db_root", source, "--out", out, *PLAIN[:-1], 2) == 0
+    assert tree(out) == tree(finished)
+
+
+def test_stages_alone_write_the_same_tree(source, finished, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert call(monkeypatch, select, "--db_root", source, "--out", out, *PLAIN) == 0
+    for module in (generate, integrate):
+        assert call(monkeypatch, module, "--out", out, "--num_workers", 1) == 0
+    call(monkeypatch, build, "--out", out)
+    call(monkeypatch, export, "--out", out, "--num_workers", 1)
+    assert tree(out) == tree(finished)
+
+
+@pytest.mark.parametrize(("how", "lines"), [("KILL", 10), ("KILL", 31), ("INT", 20)])
+def test_a_run_that_was_cut_short_goes_on_to_the_same_tree(source, finished, tmp_path, how, lines):
+    out = tmp_path / "out"
+    flags = command("--db_root", source, "--out", out, *PLAIN[:-1], 2)
+    gently = ["nice", "-n", "5", *flags]  # so that on a busy machine the signal comes before the run's end
+    process = subprocess.Popen(gently, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < end:
+        if (out / MANIFEST).exists() and (out / MANIFEST).read_bytes().count(b"\n") >= lines:
+            process.send_signal(getattr(signal, f"SIG{how}"))
+            break
+        time.sleep(0.001)
+    printed, complaints = process.communicate(timeout=60)
+    if how == "INT":
+        assert process.returncode == 130
+        assert "stopped; the same command goes on" in printed
+        assert "Traceback" not in complaints
+    else:
+        assert process.returncode == -signal.SIGKILL
+    assert not (out / "annotations").exists()
+    again = subprocess.run(flags, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert tree(out) == tree(finished)
+
+
+def test_a_first_look_at_few_frames_can_grow(source, finished, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    flags = ("--db_root", source, "--out", out, *PLAIN)
+    assert call(monkeypatch, run, *flags, "--dry_run") == 0
+    assert not out.exists()
+    assert call(monkeypatch, run, *flags, "--only", "elm-park/1/19") == 0
+    assert len(lines_of(out, "integrate")) == 3
+    assert call(monkeypatch, run, *flags, "--limit", "1") == 0
+    assert len(lines_of(out, "integrate")) == 6
+    before = tree(out)
+    capsys.readouterr()
+    assert call(monkeypatch, run, *flags, "--dry_run") == 0
+    assert "select     2 of 4 frames to do" in capsys.readouterr().out
+    assert tree(out) == before
+    assert call(monkeypatch, run, *flags) == 0
+    assert tree(out) == tree(finished)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on(source, finished, tmp_path, monkeypatch):
+    write, left = augment.repaint.manifest.write_atomic, [20]
+
+    def write_some(path, content):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    flags = ("--db_root", source, "--out", tmp_path / "out", *PLAIN)
+    with monkeypatch.context() as patched:
+        patched.setattr(augment.repaint.manifest, "write_atomic", write_some)
+        with pytest.raises(InputError, match=r"No space left.*the same command goes on") as error:
+            call(patched, run, *flags)
+        assert "\n" not in str(error.value)
+    assert call(monkeypatch, run, *flags) == 0
+    assert tree(tmp_path / "out") == tree(finished)
+
+
+def test_verify_mends_what_was_changed(source, finished, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out, symlinks=True)
+    flags = ("--db_root", source, "--out", out, *PLAIN)
+    damaged = next((out / "work" / "generate").rglob("*.png"))
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    next((out / "panorama").rglob("*.png")).unlink()
+    assert call(monkeypatch, run, *flags) == 0
+    assert damaged.stat().st_size == 50
+    assert call(monkeypatch, run, *flags, "--verify") == 0
+    assert tree(out) == tree(finished)
+
+
+# ---- what goes wrong ----------------------------------------------------------------------------
+
+
+def test_a_broken_picture_fails_alone_and_can_be_mended(source, finished, tmp_path, monkeypatch, capsys):
+    root, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(source, root)
+    bad = root / "leftImg8bit/train/ash/ash_000000_000019_leftImg8bit.png"
+    good = bad.read_bytes()
+    bad.write_bytes(good[: len(good) // 2])
+    flags = ("--db_root", root, "--out", out, *PLAIN)
+    assert call(monkeypatch, run, *flags) == 1
+    assert "failed     select ash/000000/000019: " in capsys.readouterr().out
+    failed = [line for line in lines_of(out, "select") if line["status"] == "failed"]
+    assert [line["key"] for line in failed] == ["ash/000000/000019"]
+    assert "damaged" in failed[0]["reason"]
+    assert len(lines_of(out, "integrate")) == 9
+    bad.write_bytes(good)
+    assert call(monkeypatch, run, *flags) == 0
+    paths = {line["key"]: line["synthetic"] for line in lines_of(out, "integrate")}
+    assert paths == {line["key"]: line["synthetic"] for line in lines_of(finished, "integrate")}
+    assert validate_tree(out) == []
+
+
+def test_what_nothing_fits_is_skipped_with_a_reason(source, tmp_path, monkeypatch):
+    root, out = tmp_path / "source", tmp_path / "out"
+    for kind in ("leftImg8bit", "gtFine"):
+        for path in (source / kind / "train" / "ash").glob("ash_000000_*"):
+            target = root / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    assert call(monkeypatch, run, "--db_root", root, "--out", out, "--classes", "caravan,car", *PLAIN) == 0
+    generated = {line["instance_id"]: line for line in lines_of(out, "generate")}
+    assert generated[29000]["status"] == "skipped" and "no other caravan" in generated[29000]["reason"]
+    integrated = {line["key"].split("/")[3]: line for line in lines_of(out, "integrate")}
+    assert integrated["29000"]["status"] == "skipped"
+    assert "generate skipped: " in integrated["29000"]["reason"]
+    assert integrated["26000"]["status"] == "ok"
+
+
+def test_windows_are_drawn_anew_at_most_twenty_times(source, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    flags = ("--fragments", "resample", "--min_pixels", 100000, "--limit", 1, "--k", 1, *PLAIN)
+    assert call(monkeypatch, run, "--db_root", source, "--out", out, *flags) == 0
+    (line,) = lines_of(out, "integrate")
+    assert line["windows_tried"] == 21 and line["dropped"]
+
+
+def test_other_settings_are_refused_and_overwrite_takes_only_what_is_ours(
+    source, finished, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    flags = ("--db_root", source, "--out", out, *PLAIN)
+    assert call(monkeypatch, run, *flags, "--seed", 1) == 0
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="other settings"):
+        call(monkeypatch, run, *flags)
+    assert call(monkeypatch, run, *flags, "--overwrite") == 0
+    assert (out / "notes.txt").read_text() == "mine"
+    (out / "notes.txt").unlink()
+    assert tree(out) == tree(finished)
+
+
+def test_bad_input_is_one_line_and_status_2(source, tmp_path, monkeypatch):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    for flags, complaint in (
+        (("--db_root", source), "--out is required"),
+        (("--db_root", tmp_path / "none", "--out", tmp_path / "a"), "no such folder"),
+        (("--db_root", source, "--out", tmp_path / "full"), "not empty"),
+        (("--db_root", source, "--out", source / "out"), "inside the input"),
+        (("--db_root", source, "--out", tmp_path / "b", "--only", "paris"), "no such frames"),
+        (("--db_root", source, "--out", tmp_path / "c", "--min_area", 99999), "passes the filters"),
+        (("--db_root", source, "--out", tmp_path / "d", "--k", 0), "k must be at least 1"),
+        (("--db_root", source, "--out", tmp_path / "e", "--backend", "magic"), "invalid choice"),
+    ):
+        with pytest.raises(InputError, match=complaint) as error:
+            call(monkeypatch, run, *flags)
+        assert "\n" not in str(error.value)
+    for module in (generate, integrate):
+        with pytest.raises(InputError, match=r"begin with python -m scripts.synth.select"):
+            call(monkeypatch, module, "--out", tmp_path / "full")
+    shown = subprocess.run(command("--out", tmp_path / "full"), cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 2 and shown.stderr.startswith("error: ") and shown.stderr.count("\n") == 1
+
+
+def test_a_split_of_other_frames_is_not_mixed_in(source, tmp_path, monkeypatch):
+    root, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(source, root)
+    flags = ("--db_root", root, "--out", out, *PLAIN)
+    assert call(monkeypatch, run, *flags, "--limit", 1) == 0
+    shutil.rmtree(root / "gtFine" / "train" / "elm-park")
+    with pytest.raises(InputError, match="other frames"):
+        call(monkeypatch, run, *flags)
+
+
+def test_lines_hold_what_the_contract_asks_for(finished):
+    common = {"schema", "run_id", "stage", "key", "status", "config_hash", "code_version", "seconds"}
+    item = common | {"inputs", "outputs", "class", "instance_id", "bbox", "crop"}
+    by_stage = {
+        "select": item,
+        "generate": item | {"prompt", "negative", "seed", "backend"},
+        "integrate": item | {"colour_match", "window", "n", "id_map", "dropped"},
+    }
+    for stage, wanted in by_stage.items():
+        lines = [line for line in lines_of(finished, stage) if line["key"].count("/") > 2]
+        assert lines and all(wanted <= line.keys() for line in lines)
+        for line in lines:
+            for path, sha in line["outputs"].items():
+                assert hashlib.sha256((finished / path).read_bytes()).hexdigest() == sha

@@ -1,0 +1,299 @@
+"""Build and export: one tree of raw and synthetic frames, and its COCO annotation."""
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as Official
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from augment.repaint.tree import add_raw, export_coco, repainted, splits_of
+from data.cityscapes import list_frames
+from data.coco import annotations_of, categories, coco_path
+from data.writer import encode_png
+from scripts.synth import build, export
+from support.errors import InputError
+from tests.mini_frames import HOLED_ID, MOTORCYCLE_ID, TRAIN, TWO_PARTS_ID, add_crops, write_mini
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp("source")
+    write_mini(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def tree(source, tmp_path_factory):
+    """Raw and synthetic frames, with COCO annotation of both; tests that change anything make their own."""
+    out = tmp_path_factory.mktemp("tree")
+    add_crops(source, out)
+    add_raw(source, out, ["train", "val"], "symlink")
+    export_coco(out, ["train", "val"])
+    return out
+
+
+def contents(root: Path) -> dict[str, str]:
+    """Digest of every file below a folder, links followed."""
+    files = (Path(folder) / name for folder, _, names in os.walk(root) for name in names)
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
+
+
+def run(module, monkeypatch, *flags) -> None:
+    """A program's main with these flags."""
+    monkeypatch.setattr(sys, "argv", ["program", *map(str, flags)])
+    module.main()
+
+
+# ---- build --------------------------------------------------------------------------------------
+
+
+def test_raw_frames_enter_by_link_or_copy_and_a_second_time_changes_nothing(source, tmp_path):
+    before, stamps = contents(source), {p: p.stat().st_mtime_ns for p in source.rglob("*")}
+    for mode in ("symlink", "hardlink", "copy"):
+        out = tmp_path / mode
+        add_crops(source, out)
+        synthetic = contents(out)
+        assert add_raw(source, out, ["train", "val"], mode) == len(before)
+        assert contents(out) == before | synthetic
+        there = {path: path.lstat().st_ino for path in out.rglob("*")}
+        assert add_raw(source, out, ["train", "val"], mode) == len(before)
+        assert {path: path.lstat().st_ino for path in out.rglob("*")} == there
+        picture = out / "leftImg8bit" / "train" / "ash" / "ash_000000_000019_leftImg8bit.png"
+        assert picture.is_symlink() == (mode == "symlink")
+        assert picture.samefile(source / picture.relative_to(out)) == (mode != "copy")
+        assert not list(out.rglob("*.tmp"))
+    assert contents(source) == before
+    assert {p: p.stat().st_mtime_ns for p in source.rglob("*")} == stamps
+
+
+def test_another_mode_replaces_and_only_the_splits_asked_for_enter(source, tmp_path):
+    assert add_raw(source, tmp_path, ["val", "test"], "symlink") == 12
+    assert splits_of(tmp_path) == ["val"]
+    add_raw(source, tmp_path, ["val"], "copy")
+    assert not [path for path in tmp_path.rglob("*") if path.is_symlink()]
+    add_raw(source, tmp_path, ["val"], "hardlink")
+    picture = "leftImg8bit/val/oak/oak_000000_000576_leftImg8bit.png"
+    assert (tmp_path / picture).samefile(source / picture)
+    with pytest.raises(InputError, match="has no frames of test"):
+        add_raw(source, tmp_path, ["test"], "copy")
+
+
+def test_a_file_of_another_content_is_never_replaced(source, tmp_path):
+    mine = tmp_path / "gtFine" / "train" / "ash" / "ash_000000_000019_gtFine_labelIds.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"of a synthetic frame")
+    for mode in ("symlink", "hardlink", "copy"):
+        with pytest.raises(InputError, match=r"labelIds\.png: is not the file of .*; remove it"):
+            add_raw(source, tmp_path, ["train"], mode)
+        assert mine.read_bytes() == b"of a synthetic frame"
+
+
+def test_the_tree_may_not_lie_in_the_source_nor_the_source_in_the_tree(source, tmp_path):
+    for out in (source, source / "out", source.parent):
+        with pytest.raises(InputError, match="choose another"):
+            add_raw(source, out, ["train"], "symlink")
+    scenes = tmp_path / "work" / "streets"  # where a run puts the built-in scenes
+    write_mini(scenes)
+    assert add_raw(scenes, tmp_path, ["val"], "symlink") == 12
+
+
+@pytest.mark.parametrize(
+    ("mode", "number", "remedy"),
+    [("hardlink", errno.EXDEV, "another disk; .* symlink or copy"), ("symlink", errno.EPERM, "mode copy")],
+)
+def test_disks_that_cannot_link_are_named_with_the_remedy(
+    source, tmp_path, monkeypatch, mode, number, remedy
+):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, f"{mode}_to", refuse)
+    with pytest.raises(InputError, match=remedy):
+        add_raw(source, tmp_path, ["val"], mode)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_build_takes_what_it_needs_from_flags_and_says_what_it_lacks(source, tmp_path, monkeypatch, capsys):
+    run(build, monkeypatch, "--out", tmp_path, "--db_root", source, "--splits", "val", "--mode", "copy")
+    assert "12 raw files of val by copy" in capsys.readouterr().out
+    with pytest.raises(InputError, match="name the data set with --db_root"):
+        run(build, monkeypatch, "--out", tmp_path)
+    command = [sys.executable, "-m", "scripts.synth.build", "--out", str(tmp_path), "--db_root", "/nowhere"]
+    failed = subprocess.run(command, capture_output=True, text=True)
+    assert failed.returncode == 2
+    assert failed.stderr == "error: /nowhere: has no frames of train, val; choose splits that it has\n"
+
+
+# ---- export -------------------------------------------------------------------------------------
+
+
+def test_the_file_lists_raw_and_synthetic_frames_and_which_instances_are_repainted(tree):
+    assert len(repainted(tree)) == 2 * len(TRAIN)
+    content = json.loads(coco_path(tree, "train").read_text())
+    assert len(content["images"]) == 3 * len(TRAIN)
+    assert all((tree / "leftImg8bit" / "train" / one["file_name"]).exists() for one in content["images"])
+    names = {one["id"]: one["file_name"] for one in content["images"]}
+    new = [one for one in content["annotations"] if one["source"] == "synthetic"]
+    assert len(new) == 2 * len(TRAIN)
+    assert {one["instance_id"] for one in new} == {TWO_PARTS_ID, MOTORCYCLE_ID}
+    assert all("syn/" in names[one["image_id"]] for one in new)
+    assert {one["source"] for one in content["annotations"]} == {"synthetic", "original"}
+
+
+def test_category_ids_of_cityscapes_and_outlines_along_pixel_edges(source, tmp_path, monkeypatch, capsys):
+    add_raw(source, tmp_path, ["val"], "symlink")
+    flags = ("--out", tmp_path, "--category_ids", "cityscapes", "--polygons", "--num_workers", 2)
+    run(export, monkeypatch, *flags)
+    assert "2 images" in capsys.readouterr().out
+    truth = COCO(str(coco_path(tmp_path, "val")))
+    assert truth.getCatIds() == [24, 25, 26, 27, 28, 31, 32, 33]
+    assert [one["id"] for one in categories("cityscapes")] == truth.getCatIds()
+    (frame, _) = list_frames(tmp_path, "val")
+    ids = cv2.imread(str(frame.instance_path), cv2.IMREAD_UNCHANGED)
+    for one in truth.loadAnns(truth.getAnnIds(imgIds=1)):
+        assert one["category_id"] == one["instance_id"] // (1 if one["iscrowd"] else 1000)
+        outlined = isinstance(one["segmentation"], list)
+        assert outlined != (one["iscrowd"] or one["instance_id"] == HOLED_ID)  # holes can't be expressed
+        assert np.array_equal(truth.annToMask(one), ids == one["instance_id"])
+        if one["instance_id"] == TWO_PARTS_ID:
+            assert len(one["segmentation"]) == 2
+
+
+def test_a_square_of_20_pixels_keeps_its_400_pixels_as_a_polygon():
+    ids = np.zeros((40, 50), np.uint16)
+    ids[10:30, 5:25] = 26000
+    (one,) = annotations_of(ids, polygons=True)
+    assert one["segmentation"] == [[5, 10, 5, 30, 25, 30, 25, 10]]
+    assert rle.area(rle.frPyObjects(one["segmentation"], 40, 50)).tolist() == [400]
+
+
+@pytest.mark.parametrize("touching", [False, True])
+def test_ragged_masks_are_outlined_exactly_or_not_at_all(touching):
+    rng = np.random.default_rng(3)
+    outlined = 0
+    for _ in range(20):
+        mask = rng.random((12, 16)) < 0.12
+        mask = cv2.dilate(mask.view(np.uint8), np.ones((2, 3))) > 0 if touching else mask
+        (one,) = annotations_of(np.where(mask, np.uint16(24001), np.uint16(7)), polygons=True)
+        code = one["segmentation"]
+        if isinstance(code, list):
+            outlined += 1
+            assert all(len(part) >= 8 and len(part) % 2 == 0 for part in code)
+            code = rle.merge(rle.frPyObjects(code, *mask.shape))
+        assert np.array_equal(rle.decode(code), mask)
+    assert outlined > 5
+
+
+def _coco_precision(path: Path, predictions: list[dict]) -> float:
+    truth = COCO(str(path))
+    judge = COCOeval(truth, truth.loadRes(predictions), "segm")
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    return judge.stats[0]
+
+
+def test_perfect_predictions_score_one_in_coco(tree):
+    annotations = json.loads(coco_path(tree, "train").read_text())["annotations"]
+    keys = ("image_id", "category_id", "segmentation")
+    perfect = [{k: one[k] for k in keys} | {"score": 0.9} for one in annotations if not one["iscrowd"]]
+    assert _coco_precision(coco_path(tree, "train"), perfect) == pytest.approx(1.0)
+
+
+def _official_precision(tree: Path, folder: Path, predictions: dict[str, np.ndarray], monkeypatch) -> float:
+    """The official average precision of predictions, id maps by name of all frames of the train split.
+
+    Three overrides make the official program run with a current NumPy (spec section 9.8), and keep it from
+    writing its caches into its own package and the working folder.
+    """
+    if not hasattr(np, "in1d"):
+        monkeypatch.setattr(np, "in1d", np.isin, raising=False)
+    monkeypatch.setattr(Official, "writeDict2JSON", lambda *_: None)
+    args = Official.args
+    for name, value in (
+        ("JSONOutput", False),
+        ("quiet", True),
+        ("gtInstancesFile", str(folder / "none.json")),
+        ("predictionPath", str(folder)),
+        ("predictionWalk", None),
+        ("instLabels", []),
+    ):
+        monkeypatch.setattr(args, name, value)
+    Official.setInstanceLabels(args)
+    frames = list_frames(tree, "train")
+    for frame in frames:
+        rows = []
+        ids = predictions[frame.name]
+        for value in np.unique(ids[ids >= 1000]).tolist():
+            if value // 1000 not in (29, 30):
+                file = f"{frame.name}_{value}.png"
+                (folder / file).write_bytes(encode_png((ids == value).astype(np.uint8) * 255))
+                rows.append(f"{file} {value // 1000} 0.9\n")
+        (folder / f"{frame.name}.txt").write_text("".join(rows))
+    truths = [str(frame.instance_path) for frame in frames]
+    found = [Official.getPrediction(path, args) for path in truths]
+    return Official.evaluateImgLists(found, truths, args)["averages"]["allAp"]
+
+
+def _maps(tree: Path) -> dict[str, np.ndarray]:
+    frames = list_frames(tree, "train")
+    return {frame.name: cv2.imread(str(frame.instance_path), cv2.IMREAD_UNCHANGED) for frame in frames}
+
+
+def test_perfect_predictions_score_one_in_the_official_evaluation(tree, tmp_path, monkeypatch):
+    package = Path(Official.__file__).parent
+    before = {path.name for path in (*package.iterdir(), *Path().iterdir())}
+    assert _official_precision(tree, tmp_path, _maps(tree), monkeypatch) == pytest.approx(1.0)
+    assert {path.name for path in (*package.iterdir(), *Path().iterdir())} == before
+
+
+def test_a_frame_without_instances_and_a_crowd_that_absorbs_a_prediction(source, tmp_path, monkeypatch):
+    """Of one frame all instances go; on the others a prediction lies on the group of persons."""
+    tree, results = tmp_path / "tree", tmp_path / "results"
+    results.mkdir()
+    add_raw(source, tree, ["train"], "copy")
+    empty, *others = list_frames(tree, "train")
+    ids = cv2.imread(str(empty.instance_path), cv2.IMREAD_UNCHANGED)
+    ids[ids >= 24] = 7
+    empty.instance_path.write_bytes(encode_png(ids))
+    (path,), left_out = export_coco(tree, ["train"])
+    assert left_out == 0
+    content = json.loads(path.read_text())
+    assert 1 not in {one["image_id"] for one in content["annotations"]}
+
+    maps = _maps(tree)
+    for name in maps:
+        maps[name] = np.where(maps[name] == 24, np.uint16(24900), maps[name])  # half of it would do as well
+    assert _official_precision(tree, results, maps, monkeypatch) == pytest.approx(1.0)
+    predictions = []
+    for image_id, frame in enumerate((empty, *others), 1):
+        for one in annotations_of(maps[frame.name]):
+            predictions.append(
+                one | {"image_id": image_id, "score": 0.9 if one["instance_id"] != 24900 else 1}
+            )
+    assert _coco_precision(path, predictions) == pytest.approx(1.0)
+
+    # Without the crowd the same predictions are false.
+    content["annotations"] = [one for one in content["annotations"] if not one["iscrowd"]]
+    path.write_text(json.dumps(content))
+    assert _coco_precision(path, predictions) < 0.97
+
+
+def test_export_names_what_is_not_there(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="holds no instance maps"):
+        run(export, monkeypatch, "--out", tmp_path)
+    (tmp_path / "manifest.jsonl").write_text('{"stage": "integrate"}\n')
+    with pytest.raises(InputError, match="line 1: damaged"):
+        repainted(tmp_path)
+    (tmp_path / "manifest.jsonl").write_text('{"stage": "integ')  # cut short, as by a kill
+    assert repainted(tmp_path) == {}

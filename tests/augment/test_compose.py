@@ -1,0 +1,205 @@
+"""augment/compose.py and data/outlines.py: masks at full size, occlusion, dropping, painter's order."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from cityscapesscripts.helpers.annotation import Annotation
+from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
+from PIL import Image, ImageDraw
+
+from augment.compose import FURTHER_DOWN, compose, contact_rows, give_back, hidden_part, one_piece, place_mask
+from data.geometry import Patch
+from data.outlines import Outlines, outline
+from data.writer import polygons_to_json, rasterise
+from tests.town import box
+
+ROAD, CAR, PERSON = 7, 26, 24
+
+
+def street() -> tuple[np.ndarray, np.ndarray]:
+    """40 x 60: road, car 26000 (rows 20..29, columns 10..29), person 24000 (rows 5..14, columns 20..24)."""
+    ids = np.full((40, 60), ROAD, np.uint16)
+    ids[20:30, 10:30] = 26000
+    ids[5:15, 20:25] = 24000
+    return np.where(ids < 1000, ids, ids // 1000).astype(np.uint8), ids
+
+
+def full_patch(x0: int, y0: int, x1: int, y1: int) -> Patch:
+    return Patch(np.ones((y1 - y0, x1 - x0), bool), x0, y0)
+
+
+# ---- masks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [4, 32, 200])
+def test_a_full_mask_fills_exactly_the_pixels_whose_centres_lie_in_the_box(size):
+    patch = place_mask(np.ones((size, size), np.float32), np.array([3.4, 5.6, 20.4, 30.5]), 60, 40)
+    assert (patch.x0, patch.y0, patch.mask.shape) == (3, 6, (24, 17))
+    assert patch.mask.all()
+    assert patch.foot == 30
+
+
+def test_what_lies_outside_the_image_is_left_out_without_moving_the_rest():
+    compact = np.zeros((8, 8), np.float32)
+    compact[:, 4:] = 1  # the right half
+    whole = place_mask(compact, np.array([10.0, 5, 26, 21]), 60, 40)
+    cut = place_mask(compact, np.array([-12.0, 5, 4, 21]), 60, 40)
+    assert np.array_equal(whole.mask[:, 12:], cut.mask)
+    assert cut.x0 == 0
+    assert not place_mask(compact, np.array([70.0, 5, 90, 21]), 60, 40).mask.any()
+    assert not place_mask(compact, np.array([5.0, 5, 5, 21]), 60, 40).mask.any()
+
+
+def test_an_enlarged_disc_is_smooth_and_a_reduced_one_keeps_its_area():
+    rows, columns = np.mgrid[:32, :32] - 15.5
+    disc = (rows**2 + columns**2 <= 14**2).astype(np.float32)
+    for size in (320, 12):
+        mask = place_mask(disc, np.array([0.0, 0, size, size]), 400, 400).mask
+        radius = 14 * size / 32
+        assert abs(mask.sum() / (np.pi * radius**2) - 1) < 0.06
+    large = place_mask(disc, np.array([0.0, 0, 320, 320]), 400, 400).mask
+    edge = np.argmax(large, 1)[40:280]
+    assert np.abs(np.diff(edge)).max() < 10  # a NEAREST enlargement has steps of 10 and more
+
+
+def test_only_the_largest_piece_stays_and_its_holes_are_filled():
+    mask = np.zeros((10, 20), bool)
+    mask[1:9, 1:9] = True
+    mask[3:5, 3:5] = False
+    mask[4:6, 15:18] = True
+    mask[9, 9] = True  # touches at a corner only
+    expected = np.zeros_like(mask)
+    expected[1:9, 1:9] = True
+    assert np.array_equal(one_piece(mask), expected)
+    assert not one_piece(np.zeros((3, 3), bool)).any()
+
+
+# ---- occlusion ----------------------------------------------------------------------------------
+
+
+def test_things_with_a_lower_foot_stay_in_front_and_others_are_covered():
+    labels, ids = street()
+    feet = contact_rows(labels, ids)
+    patch = full_patch(18, 2, 28, 25)  # its foot is between those of person and car
+    hidden = hidden_part(patch, feet)
+    assert np.array_equal(hidden, ids[patch.window] == 26000)
+    done = compose(labels, ids, patch, hidden, PERSON, 24001, 1)
+    assert (done.instance_ids[20:30, 10:30] == 26000).all()
+    assert (done.instance_ids[2:20, 18:28] == 24001).all()
+    assert done.dropped == (24000,)
+    outside = np.ones(ids.shape, bool)
+    outside[2:20, 18:28] = False
+    assert np.array_equal(done.instance_ids[outside], ids[outside])
+    assert np.array_equal(
+        done.label_ids, np.where(done.instance_ids < 1000, done.instance_ids, done.instance_ids // 1000)
+    )
+    assert ids[10, 22] == 24000  # the arguments stay as they were
+
+
+def test_each_piece_of_a_group_has_a_foot_of_its_own_and_the_ego_vehicle_is_in_front():
+    labels, ids = street()
+    for rows in (slice(2, 6), slice(30, 35)):
+        labels[rows, 40:45] = ids[rows, 40:45] = CAR
+    labels[38:], ids[38:] = 1, 1
+    feet = contact_rows(labels, ids)
+    assert feet[3, 42] == 6
+    assert feet[32, 42] == 35
+    assert feet[39, 0] == FURTHER_DOWN
+    assert feet[25, 15] == 30
+    assert feet[0, 0] == 0
+
+
+def test_small_remains_of_a_covered_thing_become_the_nearest_ground():
+    labels, ids = street()
+    labels[:, 25:], ids[:, 25:] = 8, 8  # sidewalk beside the person
+    patch = full_patch(20, 5, 24, 40)  # leaves one column of ten pixels
+    for least, dropped in ((10, ()), (11, (24000,))):
+        done = compose(labels, ids, patch, np.zeros(patch.mask.shape, bool), PERSON, 24001, least)
+        assert done.dropped == dropped
+        assert done.given_back.sum() == (10 if dropped else 0)
+    assert (done.instance_ids[6:14, 24] == 8).all()
+    assert (done.label_ids[6:14, 24] == 8).all()
+
+
+def test_remains_become_unlabeled_where_there_is_no_ground():
+    labels, ids = np.full((20, 30), CAR, np.uint8), np.full((20, 30), 26000, np.uint16)
+    mask = np.zeros(ids.shape, bool)
+    mask[3:5, 3:5] = True
+    give_back(labels, ids, mask)
+    assert (labels[mask] == 0).all() and (ids[mask] == 0).all() and (ids[~mask] == 26000).all()
+
+
+# ---- outlines -----------------------------------------------------------------------------------
+
+
+def fill(polygon: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    image = Image.new("I", (shape[1] + 20, shape[0] + 20), 0)
+    ImageDraw.Draw(image).polygon((polygon + 10).ravel().tolist(), fill=1)
+    return np.asarray(image) > 0
+
+
+def test_outlines_fill_to_the_same_mask_and_pieces_and_holes_nearly_so():
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        height, width = (int(size) for size in rng.integers(5, 90, 2))
+        cells = rng.random((6, 6))
+        field = cv2.resize(cells, (width, height), interpolation=cv2.INTER_CUBIC)
+        mask = one_piece(field > 0.5)
+        if not mask.any():
+            continue
+        assert np.array_equal(fill(outline(mask), mask.shape), np.pad(mask, 10))
+        holed = mask & (field < 0.9)
+        holed[:, width // 2 : width // 2 + 3] = False
+        if holed.sum() >= 400:
+            filled = fill(outline(holed), mask.shape)[10:-10, 10:-10]
+            assert (filled & holed).sum() / (filled | holed).sum() > 0.9
+
+
+def test_outlines_of_single_pixels_have_three_points():
+    assert outline(np.ones((1, 1), bool)).shape == (3, 2)
+
+
+def official(outlines: Outlines, width: int, height: int) -> np.ndarray:
+    annotation = Annotation()
+    annotation.fromJsonText(json.dumps(polygons_to_json(list(outlines.objects), width, height)))
+    return np.asarray(createInstanceImage(annotation, "ids"))
+
+
+@pytest.mark.parametrize(
+    ("order", "label", "whole"),
+    [
+        (("road", "person", "car"), "truck", True),  # fits under the car
+        (("road", "person", "car"), "bus", True),
+        (("road", "car", "person"), "truck", False),  # the car is listed before what is covered
+        (("road", "person", "car"), "car", False),  # would change the number of the car in front
+    ],
+)
+def test_an_occluded_object_is_uncut_where_the_order_permits(order, label, whole):
+    things = {
+        "road": box("road", 0, 0, 59, 39),
+        "person": box("person", 20, 5, 24, 14),
+        "car": box("car", 10, 20, 29, 29),
+    }
+    objects = [things[name] for name in order]
+    labels, ids = rasterise(objects, 60, 40)
+    patch = full_patch(18, 8, 28, 25)
+    hidden = hidden_part(patch, contact_rows(labels, ids))
+    assert hidden.any()
+    before = Outlines.of_source(objects)
+    label_id = box(label, 0, 0, 1, 1).label_id
+    new_id = label_id * 1000 + before.count(label)
+    after = before.insert(label, new_id, patch, hidden)
+    done = compose(labels, ids, patch, hidden, label_id, new_id, 1)
+    assert np.array_equal(official(after, 60, 40), done.instance_ids)
+    assert dict(zip(after.values, after.objects, strict=True))[new_id].polygon[:, 1].max() == (
+        24 if whole else 19
+    )
+
+
+def test_dropped_instances_leave_the_list():
+    objects = [box("road", 0, 0, 59, 39), box("person", 1, 1, 3, 3), box("person", 5, 1, 8, 3)]
+    kept = Outlines.of_source(objects).without((24000,))
+    assert kept.values == (7, 24001)
+    assert kept.objects == (objects[0], objects[2])

@@ -1,0 +1,131 @@
+"""data/writer.py: names, rasterising exactly as the official tools, reading back what was written."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from cityscapesscripts.helpers.annotation import Annotation
+from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
+from cityscapesscripts.preparation.json2labelImg import createLabelImage
+
+from data.writer import (
+    FrameName,
+    LabelledPolygon,
+    colour_map,
+    encode_png,
+    frame_path,
+    polygons_from_json,
+    rasterise,
+    topmost,
+    visible_only,
+    write_frame,
+)
+from support.files import write_atomic
+
+WIDTH, HEIGHT = 48, 24
+
+
+def square(label: str, x: int, y: int, size: int) -> LabelledPolygon:
+    corners = [[x, y], [x + size, y], [x + size, y + size], [x, y + size]]
+    return LabelledPolygon(label, np.array(corners, np.int32))
+
+
+OBJECTS = [
+    square("road", 0, 0, 60),
+    square("car", 2, 2, 8),
+    square("person", 20, 5, 3),
+    square("license plate", 3, 6, 3),
+    square("persongroup", 30, 5, 5),
+    square("car", 8, 4, 9),
+    square("polegroup", 40, 0, 2),
+    square("person", 25, 5, 3),
+]
+
+
+def test_frame_names_round_trip_and_bad_ones_are_refused():
+    name = FrameName.parse("/a/b/streets_000012_000019_leftImg8bit.png")
+    assert name == FrameName("streets", 12, 19)
+    assert FrameName.parse(str(name)) == name
+    with pytest.raises(ValueError, match="city_SSSSSS_FFFFFF"):
+        FrameName.parse("streets_12_19.png")
+
+
+def test_numbers_count_per_class_in_file_order_and_groups_have_none():
+    labels, instances = rasterise(OBJECTS, WIDTH, HEIGHT)
+    assert labels.dtype == np.uint8
+    assert instances.dtype == np.uint16
+    assert instances[3, 3] == 26000
+    assert instances[7, 9] == 26001  # the later car covers the earlier one
+    assert instances[6, 4] == 26000  # a licence plate is never drawn
+    assert [instances[6, 21], instances[6, 26], instances[7, 32], instances[1, 41]] == [24000, 24001, 24, 18]
+    assert np.array_equal(labels, np.where(instances < 1000, instances, instances // 1000))
+
+
+def test_hidden_objects_go_and_the_rest_is_renumbered():
+    objects = [square("person", 5, 5, 4), square("car", 2, 2, 10), square("person", 20, 5, 4)]
+    indices, top = visible_only(topmost(objects, WIDTH, HEIGHT))
+    kept = [objects[i] for i in indices]
+    assert [thing.label for thing in kept] == ["car", "person"]
+    assert np.array_equal(top, topmost(kept, WIDTH, HEIGHT))
+    assert 24001 not in rasterise(kept, WIDTH, HEIGHT)[1]
+
+
+def test_unknown_labels_are_refused():
+    with pytest.raises(ValueError, match="spaceship"):
+        rasterise([square("spaceship", 0, 0, 4)], WIDTH, HEIGHT)
+
+
+def test_a_written_frame_reads_back_and_rerasters_with_the_official_code(tmp_path):
+    labels, instances = rasterise(OBJECTS, WIDTH, HEIGHT)
+    rgb = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    name = FrameName("town", 3, 19)
+    write_frame(tmp_path, "train", name, rgb, OBJECTS, labels, instances, {"intrinsic": {}, "extrinsic": {}})
+
+    def path(kind, ending):
+        return frame_path(tmp_path, kind, "train", name, ending)
+
+    read_rgb = cv2.imread(str(path("leftImg8bit", ".png")))[..., ::-1]
+    read_colour = cv2.imread(str(path("gtFine", "_color.png")), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(read_rgb, rgb)
+    assert np.array_equal(cv2.cvtColor(read_colour, cv2.COLOR_BGRA2RGBA), colour_map(labels))
+    read_labels = cv2.imread(str(path("gtFine", "_labelIds.png")), cv2.IMREAD_UNCHANGED)
+    read_instances = cv2.imread(str(path("gtFine", "_instanceIds.png")), cv2.IMREAD_UNCHANGED)
+    assert read_instances.dtype == np.uint16
+    assert np.array_equal(read_labels, labels)
+    assert np.array_equal(read_instances, instances)
+
+    polygons = path("gtFine", "_polygons.json")
+    assert "deleted" not in polygons.read_text()
+    annotation = Annotation()
+    annotation.fromJsonFile(str(polygons))
+    assert np.array_equal(np.asarray(createLabelImage(annotation, "ids")), labels)
+    assert np.array_equal(np.asarray(createLabelImage(annotation, "color")), colour_map(labels))
+    assert np.array_equal(np.asarray(createInstanceImage(annotation, "ids")), instances)
+    objects, width, height = polygons_from_json(json.loads(polygons.read_text()))
+    assert (width, height) == (WIDTH, HEIGHT)
+    assert np.array_equal(rasterise(objects, width, height)[1], instances)
+    assert path("camera", ".json").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_misfit_arrays_are_refused(tmp_path):
+    labels, instances = rasterise(OBJECTS, WIDTH, HEIGHT)
+    rgb = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    name = FrameName("town", 0, 19)
+    with pytest.raises(ValueError, match="shapes differ"):
+        write_frame(tmp_path, "train", name, rgb[1:], OBJECTS, labels, instances)
+    with pytest.raises(ValueError, match="uint16"):
+        write_frame(tmp_path, "train", name, rgb, OBJECTS, labels, instances.astype(np.int32))
+    with pytest.raises(ValueError, match="no PNG"):
+        encode_png(np.zeros((4, 4), np.float32))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
+    target = tmp_path / "file"
+    write_atomic(target, b"old")
+    with pytest.raises(TypeError):
+        write_atomic(target, "text is not bytes")
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,203 @@
+"""Evaluation from the command line: figures of built-in scenes, layout of the results, bad input."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.report import FIGURES
+from main import seed_everything
+from model import WhereWhat, load_model, sample
+from options import PRESETS, Options
+from scripts import evaluate
+from streets.scenes import write_streets
+from support.checkpoints import save_checkpoint
+from support.errors import run_program
+from tests.miniature import CITY, write_miniature
+
+PLACEMENT = {
+    *("support_rate", "metric_height_rate", "plausible_rate", "overlap_rate", "overlap_any_rate"),
+    *("metric_height_q25", "metric_height_q50", "metric_height_q75", "height_residual", "height_band_rate"),
+    *("inside_rate", "box_spread", "placement_distance"),
+}
+REPLACEMENT = {
+    *("iou_at_1", "iou_at_5", "iou_at_10", "iou50_at_1", "iou50_at_5", "iou50_at_10"),
+    *("centre_error", "log_height_ratio"),
+}
+SHAPES = {"shape_precision", "shape_recall", "shape_frechet", "shape_nn_iou"}
+MODEL_ONLY = {
+    *("mask_spread", "box_change_z_appr", "mask_change_z_spatial", "theta_recon_l1", "mask_recon_l1"),
+}
+
+
+def save_model(run_dir, options: Options) -> None:
+    """A checkpoint of an untrained model whose places depend on scene and z."""
+    seed_everything(0)
+    model = WhereWhat(options)
+    with torch.no_grad():
+        theta = model.networks["stn"].theta
+        theta.weight.normal_(0, 2)
+        theta.bias.copy_(torch.tensor([8.0, 0, 0, 0, 4, -1]))
+    state = {"iteration": 0, "samples_seen": 0, "optimisers": {}, "window": {}}
+    networks = model.networks.state_dict()
+    save_checkpoint(
+        run_dir / "checkpoints", {**state, "options": dataclasses.asdict(options), "networks": networks}, 1
+    )
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory):
+    """Built-in scenes (tree), two miniature frames (mini, no camera files), a run, its full evaluation."""
+    root = tmp_path_factory.mktemp("evaluate")
+    write_streets(root / "tree", 24, 10, (256, 128), 5)
+    write_miniature(root / "mini", "train", count=3, seed=1)
+    write_miniature(root / "mini", "val", count=2, seed=2)
+    write_miniature(root / "mini", "empty", count=2, seed=3, empty=2)
+    save_model(root / "run", Options(**PRESETS["tiny"], cache_dir=str(root / "cache")))
+    evaluate.evaluate(evaluate.parse(flags(root, "--n_z", "3", "--seeds", "2")))
+    return root
+
+
+def flags(root, *more, checkpoint="run", db_root="tree") -> list[str]:
+    return ["--checkpoint", str(root / checkpoint), "--db_root", str(root / db_root), *map(str, more)]
+
+
+def read(folder) -> dict:
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def test_results_have_the_promised_layout(root, capsys):
+    result = read(root / "run" / "evaluation")
+    methods, settings = result["methods"], result["settings"]
+    assert list(methods) == ["model", "uniform", "prior", "nearest", "real"]
+    assert set(methods["model"]) == PLACEMENT | REPLACEMENT | SHAPES | MODEL_ONLY == set(FIGURES)
+    assert set(methods["real"]) == PLACEMENT | SHAPES
+    for method in ("uniform", "prior", "nearest"):
+        assert set(methods[method]) == PLACEMENT | REPLACEMENT
+    for figures in methods.values():
+        for name, figure in figures.items():
+            assert set(figure) == {"mean", "std"} and np.isfinite(figure["mean"]), name
+            if name.endswith("rate") or "iou" in name:
+                assert 0 <= figure["mean"] <= 1, name
+    assert settings["scenes"] == 10 and settings["samples_per_seed"] == 30 and settings["seeds"] == [0, 1]
+    assert settings["instances"] > 0 and settings["camera_files"] == 10
+    assert len(settings["checkpoint_sha256"]) == 64 and settings["options"]["gf_dim"] == 4
+    text = (root / "run" / "evaluation" / "evaluation.md").read_text()
+    assert all(f"| {name}" in text and f"`{name}`" in text for name in FIGURES) and "Settings:" in text
+    for name in ("heights", "centres", "rates"):
+        assert (root / "run" / "evaluation" / f"evaluation_{name}.png").stat().st_size > 5000
+
+
+def test_real_instances_are_the_ceiling_and_uniform_boxes_are_not(root):
+    methods = read(root / "run" / "evaluation")["methods"]
+    mean = {name: {f: value["mean"] for f, value in methods[name].items()} for name in methods}
+    assert mean["real"]["support_rate"] > 0.85 and mean["real"]["metric_height_rate"] > 0.85
+    assert mean["uniform"]["plausible_rate"] < 0.5 < 0.8 < mean["real"]["plausible_rate"]
+    assert 1.4 < mean["real"]["metric_height_q50"] < 1.9
+    assert mean["real"]["height_residual"] < mean["uniform"]["height_residual"]
+    assert mean["real"]["placement_distance"] < mean["uniform"]["placement_distance"]
+    assert mean["uniform"]["box_spread"] > 0.8 and mean["real"]["inside_rate"] == 1
+    assert mean["model"]["box_change_z_appr"] == 0
+    assert mean["model"]["box_spread"] > 0
+
+
+def test_a_repeated_evaluation_gives_the_same_bytes(root, tmp_path, capsys):
+    short = flags(root, "--n_z", 2, "--seeds", 2, "--scenes", 2, "--out", tmp_path / "out")
+    evaluate.evaluate(evaluate.parse(short))
+    before = (tmp_path / "out" / "evaluation.json").read_bytes()
+    assert "support_rate" in capsys.readouterr().out
+    np.random.seed(1)
+    torch.manual_seed(1)
+    evaluate.evaluate(evaluate.parse([*short, "--overwrite"]))
+    assert (tmp_path / "out" / "evaluation.json").read_bytes() == before
+
+
+def test_quick_measures_placements_only_and_the_same(root, tmp_path):
+    result = evaluate.evaluate(evaluate.parse(flags(root, "--quick", "--seeds", 2, "--out", tmp_path)))
+    assert all(set(figures) == PLACEMENT for figures in result["methods"].values())
+    assert result["settings"]["n_z"] == 4 and "replacement" not in result["settings"]["sample_sizes"]
+    three = evaluate.evaluate(
+        evaluate.parse(flags(root, "--quick", "--n_z", 3, "--seeds", 2, "--out", tmp_path, "--overwrite"))
+    )
+    full = read(root / "run" / "evaluation")["methods"]
+    assert all(three["methods"][method][f] == full[method][f] for method in full for f in PLACEMENT)
+
+
+def test_without_camera_files_heights_are_judged_by_foot_row(root, tmp_path):
+    arguments = flags(root, "--quick", "--seeds", 1, "--out", tmp_path, db_root="mini")
+    methods = evaluate.evaluate(evaluate.parse(arguments))["methods"]
+    assert "metric_height_rate" not in methods["real"] and "plausible_rate" in methods["real"]
+    assert "height_band_rate" in methods["real"] and methods["real"]["support_rate"]["std"] is None
+    assert "placement_distance" not in methods["real"]  # two real boxes are too few
+
+
+def test_the_where_module_alone_gives_the_sample_s_place(root):
+    options = Options(**PRESETS["tiny"], cache_dir=str(root / "cache"), db_root=str(root / "tree"))
+    model = load_model(root / "run")
+    maps = evaluate.prepare(options, "val", progress=False)
+    view, content = evaluate.read_view(maps, 0, model.target), maps.load(0)
+    z = evaluate.draw_z(model, view.name, range(2), 3, "test")
+    boxes, masks = evaluate.sample_scene(model, content, *z, batch_size=4)
+    again = evaluate.place_on_maps(model, view.label_ids, view.instance_ids, z[0])
+    assert np.allclose(boxes, again, atol=1e-5) and masks.shape == (2, 3, *model.compact)
+    one = evaluate.copies_of(evaluate.scene_of(content, torch.device("cpu")), 1)
+    spatial, appr = (torch.from_numpy(noise[1, 2].copy())[None, :, None, None] for noise in z)
+    theta = sample(model, one, spatial, appr).theta.numpy()
+    assert np.allclose(evaluate.boxes_of_theta(theta, 1, 1)[0], boxes[1, 2], atol=1e-5)
+
+
+BAD_INPUT = {
+    "no checkpoint": (["--checkpoint", "{root}/nowhere"], "no checkpoint here"),
+    "no such device": (["--device", "abacus"], "abacus"),
+    "no maps": (["--db_root", "{root}/run"], "gtFine"),
+    "no such split": (["--split", "test"], "no such split"),
+    "no such training split": (["--train_split", "extra"], "no such split"),
+    "no usable instance": (["--db_root", "{root}/mini", "--split", "empty"], "usable person"),
+    "none to learn from": (["--db_root", "{root}/mini", "--train_split", "empty"], "usable person"),
+    "out is a file": (["--out", "{root}/tree/streets.json"], "--out"),
+    "out below a file": (["--out", "{root}/tree/streets.json/out"], "--out"),
+    "result exists": ([], "--overwrite"),
+    "one z": (["--n_z", "1"], "n_z must be at least 2"),
+    "no seed": (["--seeds", "0"], "seeds must be at least 1"),
+    "not a number": (["--seeds", "few"], "--help"),
+    "unknown flag": (["--colour", "red"], "--help"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_is_one_line_and_status_two(root, name, monkeypatch, capsys):
+    more, expected = BAD_INPUT[name]
+    more = [text.replace("{root}", str(root)) for text in more]
+    if name != "result exists" and "--out" not in more:
+        more += ["--out", str(root / "unused")]
+    monkeypatch.setattr("sys.argv", ["evaluate", *flags(root, "--quick", *more)])
+    assert_bad_input(expected, capsys)
+    assert not (root / "unused" / "evaluation.json").exists()
+
+
+def assert_bad_input(expected: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_program(evaluate.main)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert stop.value.code == 2 and len(lines) == 1 and expected in lines[0], lines
+
+
+def test_a_damaged_checkpoint_is_named(root, tmp_path, monkeypatch, capsys):
+    broken = tmp_path / "state-00000001.pt"
+    broken.write_bytes(b"nothing of the kind")
+    monkeypatch.setattr("sys.argv", ["evaluate", *flags(root, checkpoint=broken)])
+    assert_bad_input(str(broken), capsys)
+
+
+def test_a_damaged_camera_file_is_named(root, tmp_path, monkeypatch, capsys):
+    shutil.copytree(root / "mini", tmp_path / "tree")
+    camera = tmp_path / "tree" / "camera" / "val" / CITY / f"{CITY}_000001_000019_camera.json"
+    camera.parent.mkdir(parents=True)
+    camera.write_text('{"intrinsic": {}}')
+    arguments = flags(root, "--quick", "--out", tmp_path / "out", db_root=tmp_path / "tree")
+    monkeypatch.setattr("sys.argv", ["evaluate", *arguments])
+    assert_bad_input(str(camera), capsys)
+    assert not (tmp_path / "out" / "evaluation.json").exists()

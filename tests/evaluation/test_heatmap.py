@@ -1,0 +1,110 @@
+"""scripts/heatmap.py: where the model would place an object in one image."""
+
+import json
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from augment.insert.scene import read_image
+from data.cityscapes import list_frames
+from model import load_model
+from scripts.heatmap import best, coverage, draw_places, main, paint
+from support.errors import run_program
+from tests.town import write_checkpoint, write_town
+
+
+@pytest.fixture(scope="module")
+def frame(tmp_path_factory):
+    root = tmp_path_factory.mktemp("town")
+    write_town(root, 1)
+    return list_frames(root, "train")[0]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("person"))
+
+
+def run(monkeypatch, *arguments) -> int:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", ["heatmap", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        run_program(main)
+    torch.set_num_threads(threads)
+    return stopped.value.code
+
+
+def test_coverage_counts_boxes_and_cuts_them_at_the_image():
+    boxes = np.array([[2.0, 1, 5, 4], [4, 3, 100, 100], [-9, -9, -3, -3]])
+    counts = coverage(boxes, 8, 6)
+    expected = np.zeros((6, 8), int)
+    expected[1:4, 2:5] += 1
+    expected[3:, 4:] += 1
+    assert np.array_equal(counts, expected)
+
+
+def test_the_best_boxes_are_not_alike():
+    boxes = np.array([[0.0, 0, 10, 10], [1, 0, 11, 10], [50, 0, 60, 10], [30, 0, 40, 10]])
+    scores = np.array([0.9, 0.8, 0.3, 0.5])
+    assert best(boxes, scores, 3) == [0, 3, 2]
+    assert best(boxes, scores, 1) == [0]
+    assert best(boxes, scores, 0) == []
+
+
+def test_places_depend_on_seed_and_number_alone(frame, checkpoint):
+    model, image = load_model(checkpoint), read_image(frame)
+    boxes, scores = draw_places(model, image, 30, 0)
+    assert boxes.shape == (30, 4) and scores.shape == (30,) and ((scores > 0) & (scores < 1)).all()
+    assert np.allclose(draw_places(model, image, 5, 0)[0], boxes[:5], atol=1e-2)
+    assert not np.allclose(draw_places(model, image, 5, 1)[0], boxes[:5], atol=1)
+
+
+def test_the_picture_is_hot_where_the_boxes_are(frame):
+    image = read_image(frame)
+    boxes = np.repeat([[118.0, 35, 138, 100]], 4, 0)
+    picture = paint(image.label_ids, boxes, np.full(4, 0.5), [None] * 4, 0)
+    assert picture.shape == (512, 1024, 3)
+    inside, outside = picture[160:380, 480:540].astype(int), picture[160:380, 700:760].astype(int)
+    assert inside.sum(2).mean() > outside.sum(2).mean() + 100
+    assert (picture[398:402, 510:514] == (0, 255, 0)).all(2).any()  # a foot that passes
+
+
+def test_it_writes_picture_and_boxes_and_never_replaces_them_unasked(
+    frame, checkpoint, tmp_path, monkeypatch, capsys
+):
+    picture, boxes = tmp_path / "new" / "heat.png", tmp_path / "boxes.json"
+    arguments = ("--checkpoint", checkpoint, "--image", frame.label_path, "--out", picture, "--json", boxes)
+    assert run(monkeypatch, *arguments, "--n_z", 40) == 0
+    assert "40 places of a person in town_000000_000019" in capsys.readouterr().out
+    assert cv2.imread(str(picture)).shape == (512, 1024, 3)
+    content = json.loads(boxes.read_text())
+    assert len(content["places"]) == 40 and content["camera"] and content["class"] == "person"
+    assert {"box", "score", "refusal"} == set(content["places"][0])
+    before = picture.read_bytes()
+    assert run(monkeypatch, *arguments, "--n_z", 5) == 2
+    assert "--overwrite" in capsys.readouterr().err and picture.read_bytes() == before
+    assert run(monkeypatch, *arguments, "--n_z", 5, "--overwrite") == 0
+    assert len(json.loads(boxes.read_text())["places"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"--checkpoint": "nowhere"}, "no checkpoint"),
+        ({"--image": "nowhere.png"}, "no such file"),
+        ({"--n_z": "0"}, "at least 1"),
+        ({"--device": "abacus"}, "unknown"),
+        ({"--out": "file/heat.png"}, "can't be written"),
+    ],
+)
+def test_bad_input_is_one_line(change, words, frame, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    options = {"--checkpoint": checkpoint, "--image": frame.label_path, "--out": "heat.png"} | change
+    assert run(monkeypatch, *[word for pair in options.items() for word in pair]) == 2
+    message = capsys.readouterr().err.splitlines()
+    assert len(message) == 1 and words in message[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,234 @@
+"""The built-in street scenes: determinism, official readers, metric sizes, likeness to real maps, manners."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cityscapesscripts.evaluation.instance import Instance
+from cityscapesscripts.helpers.annotation import Annotation
+from cityscapesscripts.helpers.labels import id2label, name2label
+from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
+from cityscapesscripts.preparation.json2labelImg import createLabelImage
+from PIL import Image
+
+from data.camera import Camera
+from data.labels import TARGET_CLASSES
+from data.writer import colour_map, rasterise
+from streets.scenes import SETTINGS_FILE, make_scene, write_streets
+
+REPOSITORY = Path(__file__).parents[2]
+STATISTICS = REPOSITORY.parent / "shared" / "data" / "cityscapes_statistics.json"
+WIDTH, HEIGHT = 512, 256
+TO_FULL = 2048 / WIDTH  # lengths in the statistics are pixels at 2048x1024
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    out = tmp_path_factory.mktemp("streets") / "tree"
+    write_streets(out, 4, 2, (256, 128), 7)
+    return out
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [make_scene(0, "train", index, WIDTH, HEIGHT) for index in range(64)]
+
+
+def content(root: Path) -> dict[str, bytes]:
+    """Every file of a tree but the settings, which hold a duration."""
+    files = (path for path in root.rglob("*") if path.is_file() and path.name != SETTINGS_FILE)
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+def boxes(scene) -> list[tuple[str, int, int, int, int, int]]:
+    """(class, area, x0, y0, x1, y1) of every instance, half-open box in pixels."""
+    found = []
+    for value in np.unique(scene.instance_ids[scene.instance_ids >= 1000]).tolist():
+        mask = scene.instance_ids == value
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        found.append((id2label[value // 1000].name, int(mask.sum()), *(int(v) for v in box)))
+    return found
+
+
+def is_usable(name: str, area: int, x0: int, y0: int, x1: int, y1: int) -> bool:
+    target, wide, high = TARGET_CLASSES[name], x1 - x0, y1 - y0
+    return (
+        area > WIDTH * HEIGHT * target.min_size_percent / 100
+        and area / (wide * high) > target.min_area_ratio
+        and max(high / wide, wide / high) < target.max_aspect_ratio
+        and WIDTH / wide < target.max_width_ratio
+        and HEIGHT / high < target.max_height_ratio
+    )
+
+
+def test_same_seed_same_bytes_for_any_number_of_workers_and_scenes(tree, tmp_path):
+    write_streets(tmp_path / "two", 4, 2, (256, 128), 7, workers=2)
+    assert content(tmp_path / "two") == content(tree)
+    write_streets(tmp_path / "fewer", 2, 1, (256, 128), 7)
+    fewer, all_files = content(tmp_path / "fewer"), content(tree)
+    assert fewer == {name: all_files[name] for name in fewer}
+    assert len(fewer) == 3 * 6
+
+
+def test_another_seed_split_or_index_is_another_scene():
+    scenes = [
+        make_scene(*key, 128, 64)
+        for key in ((0, "train", 0), (1, "train", 0), (0, "val", 0), (0, "train", 1))
+    ]
+    pictures = [scene.rgb.tobytes() for scene in scenes]
+    assert len(set(pictures)) == 4
+
+
+def test_torchvision_reads_the_tree(tree):
+    datasets = pytest.importorskip("torchvision.datasets")
+    for split, count in (("train", 4), ("val", 2)):
+        targets = ["instance", "semantic", "polygon", "color"]
+        dataset = datasets.Cityscapes(str(tree), split=split, mode="fine", target_type=targets)
+        assert len(dataset) == count
+        picture, (instances, semantics, polygons, colour) = dataset[0]
+        instances, semantics = np.asarray(instances).astype(np.uint16), np.asarray(semantics)
+        assert picture.size == (256, 128) == (polygons["imgWidth"], polygons["imgHeight"])
+        assert np.array_equal(np.where(instances < 1000, instances, instances // 1000), semantics)
+        assert np.array_equal(np.asarray(colour), colour_map(semantics))
+
+
+def test_official_code_rebuilds_the_maps_from_the_polygons(tree):
+    files = sorted(tree.glob("gtFine/*/*/*_polygons.json"))
+    assert len(files) == 6
+    for path in files:
+        annotation = Annotation()
+        annotation.fromJsonFile(str(path))
+        stem = str(path).removesuffix("polygons.json")
+        labels = np.asarray(Image.open(stem + "labelIds.png"))
+        instances = np.asarray(Image.open(stem + "instanceIds.png")).astype(np.uint16)
+        assert np.array_equal(np.asarray(createLabelImage(annotation, "ids")), labels)
+        assert np.array_equal(np.asarray(createInstanceImage(annotation, "ids")), instances)
+        assert "deleted" not in path.read_text()
+        for value in np.unique(instances[instances >= 1000]):
+            assert Instance(instances.astype(np.int32), int(value)).pixelCount == (instances == value).sum()
+
+
+def test_every_object_is_visible_inside_the_image_and_maps_follow_from_objects(scenes):
+    for scene in scenes[:16]:
+        labels, instances = rasterise(scene.objects, WIDTH, HEIGHT)
+        assert np.array_equal(labels, scene.label_ids)
+        assert np.array_equal(instances, scene.instance_ids)
+        numbered = sum(thing.is_instance for thing in scene.objects)
+        assert len(np.unique(instances[instances >= 1000])) == numbered
+        for thing in scene.objects:
+            assert len(thing.polygon) >= 3
+            assert thing.polygon.min() >= 0
+            assert thing.polygon[:, 0].max() < WIDTH
+            assert thing.polygon[:, 1].max() < HEIGHT
+
+
+def test_persons_have_human_height_under_the_written_camera(scenes):
+    heights = []
+    for scene in scenes:
+        camera = Camera.from_json(json.loads(json.dumps(scene.camera.to_json())))
+        whole = {}
+        ordinal = 0
+        for thing in scene.objects:
+            if thing.label == "person":
+                alone = rasterise([thing], WIDTH, HEIGHT)[1] > 0
+                whole[24000 + ordinal] = alone
+                ordinal += 1
+        for value, alone in whole.items():
+            rows = np.flatnonzero(alone.any(1))
+            top, foot = rows[0], rows[-1] + 1
+            at_edge = top <= 2 or foot >= HEIGHT - 2
+            # One pixel is 5 cm for a person of 35 pixels; smaller ones measure the raster.
+            if (scene.instance_ids == value).sum() > 0.95 * alone.sum() and foot - top >= 35 and not at_edge:
+                heights.append(camera.metric_height(top, foot))
+    assert len(heights) >= 30
+    assert min(heights) > 1.0
+    assert max(heights) < 2.1
+    assert 1.55 < np.median(heights) < 1.85
+
+
+def test_most_scenes_hold_usable_persons_and_cars(scenes):
+    for name in ("person", "car"):
+        share = np.mean([any(box[0] == name and is_usable(*box) for box in boxes(scene)) for scene in scenes])
+        assert share > 0.7, f"{name}: {share:.2f}"
+
+
+def test_scenes_resemble_real_maps_in_figures(scenes):
+    if not STATISTICS.exists():
+        pytest.skip("the statistics of real maps are not at hand (../shared/data/cityscapes_statistics.json)")
+    real = json.loads(STATISTICS.read_text())
+    areas = {name: row["mean"] for name, row in real["area_fraction"].items()}
+    for name in sorted(areas, key=areas.get)[-10:]:
+        ours = np.mean([(scene.label_ids == name2label[name].id).mean() for scene in scenes])
+        assert 0.5 < ours / areas[name] < 2, f"area of {name}: {ours:.4f}, real {areas[name]:.4f}"
+    every = [box for scene in scenes for box in boxes(scene)]
+    for name in ("person", "car"):
+        large = np.array([box[1:] for box in every if box[0] == name and box[1] * TO_FULL**2 >= 256])
+        height, foot = (large[:, 4] - large[:, 2]) * TO_FULL, large[:, 4] * TO_FULL
+        wanted = real["instances"][name]
+        pairs = {
+            "median height": (np.median(height), wanted["height_px_q5_25_50_75_95"][2]),
+            "median foot row": (np.median(foot), wanted["foot_row_q"][2]),
+            "slope": (np.polyfit(foot, height, 1)[0], wanted["height_vs_foot_row_line"][0]),
+        }
+        for what, (ours, target) in pairs.items():
+            assert abs(ours / target - 1) < 0.3, f"{what} of {name}: {ours:.2f}, real {target:.2f}"
+
+
+@pytest.mark.parametrize("size", [(64, 32), (256, 128), (200, 150), (1024, 512)])
+def test_any_size_has_the_same_street(size):
+    scene, reference = make_scene(3, "val", 1, *size), make_scene(3, "val", 1, 2 * size[0], 2 * size[1])
+    assert scene.rgb.shape == (size[1], size[0], 3)
+    assert scene.camera.height == reference.camera.height
+    assert 2 * scene.camera.fx == pytest.approx(reference.camera.fx)
+    agree = (scene.label_ids == reference.label_ids[::2, ::2]).mean()
+    assert agree > 0.75
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "scripts.make_streets", "--num_workers", "1", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--size", "512"], "WIDTHxHEIGHT"),
+        (["--size", "40x20"], "64x32"),
+        (["--train", "-1"], "-1"),
+        (["--train", "0", "--val", "0"], "nothing to write"),
+        (["--seed", "-3"], "seed"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_bad_arguments_give_one_line_and_status_2(arguments, complaint, tmp_path):
+    result = run("--out", str(tmp_path / "tree"), *arguments)
+    assert result.returncode == 2
+    assert complaint in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_program_reports_counts_and_respects_what_is_there(tmp_path):
+    out = tmp_path / "tree"
+    arguments = ["--out", str(out), "--train", "2", "--val", "1", "--size", "128x64"]
+    first = run(*arguments)
+    assert first.returncode == 0, first.stderr
+    assert "train 2, val 1" in first.stdout
+    assert "car" in first.stdout
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    again = run(*arguments)
+    assert again.returncode == 0
+    assert "nothing to do" in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    other = run(*arguments, "--seed", "5")
+    assert other.returncode == 2
+    assert "not empty" in other.stderr
+    (out / "mine.txt").write_text("kept")
+    replaced = run(*arguments, "--seed", "5", "--train", "1", "--overwrite")
+    assert replaced.returncode == 0, replaced.stderr
+    assert len(list(out.glob("leftImg8bit/train/*/*.png"))) == 1
+    assert (out / "mine.txt").read_text() == "kept"
