@@ -12,18 +12,16 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import time
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from augment.insert.contact_sheet import contact_sheet
 from augment.insert.gates import Gates
 from augment.insert.options import gates_of, parse, rendering_of
-from augment.insert.places import WORK, Settings, Task, fit_of_training, work
+from augment.insert.places import WORK, Settings, Task, fit_of_training, start_worker, work
 from augment.insert.scene import sibling_path, single_frame
 from augment.insert.tree import (
     MANIFEST,
@@ -34,7 +32,6 @@ from augment.insert.tree import (
     finished_frame,
     histogram,
     is_done,
-    mapping,
     open_tree,
     plan,
     remove_records,
@@ -52,7 +49,7 @@ from model import WhereWhat, load_model
 from support.checkpoints import find_checkpoint
 from support.errors import InputError, run_program, warn
 from support.files import write_atomic, writing_to
-from support.processes import spreading
+from support.processes import Pool
 
 # ---- input --------------------------------------------------------------------------------------
 
@@ -187,12 +184,12 @@ def insert(settings: argparse.Namespace, ranks: Ranks) -> int:
             for task in todo:  # so that a record is always one of this run
                 (out / WORK / f"{task.frame.name}.json").unlink(missing_ok=True)
             if rendering and ranks.rank == 0:
-                with spreading(settings.num_workers, "instances to show", "frame") as spread:
-                    rendering.prepare(spread)
+                with Pool(settings.num_workers) as pool:
+                    rendering.prepare(partial(pool.with_bar, "instances to show"))
             wait_for_all()
             try:
-                with mapping(settings.num_workers, job) as spread:
-                    for _ in tqdm(spread(work, todo), "images", len(todo), unit="image", disable=None):
+                with Pool(settings.num_workers, start_worker, (job,)) as pool:
+                    for _ in pool.with_bar("images", work, todo, unit="image"):
                         pass
             except InputError:
                 if ranks.count == 1:
@@ -267,12 +264,8 @@ def add_extras(settings: argparse.Namespace, out: Path, frames: list[Frame], lin
     if settings.coco:
         new_ids = {name: tuple(one["instance_id"] for one in found) for name, found in inserted.items()}
         made = [finished_frame(out, settings.split, frame) for frame in good]
-        if settings.num_workers > 1:
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(settings.num_workers, context) as pool:
-                path = write_coco(out, settings.split, made, new_ids, pool.map)
-        else:
-            path = write_coco(out, settings.split, made, new_ids)
+        with Pool(settings.num_workers) as pool:
+            path = write_coco(out, settings.split, made, new_ids, pool.map)
         print(f"COCO annotation: {path}")
     if settings.preview:
         pairs = [

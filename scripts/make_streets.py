@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from streets.scenes import write_streets
 from support.errors import Parser, run_program
+from support.processes import cores
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -32,9 +33,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--val", type=int, default=60, help="scenes in the val split")
     parser.add_argument("--size", type=_size, default="512x256", help="width x height in pixels, best 2:1")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument(
-        "--num_workers", type=int, default=cores, help="processes; no influence on the result"
+        "--num_workers", type=int, default=cores(), help="processes; no influence on the result"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace scenes of an earlier run in --out")
     return parser.parse_args()

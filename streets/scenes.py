@@ -4,14 +4,11 @@ A scene depends only on (seed, split, index): not on the worker that makes it, n
 random geometry does not depend on the image size either; only the rasterisation does.
 """
 
-import contextlib
 import json
-import multiprocessing
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +25,7 @@ from streets.scenery import Thing
 from streets.silhouettes import Shape
 from support.errors import InputError
 from support.files import write_atomic
+from support.processes import Pool
 
 SPLITS = {"train": ("streets", 0), "val": ("streetsval", 1)}  # split -> city name, number in the seed
 SETTINGS_FILE = "streets.json"
@@ -359,14 +357,8 @@ def write_streets(
     jobs = [("train", index) for index in range(train)] + [("val", index) for index in range(val)]
     write = partial(_write_scene, out, seed, size)
     instances: Counter[str] = Counter()
-    with contextlib.ExitStack() as stack:
-        if workers > 1:
-            # Spawned, not forked: a fork inherits cv2's thread pool without its threads and may hang.
-            spawn = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(workers, spawn, initializer=cv2.setNumThreads, initargs=(1,))
-            counts = stack.enter_context(pool).map(write, jobs, chunksize=4)
-        else:
-            counts = map(write, jobs)
+    with Pool(workers) as pool:
+        counts = pool.map(write, jobs)
         try:
             for count in progress(counts, len(jobs)) if progress else counts:
                 instances.update(count)

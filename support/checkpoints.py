@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from support.errors import InputError
+from support.files import replacing
 
 FORMAT = 1
 REQUIRED_KEYS = ("iteration", "samples_seen", "options", "networks", "optimisers", "window")
@@ -35,17 +36,13 @@ def save_checkpoint(folder: Path, state: dict, keep: int) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = checkpoint_path(folder, state["iteration"])
-    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
             torch.save({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise InputError(f"{path}: can't be saved ({error}); free some space and --resume auto") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     for old in list_checkpoints(folder)[:-keep]:
         if old != path:
             old.unlink()

@@ -1,8 +1,11 @@
-"""A map over processes with a progress bar, for work on a finished tree."""
+"""Work over processes: one kind of pool for every program."""
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -13,40 +16,96 @@ from tqdm import tqdm
 
 from support.errors import InputError
 
+_AHEAD = 4  # items handed out for each process before the first result is waited for
+_REMEDY = "the same command with fewer --num_workers goes on from there"
+
 
 def cores() -> int:
     """The processor cores that this program may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextmanager
-def spreading(workers: int, title: str, unit: str) -> Iterator[Callable]:
-    """A `map` of one function over items, with a bar on stderr; in this process for fewer than two workers.
+class Pool:
+    """Processes that are started with the first item; with fewer than two, everything happens here.
 
-    Raises InputError if a process is killed.
+    They never see Ctrl-C, which is the main process's business, and end when it is killed.
     """
-    # Spawned, not forked: a fork inherits OpenCV's thread pool without its threads and may hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_process) if workers > 1 else None
-    if pool is None:
-        cv2.setNumThreads(1)
 
-    def spread(function: Callable, items: Iterable) -> Iterator:
+    def __init__(
+        self,
+        workers: int,
+        prepare: Callable | None = None,
+        arguments: tuple = (),
+        remedy: str = _REMEDY,
+    ):
+        """prepare(*arguments) is called first in each process. remedy: what to do if one was killed."""
+        self.workers, self.remedy = workers, remedy
+        self._setup = (prepare, arguments)
+        self._executor: ProcessPoolExecutor | None = None
+        self._ready = False
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+
+    def map(self, function: Callable, items: Iterable) -> Iterator:
+        """function(item) in the order of the items, only a few of them ahead. InputError if one is killed."""
+        if self.workers < 2:
+            if not self._ready:
+                _prepare(*self._setup)
+                self._ready = True
+            yield from map(function, items)
+            return
+        if self._executor is None:
+            # Spawned, not forked: a fork inherits cv2's thread pool without its threads and may hang.
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(self.workers, context, _start_process, self._setup)
+        waiting: deque = deque()
+        try:
+            for item in items:
+                with _uninterrupted():  # and so are the processes that are started meanwhile
+                    waiting.append(self._executor.submit(function, item))
+                if len(waiting) >= _AHEAD * self.workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise InputError(
+                f"a worker process was killed, perhaps for want of memory; {self.remedy}"
+            ) from None
+
+    def with_bar(self, title: str, function: Callable, items: Iterable, unit: str = "frame") -> Iterator:
+        """`map` with a progress bar on stderr."""
         items = list(items)
-        results = map(function, items) if pool is None else pool.map(function, items)
-        return iter(tqdm(results, title, len(items), unit=unit, disable=None))
+        return iter(tqdm(self.map(function, items), title, len(items), unit=unit, disable=None))
 
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """SIGINT waits, and is blocked for good in processes that are started meanwhile."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield spread
-    except BrokenProcessPool:
-        raise InputError(
-            "a worker process was killed, perhaps for want of memory; take fewer --num_workers"
-        ) from None
+        yield
     finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business
+def _start_process(*setup) -> None:
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    os.environ["OMP_NUM_THREADS"] = "1"  # for libraries still to be imported
+    _prepare(*setup)
+
+
+def _leave_with_parent() -> None:
+    """End this process when the main one has been killed; nobody else would."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def _prepare(prepare: Callable | None, arguments: tuple) -> None:
     cv2.setNumThreads(1)
+    if prepare:
+        prepare(*arguments)

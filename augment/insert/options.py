@@ -13,6 +13,7 @@ from augment.options import WITH_WEIGHTS, SynthOptions, options_of
 from augment.paint.painter import RENDERERS, WITH_BANK, Rendering
 from data.labels import TARGET_CLASSES
 from support.errors import InputError, Parser
+from support.processes import cores
 
 TRAINING_SPLITS = ("train", "train_extra")
 
@@ -174,8 +175,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         if not 0 <= getattr(settings, name) <= 1:
             raise InputError(f"{name} must be in 0..1, not {getattr(settings, name)}")
     if settings.num_workers is None:  # torchrun sets LOCAL_WORLD_SIZE
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        settings.num_workers = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        settings.num_workers = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         if settings.render in WITH_WEIGHTS:  # which may fill a GPU each
             settings.num_workers = 1
     return settings

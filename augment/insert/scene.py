@@ -24,7 +24,7 @@ from data.labels import TARGET_CLASSES
 from data.outlines import Outlines
 from data.writer import annotation_files, colour_map, encode_png, polygons_from_json
 from support.errors import InputError
-from support.files import write_atomic
+from support.files import replacing, write_atomic
 
 _MAX_NUMBER = 999  # instance ids are label * 1000 + number
 
@@ -232,16 +232,7 @@ def write_files(out: Path, files: dict[str, bytes | Path]) -> None:
     for path, content in files.items():
         (out / path).parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, Path):
-            _copy_atomic(content, out / path)
+            with replacing(out / path) as temporary:
+                shutil.copyfile(content, temporary)
         else:
             write_atomic(out / path, content)
-
-
-def _copy_atomic(source: Path, target: Path) -> None:
-    """Copy the content of a file so that the copy is never seen half-written."""
-    temporary = target.with_name(f".{target.name}.copy.tmp")
-    try:
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -6,18 +6,13 @@ finished and disappears when all are; OUT/manifest.jsonl has a line for each obj
 
 import hashlib
 import json
-import multiprocessing
 import shutil
-import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
-from augment.insert.places import WORK, Settings, Task, start_worker
+from augment.insert.places import WORK, Task
 from augment.insert.scene import city_of, stamp
 from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame
 from data.labels import TARGET_CLASSES
@@ -164,32 +159,6 @@ def is_done(out: Path, frame: Frame) -> bool:
 
 
 # ---- the run ----------------------------------------------------------------------------------
-
-
-@contextmanager
-def mapping(workers: int, job: Settings) -> Iterator[Callable]:
-    """A `map` over processes that are ready for `work`; in this process for fewer than two."""
-    if workers < 2:
-        start_worker(job)
-        yield map
-        return
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_start_process, initargs=(job,)
-    )
-    try:
-        yield pool.map
-    except BrokenProcessPool:
-        raise InputError(
-            "a worker process was killed, perhaps for want of memory; the same command with fewer"
-            " --num_workers goes on from there"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_process(job: Settings) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business
-    start_worker(job)
 
 
 def all_records(out: Path, frames: list[Frame]) -> list[dict]:

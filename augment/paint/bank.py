@@ -8,7 +8,6 @@ frame. Written as a whole by os.replace; built again when the source files or th
 import hashlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from augment.paint.blend import ring_of, ring_statistics
 from data.cityscapes import Frame, list_frames
 from data.labels import FIRST_SINGLE_ID
 from support.errors import InputError, warn
+from support.files import replacing
 
 VERSION = 1
 GRID = 32  # shapes are compared at this size
@@ -282,26 +282,21 @@ def _write(
     numbers = sorted(by_frame)
     items = [(str(frames[n][1]), str(frames[n][0].instance_path), by_frame[n]) for n in numbers]
     kept: list[tuple] = []
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            cuts_of_frames = map_function(partial(_cut, longest=limits.longest), items)
-            for number, cuts in zip(numbers, cuts_of_frames, strict=True):
-                if isinstance(cuts, str):
-                    warn(f"{cuts}: no picture of its instance map's size; left out of the bank")
-                    continue
-                for one, (jpeg, mask, ring) in zip(by_frame[number], cuts, strict=True):
-                    _add(archive, f"jpeg{len(kept)}", jpeg)
-                    _add(archive, f"mask{len(kept)}", mask)
-                    kept.append(_row(frames[number][0].name, one, cv2.imdecode(mask, 0), ring))
-            if not kept:
-                raise InputError(f"{path}: none of the pictures could be read; copy them again")
-            for name, column in zip(Table.__dataclass_fields__, zip(*kept, strict=True), strict=True):
-                _add(archive, name, np.array(column))
-            _add(archive, "stamp", np.array(stamp))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        cuts_of_frames = map_function(partial(_cut, longest=limits.longest), items)
+        for number, cuts in zip(numbers, cuts_of_frames, strict=True):
+            if isinstance(cuts, str):
+                warn(f"{cuts}: no picture of its instance map's size; left out of the bank")
+                continue
+            for one, (jpeg, mask, ring) in zip(by_frame[number], cuts, strict=True):
+                _add(archive, f"jpeg{len(kept)}", jpeg)
+                _add(archive, f"mask{len(kept)}", mask)
+                kept.append(_row(frames[number][0].name, one, cv2.imdecode(mask, 0), ring))
+        if not kept:
+            raise InputError(f"{path}: none of the pictures could be read; copy them again")
+        for name, column in zip(Table.__dataclass_fields__, zip(*kept, strict=True), strict=True):
+            _add(archive, name, np.array(column))
+        _add(archive, "stamp", np.array(stamp))
 
 
 def _row(name: str, one: _Found, mask: np.ndarray, ring: np.ndarray) -> tuple:

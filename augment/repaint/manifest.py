@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data.writer import FrameName
 from support.errors import InputError
-from support.files import digest, write_atomic
+from support.files import digest, replacing, write_atomic
 
 SCHEMA = 1
 CODE_VERSION = "2"  # of everything that decides what the pipeline writes; another one starts anew
@@ -132,8 +132,7 @@ class Manifest:
         """Write the file anew, atomically: the last line of each item, by stage and key."""
         order = sorted(self.places, key=lambda item: (STAGES.index(item[0]), item[1]))
         places = {}
-        temporary = self.path.with_name(f".{MANIFEST}.{os.getpid()}.tmp")
-        try:
+        with replacing(self.path) as temporary:
             with self.path.open("rb") as old, temporary.open("wb") as new:
                 for item in order:
                     offset, status = self.places[item]
@@ -142,9 +141,6 @@ class Manifest:
                     new.write(old.readline())
                 self.end = new.tell()
             self.file.close()
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
         self.places = places
         self.file = self.path.open("ab", buffering=0)
 

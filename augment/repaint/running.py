@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -31,10 +31,11 @@ from augment.repaint.manifest import (
 )
 from augment.repaint.select import Source, balanced, in_scope, source_frames
 from augment.repaint.stages import Job, Patch
-from augment.repaint.workers import Pool, survey, work
+from augment.repaint.workers import pool_of, survey, work
 from streets.scenes import SETTINGS_FILE, write_streets
 from support.errors import InputError
 from support.files import digest, write_atomic, writing_to
+from support.processes import Pool
 
 SUMMARY = "synth.json"
 STREETS = "work/streets"
@@ -142,12 +143,6 @@ def input_of(out: Path, options: SynthOptions) -> Path:
     return Path(options.db_root) if options.db_root else Path(out) / STREETS
 
 
-def with_bar(pool: Pool, title: str, function: Callable, items: Iterable) -> Iterator:
-    """A map over processes with a progress bar."""
-    items = list(items)
-    return iter(tqdm(pool.map(function, items), title, len(items), disable=None))
-
-
 # ---- a run --------------------------------------------------------------------------------------
 
 
@@ -204,7 +199,7 @@ class Run:
 
     def pool(self, workers: int) -> Pool:
         """Processes for this run."""
-        return Pool(workers, self.out, self.root, self.worker_options)
+        return pool_of(workers, self.out, self.root, self.worker_options)
 
     @property
     def worker_options(self) -> SynthOptions:
@@ -275,7 +270,7 @@ class Run:
         pending = [source for source in self.scope if self.to_do(name, source)]
         if pending and name == "generate":
             options = self.worker_options
-            spread = partial(with_bar, pool, f"prepare {options.backend}")
+            spread = partial(pool.with_bar, f"prepare {options.backend}")
             prepare_backend(options.backend, options.backend_settings, self.root, options.split, spread)
         with writing_to(self.out):
             bar = tqdm(desc=name, total=len(pending), unit="frame", disable=None)

@@ -17,6 +17,7 @@ from data.cityscapes import list_frames
 from data.coco import write_coco
 from data.writer import FrameName
 from support.errors import InputError, warn
+from support.files import replacing
 
 MODES = ("symlink", "hardlink", "copy")
 KINDS = ("leftImg8bit", "gtFine", "camera")
@@ -70,23 +71,20 @@ def _is_there(source: Path, target: Path, mode: str) -> bool:
 
 
 def _place(source: Path, target: Path, mode: str) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        if mode == "symlink":
-            temporary.symlink_to(source)
-        elif mode == "hardlink":
-            temporary.hardlink_to(source)
-        else:
-            shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
+        with replacing(target) as temporary:
+            if mode == "symlink":
+                temporary.symlink_to(source)
+            elif mode == "hardlink":
+                temporary.hardlink_to(source)
+            else:
+                shutil.copyfile(source, temporary)
     except OSError as error:
         if mode == "copy" or error.errno in (errno.ENOSPC, errno.EROFS):
             raise
         why = "lies on another disk" if error.errno == errno.EXDEV else f"can't be linked ({error.strerror})"
         other = "symlink or copy" if mode == "hardlink" else "copy"
         raise InputError(f"{source}: {why}; build the tree with mode {other}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def splits_of(out: Path) -> list[str]:

@@ -6,13 +6,14 @@ raw and synthetic.
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 from augment.repaint.tree import export_coco, splits_of
 from data.coco import CATEGORY_IDS
 from support.errors import InputError, Parser, run_program
 from support.files import writing_to
-from support.processes import cores, spreading
+from support.processes import Pool, cores
 
 
 def _arguments() -> argparse.Namespace:
@@ -43,8 +44,9 @@ def main() -> int:
     splits = flags.splits or splits_of(flags.out)
     if not splits:
         raise InputError(f"--out {flags.out}: holds no instance maps; give the folder of a tree")
-    with writing_to(flags.out), spreading(flags.num_workers, "export", "frame") as map_function:
-        paths, left_out = export_coco(flags.out, splits, flags.category_ids, flags.polygons, map_function)
+    with writing_to(flags.out), Pool(flags.num_workers) as pool:
+        spread = partial(pool.with_bar, "export")
+        paths, left_out = export_coco(flags.out, splits, flags.category_ids, flags.polygons, spread)
     for path in paths:
         content = json.loads(path.read_text())
         new = sum(one["source"] == "synthetic" for one in content["annotations"])

@@ -9,7 +9,6 @@ import time
 from functools import partial
 
 from augment.repaint.command import finish, generate_workers, parse, run_verb, start
-from augment.repaint.running import with_bar
 from augment.repaint.tree import add_raw, export_coco, splits_of
 from support.files import writing_to
 
@@ -31,7 +30,7 @@ def main() -> int:
                 run.root, run.out, [split for split in options.raw_splits.split(",") if split], options.raw
             )
             if options.coco:
-                bar = partial(with_bar, pool, "export")
+                bar = partial(pool.with_bar, "export")
                 left_out = export_coco(run.out, splits_of(run.out), map_function=bar)[1]
     status = finish(run, counts) or int(left_out > 0)
     print(f"build      {raw} raw files by {options.raw}")

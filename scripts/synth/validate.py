@@ -10,7 +10,7 @@ from pathlib import Path
 
 from augment.repaint.validate import RULES, validate_tree
 from support.errors import InputError, Parser, run_program
-from support.processes import cores, spreading
+from support.processes import Pool, cores
 
 
 def _arguments() -> argparse.Namespace:
@@ -32,11 +32,11 @@ def main() -> int:
     if flags.root is None:
         raise InputError("give the folder of a tree to check")
     checked = []
-    with spreading(flags.num_workers, "validate", "frame") as spread:
+    with Pool(flags.num_workers) as pool:
 
         def count_and_spread(function, items):
             checked.append(len(items))
-            return spread(function, items)
+            return pool.with_bar("validate", function, items)
 
         findings = validate_tree(flags.root, count_and_spread, flags.verify)
     for finding in findings:
