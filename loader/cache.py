@@ -4,7 +4,7 @@ Reading an entry takes a few milliseconds, decoding and measuring a full-size fr
 long. One compressed .npz for each frame (it carries its own table and the stamp of its source files, so that
 an interrupted pass goes on where it stopped) and one index.json, which makes a later start as quick as
 looking at the dates of the source files. Entries serve all eight target classes. Whatever is
-stale, missing or damaged is made again from the source; every file appears by os.replace, so that two runs
+stale, missing or damaged is made again from the source; every file appears as a whole, so that two runs
 may build the same cache at once.
 """
 
@@ -12,13 +12,10 @@ import hashlib
 import io
 import json
 import os
-import signal
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -40,10 +37,13 @@ from data.cityscapes import (
 from data.labels import CHANNEL_OF_ID, FIRST_SINGLE_ID, TARGET_CLASSES
 from options import Options
 from support.errors import InputError, warn
+from support.files import stamp, write_atomic
+from support.processes import Pool, cores
 
 FORMAT_VERSION = 1
 INDEX_NAME = "index.json"
 CLASS_NAMES = tuple(TARGET_CLASSES)
+FRAMES_WORTH_A_PROCESS = 30  # about as many as are read in the time that a process takes to start
 
 # Whatever a damaged zip or array makes the readers raise; the entry is then made again.
 _DAMAGE = (
@@ -152,7 +152,7 @@ def prepare(options: Options, split: str, progress: bool = True) -> WorkingMaps:
     records, missing = {}, []
     for frame in frames:
         record = known.get(frame.name)
-        if record and entry_path(folder, frame).name in present and record.stamp == _stamp_or_none(frame):
+        if record and entry_path(folder, frame).name in present and record.stamp == _stamp(frame):
             records[frame.name] = record
         else:
             missing.append(frame)
@@ -188,6 +188,10 @@ def cache_key(db_root: str | Path, sizes: Sizes) -> str:
     return hashlib.sha256(json.dumps((FORMAT_VERSION, *depends_on)).encode()).hexdigest()[:12]
 
 
+def _stamp(frame: Frame) -> list[int] | None:
+    return stamp(frame.label_path, frame.instance_path)
+
+
 def entry_path(folder: Path, frame: Frame) -> Path:
     """The .npz file of a frame."""
     return folder / f"{frame.name}.npz"
@@ -199,30 +203,15 @@ def entry_path(folder: Path, frame: Frame) -> Path:
 def _scan_all(
     frames: list[Frame], folder: Path, sizes: Sizes, options: Options, progress: bool
 ) -> Iterator[Record | str]:
-    """For each frame its record, or the reason why its files can't be used."""
+    """For each frame its record, or the reason why its files can't be used; over all cores if worth it."""
     if not frames:
         return
     scan = partial(_scan, folder=folder, sizes=sizes)
-    bar = partial(tqdm, total=len(frames), desc=folder.name, unit="frame", disable=not progress)
-    workers = min(_cpu_count(), len(frames)) if options.num_workers else 1
-    if workers == 1:
-        yield from bar(map(scan, frames))
-        return
-    pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
-    try:
-        yield from bar(pool.map(scan, frames, chunksize=4))
-    except BrokenProcessPool:
-        raise InputError(
-            f"{folder}: a process that filled the cache was killed, perhaps for want of memory; start"
-            " again with --num_workers 0 (what is done is kept)"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _cpu_count() -> int:
-    """Processors this process may use; the one-time pass takes them all, training only num_workers."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores(), len(frames) // FRAMES_WORTH_A_PROCESS) if options.num_workers else 1
+    remedy = "start again with --num_workers 0 (what is done is kept)"
+    with Pool(workers, remedy=remedy) as pool:
+        found = pool.map(scan, frames)
+        yield from tqdm(found, folder.name, len(frames), unit="frame", disable=not progress)
 
 
 def _scan(frame: Frame, folder: Path, sizes: Sizes) -> Record | str:
@@ -230,7 +219,7 @@ def _scan(frame: Frame, folder: Path, sizes: Sizes) -> Record | str:
     path = entry_path(folder, frame)
     try:
         record = _read_record(path)
-        if record.stamp == _stamp_or_none(frame):
+        if record.stamp == _stamp(frame):
             return record
     except _DAMAGE:
         pass  # missing or damaged: made again
@@ -244,9 +233,9 @@ def _scan(frame: Frame, folder: Path, sizes: Sizes) -> Record | str:
 
 def _make_entry(frame: Frame, sizes: Sizes) -> tuple[Record, FrameMaps]:
     """Record and maps of a frame, from its source files; InputError if one of them is bad."""
-    stamp = _stamp_or_none(frame)  # before reading: a change while reading makes the entry stale, not wrong
+    source = _stamp(frame)  # before reading: a change while reading makes the entry stale, not wrong
     label_ids, instance_ids = read_maps(frame)
-    if stamp is None:
+    if source is None:
         raise InputError(f"{frame.label_path}: has changed while it was read; start again")
     labels = CHANNEL_OF_ID[label_ids]
     labels_small, ids_small = (resize_nearest(a, *sizes.small) for a in (labels, instance_ids))
@@ -266,16 +255,7 @@ def _make_entry(frame: Frame, sizes: Sizes) -> tuple[Record, FrameMaps]:
         np.array(compact_ids, np.int32),
         np.array(compact, np.uint8).reshape(-1, *reversed(sizes.compact)),
     )
-    return Record(stamp, table), maps
-
-
-def _stamp_or_none(frame: Frame) -> list[int] | None:
-    """Size and mtime_ns of the frame's two files; None if one is gone."""
-    try:
-        found = [path.stat() for path in (frame.label_path, frame.instance_path)]
-    except OSError:
-        return None
-    return [number for status in found for number in (status.st_size, status.st_mtime_ns)]
+    return Record(source, table), maps
 
 
 # ---- files of the cache -------------------------------------------------------------------------
@@ -330,15 +310,8 @@ def _checksum(frames: dict) -> int:
 
 
 def _write_file(path: Path, content: bytes) -> None:
-    """Write at once: readers see the old file or the new one, whoever else writes it too."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.uname().nodename}-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_atomic(path, content)
     except OSError as error:
         raise InputError(f"{path}: can't be written ({error.strerror}); set another --cache_dir") from None

@@ -41,6 +41,15 @@ def writing_to(out: Path) -> Iterator[None]:
         ) from None
 
 
+def stamp(*paths: Path) -> list[int] | None:
+    """By what a change of source files shows: size in bytes and mtime in ns of each; None if one is gone."""
+    try:
+        found = [path.stat() for path in paths]
+    except OSError:
+        return None
+    return [number for status in found for number in (status.st_size, status.st_mtime_ns)]
+
+
 def digest(content: bytes) -> str:
     """SHA-256 in hexadecimal."""
     return hashlib.sha256(content).hexdigest()

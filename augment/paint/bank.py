@@ -2,7 +2,7 @@
 
 One npz file: a table of the chosen instances (class, size, shape, light, how freely they stand) and a JPEG
 of each with its mask, so that a worker reads a few tens of kilobytes for a sample instead of decoding a
-frame. Written as a whole by os.replace; built again when the source files or the limits have changed.
+frame. Written as a whole; built again when the source files or the limits have changed.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from augment.paint.blend import ring_of, ring_statistics
 from data.cityscapes import Frame, list_frames
 from data.labels import FIRST_SINGLE_ID
 from support.errors import InputError, warn
-from support.files import replacing
+from support.files import replacing, stamp
 
 VERSION = 1
 GRID = 32  # shapes are compared at this size
@@ -123,9 +123,9 @@ def build_bank(
             f"{db_root}: has no pictures in leftImg8bit/{split}; unpack leftImg8bit_trainvaltest.zip there,"
             " or choose another back end than swap"
         )
-    stamp = _stamp(frames, split, limits)
+    state = _state(frames, split, limits)
     try:
-        if str(np.load(cache_file, allow_pickle=False)["stamp"]) == stamp:
+        if str(np.load(cache_file, allow_pickle=False)["stamp"]) == state:
             return Bank(cache_file)
     except _DAMAGE:
         pass  # missing or damaged: made again
@@ -134,7 +134,7 @@ def build_bank(
         raise InputError(f"{db_root}: no instance in split {split} is large enough to be shown again")
     try:
         cache_file.parent.mkdir(parents=True, exist_ok=True)
-        _write(cache_file, stamp, frames, chosen, map_function, limits)
+        _write(cache_file, state, frames, chosen, map_function, limits)
     except OSError as error:
         raise InputError(f"{cache_file}: can't be written ({error.strerror}); choose another bank") from None
     return Bank(cache_file)
@@ -168,13 +168,12 @@ def _picture_path(frame: Frame) -> Path:
     return root / "leftImg8bit" / split / city / f"{frame.name}_leftImg8bit.png"
 
 
-def _stamp(frames: list[tuple[Frame, Path]], split: str, limits: Limits) -> str:
+def _state(frames: list[tuple[Frame, Path]], split: str, limits: Limits) -> str:
     """A hash of what the bank depends on: names, sizes and times of the source files, and the limits."""
     parts = [VERSION, split, limits.per_class, limits.longest]
     for frame, picture in frames:
         for path in (frame.instance_path, picture):
-            status = path.stat()
-            parts += [path.name, status.st_size, status.st_mtime_ns]
+            parts += [path.name, *(stamp(path) or ())]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 

@@ -290,8 +290,14 @@ def test_a_folder_that_cannot_be_written_is_named(options, tmp_path):
 # ---- several processes --------------------------------------------------------------------------
 
 
-def test_a_pool_of_processes_makes_the_same_entries(options, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cache, "_cpu_count", lambda: 2)
+@pytest.fixture
+def two_processes(monkeypatch):
+    """Two processes fill the cache, however few frames there are."""
+    monkeypatch.setattr(cache, "cores", lambda: 2)
+    monkeypatch.setattr(cache, "FRAMES_WORTH_A_PROCESS", 1)
+
+
+def test_a_pool_of_processes_makes_the_same_entries(options, two_processes, tmp_path, capsys):
     frame_paths(Path(options.db_root), 3)[0].write_bytes(b"")
     alone = replace(options, skip_bad_files=True)
     pool = replace(alone, num_workers=2, cache_dir=str(tmp_path / "other"))
@@ -304,9 +310,12 @@ def test_a_pool_of_processes_makes_the_same_entries(options, tmp_path, monkeypat
         ready(replace(pool, cache_dir=str(Path(options.db_root) / "gtFine/train/littleton/x" / ("y" * 300))))
 
 
-def test_a_killed_process_is_reported_in_one_line(options, monkeypatch):
-    monkeypatch.setattr(cache, "_cpu_count", lambda: 2)
-    monkeypatch.setattr(cache, "_make_entry", lambda *_: os._exit(9))
+def _die(*_, **__):
+    os._exit(9)
+
+
+def test_a_killed_process_is_reported_in_one_line(options, two_processes, monkeypatch):
+    monkeypatch.setattr(cache, "_scan", _die)
     with pytest.raises(InputError, match=r"was killed.*--num_workers 0"):
         ready(replace(options, num_workers=1))
 
