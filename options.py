@@ -265,10 +265,26 @@ def parse(arguments: list[str] | None = None) -> tuple[Options, bool]:
 
 
 def as_markdown() -> str:
-    """All options as a Markdown table, as the README shows them."""
+    """The page docs/options.md: all options as a table, and the presets."""
     rows = ["| option | default (`paper`) | `demo` | meaning |", "|---|---|---|---|"]
     for item in dataclasses.fields(Options):
         demo = PRESETS["demo"].get(item.name, "")
         default = item.default if item.default != "" else "(none)"
         rows.append(f"| `{item.name}` | {default} | {demo} | {item.metadata['help']} |")
-    return "\n".join(rows)
+    table = "\n".join(rows)
+    return f"""# Options of a training run
+
+Made by `python options.py > docs/options.md`; `python main.py --help` prints the list too. Sizes are
+width (x) and height (y) in pixels. Precedence: the defaults, then `--preset`, then `--config FILE.yaml`, then
+flags.
+
+{table}
+
+Presets: `paper` (the defaults), `demo` (small maps and networks, for a CPU: what the quickstart trains; its
+departures from the published settings are named in [differences.md](differences.md#the-wherewhat-model)),
+`tiny` (seconds, for tests).
+"""
+
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")

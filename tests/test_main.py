@@ -19,7 +19,7 @@ import main
 import model
 from data.labels import CHANNEL_COLOURS
 from model import LOSS_NAMES
-from options import PRESETS, Options, as_markdown, parse, write_yaml
+from options import PRESETS, Options, parse, write_yaml
 from support.checkpoints import list_checkpoints, load_checkpoint
 from support.errors import InputError, run_program
 from tests.miniature import frame_paths, write_miniature, write_png
@@ -487,7 +487,3 @@ def test_help_names_every_option():
     assert done.returncode == 0
     for name in Options.__dataclass_fields__:
         assert f"--{name}" in done.stdout
-
-
-def test_readme_lists_the_options_as_they_are():
-    assert as_markdown() in (ROOT / "README.md").read_text()
