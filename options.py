@@ -241,12 +241,9 @@ def add_option_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{item.name}", help=text, default=argparse.SUPPRESS, **kind)
 
 
-def parse(arguments: list[str] | None = None) -> tuple[Options, bool]:
-    """Options of a command line (None: sys.argv), and whether it asks for a dry run.
-
-    Raises InputError for anything that can't be used.
-    """
-    parser = Parser(prog="main.py", description="Train the joint where/what model.", allow_abbrev=False)
+def parser() -> Parser:
+    """The command line of main.py."""
+    parser = Parser("main.py", "Train the joint where/what model.")
     parser.add_argument("--preset", choices=tuple(PRESETS), help="named set of options (default paper)")
     parser.add_argument("--config", metavar="FILE.yaml", help="options of a saved run; flags win over it")
     parser.add_argument(
@@ -255,7 +252,15 @@ def parse(arguments: list[str] | None = None) -> tuple[Options, bool]:
         help="open the data, print options, parameter table and number of usable instances, then stop",
     )
     add_option_flags(parser)
-    flags = vars(parser.parse_args(arguments))
+    return parser
+
+
+def parse(arguments: list[str] | None = None) -> tuple[Options, bool]:
+    """Options of a command line (None: sys.argv), and whether it asks for a dry run.
+
+    Raises InputError for anything that can't be used.
+    """
+    flags = vars(parser().parse_args(arguments))
     preset, config, dry_run = flags.pop("preset"), flags.pop("config"), flags.pop("dry_run")
     values = dict(PRESETS[preset or "paper"])
     if config:

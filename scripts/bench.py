@@ -350,8 +350,9 @@ def scaling(arguments: argparse.Namespace, db_root: Path) -> str:
     return "\n".join(rows)
 
 
-def main() -> None:
-    parser = Parser(prog="python -m scripts.bench", description="Time the training step.")
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser("python -m scripts.bench", "Time the training step.")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="sizes and widths")
     parser.add_argument("--db_root", help="Cityscapes tree (default: 8 built-in scenes, 2048x1024 pixels)")
     parser.add_argument("--cache_dir", default="", help="working maps (default: a temporary folder)")
@@ -373,7 +374,11 @@ def main() -> None:
     parser.add_argument("--scaling", action="store_true", help="cost against batch size and images instead")
     parser.add_argument("--json", metavar="FILE", help="write the result there")
     parser.add_argument("--alone", choices=VARIANTS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     for name, least in (("repeats", 1), ("warm_up", 0), ("threads", 0)):
         if getattr(arguments, name) < least:
             raise InputError(f"--{name} must be at least {least}, not {getattr(arguments, name)}")

@@ -63,12 +63,17 @@ def insert_seconds(model: WhereWhat, options: Options, db_root: Path) -> tuple[f
     return float(found[2]) / int(found[1]), int(found[1])
 
 
-def main() -> None:
-    parser = Parser(prog="python -m scripts.bench_insertion", description="Time insertion on a CPU.")
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser("python -m scripts.bench_insertion", "Time insertion on a CPU.")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="sizes and widths")
     parser.add_argument("--db_root", help="Cityscapes tree (default: built-in scenes, 2048x1024 pixels)")
     parser.add_argument("--images", type=int, default=120, help="built-in scenes made (default 120)")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     if arguments.images < 1:
         raise InputError(f"--images must be at least 1, not {arguments.images}")
     options = Options(**PRESETS[arguments.preset])

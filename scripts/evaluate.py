@@ -45,9 +45,9 @@ RESULT = "evaluation.json"
 QUICK_N_Z = 4
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Settings of a command line (None: sys.argv). Raises InputError for what can't be used."""
-    parser = Parser(prog="python -m scripts.evaluate", description="Measure placements.", allow_abbrev=False)
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser("python -m scripts.evaluate", "Measure placements.")
     parser.add_argument(
         "--checkpoint", required=True, help="run folder (its newest checkpoint) or state-*.pt"
     )
@@ -69,7 +69,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--quick", action="store_true", help="placement figures only: no re-placement, shapes, reconstruction"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an evaluation that lies in --out")
-    settings = parser.parse_args(arguments)
+    return parser
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Settings of a command line (None: sys.argv). Raises InputError for what can't be used."""
+    settings = parser().parse_args(arguments)
     if settings.n_z is None:
         settings.n_z = QUICK_N_Z if settings.quick else 10
     for name, least in (("n_z", 2), ("seeds", 1), ("scenes", 1), ("batch_size", 1)):

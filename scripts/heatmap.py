@@ -30,11 +30,9 @@ SMALLEST = 1024  # the picture is enlarged to at least this width, pixels
 PASSES, FAILS, BEST = (0, 255, 0), (255, 0, 0), (255, 255, 0)
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Settings of a command line (None: sys.argv). Raises InputError for what can't be used."""
-    parser = Parser(
-        prog="python -m scripts.heatmap", description="Where would it place an object?", allow_abbrev=False
-    )
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser("python -m scripts.heatmap", "Where would it place an object?")
     add = parser.add_argument
     add("--checkpoint", required=True, help="run folder (its newest checkpoint) or state-*.pt")
     add("--image", required=True, help="label map of the scene (labelIds.png)")
@@ -46,7 +44,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="seed of the noise (default 0)")
     add("--device", default="auto", help="auto (cuda if there is one), cpu, cuda or cuda:N")
     add("--overwrite", action="store_true", help="replace existing files")
-    settings = parser.parse_args(arguments)
+    return parser
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Settings of a command line (None: sys.argv). Raises InputError for what can't be used."""
+    settings = parser().parse_args(arguments)
     for name, least in (("n_z", 1), ("top", 0), ("seed", 0)):
         if getattr(settings, name) < least:
             raise InputError(f"{name} must be at least {least}, not {getattr(settings, name)}")

@@ -22,10 +22,11 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _arguments() -> argparse.Namespace:
+def parser() -> Parser:
+    """The command line."""
     parser = Parser(
-        prog="python -m scripts.make_streets",
-        description="Write procedural street scenes as a Cityscapes tree.",
+        "python -m scripts.make_streets",
+        "Write procedural street scenes as a Cityscapes tree.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--out", required=True, help="folder of the tree; made if absent, must be empty")
@@ -37,11 +38,11 @@ def _arguments() -> argparse.Namespace:
         "--num_workers", type=int, default=cores(), help="processes; no influence on the result"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace scenes of an earlier run in --out")
-    return parser.parse_args()
+    return parser
 
 
 def main() -> None:
-    options = _arguments()
+    options = parser().parse_args()
     cv2.setNumThreads(1)
     report = write_streets(
         options.out,

@@ -10,7 +10,13 @@ class InputError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are an InputError, without the page of usage before them."""
+    """An argument parser whose complaints are an InputError, without the page of usage before them.
+
+    Flags must be written out: an abbreviation would change its meaning when a flag is added.
+    """
+
+    def __init__(self, prog: str, description: str, **settings):
+        super().__init__(prog=prog, description=description, allow_abbrev=False, **settings)
 
     def error(self, message: str) -> None:
         raise InputError(f"{message} (see --help)")

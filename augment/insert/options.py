@@ -65,13 +65,9 @@ def _labels(text: str) -> tuple[int, ...]:
     return tuple(sorted({name2label[name].id for name in names}))
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Settings of a command line (None: sys.argv). Raises InputError for what can't be used."""
-    parser = Parser(
-        prog="python -m scripts.insert",
-        description="Insert objects into a Cityscapes-format data set.",
-        allow_abbrev=False,
-    )
+def parser() -> Parser:
+    """The command line of scripts.insert."""
+    parser = Parser("python -m scripts.insert", "Insert objects into a Cityscapes-format data set.")
     add = parser.add_argument
     add("--checkpoint", required=True, nargs="+", help="run folders or state-*.pt, one for each class")
     add("--out", required=True, help="folder of the new tree; made if absent")
@@ -142,7 +138,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("--device", default="auto", help="auto (cuda if there is one), cpu, cuda or cuda:N")
     add("--overwrite", action="store_true", help="replace an earlier insertion in --out")
-    settings = parser.parse_args(arguments)
+    return parser
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Settings of a command line (None: sys.argv). Raises InputError for what can't be used."""
+    settings = parser().parse_args(arguments)
 
     if not settings.db_root and not settings.image:
         raise InputError("--db_root is required (or --image for a single image)")

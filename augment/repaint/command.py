@@ -37,28 +37,24 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add("--dry_run", action="store_true", help="say what there is to do, write nothing")
 
 
-def parse(
-    verb: str,
-    description: str,
-    with_options: bool = False,
-    add_flags: Callable[[argparse.ArgumentParser], None] | None = None,
-) -> tuple[argparse.Namespace, SynthOptions | None]:
-    """Flags and, where a program takes them, options of the command line. Raises InputError.
-
-    add_flags: adds a program's own flags to the parser.
-
-    Prints the options and leaves if --print_config is among the flags.
-    """
-    parser = Parser(prog=f"python -m scripts.synth.{verb}", description=description, allow_abbrev=False)
+def stage_parser(verb: str, description: str, with_options: bool = False) -> Parser:
+    """The command line of a stage's program; with_options: it takes the options of the pipeline too."""
+    parser = Parser(f"python -m scripts.synth.{verb}", description)
     add_run_flags(parser)
     if with_options:
         parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in --out")
         add_option_flags(parser)
-    if add_flags:
-        add_flags(parser)
+    return parser
+
+
+def parse(parser: Parser) -> tuple[argparse.Namespace, SynthOptions | None]:
+    """Flags of sys.argv and, where a `stage_parser` takes them, options. Raises InputError.
+
+    Prints the options and leaves if --print_config is among the flags.
+    """
     flags = parser.parse_args()
-    options = options_of(vars(flags)) if with_options else None
-    if with_options and flags.print_config:
+    options = options_of(vars(flags)) if "print_config" in flags else None
+    if options and flags.print_config:
         print(as_yaml(options))
         raise SystemExit(0)
     if not flags.out:

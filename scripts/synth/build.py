@@ -4,7 +4,6 @@ Puts the raw frames beside the synthetic ones in OUT, as links or copies: then O
 reader of Cityscapes takes. The source is only read; a second call changes nothing.
 """
 
-import argparse
 from pathlib import Path
 
 from augment.options import from_saved
@@ -14,17 +13,18 @@ from support.errors import InputError, Parser, run_program
 from support.files import writing_to
 
 
-def _arguments() -> argparse.Namespace:
-    parser = Parser(prog="python -m scripts.synth.build", description="Put raw frames beside synthetic ones.")
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser("python -m scripts.synth.build", "Put raw frames beside synthetic ones.")
     parser.add_argument("--out", required=True, type=Path, help="folder of the tree")
     parser.add_argument("--db_root", type=Path, help="data set of the raw frames (default: that of the run)")
     parser.add_argument("--splits", nargs="+", help="splits to put there (default: those of the run)")
     parser.add_argument("--mode", choices=MODES, help="how (default: that of the run)")
-    return parser.parse_args()
+    return parser
 
 
 def main() -> None:
-    flags = _arguments()
+    flags = parser().parse_args()
     summary = read_summary(flags.out)
     if summary is not None:
         options = from_saved(summary["options"], str(flags.out / SUMMARY))

@@ -4,7 +4,6 @@ Writes OUT/annotations/instancesonly_filtered_gtFine_SPLIT.json, the COCO annota
 raw and synthetic.
 """
 
-import argparse
 import json
 from functools import partial
 from pathlib import Path
@@ -16,12 +15,9 @@ from support.files import writing_to
 from support.processes import Pool, cores
 
 
-def _arguments() -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m scripts.synth.export",
-        description="Write COCO annotation of a tree.",
-        allow_abbrev=False,
-    )
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser("python -m scripts.synth.export", "Write COCO annotation of a tree.")
     parser.add_argument("--out", required=True, type=Path, help="folder of the tree")
     parser.add_argument("--splits", nargs="+", help="splits to write (default: all that have truth)")
     parser.add_argument(
@@ -36,11 +32,11 @@ def _arguments() -> argparse.Namespace:
         help="outlines instead of run-length codes, for instances without holes that are no groups",
     )
     parser.add_argument("--num_workers", type=int, default=cores(), help="processes (default: one a core)")
-    return parser.parse_args()
+    return parser
 
 
 def main() -> int:
-    flags = _arguments()
+    flags = parser().parse_args()
     splits = flags.splits or splits_of(flags.out)
     if not splits:
         raise InputError(f"--out {flags.out}: holds no instance maps; give the folder of a tree")

@@ -4,11 +4,17 @@ Repaints the instances that scripts.synth.select chose: OUT/work/generate, and t
 OUT/manifest.jsonl. The options are those given to select.
 """
 
-from augment.repaint.command import finish, generate_workers, parse, resume, run_verb
+from augment.repaint.command import finish, generate_workers, parse, resume, run_verb, stage_parser
+from support.errors import Parser
+
+
+def parser() -> Parser:
+    """The command line."""
+    return stage_parser("generate", "Repaint the chosen instances.")
 
 
 def main() -> int:
-    flags, _ = parse("generate", "Repaint the chosen instances.")
+    flags, _ = parse(parser())
     run = resume(flags)
     if run is None:
         return 0

@@ -4,11 +4,17 @@ Pastes what scripts.synth.generate painted into the frames: OUT/panorama holds t
 OUT/leftImg8bit and OUT/gtFine the focus crops with their truth. The options are those given to select.
 """
 
-from augment.repaint.command import finish, parse, resume, run_verb
+from augment.repaint.command import finish, parse, resume, run_verb, stage_parser
+from support.errors import Parser
+
+
+def parser() -> Parser:
+    """The command line."""
+    return stage_parser("integrate", "Paste repainted instances and make focus crops.")
 
 
 def main() -> int:
-    flags, _ = parse("integrate", "Paste repainted instances and make focus crops.")
+    flags, _ = parse(parser())
     run = resume(flags)
     if run is None:
         return 0

@@ -8,13 +8,19 @@ made and used. The same command again goes on where a run was cut short.
 import time
 from functools import partial
 
-from augment.repaint.command import finish, generate_workers, parse, run_verb, start
+from augment.repaint.command import finish, generate_workers, parse, run_verb, stage_parser, start
 from augment.repaint.tree import add_raw, export_coco, splits_of
+from support.errors import Parser
 from support.files import writing_to
 
 
+def parser() -> Parser:
+    """The command line."""
+    return stage_parser("run", "Repaint the instances of a data set, all stages.", with_options=True)
+
+
 def main() -> int:
-    flags, options = parse("run", "Repaint the instances of a data set, all stages.", with_options=True)
+    flags, options = parse(parser())
     begin = time.monotonic()
     run = start(flags, options)
     if run is None:

@@ -5,29 +5,31 @@ the published whole-patch figures under their own names, and, where their weight
 and CLIP. Writes OUT/score.json and prints a table.
 """
 
-import argparse
 import json
 from collections.abc import Iterator
 
 from tqdm import tqdm
 
 from augment.repaint import score_networks
-from augment.repaint.command import parse, resume, run_verb
+from augment.repaint.command import parse, resume, run_verb, stage_parser
 from augment.repaint.running import Run
 from augment.repaint.score import NUMBERS, Mean, Sample, measure
 from augment.repaint.score_networks import Networks, Weights
-from support.errors import InputError
+from support.errors import InputError, Parser
 from support.files import write_atomic, writing_to
 
 SCORE = "score.json"
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def parser() -> Parser:
+    """The command line."""
+    parser = stage_parser("score", "Score the synthetic frames of a run.")
     group = parser.add_argument_group("weights; without them a figure is reported as unavailable")
     group.add_argument("--inception_weights", default="", metavar="FILE", help="for FID and KID")
     group.add_argument("--lpips_weights", default="", metavar="FILE", help="torchvision's AlexNet, for LPIPS")
     group.add_argument("--clip_model", default="", metavar="FOLDER", help="for CLIP; or a model's id")
     group.add_argument("--offline", action="store_true", help="never fetch a model by its id")
+    return parser
 
 
 def samples_of(run: Run, pictures: bool) -> Iterator[Sample]:
@@ -40,7 +42,7 @@ def samples_of(run: Run, pictures: bool) -> Iterator[Sample]:
 
 
 def main() -> int:
-    flags, _ = parse("score", "Score the synthetic frames of a run.", add_flags=add_flags)
+    flags, _ = parse(parser())
     run = resume(flags)
     if run is None:
         return 0

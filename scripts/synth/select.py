@@ -5,11 +5,17 @@ lines of the stage in OUT/manifest.jsonl. The options of the later stages are gi
 OUT/synth.json. The same command goes on where it was cut short.
 """
 
-from augment.repaint.command import finish, parse, run_verb, start
+from augment.repaint.command import finish, parse, run_verb, stage_parser, start
+from support.errors import Parser
+
+
+def parser() -> Parser:
+    """The command line."""
+    return stage_parser("select", "Choose and cut out the instances to repaint.", with_options=True)
 
 
 def main() -> int:
-    flags, options = parse("select", "Choose and cut out the instances to repaint.", with_options=True)
+    flags, options = parse(parser())
     run = start(flags, options)
     if run is None:
         return 0

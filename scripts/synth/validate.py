@@ -4,7 +4,6 @@ Checks every rule that readers of Cityscapes and COCO rely on, in any Cityscapes
 one is broken. --rules lists them.
 """
 
-import argparse
 from collections import Counter
 from pathlib import Path
 
@@ -13,19 +12,18 @@ from support.errors import InputError, Parser, run_program
 from support.processes import Pool, cores
 
 
-def _arguments() -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m scripts.synth.validate", description="Check a Cityscapes tree.", allow_abbrev=False
-    )
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser("python -m scripts.synth.validate", "Check a Cityscapes tree.")
     parser.add_argument("root", nargs="?", type=Path, help="folder that holds leftImg8bit/ and gtFine/")
     parser.add_argument("--verify", action="store_true", help="compare files with the manifest's digests too")
     parser.add_argument("--num_workers", type=int, default=cores(), help="processes (default: one a core)")
     parser.add_argument("--rules", action="store_true", help="list the rules, and stop")
-    return parser.parse_args()
+    return parser
 
 
 def main() -> int:
-    flags = _arguments()
+    flags = parser().parse_args()
     if flags.rules:
         print("\n".join(f"{rule:<10} {text}" for rule, text in RULES.items()))
         return 0

@@ -15,6 +15,7 @@ from augment.repaint.command import parse
 from augment.repaint.manifest import MANIFEST, Manifest, line_of, write_outputs
 from augment.repaint.select import balanced, candidates_of, choose, in_scope, source_frames
 from data.writer import rasterise
+from scripts.synth import run
 from support.errors import InputError
 from support.files import digest
 from support.seeds import seed_of
@@ -238,7 +239,7 @@ def test_a_bad_yaml_is_named_in_one_line(tmp_path, text, complaint):
 def test_print_config_explains_every_option(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["run", "--print_config", "--k", "5"])
     with pytest.raises(SystemExit) as stopped:
-        parse("run", "", with_options=True)
+        parse(run.parser())
     assert not stopped.value.code
     printed = capsys.readouterr().out
     content = yaml.safe_load(printed)
