@@ -38,6 +38,9 @@ def parser() -> Parser:
         "--num_workers", type=int, default=cores(), help="processes; no influence on the result"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace scenes of an earlier run in --out")
+    parser.add_argument(
+        "--erased", action="store_true", help="write what the maps show without each instance, too"
+    )
     return parser
 
 
@@ -52,6 +55,7 @@ def main() -> None:
         options.seed,
         options.num_workers,
         options.overwrite,
+        options.erased,
         lambda scenes, total: tqdm(scenes, total=total, unit="scene", desc="street scenes"),
     )
     if report.found:

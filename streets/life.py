@@ -88,8 +88,10 @@ def _far_cars(rng: np.random.Generator, town: Population) -> None:
     town.things.append(Thing(ahead, "cargroup", Shape(parts, colours, union_outline(parts))))
 
 
-def _stand(town: Population, label: str, shape: Shape, right: float, ahead: float, width: float) -> None:
-    town.things.append(Thing(ahead, label, stand(town.camera, shape, right, ahead)))
+def _stand(
+    town: Population, label: str, shape: Shape, right: float, ahead: float, width: float, pair: int = 0
+) -> None:
+    town.things.append(Thing(ahead, label, stand(town.camera, shape, right, ahead), pair=pair))
     town.places.append((right, ahead, width / 2))
     turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     disc = np.stack([right + np.cos(turn) * width * 0.6, np.zeros(12), ahead + np.sin(turn) * 0.25], 1)
@@ -181,7 +183,7 @@ def _crowd(rng: np.random.Generator, town: Population) -> None:
 def two_wheelers(rng: np.random.Generator, town: Population) -> None:
     """Riders in the lanes, parked bicycles and motorcycles on the sidewalks."""
     street = town.street
-    for _ in range(rng.poisson(1.2)):
+    for pair in range(1, rng.poisson(1.2) + 1):
         ahead = float(np.exp(rng.uniform(np.log(11), np.log(70))))
         side = int(rng.choice((-1, 1)))
         right = street.at(side, -rng.uniform(0.6, 3.0), ahead)
@@ -192,9 +194,10 @@ def two_wheelers(rng: np.random.Generator, town: Population) -> None:
             heading += np.pi / 2
         motor = bool(rng.random() < 0.25)
         machine = make_motorcycle(rng, heading) if motor else make_bicycle(rng, heading)
-        _stand(town, "motorcycle" if motor else "bicycle", machine, right, ahead, 1.2)
+        _stand(town, "motorcycle" if motor else "bicycle", machine, right, ahead, 1.2, pair)
         rider = make_rider(rng, rng.uniform(1.6, 1.85), heading, motor)
-        town.things.append(Thing(ahead - 0.05, "rider", stand(town.camera, rider, right, ahead)))
+        rider_shape = stand(town.camera, rider, right, ahead)
+        town.things.append(Thing(ahead - 0.05, "rider", rider_shape, pair=pair))
     for label, make, rate in (("bicycle", make_bicycle, 1.3), ("motorcycle", make_motorcycle, 0.6)):
         for _ in range(rng.poisson(rate)):
             side = int(rng.choice((-1, 1)))

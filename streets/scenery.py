@@ -23,12 +23,16 @@ _BOARDS = np.array([[58, 62, 66], [120, 60, 50], [60, 80, 110], [150, 140, 110],
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: distance ahead in metres (painter's key), label, looks; flat if it is a patch of ground."""
+    """One object: distance ahead in metres (painter's key), label, looks; flat if it is a patch of ground.
+
+    pair: number that a rider and the two-wheeler share; 0 for what is there on its own.
+    """
 
     ahead: float
     label: str
     shape: Shape
     flat: bool = False
+    pair: int = 0
 
 
 def upright(camera: Camera, right: float, ahead: float, points: np.ndarray) -> np.ndarray:

@@ -18,7 +18,18 @@ import numpy as np
 from cityscapesscripts.helpers.labels import name2label
 
 from data.camera import Camera
-from data.writer import FrameName, LabelledPolygon, maps_of_topmost, topmost, visible_only, write_frame
+from data.erased import KIND as ERASED
+from data.erased import Erasure, erasures_file
+from data.writer import (
+    FrameName,
+    LabelledPolygon,
+    frame_path,
+    maps_of_topmost,
+    topmost,
+    visible_only,
+    write_frame,
+)
+from streets.erasing import erasures_of, two_topmost
 from streets.layout import FARTHEST, Population
 from streets.life import populate
 from streets.scenery import Thing
@@ -64,13 +75,15 @@ _TEXTURE_OF_ID = _texture_table()
 @dataclass(frozen=True)
 class Scene:
     """One frame: rgb (H, W, 3) uint8, visible objects in painting order, label_ids (H, W) uint8,
-    instance_ids (H, W) uint16 (both are what `data.writer.rasterise` makes of the objects), camera."""
+    instance_ids (H, W) uint16 (both are what `data.writer.rasterise` makes of the objects), camera;
+    erasures: what the maps show without each instance or pair, None if that was not asked for."""
 
     rgb: np.ndarray
     objects: list[LabelledPolygon]
     label_ids: np.ndarray
     instance_ids: np.ndarray
     camera: Camera
+    erasures: list[Erasure] | None = None
 
 
 def make_camera(rng: np.random.Generator, width: int, height: int) -> Camera:
@@ -227,9 +240,10 @@ def _paint(
     return canvas
 
 
-def make_scene(seed: int, split: str, index: int, width: int, height: int) -> Scene:
+def make_scene(seed: int, split: str, index: int, width: int, height: int, erased: bool = False) -> Scene:
     """Scene `index` (0, 1, ...) of a split ("train" or "val") at width x height pixels.
 
+    erased: find out what the maps show without each instance, too; nothing else changes.
     Raises ValueError for unknown splits and sizes below 64 x 32.
     """
     if split not in SPLITS:
@@ -242,19 +256,26 @@ def make_scene(seed: int, split: str, index: int, width: int, height: int) -> Sc
     corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], float)
     sky = Thing(FARTHEST, "sky", Shape([], [], corners), flat=True)
     standing = sorted(town.things, key=lambda thing: -thing.ahead)
-    things, objects = [], []
+    things, objects, pairs = [], [], []
     for thing in [sky, *town.ground, *standing, *_frame_things(rng, width, height)]:
         polygon = to_pixels(thing.shape.outline, width, height)
         if polygon is not None:
             things.append(thing)
             objects.append(LabelledPolygon(thing.label, polygon))
+            pairs.append(thing.pair)
     objects += _roi_border(width, height)
-    kept, top = visible_only(topmost(objects, width, height))
+    if erased:
+        pairs += [0] * (len(objects) - len(things))
+        top, beneath = two_topmost(objects, pairs, width, height)
+        erasures = erasures_of(objects, pairs, top, beneath)
+    else:
+        top, erasures = topmost(objects, width, height), None
+    kept, top = visible_only(top)
     objects = [objects[i] for i in kept]
     label_ids, instance_ids = maps_of_topmost(objects, top)
 
     canvas = _paint(rng, [things[i] for i in kept if i < len(things)], town, width, height)
-    return Scene(_finish(rng, canvas, label_ids), objects, label_ids, instance_ids, camera)
+    return Scene(_finish(rng, canvas, label_ids), objects, label_ids, instance_ids, camera, erasures)
 
 
 @dataclass(frozen=True)
@@ -267,10 +288,12 @@ class TreeReport:
     found: bool = False
 
 
-def _write_scene(out: Path, seed: int, size: tuple[int, int], job: tuple[str, int]) -> dict[str, int]:
+def _write_scene(
+    out: Path, seed: int, size: tuple[int, int], erased: bool, job: tuple[str, int]
+) -> dict[str, int]:
     """Make and write one scene; the number of its instances by class."""
     split, index = job
-    scene = make_scene(seed, split, index, *size)
+    scene = make_scene(seed, split, index, *size, erased)
     name = FrameName(SPLITS[split][0], index, 19)
     write_frame(
         out,
@@ -282,6 +305,10 @@ def _write_scene(out: Path, seed: int, size: tuple[int, int], job: tuple[str, in
         scene.instance_ids,
         scene.camera.to_json(),
     )
+    if scene.erasures is not None:
+        path = frame_path(out, ERASED, split, name, ".npz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, erasures_file(scene.erasures))
     return dict(Counter(thing.label for thing in scene.objects if thing.is_instance))
 
 
@@ -314,7 +341,7 @@ def _finished_tree(out: Path, settings: dict) -> TreeReport | None:
 def _clear_tree(out: Path) -> None:
     """Remove what an earlier run may have written below `out`, and nothing else."""
     (out / SETTINGS_FILE).unlink(missing_ok=True)
-    for kind in ("leftImg8bit", "gtFine", "camera"):
+    for kind in ("leftImg8bit", "gtFine", "camera", ERASED):
         for split, (city, _) in SPLITS.items():
             shutil.rmtree(out / kind / split / city, ignore_errors=True)
 
@@ -327,18 +354,22 @@ def write_streets(
     seed: int,
     workers: int = 1,
     overwrite: bool = False,
+    erased: bool = False,
     progress: Callable[[Iterable, int], Iterable] | None = None,
 ) -> TreeReport:
     """Write a Cityscapes tree of `train` and `val` scenes of size (width, height) pixels below `out`.
 
     The bytes do not depend on `workers` (processes; more than one need an importable main module). A tree
     finished with the same settings is left alone. With `overwrite`, scenes of an earlier run are removed
-    first. progress(iterable, total) may wrap the loop.
+    first. erased: write what the maps show without each instance, too (`data.erased`); the other files are
+    the same. progress(iterable, total) may wrap the loop.
     Raises InputError for bad arguments and for a folder that is not empty.
     """
     out = Path(out)
     _check_arguments(train, val, size, seed, workers)
     settings = {"train": train, "val": val, "size": list(size), "seed": seed, "generator": GENERATOR_VERSION}
+    if erased:
+        settings["erased"] = True
     if not overwrite:
         found = _finished_tree(out, settings)
         if found:
@@ -355,7 +386,7 @@ def write_streets(
     _clear_tree(out)
 
     jobs = [("train", index) for index in range(train)] + [("val", index) for index in range(val)]
-    write = partial(_write_scene, out, seed, size)
+    write = partial(_write_scene, out, seed, size, erased)
     instances: Counter[str] = Counter()
     with Pool(workers) as pool:
         counts = pool.map(write, jobs)
