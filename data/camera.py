@@ -1,8 +1,9 @@
 """A pinhole camera above flat ground, in the layout of the official Cityscapes `camera` files."""
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from support.errors import InputError
 class Camera:
     """Focal lengths and principal point in pixels, height above the ground in metres, pitch in radians.
 
-    A positive pitch looks down. Roll and yaw are zero: the street turns, not the camera.
+    A positive pitch looks down. Roll and yaw are zero: the street turns, not the camera. `assumed` names the
+    published calibration that stands in for an image's own file; empty where there is nothing to assume.
     """
 
     fx: float
@@ -23,6 +25,7 @@ class Camera:
     v0: float
     height: float
     pitch: float
+    assumed: str = ""
 
     @property
     def horizon(self) -> float:
@@ -76,11 +79,73 @@ class Camera:
         return cls(inner["fx"], inner["fy"], inner["u0"], inner["v0"], outer["z"], outer["pitch"])
 
 
+# What --camera may be. An image's own camera file always comes first.
+CAMERA_CHOICES = {
+    "auto": "no camera for images without a camera file",
+    "cityscapes": "for these the published calibration of Cityscapes, an assumption that the output names",
+}
+
+# Calibrations as published in Cityscapes' camera files. That of aachen serves as the standard; frankfurt,
+# most of val, has another, whose horizon lies 19 rows higher: the standard one makes its persons 2.5 m high.
+_PUBLISHED_SIZE = (2048, 1024)
+_STANDARD = Camera(2262.52, 2265.30, 1096.98, 513.137, height=1.22, pitch=0.038, assumed="standard")
+_OF_CITY = {
+    "frankfurt": Camera(2268.36, 2225.54, 1048.64, 519.277, height=1.18, pitch=0.05, assumed="frankfurt"),
+}
+
+
+def published_camera(name: str, width: int, height: int) -> Camera:
+    """The published calibration for an image of width x height pixels; its name begins with the city."""
+    camera = _calibration(name)
+    across, down = width / _PUBLISHED_SIZE[0], height / _PUBLISHED_SIZE[1]
+    return replace(
+        camera, fx=camera.fx * across, u0=camera.u0 * across, fy=camera.fy * down, v0=camera.v0 * down
+    )
+
+
+def _calibration(name: str) -> Camera:
+    return _OF_CITY.get(name.split("_")[0], _STANDARD)
+
+
+def assumptions(names: Iterable[str]) -> dict[str, dict]:
+    """The published calibrations that stand in for the camera files of the images `names`.
+
+    By calibration: how many `images`, and its numbers at 2048x1024.
+    """
+    counts = Counter(map(_calibration, names))
+    return {
+        camera.assumed: {"images": count, **{k: v for k, v in asdict(camera).items() if k != "assumed"}}
+        for camera, count in sorted(counts.items(), key=lambda item: item[0].assumed)
+    }
+
+
+def assumption_lines(assumed: dict[str, dict]) -> list[str]:
+    """What `assumptions` returns, a line for each calibration."""
+    return [
+        f"camera assumed, not read, for images without a camera file ({one['images']}): Cityscapes' published"
+        f" calibration '{name}' (at 2048x1024 fx {one['fx']}, fy {one['fy']}, u0 {one['u0']}, v0 {one['v0']};"
+        f" {one['height']} m high, pitch {one['pitch']} rad)"
+        for name, one in assumed.items()
+    ]
+
+
+def camera_of(frame: Frame, width: int, height: int, choice: str = "auto") -> Camera | None:
+    """The camera of a frame of width x height pixels: its file's, else what `choice` (CAMERA_CHOICES) gives.
+
+    Raises InputError if the file can't be used.
+    """
+    camera = read_camera(frame)
+    if camera is None and choice == "cityscapes":
+        return published_camera(frame.name, width, height)
+    return camera
+
+
 def read_camera(frame: Frame) -> Camera | None:
     """The camera of a frame, or None if it has no file. Raises InputError if the file can't be used."""
-    folder = frame.label_path.parent  # db_root/gtFine/split/city
-    root = folder.parents[2]
-    path: Path = root / "camera" / folder.parent.name / folder.name / f"{frame.name}_camera.json"
+    folder = frame.label_path.absolute().parent  # db_root/gtFine/split/city
+    if len(folder.parents) < 3:  # a map outside a tree
+        return None
+    path = folder.parents[2] / "camera" / folder.parent.name / folder.name / f"{frame.name}_camera.json"
     try:
         return Camera.from_json(json.loads(path.read_text()))
     except FileNotFoundError:

@@ -20,6 +20,9 @@ STRIP_ROWS = 5  # rows below the foot that are looked at for support
 SUPPORT_SHARE = 0.5  # of the strip's pixels must be a surface that the class stands on
 PROJECTIONS = 512  # directions of the sliced distance
 FIT_INSTANCES = 2000  # at most so many training boxes enter the fit of heights: it looks at all pairs
+LEAST_INSTANCES = (
+    30  # of a class in training; with fewer nothing is fitted to them, drawn from or compared with them
+)
 FURTHEST_EDGE = 1e6  # pixels; edges beyond count as there, wherever exactly they are
 
 # Plausible heights in metres (evaluation spec); trains have none.
@@ -174,11 +177,20 @@ class HeightFit:
         return np.maximum(self.intercept + self.slope * foot, 1e-3)
 
 
-def fit_heights(boxes: np.ndarray) -> HeightFit:
+def too_few(instances: int) -> str | None:
+    """Why so many training instances of a class are no foundation, or None if they are enough."""
+    if instances >= LEAST_INSTANCES:
+        return None
+    return f"{instances} training instance{'s' * (instances != 1)}, {LEAST_INSTANCES} needed"
+
+
+def fit_heights(boxes: np.ndarray) -> HeightFit | None:
     """Robust line (Theil-Sen: median slope over all pairs) through boxes (N,4), in shares of the image size.
 
-    Of more than 2,000 boxes, 2,000 at even distances in the list are used.
+    None for `too_few` boxes. Of more than 2,000, 2,000 at even distances in the list are used.
     """
+    if too_few(len(boxes)):
+        return None
     if len(boxes) > FIT_INSTANCES:
         boxes = boxes[np.linspace(0, len(boxes) - 1, FIT_INSTANCES).astype(int)]
     foot, height = boxes[:, 3], boxes[:, 3] - boxes[:, 1]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from data.geometry import too_few
 from loader.cache import WorkingMaps
 from support.errors import InputError
 from support.seeds import generator
@@ -26,6 +27,11 @@ class Training:
     scene: np.ndarray  # (M,) int, position in `names`
     names: tuple[str, ...]  # (S) names of the scenes
     labels_small: np.ndarray  # (S,h,w) uint8, channels of the small maps
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """The baselines that these instances are a foundation for: all, or none of `too_few`."""
+        return () if too_few(len(self.boxes)) else BASELINES
 
     def nearest_scene(self, labels_small: np.ndarray, name: str) -> int | None:
         """Position of the scene most like a small map (h,w) uint8, the scene `name` itself left out.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.camera import Camera, read_camera
+from data.camera import Camera, camera_of
 from data.cityscapes import bounding_box, read_maps
 from data.geometry import (
     METRIC_RANGES,
@@ -25,6 +25,7 @@ from data.geometry import (
     supported,
     supporting_pixels,
     thing_feet,
+    too_few,
 )
 from data.labels import TargetClass
 from evaluation.baselines import BASELINES, Training
@@ -36,6 +37,19 @@ OVERLAP_LIMIT = 0.3  # an object overlaps if more than this share of its mask do
 REPLACEMENT_SAMPLES = 10  # placements for each erased instance
 REPLACEMENT_RANKS = (1, 5, 10)  # k of IoU@k
 SHAPE_SAMPLES = 1000  # at most so many shapes are compared in precision, recall and Frechet distance
+
+# What rests on the training instances, besides all of the baselines; plausible_rate without cameras too.
+HEIGHT_FIGURES = ("height_residual", "height_band_rate")
+SHAPE_FIGURES = ("shape_precision", "shape_recall", "shape_frechet", "shape_nn_iou")
+OVERLAP_FIGURES = ("overlap_rate", "overlap_any_rate")  # of real instances: training masks fill their boxes
+
+MODEL_FIGURES = (  # that no baseline has
+    "mask_spread",
+    "box_change_z_appr",
+    "mask_change_z_spatial",
+    "theta_recon_l1",
+    "mask_recon_l1",
+)
 
 
 # ---- one scene ----------------------------------------------------------------------------------
@@ -61,8 +75,11 @@ class View:
         return np.array([width, height, width, height], float)
 
 
-def read_view(maps: WorkingMaps, index: int, target: TargetClass) -> View:
-    """Scene `index` of a split, from its source files. Raises InputError if a file is bad."""
+def read_view(maps: WorkingMaps, index: int, target: TargetClass, camera: str = "auto") -> View:
+    """Scene `index` of a split, from its source files; camera: one of CAMERA_CHOICES.
+
+    Raises InputError if a file is bad.
+    """
     frame = maps.frames[index]
     label_ids, instance_ids = read_maps(frame)
     height, width = label_ids.shape
@@ -75,7 +92,7 @@ def read_view(maps: WorkingMaps, index: int, target: TargetClass) -> View:
         instance_ids,
         supporting_pixels(label_ids, instance_ids, target.support),
         thing_feet(label_ids, instance_ids),
-        read_camera(frame),
+        camera_of(frame, width, height, camera),
         real_ids,
         half_open / [width, height, width, height],
     )
@@ -124,18 +141,22 @@ def join(parts: list[Measures]) -> Measures:
 # ---- figures ------------------------------------------------------------------------------------
 
 
-def placement_figures(measures: Measures, fit: HeightFit) -> dict[str, float]:
-    """Figures of the objects of one method and seed, by the names in `evaluation.report.FIGURES`."""
-    residuals = height_residuals(measures["box"], fit)
-    in_band = (residuals >= fit.low) & (residuals <= fit.high)
+def placement_figures(measures: Measures, fit: HeightFit | None) -> dict[str, float]:
+    """Figures of the objects of one method and seed, by the names in `evaluation.report.FIGURES`.
+
+    Without a fit those that need it are left out.
+    """
     figures = {
         "support_rate": measures["support"].mean(),
         "inside_rate": measures["inside"].mean(),
         "overlap_rate": (measures["front"] > OVERLAP_LIMIT).mean(),
         "overlap_any_rate": (measures["any"] > OVERLAP_LIMIT).mean(),
-        "height_residual": np.median(np.abs(residuals)),
-        "height_band_rate": in_band.mean(),
     }
+    if fit:
+        residuals = height_residuals(measures["box"], fit)
+        in_band = (residuals >= fit.low) & (residuals <= fit.high)
+        figures["height_residual"] = np.median(np.abs(residuals))
+        figures["height_band_rate"] = in_band.mean()
     judged = np.isfinite(measures["in_range"])
     if judged.any():
         figures["metric_height_rate"] = measures["in_range"][judged].mean()
@@ -144,7 +165,7 @@ def placement_figures(measures: Measures, fit: HeightFit) -> dict[str, float]:
             for percent in (25, 50, 75):
                 figures[f"metric_height_q{percent}"] = np.percentile(metres, percent)
         figures["plausible_rate"] = (measures["support"] * measures["in_range"])[judged].mean()
-    else:
+    elif fit:
         figures["plausible_rate"] = (measures["support"] & in_band).mean()
     return {name: float(value) for name, value in figures.items()}
 
@@ -248,6 +269,7 @@ class Collected:
         self.shapes: list[list[np.ndarray]] = [[] for _ in self.seeds]  # generated, (K,1024) one a scene
         self.real_shapes: list[np.ndarray] = []  # (R,1024) one a scene that holds some
         self.cameras = 0  # scenes with a camera file
+        self.assumed: list[str] = []  # names of the scenes whose camera is assumed
 
     def add(self, method: str, figure: str, values: np.ndarray | list[float]) -> None:
         """An item's value for each seed (S,), or one for all; the figure is the mean over all items."""
@@ -276,19 +298,20 @@ class Collected:
 
 
 def summarise(
-    collected: Collected, training: Training, fit: HeightFit, count: int
+    collected: Collected, training: Training, fit: HeightFit | None, count: int
 ) -> tuple[dict[str, dict[str, dict]], dict[str, np.ndarray]]:
     """{method: {figure: {"mean", "std"}}} over the seeds, and each method's boxes (n,4) of seed 0.
 
     count: objects of each method and seed; as many real ones are drawn, with replacement. std is None for
-    a single seed. At least one real instance must have been collected.
+    a single seed. At least one real instance must have been collected. Of `too_few` training instances
+    nothing is made: what rests on them is {"mean": None, "std": None, "reason"}, and baselines give no boxes.
     """
-    methods = ("model", *BASELINES, "real")
+    methods = ("model", *training.baselines, "real")
     values: dict[str, dict[str, list[float]]] = {
         method: {name: list(np.mean(items, 0)) for name, items in collected.values.get(method, {}).items()}
         for method in methods
     }
-    with_shapes = bool(collected.real_shapes)
+    reason, with_shapes = too_few(len(training.boxes)), bool(collected.real_shapes)
     if with_shapes:
         training_shapes = shapes_of(training.masks)
         feature, real_shapes = ShapeFeature(training_shapes), np.concatenate(collected.real_shapes)
@@ -308,14 +331,31 @@ def summarise(
         others = {method: placed[method]["box"] for method in methods if method != "real"}
         for method, distance in placement_distances(others, real_boxes, seed).items():
             figures[method]["placement_distance"] = distance
-        if with_shapes:
+        if with_shapes and not reason:
             made = np.concatenate(collected.shapes[seed])
             for method, found in shape_figures(made, real_shapes, training_shapes, feature, seed).items():
                 figures[method] |= found
         for method in methods:
             for name, value in figures[method].items():
                 values[method].setdefault(name, []).append(value)
-    return {method: _mean_and_std(values[method]) for method in methods}, first_boxes
+    results = {method: _mean_and_std(values[method]) for method in methods}
+    return _withheld(results, reason, with_shapes) if reason else results, first_boxes
+
+
+def _withheld(
+    results: dict[str, dict[str, dict]], reason: str, with_shapes: bool
+) -> dict[str, dict[str, dict]]:
+    """`results` of model and real with the reason in the place of all that rests on training instances."""
+    absent = {"mean": None, "std": None, "reason": reason}
+    placement = [name for name in results["model"] if name not in MODEL_FIGURES]
+    lacking = (*HEIGHT_FIGURES, "plausible_rate", *(SHAPE_FIGURES if with_shapes else ()))
+    model, real = (dict.fromkeys(lacking, absent) | results[method] for method in ("model", "real"))
+    baseline = dict.fromkeys((*placement, *HEIGHT_FIGURES, "plausible_rate"), absent)
+    return {
+        "model": model,
+        **dict.fromkeys(BASELINES, baseline),
+        "real": real | dict.fromkeys(OVERLAP_FIGURES, absent),
+    }
 
 
 def _mean_and_std(figures: dict[str, list[float]]) -> dict[str, dict]:

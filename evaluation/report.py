@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from data.camera import assumption_lines
 from data.geometry import HeightFit
 from support.files import write_atomic
 
@@ -23,14 +24,14 @@ FIGURES = {
     "support_rate": ("up", "at least half of the strip below the foot is a surface the class stands on"),
     "metric_height_rate": (
         "up",
-        "height in metres, by the camera file, within the plausible range of the class",
+        "height in metres, by the camera, within the plausible range of the class",
     ),
     "metric_height_q25": ("", "first quartile of that height, m"),
     "metric_height_q50": ("", "median of that height, m"),
     "metric_height_q75": ("", "third quartile of that height, m"),
     "plausible_rate": (
         "up",
-        "support and metric height both (without camera files: support and height band)",
+        "support and metric height both (without a camera: support and height band)",
     ),
     "height_residual": (
         "down",
@@ -74,11 +75,12 @@ FIGURES = {
     "theta_recon_l1": ("down", "mean |difference| of theta's six numbers, supervised path with mu"),
     "mask_recon_l1": ("down", "mean |difference| of the compact mask, supervised path with mu"),
 }
+REAL_PLAUSIBLE = 0.8  # plausible_rate of real instances below which the rule does not fit a data set
 _ARROWS = {"up": " ↑", "down": " ↓", "": ""}
 
 
 def table(results: dict) -> str:
-    """The Markdown table of `results`: {method: {figure: {"mean", "std"}}}, one row a figure."""
+    """The Markdown table of `results` (`evaluation.figures.summarise`), one row a figure."""
     shown = [name for name in FIGURES if any(name in figures for figures in results.values())]
     rows = [["figure", *results]]
     rows += [
@@ -96,8 +98,22 @@ def table(results: dict) -> str:
 def _cell(figure: dict | None) -> str:
     if figure is None:
         return ""
+    if figure["mean"] is None:
+        return f"n/a ({figure['reason']})"
     spread = "" if figure["std"] is None else f" ± {figure['std']:.3f}"
     return f"{figure['mean']:.3f}{spread}"
+
+
+def remarks(results: dict, settings: dict) -> list[str]:
+    """What a reader of the table must know: cameras assumed, and a rule that real instances do not keep."""
+    lines = assumption_lines(settings["assumed_cameras"])
+    rate = results["real"]["plausible_rate"]["mean"]
+    if rate is not None and rate < REAL_PLAUSIBLE:
+        lines.append(
+            f"plausible_rate of real instances is {rate:.3f} ({settings['instances']} instances), below"
+            f" {REAL_PLAUSIBLE}: the rule does not fit this data set, so its rates tell nothing here"
+        )
+    return lines
 
 
 def markdown(evaluation: dict) -> str:
@@ -107,14 +123,17 @@ def markdown(evaluation: dict) -> str:
     sizes, of_the_rest = settings["sample_sizes"], ""
     if not settings["quick"]:
         of_the_rest = (
-            f" Shapes: {sizes['shapes']} a sample. Re-placement: {sizes['replacement']} placements of each of"
-            f" the {settings['instances']} instances for each seed."
+            f" Re-placement: {sizes['replacement']} placements of each of the {settings['instances']}"
+            " instances for each seed."
         )
+    if "shapes" in sizes:
+        of_the_rest += f" Shapes: {sizes['shapes']} a sample."
     lines = [
         f"# Placement of {settings['target_class']} instances",
         "",
         table(results),
         "",
+        *(f"**Note**: {line}.\n" for line in remarks(results, settings)),
         f"Mean ± standard deviation over {len(settings['seeds'])} seeds; ↑ more is better, ↓ less is better."
         f" Each method and seed: {settings['samples_per_seed']} objects, {settings['n_z']} in each of"
         f" {settings['scenes']} scenes (real: drawn with replacement from {settings['instances']} instances)."
@@ -140,13 +159,27 @@ def markdown(evaluation: dict) -> str:
 # ---- plots --------------------------------------------------------------------------------------
 
 
-def write_plots(folder: Path, boxes: dict[str, np.ndarray], results: dict, fit: HeightFit) -> None:
+def write_plots(folder: Path, boxes: dict[str, np.ndarray], results: dict, fit: HeightFit | None) -> None:
     """Write evaluation_heights.png, evaluation_centres.png and evaluation_rates.png.
 
-    boxes: for each method (n,4) in shares of the image size; fit: heights of the training instances.
+    boxes: for each method that has some (n,4) in shares of the image size; fit: heights of the training
+    instances. A figure without foundation shows its reason.
     """
-    _scatter(folder / "evaluation_heights.png", boxes, "height / image height", _feet_and_heights, fit)
-    _scatter(folder / "evaluation_centres.png", boxes, "centre y / image height", _centres)
+    heights, centres = Figure(figsize=(3 * len(results), 3)), Figure(figsize=(3 * len(results), 3))
+    panels = _scatter(heights, boxes, results, _feet_and_heights)
+    panels[0].set(xlim=(0, 1), ylim=(0, 1), ylabel="height / image height")
+    for panel in panels:
+        panel.set_xlabel("foot row / image height")
+        if fit:
+            _draw_fit(panel, fit)
+    if not fit:
+        heights.suptitle(f"fit of heights: {_cell(results['real']['height_band_rate'])}", y=1.05)
+    _save(heights, folder / "evaluation_heights.png")
+    panels = _scatter(centres, boxes, results, _centres)
+    panels[0].set(xlim=(0, 1), ylim=(1, 0), ylabel="centre y / image height")
+    for panel in panels:
+        panel.set_xlabel("centre x / image width")
+    _save(centres, folder / "evaluation_centres.png")
     _bars(folder / "evaluation_rates.png", results)
 
 
@@ -158,24 +191,28 @@ def _centres(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return boxes[:, ::2].mean(1), boxes[:, 1::2].mean(1)
 
 
-def _scatter(path: Path, boxes: dict[str, np.ndarray], label: str, coordinates, fit: HeightFit | None = None):
-    """One panel a method; with `fit`, the training line and its band."""
-    figure = Figure(figsize=(3 * len(boxes), 3))
-    panels = figure.subplots(1, len(boxes), sharex=True, sharey=True, squeeze=False)
-    for panel, (method, placed) in zip(panels[0], boxes.items(), strict=True):
-        panel.plot(*coordinates(placed), ".", markersize=2, alpha=0.5)
-        panel.set(title=method, xlim=(0, 1), ylim=(0, 1) if fit else (1, 0))
-        panel.set_xlabel("foot row / image height" if fit else "centre x / image width")
-        if fit:
-            foot = np.linspace(0, 1, 200)
-            for factor, style in ((0.0, "-"), (fit.low, ":"), (fit.high, ":")):
-                panel.plot(foot, fit.heights(foot) * math.exp(factor), "k" + style, linewidth=1)
-    panels[0, 0].set_ylabel(label)
-    _save(figure, path)
+def _scatter(figure: Figure, boxes: dict[str, np.ndarray], results: dict, coordinates) -> np.ndarray:
+    """One panel a method, with its boxes or the reason why there are none; the panels (methods)."""
+    panels = figure.subplots(1, len(results), sharex=True, sharey=True, squeeze=False)[0]
+    for panel, method in zip(panels, results, strict=True):
+        panel.set_title(method)
+        if method in boxes:
+            panel.plot(*coordinates(boxes[method]), ".", markersize=2, alpha=0.5)
+        else:
+            reason = _cell(results[method]["support_rate"])
+            panel.text(0.5, 0.5, reason.replace(", ", ",\n"), ha="center", va="center")
+    return panels
+
+
+def _draw_fit(panel, fit: HeightFit) -> None:
+    """The training line and its band."""
+    foot = np.linspace(0, 1, 200)
+    for factor, style in ((0.0, "-"), (fit.low, ":"), (fit.high, ":")):
+        panel.plot(foot, fit.heights(foot) * math.exp(factor), "k" + style, linewidth=1)
 
 
 def _bars(path: Path, results: dict) -> None:
-    """Rates of all methods side by side, with their standard deviations."""
+    """Rates of all methods side by side, with their standard deviations; "n/a" for one without foundation."""
     rates = [
         name
         for name in ("support_rate", "metric_height_rate", "plausible_rate", "overlap_rate", "box_spread")
@@ -184,13 +221,19 @@ def _bars(path: Path, results: dict) -> None:
     figure = Figure(figsize=(10, 3))
     axes = figure.subplots()
     for position, (method, figures) in enumerate(results.items()):
+        places = np.arange(len(rates)) + position * 0.16
         axes.bar(
-            np.arange(len(rates)) + position * 0.16,
-            [figures[name]["mean"] for name in rates],
+            places,
+            [figures[name]["mean"] or 0 for name in rates],
             0.15,
             yerr=[figures[name]["std"] or 0 for name in rates],
             label=method,
         )
+        for place, name in zip(places, rates, strict=True):
+            if figures[name]["mean"] is None:
+                axes.text(
+                    place, 0.02, _cell(figures[name]), rotation=90, ha="center", va="bottom", fontsize=6
+                )
     axes.set_xticks(np.arange(len(rates)) + 0.32, rates)
     axes.legend(ncols=len(results), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     _save(figure, path)

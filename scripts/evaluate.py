@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.camera import CAMERA_CHOICES, assumptions
 from data.cityscapes import Instance, resize_nearest
 from data.geometry import boxes_of_theta, erase, fit_heights, nearest_stuff
 from data.labels import CHANNEL_OF_ID
 from distributed import choose_device
-from evaluation.baselines import BASELINES, Training, draw_boxes, read_training
+from evaluation.baselines import Training, draw_boxes, read_training
 from evaluation.figures import (
     REPLACEMENT_SAMPLES,
     Collected,
@@ -31,7 +32,7 @@ from evaluation.figures import (
     shape_sample,
     summarise,
 )
-from evaluation.report import markdown, table, write_plots
+from evaluation.report import markdown, remarks, table, write_plots
 from evaluation.shapes import mask_spread, shapes_of
 from loader.cache import FrameMaps, WorkingMaps, prepare
 from loader.pairs import Scene
@@ -52,6 +53,8 @@ def parser() -> Parser:
         "--checkpoint", required=True, help="run folder (its newest checkpoint) or state-*.pt"
     )
     parser.add_argument("--db_root", required=True, help="folder that holds gtFine/ and, if any, camera/")
+    camera = "; ".join(f"{choice}: {meaning}" for choice, meaning in CAMERA_CHOICES.items())
+    parser.add_argument("--camera", choices=CAMERA_CHOICES, default="auto", help=f"{camera} (default auto)")
     parser.add_argument("--split", default="val", help="scenes to place objects in (default val)")
     parser.add_argument("--train_split", default="train", help="where baselines come from (default train)")
     parser.add_argument(
@@ -119,7 +122,7 @@ def evaluate(settings: argparse.Namespace) -> dict:
     # ---- scenes
     collected = Collected(settings.seeds)
     for index in tqdm(range(count), "scenes", unit="scene", disable=None):
-        view, content = read_view(maps, index, target), maps.load(index)
+        view, content = read_view(maps, index, target, settings.camera), maps.load(index)
         masks = place(collected, model, view, content, training, settings)
         if not settings.quick:
             collect_shapes(collected, view, content, masks)
@@ -132,7 +135,8 @@ def evaluate(settings: argparse.Namespace) -> dict:
     results, boxes = summarise(collected, training, fit, samples)
     sample_sizes = {"distance": distance_sample(instances, samples)}
     if not settings.quick:
-        sample_sizes["shapes"] = shape_sample(samples, instances, len(training.boxes))
+        if training.baselines:
+            sample_sizes["shapes"] = shape_sample(samples, instances, len(training.boxes))
         sample_sizes["replacement"] = REPLACEMENT_SAMPLES
     evaluation = {
         "methods": results,
@@ -147,6 +151,8 @@ def evaluate(settings: argparse.Namespace) -> dict:
             "scenes": count,
             "instances": instances,
             "camera_files": collected.cameras,
+            "camera": settings.camera,
+            "assumed_cameras": assumptions(collected.assumed),
             "training_scenes": len(training.names),
             "training_instances": len(training.boxes),
             "n_z": settings.n_z,
@@ -166,8 +172,10 @@ def evaluate(settings: argparse.Namespace) -> dict:
         write_atomic(out / RESULT, (json.dumps(evaluation, indent=1) + "\n").encode())
     except OSError as error:
         raise InputError(f"--out {out}: can't be written ({error.strerror}); choose another") from None
-    print(table(results))
-    print(f"\n{count} scenes, {settings.n_z} objects in each, {settings.seeds} seeds")
+    print(table(results) + "\n")
+    for line in remarks(results, evaluation["settings"]):
+        print(line)
+    print(f"{count} scenes, {settings.n_z} objects in each, {settings.seeds} seeds")
     print(f"definitions and plots: {out}")
     return evaluation
 
@@ -205,13 +213,16 @@ def place(
     z = draw_z(model, view.name, collected.seeds, settings.n_z, "model")
     boxes, masks = sample_scene(model, content, *z, settings.batch_size)
     collected.add_placed("model", view, model.target, boxes, masks)
-    for method in BASELINES:
+    for method in training.baselines:
         boxes, chosen = draw_boxes(
             method, training, content.labels_small, view.name, collected.seeds, settings.n_z
         )
         collected.add_placed(method, view, model.target, boxes, training.masks[chosen])
     collected.add_real(view, model.target, training)
-    collected.cameras += view.camera is not None
+    if view.camera and view.camera.assumed:
+        collected.assumed.append(view.name)
+    else:
+        collected.cameras += view.camera is not None
     return masks
 
 
@@ -317,7 +328,7 @@ def replace_erased(collected: Collected, model: WhereWhat, view: View, training:
         z_spatial, _ = draw_z(model, view.name + item, seeds, REPLACEMENT_SAMPLES, "erased")
         boxes = {"model": place_on_maps(model, label_ids, instance_ids, z_spatial)}
         labels_small = resize_nearest(CHANNEL_OF_ID[label_ids], width, height)
-        for method in BASELINES:
+        for method in training.baselines:
             boxes[method], _ = draw_boxes(
                 method, training, labels_small, view.name, seeds, REPLACEMENT_SAMPLES, item
             )

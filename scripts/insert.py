@@ -21,7 +21,7 @@ import torch
 from augment.insert.contact_sheet import contact_sheet
 from augment.insert.gates import Gates
 from augment.insert.options import gates_of, parse, rendering_of
-from augment.insert.places import WORK, Settings, Task, fit_of_training, start_worker, work
+from augment.insert.places import WORK, Settings, Task, start_worker, training_boxes, work
 from augment.insert.scene import sibling_path, single_frame
 from augment.insert.tree import (
     MANIFEST,
@@ -40,9 +40,10 @@ from augment.insert.tree import (
     write_summary,
 )
 from augment.paint.painter import Rendering
+from data.camera import assumption_lines, assumptions
 from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, list_frames, name_some
 from data.coco import write_coco
-from data.geometry import METRIC_RANGES, HeightFit
+from data.geometry import METRIC_RANGES, HeightFit, fit_heights, too_few
 from data.writer import encode_png
 from distributed import Ranks, choose_device, join, leave, wait_for_all
 from model import WhereWhat, load_model
@@ -113,7 +114,7 @@ def height_fits(
     """Fits of height against foot row, for classes and images where the camera does not tell the height."""
     if "height" not in gates.rules:
         return {}
-    cameras = all(sibling_path(frame, "camera", "_camera.json") for frame in frames)
+    cameras = settings.camera == "cityscapes" or not without_camera(frames)
     fits = {}
     sample = frames
     if settings.image and settings.db_root:
@@ -122,12 +123,22 @@ def height_fits(
         name = model.target.name
         if cameras and name in METRIC_RANGES:
             continue
-        fit = fit_of_training(sample, model)
-        if fit is None:
-            warn(f"too few {name} instances to tell plausible heights; the rule 'height' is off for them")
+        boxes = training_boxes(sample, model)
+        if reason := too_few(len(boxes)):
+            warn(f"no plausible heights of {name}: {reason}; the rule 'height' is off without a camera")
         else:
-            fits[name] = fit
+            fits[name] = fit_heights(boxes)
     return fits
+
+
+def without_camera(frames: list[Frame]) -> list[str]:
+    """Names of the frames that have no camera file."""
+    return [frame.name for frame in frames if not sibling_path(frame, "camera", "_camera.json")]
+
+
+def assumed_cameras(settings: argparse.Namespace, frames: list[Frame]) -> dict[str, dict]:
+    """The published calibrations used (`data.camera.assumptions`), none with --camera auto."""
+    return assumptions(without_camera(frames)) if settings.camera == "cityscapes" else {}
 
 
 # ---- the run ------------------------------------------------------------------------------------
@@ -147,14 +158,17 @@ def insert(settings: argparse.Namespace, ranks: Ranks) -> int:
             raise InputError(
                 f"--render: no leftImg8bit picture for {name_some(lacking)}; go without --render"
             )
-    if settings.distance and not all(sibling_path(f, "camera", "_camera.json") for f in frames):
-        raise InputError("--distance needs the data set's camera files; use --height or --region instead")
+    if settings.distance and settings.camera == "auto" and without_camera(frames):
+        raise InputError(
+            "--distance needs the data set's camera files; give --camera cityscapes if the pictures are"
+            " Cityscapes', or use --height or --region instead"
+        )
     names = [frame.name for frame in frames]
     per_image = settings.per_image or (1, 1)
     planned = plan(names, tuple(sorted(models)), settings.seed, per_image, settings.target)
     tasks = [Task(frame, classes) for frame, classes in zip(frames, planned, strict=True)]
     checkpoints = {name: _sha256(path) for name, (path, _) in sorted(models.items())}
-    decisive = decisive_settings(settings, gates, rendering, names, checkpoints, device)
+    decisive = decisive_settings(settings, gates, rendering, frames, checkpoints, device)
 
     with writing_to(out):
         summary = open_tree(out, decisive, settings.overwrite) if ranks.rank == 0 else None
@@ -175,6 +189,7 @@ def insert(settings: argparse.Namespace, ranks: Ranks) -> int:
             z_appr=settings.z_appr,
             rendering=rendering,
             device=str(device),
+            camera=settings.camera,
         )
         mine = tasks[ranks.rank :: ranks.count]
         with writing_to(out):
@@ -213,6 +228,8 @@ def insert(settings: argparse.Namespace, ranks: Ranks) -> int:
         lines = [json.loads(line) for line in (out / MANIFEST).read_text().splitlines()]
     with writing_to(out):
         add_extras(settings, out, frames, lines)
+    for line in assumption_lines(assumed_cameras(settings, frames)):
+        print(line)
     report(out, summary, lines)
     return 1 if summary["images_failed"] else 0
 
@@ -221,12 +238,13 @@ def decisive_settings(
     settings: argparse.Namespace,
     gates: Gates,
     rendering: Rendering | None,
-    names: list[str],
+    frames: list[Frame],
     checkpoints: dict[str, str],
     device: torch.device,
 ) -> dict:
     """Everything that decides the content of the files, as insert.json shows it."""
     per_image = None if settings.target else list(settings.per_image or (1, 1))
+    names = [frame.name for frame in frames]
     decisive = {
         "version": VERSION,
         "images": len(names),
@@ -243,6 +261,8 @@ def decisive_settings(
         "render": rendering.to_json() if rendering else "none: leftImg8bit is not written",
         "device": device.type,  # rounding differs between kinds
     }
+    if assumed := assumed_cameras(settings, frames):
+        decisive["assumed_cameras"] = assumed
     return json.loads(json.dumps(decisive))  # tuples become lists, as in the file
 
 

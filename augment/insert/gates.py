@@ -26,7 +26,7 @@ from data.labels import TargetClass
 RULES = {
     "inside": "the box lies in the image, to half a pixel",
     "support": "half of the strip below the foot is a surface the class stands on",
-    "height": "height in metres plausible by the camera file, else height fits the foot row",
+    "height": "height in metres plausible by the camera, else height fits the foot row",
     "overlap": "at most max_overlap of the mask is hidden by things in front",
     "visible": "at least min_area pixels of it can be seen",
     "score": "the discriminator's score of the box is at least min_score",

@@ -11,6 +11,7 @@ from augment.insert.gates import RULES, Gates
 from augment.insert.places import WORK, read_region
 from augment.options import WITH_WEIGHTS, SynthOptions, options_of
 from augment.paint.painter import RENDERERS, WITH_BANK, Rendering
+from data.camera import CAMERA_CHOICES
 from data.labels import TARGET_CLASSES
 from support.errors import InputError, Parser
 from support.processes import cores
@@ -77,6 +78,8 @@ def parser() -> Parser:
     add("--scenes", type=int, help="the first so many images of the split (default all)")
     add("--image", help="a single label map (labelIds.png) instead of a split")
     add("--instances", help="its instance map (default: the file beside it)")
+    camera = "; ".join(f"{choice}: {meaning}" for choice, meaning in CAMERA_CHOICES.items())
+    add("--camera", choices=CAMERA_CHOICES, default="auto", help=f"{camera} (default auto)")
 
     what = parser.add_argument_group("what is inserted")
     add = what.add_argument

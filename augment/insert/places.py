@@ -20,7 +20,7 @@ from augment.insert.gates import Gates, Surroundings, box_refusal
 from augment.insert.scene import EditedImage, contents, count_instances, read_image, stamp, write_files
 from augment.paint.painter import Painter, Rendering
 from data.cityscapes import Frame, read_maps, resize_nearest, usable_instances
-from data.geometry import HeightFit, boxes_of_theta, fit_heights
+from data.geometry import HeightFit, boxes_of_theta
 from data.labels import CHANNEL_OF_ID
 from model import WhereWhat, boxed_planes, draw_shapes, load_model, predict_places
 from support.errors import InputError
@@ -29,7 +29,6 @@ from support.seeds import generator
 
 CANDIDATES = 8  # places asked for at once; a constant, because rounding may depend on it
 FIT_FRAMES = 200  # at most so many frames, evenly spaced, enter the fit of heights
-FIT_LEAST = 10  # instances without which there is no fit
 WORK = ".work"  # folder of the records of finished images, while a run is under way
 
 
@@ -48,6 +47,7 @@ class Settings:
     z_appr: tuple[float, ...] | None = None
     rendering: Rendering | None = None  # how leftImg8bit is painted; None: there is none
     device: str = "cpu"
+    camera: str = "auto"  # one of CAMERA_CHOICES
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def shape_score(model: WhereWhat, compact: Tensor) -> float:
     return float(model.networks["d_obj"](compact).mean().sigmoid())
 
 
-def fit_of_training(frames: list[Frame], model: WhereWhat) -> HeightFit | None:
-    """The line of heights over foot rows of the usable instances on at most 200 of these frames.
+def training_boxes(frames: list[Frame], model: WhereWhat) -> np.ndarray:
+    """Boxes (N,4), shares of the image size, of the usable instances on at most 200 of these frames.
 
     None for fewer than 10 instances. Frames that can't be read are left out: they are named later.
     """
@@ -112,7 +112,7 @@ def fit_of_training(frames: list[Frame], model: WhereWhat) -> HeightFit | None:
         for one in usable_instances(channels, ids, ids_big, model.target, group_instances=False):
             x0, y0, x1, y1 = one.box
             boxes.append([x0 / width, y0 / height, (x1 + 1) / width, (y1 + 1) / height])
-    return fit_heights(np.array(boxes)) if len(boxes) >= FIT_LEAST else None
+    return np.reshape(boxes, (-1, 4))
 
 
 class Inserter:
@@ -138,7 +138,7 @@ class Inserter:
         settings, name = self.settings, task.frame.name
         record = {"image": name, "stamp": stamp(task.frame), "status": "done"}
         try:
-            image = read_image(task.frame, rgb=self.painter is not None)
+            image = read_image(task.frame, self.painter is not None, settings.camera)
             if self.region is not None and self.region.shape != image.label_ids.shape:
                 raise InputError(f"{settings.gates.region_mask}: not of the size of {task.frame.label_path}")
             record["before"] = count_instances(image.instance_ids)
@@ -172,6 +172,8 @@ class Inserter:
         height, width = image.label_ids.shape
         refusals: Counter[str] = Counter()
         record = {"object": number, "class": class_name, "status": "refused"}
+        if image.camera and image.camera.assumed:
+            record["camera_assumed"] = image.camera.assumed
         if image.new_id(class_name) is None:
             return record | {"refusals": {"no_free_id": 1}}
         for attempt in range(settings.attempts):

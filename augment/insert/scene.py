@@ -17,7 +17,7 @@ from augment.compose import compose, contact_rows, hidden_part
 from augment.insert.gates import Gates, mask_refusal
 from augment.paint.backends import CannotFillError
 from augment.paint.painter import NewObject
-from data.camera import Camera, read_camera
+from data.camera import Camera, camera_of
 from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, bounding_box, read_maps
 from data.geometry import Patch
 from data.labels import TARGET_CLASSES
@@ -106,12 +106,13 @@ class EditedImage:
         }
 
 
-def read_image(frame: Frame, rgb: bool = False) -> EditedImage:
-    """An image from its source files, with its picture if `rgb`.
+def read_image(frame: Frame, rgb: bool = False, camera: str = "auto") -> EditedImage:
+    """An image from its source files, with its picture if `rgb`; camera: one of CAMERA_CHOICES.
 
     Raises InputError, naming the file, if one is bad.
     """
     label_ids, instance_ids = read_maps(frame)
+    rows, columns = label_ids.shape
     path = annotation_path(frame, "_polygons.json")
     outlines = None
     if path.exists():
@@ -132,7 +133,7 @@ def read_image(frame: Frame, rgb: bool = False) -> EditedImage:
         contact_rows(label_ids, instance_ids),
         np.zeros(label_ids.shape, np.uint8),
         outlines,
-        read_camera(frame) if sibling_path(frame, "camera", "_camera.json") else None,
+        camera_of(frame, columns, rows, camera),
         read_picture(frame, label_ids.shape) if rgb else None,
     )
 

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.report import FIGURES
+from data.camera import published_camera
+from data.geometry import LEAST_INSTANCES
+from evaluation.figures import HEIGHT_FIGURES, OVERLAP_FIGURES
+from evaluation.report import FIGURES, remarks
 from main import seed_everything
 from model import WhereWhat, load_model, sample
 from options import PRESETS, Options
@@ -50,10 +53,12 @@ def save_model(run_dir, options: Options) -> None:
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory):
-    """Built-in scenes (tree), two miniature frames (mini, no camera files), a run, its full evaluation."""
+    """Built-in scenes (tree), miniature frames (mini, no camera files), a run, its full evaluation."""
     root = tmp_path_factory.mktemp("evaluate")
     write_streets(root / "tree", 24, 10, (256, 128), 5)
-    write_miniature(root / "mini", "train", count=3, seed=1)
+    write_miniature(root / "mini", "train", count=LEAST_INSTANCES, seed=1)
+    write_miniature(root / "mini", "few", count=LEAST_INSTANCES - 1, seed=1)
+    write_miniature(root / "mini", "one", count=1, seed=1)
     write_miniature(root / "mini", "val", count=2, seed=2)
     write_miniature(root / "mini", "empty", count=2, seed=3, empty=2)
     save_model(root / "run", Options(**PRESETS["tiny"], cache_dir=str(root / "cache")))
@@ -132,6 +137,89 @@ def test_without_camera_files_heights_are_judged_by_foot_row(root, tmp_path):
     assert "metric_height_rate" not in methods["real"] and "plausible_rate" in methods["real"]
     assert "height_band_rate" in methods["real"] and methods["real"]["support_rate"]["std"] is None
     assert "placement_distance" not in methods["real"]  # two real boxes are too few
+
+
+def evaluated(root, out, *more) -> tuple[dict, dict]:
+    """Methods of a quick evaluation of the miniature tree, and its settings."""
+    arguments = flags(root, "--quick", "--seeds", 2, "--out", out, *more, db_root="mini")
+    result = evaluate.evaluate(evaluate.parse(arguments))
+    return result["methods"], result["settings"]
+
+
+def test_one_training_instance_is_no_foundation(root, tmp_path, capsys):
+    methods, _ = evaluated(root, tmp_path, "--train_split", "one")
+    absent = {"mean": None, "std": None, "reason": "1 training instance, 30 needed"}
+    assert read(tmp_path)["methods"] == methods  # null, not NaN: the file can be read back
+    for method in ("uniform", "prior", "nearest"):
+        assert set(methods[method]) >= {"support_rate", "plausible_rate", "box_spread", *HEIGHT_FIGURES}
+        assert all(figure == absent for figure in methods[method].values())
+    for method in ("model", "real"):
+        assert all(methods[method][name] == absent for name in (*HEIGHT_FIGURES, "plausible_rate"))
+        assert methods[method]["support_rate"]["mean"] is not None
+    assert methods["model"]["overlap_rate"]["mean"] is not None
+    assert all(methods["real"][name] == absent for name in OVERLAP_FIGURES)
+    shown, text = capsys.readouterr().out, (tmp_path / "evaluation.md").read_text()
+    for table in (shown, text):
+        (row,) = [line for line in table.splitlines() if line.startswith("| height_band_rate")]
+        assert row.count("n/a (1 training instance, 30 needed)") == 5
+    for name in ("heights", "centres", "rates"):
+        assert (tmp_path / f"evaluation_{name}.png").stat().st_size > 5000
+
+
+def test_shapes_are_not_compared_with_one_training_instance_and_the_model_is_still_measured(root, tmp_path):
+    arguments = flags(
+        root, "--n_z", 2, "--seeds", 1, "--out", tmp_path, "--train_split", "one", db_root="mini"
+    )
+    result = evaluate.evaluate(evaluate.parse(arguments))
+    methods = result["methods"]
+    assert all(methods[method][name]["mean"] is None for method in ("model", "real") for name in SHAPES)
+    assert not SHAPES & set(methods["prior"]) and "shapes" not in result["settings"]["sample_sizes"]
+    assert all(methods["model"][name]["mean"] is not None for name in REPLACEMENT | MODEL_ONLY)
+    assert all(methods["nearest"][name]["mean"] is None for name in REPLACEMENT)
+
+
+def test_the_rule_has_its_limit_at_thirty(root, tmp_path):
+    few, _ = evaluated(root, tmp_path / "few", "--train_split", "few")
+    enough, _ = evaluated(root, tmp_path / "enough")
+    assert few["real"]["height_band_rate"]["reason"] == "29 training instances, 30 needed"
+    assert all(value["mean"] is not None for figures in enough.values() for value in figures.values())
+
+
+def test_an_assumed_camera_gives_metric_figures_and_is_named(root, tmp_path, capsys):
+    methods, settings = evaluated(root, tmp_path, "--train_split", "one", "--camera", "cityscapes")
+    assert settings["camera"] == "cityscapes" and settings["camera_files"] == 0
+    assert settings["assumed_cameras"]["standard"]["images"] == 2
+    assert settings["assumed_cameras"]["standard"]["fx"] == 2262.52
+    for text in (capsys.readouterr().out, (tmp_path / "evaluation.md").read_text()):
+        assert "camera assumed, not read, for images without a camera file (2)" in text
+    camera = published_camera("littleton_000000_000019", 256, 128)
+    maps = evaluate.prepare(
+        Options(**PRESETS["tiny"], cache_dir=str(root / "cache"), db_root=str(root / "mini")), "val"
+    )
+    target = load_model(root / "run").target
+    views = [evaluate.read_view(maps, index, target, "cityscapes") for index in range(2)]
+    metres = [camera.metric_height(*(view.real_boxes * view.size)[0, 1::2]) for view in views]
+    median = methods["real"]["metric_height_q50"]["mean"]
+    assert min(metres) - 1e-9 <= median <= max(metres) + 1e-9
+    assert methods["real"]["plausible_rate"]["mean"] is not None  # by the camera: no fit is needed
+    assert methods["prior"]["plausible_rate"]["mean"] is None
+
+
+def test_a_camera_file_comes_before_an_assumed_one(root, tmp_path):
+    arguments = flags(root, "--quick", "--n_z", 3, "--seeds", 2, "--out", tmp_path, "--camera", "cityscapes")
+    result = evaluate.evaluate(evaluate.parse(arguments))
+    full = read(root / "run" / "evaluation")["methods"]
+    assert all(result["methods"][method][f] == full[method][f] for method in full for f in PLACEMENT)
+    assert result["settings"]["assumed_cameras"] == {} and result["settings"]["camera_files"] == 10
+
+
+@pytest.mark.parametrize(("rate", "said"), [(0.79, True), (0.8, False), (None, False)])
+def test_a_rule_that_real_instances_do_not_keep_is_named(rate, said):
+    real = {"plausible_rate": {"mean": rate, "std": None}}
+    lines = remarks({"real": real}, {"assumed_cameras": {}, "instances": 7})
+    assert [("0.790 (7 instances)" in line, "does not fit this data set" in line) for line in lines] == (
+        [(True, True)] if said else []
+    )
 
 
 def test_the_where_module_alone_gives_the_sample_s_place(root):

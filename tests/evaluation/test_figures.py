@@ -6,6 +6,7 @@ import pytest
 from data.camera import Camera
 from data.cityscapes import theta_of_box
 from data.geometry import (
+    LEAST_INSTANCES,
     STRIP_ROWS,
     box_iou,
     box_spread,
@@ -23,6 +24,7 @@ from data.geometry import (
     supported,
     supporting_pixels,
     thing_feet,
+    too_few,
 )
 from evaluation.baselines import BASELINES, Training, draw_boxes
 from evaluation.figures import View, placement_distances, replacement_scores
@@ -168,8 +170,18 @@ def test_height_fit_withstands_outliers():
     double = boxes([0, 0.7 - 2 * float(fit.heights(0.7)), 0.1, 0.7])
     assert height_residuals(double, fit) == pytest.approx(np.log(2))
     assert np.isfinite(height_residuals(boxes([0, 0, 0.1, 0.1], [0, 0.1, 0.1, 0.1]), fit)).all()
-    assert np.isfinite(fit_heights(real[:1]).slope)
     assert fit_heights(np.repeat(real, 30, 0)).slope == pytest.approx(1.4, rel=0.03)  # more than are used
+
+
+def test_nothing_is_fitted_to_too_few_instances():
+    foot = np.linspace(0.5, 0.9, LEAST_INSTANCES)
+    real = np.stack([foot * 0, foot / 2, foot * 0 + 0.1, foot], 1)
+    assert fit_heights(real).slope == pytest.approx(0.5) and too_few(LEAST_INSTANCES) is None
+    assert fit_heights(real[1:]) is None and fit_heights(real[:0]) is None
+    assert too_few(0) == f"0 training instances, {LEAST_INSTANCES} needed"
+    assert too_few(1) == f"1 training instance, {LEAST_INSTANCES} needed"
+    same_foot = np.tile(real[:1], (LEAST_INSTANCES, 1))  # no two boxes tell a slope
+    assert fit_heights(same_foot).slope == 0
 
 
 # ---- overlap ------------------------------------------------------------------------------------

@@ -26,8 +26,10 @@ from augment.insert.options import gates_of, parse
 from augment.insert.places import column, working_maps
 from augment.insert.scene import read_image
 from augment.insert.tree import plan, sum_up
+from data.camera import published_camera
 from data.cityscapes import list_frames, read_maps
 from data.coco import coco_path
+from data.geometry import LEAST_INSTANCES, METRIC_RANGES, metric_heights
 from data.labels import TARGET_CLASSES
 from data.writer import colour_map
 from model import load_model, predict_places
@@ -388,12 +390,51 @@ def test_a_single_image_without_polygons_or_camera(checkpoint, tmp_path, monkeyp
 
 
 def test_heights_go_by_the_training_instances_without_cameras(checkpoint, tmp_path, monkeypatch):
-    write_miniature(tmp_path / "in", count=12)
+    write_miniature(tmp_path / "in", count=LEAST_INSTANCES)
     arguments = ("--checkpoint", checkpoint, "--db_root", tmp_path / "in", "--out", tmp_path / "out")
     assert run(monkeypatch, *arguments) == 0
     summary = json.loads((tmp_path / "out" / "insert.json").read_text())
     assert summary["height_fits"]["person"]["low"] < 0 < summary["height_fits"]["person"]["high"]
     assert summary["refusals"]["person"]["height"] > 0  # the tiny model's persons are larger
+
+
+def test_too_few_training_instances_switch_the_height_rule_off(checkpoint, tmp_path, monkeypatch, capsys):
+    write_miniature(tmp_path / "in", count=1)
+    arguments = ("--checkpoint", checkpoint, "--db_root", tmp_path / "in", "--out", tmp_path / "out")
+    assert run(monkeypatch, *arguments) == 0
+    assert "no plausible heights of person: 1 training instance, 30 needed" in capsys.readouterr().err
+    summary = json.loads((tmp_path / "out" / "insert.json").read_text())
+    assert summary["height_fits"] == {} and "height" not in summary["refusals"]["person"]
+
+
+def test_an_assumed_camera_judges_heights_and_distances_and_is_named(
+    checkpoint, tmp_path, monkeypatch, capsys
+):
+    write_miniature(tmp_path / "in", count=1)
+    out = tmp_path / "out"
+    arguments = ("--checkpoint", checkpoint, "--db_root", tmp_path / "in", "--out", out, "--distance", "1-9")
+    assert run(monkeypatch, *arguments) == 2  # a distance needs a camera
+    assert "--camera cityscapes" in capsys.readouterr().err
+    assert run(monkeypatch, *arguments, "--camera", "cityscapes") == 0
+    told, settings = capsys.readouterr(), json.loads((out / "insert.json").read_text())["settings"]
+    assert "camera assumed, not read, for images without a camera file (1)" in told.out
+    assert "30 needed" not in told.err
+    assert settings["assumed_cameras"]["standard"]["images"] == 1
+    assert not (out / "camera").exists()  # an assumption is no file of the source
+    camera = published_camera("littleton_000000_000019", 256, 128)
+    (made,) = lines(out)
+    assert made["status"] == "inserted" and made["camera_assumed"] == "standard"
+    low, high = METRIC_RANGES["person"]
+    assert low <= metric_heights(np.array([made["box"]]), camera)[0] <= high
+    assert 1 <= camera.ground_depth(made["box"][3]) <= 9
+
+
+def test_cameras_of_the_source_are_not_replaced_by_an_assumed_one(
+    out, source, checkpoint, tmp_path, monkeypatch
+):
+    arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "again", *COMMAND)
+    assert run(monkeypatch, *arguments, "--coco", "--preview", 2, "--camera", "cityscapes") == 0
+    assert content(tmp_path / "again") == content(out)
 
 
 # ---- bad input ----------------------------------------------------------------------------------
