@@ -9,5 +9,6 @@ install requirements.txt requirements-diffusion.txt requirements-score.txt requi
 
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
+./scripts/rooms.sh
 # Two processes with one thread each; a file stays in one process, since its tests share what they computed.
 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
