@@ -6,95 +6,102 @@ Options are built once, frozen, printed, saved with the run as options.yaml, and
 The defaults are those of the published program (preset `paper`, spec section 2).
 """
 
-import argparse
-import contextlib
 import dataclasses
 import math
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import yaml
 
 from data.labels import TARGET_CLASSES
 from support.errors import InputError, Parser
-
-
-def _option(default, help, choices=None):
-    return field(default=default, metadata={"help": help, "choices": choices})
+from support.settings import add_flags, changed, checked, read_yaml, setting
 
 
 @dataclass(frozen=True)
 class Options:
     # ---- data -----------------------------------------------------------------------------------
-    db_root: str = _option("datasets/cityscapes", "folder that holds gtFine/ (leftImg8bit/ is not needed)")
-    target_class: str = _option("person", "class to insert", tuple(TARGET_CLASSES))
-    group_instances: bool = _option(True, "group regions (id < 1000) may count as instances, as published")
-    skip_bad_files: bool = _option(False, "go on without images whose files are broken")
-    cache_dir: str = _option("cache", "folder for working-size maps and usable instances, made on first use")
-    num_workers: int = _option(2, "processes that read data, 0 reads in the training process")
+    db_root: str = setting("datasets/cityscapes", "folder that holds gtFine/ (leftImg8bit/ is not needed)")
+    target_class: str = setting("person", "class to insert", tuple(TARGET_CLASSES))
+    group_instances: bool = setting(True, "group regions (id < 1000) may count as instances, as published")
+    skip_bad_files: bool = setting(False, "go on without images whose files are broken")
+    cache_dir: str = setting("cache", "folder for working-size maps and usable instances, made on first use")
+    num_workers: int = setting(2, "processes that read data, 0 reads in the training process", least=0)
 
     # ---- sizes ----------------------------------------------------------------------------------
-    image_sizex_small: int = _option(256, "width of the where module's map, pixels")
-    image_sizey_small: int = _option(128, "height of the where module's map, pixels (4 times a power of two)")
-    image_sizex_big: int = _option(1024, "width of the what module's map, pixels")
-    image_sizey_big: int = _option(512, "height of the what module's map, pixels (4 times a power of two)")
-    compact_sizex: int = _option(128, "width of the compact instance mask, pixels")
-    compact_sizey: int = _option(128, "height of the compact mask, pixels (4 times a power of two)")
+    image_sizex_small: int = setting(256, "width of the where module's map, pixels")
+    image_sizey_small: int = setting(128, "height of the where module's map, pixels (4 times a power of two)")
+    image_sizex_big: int = setting(1024, "width of the what module's map, pixels")
+    image_sizey_big: int = setting(512, "height of the what module's map, pixels (4 times a power of two)")
+    compact_sizex: int = setting(128, "width of the compact instance mask, pixels")
+    compact_sizey: int = setting(128, "height of the compact mask, pixels (4 times a power of two)")
 
     # ---- networks -------------------------------------------------------------------------------
-    gf_dim: int = _option(32, "channels of the first layer of encoders and generators")
-    df_dim: int = _option(8, "channels of the first layer of the discriminators")
-    z_dim_spatial: int = _option(4, "numbers in z_spatial, the noise of the place")
-    z_dim_appr: int = _option(16, "numbers in z_appr, the noise of the shape")
-    embed_dim_small: int = _option(128, "numbers in the where embedding")
-    embed_dim_big: int = _option(512, "numbers in the what embedding")
+    gf_dim: int = setting(32, "channels of the first layer of encoders and generators", least=1)
+    df_dim: int = setting(8, "channels of the first layer of the discriminators", least=1)
+    z_dim_spatial: int = setting(4, "numbers in z_spatial, the noise of the place", least=1)
+    z_dim_appr: int = setting(16, "numbers in z_appr, the noise of the shape", least=1)
+    embed_dim_small: int = setting(128, "numbers in the where embedding", least=1)
+    embed_dim_big: int = setting(512, "numbers in the what embedding", least=1)
 
     # ---- optimisation ---------------------------------------------------------------------------
-    epoch: int = _option(100, "passes over the images that hold a usable instance")
-    max_iters: int = _option(0, "stop after this many iterations in all, 0: after `epoch` passes")
-    batch_size: int = _option(1, "image pairs per iteration")
-    learning_rate: float = _option(2e-4, "Adam step size, all networks")
-    beta1: float = _option(0.5, "Adam's first decay rate (the second is 0.999)")
+    epoch: int = setting(100, "passes over the images that hold a usable instance", least=1)
+    max_iters: int = setting(0, "stop after this many iterations in all, 0: after `epoch` passes", least=0)
+    batch_size: int = setting(1, "image pairs per iteration", least=1)
+    learning_rate: float = setting(2e-4, "Adam step size, all networks", above=0)
+    beta1: float = setting(0.5, "Adam's first decay rate (the second is 0.999)", least=0, below=1)
 
     # ---- speed (same arithmetic up to rounding) --------------------------------------------------
-    precision: str = _option(
+    precision: str = setting(
         "fp32",
         "numbers of the convolutions: fp32, bf16 or fp16 (GPU; with loss scaling)",
         ("fp32", "bf16", "fp16"),
     )
-    tf32: bool = _option(False, "let GPUs round float32 factors to 10 bits in convolutions and products")
-    channels_last: bool = _option(True, "memory format of maps; on CPUs twice as fast as the other")
-    compile: bool = _option(False, "compile the networks with torch.compile (needs a C++ compiler on a CPU)")
-    accumulate: int = _option(1, "parts that a batch goes through in, one after the other, to save memory")
+    tf32: bool = setting(False, "let GPUs round float32 factors to 10 bits in convolutions and products")
+    channels_last: bool = setting(True, "memory format of maps; on CPUs twice as fast as the other")
+    compile: bool = setting(False, "compile the networks with torch.compile (needs a C++ compiler on a CPU)")
+    accumulate: int = setting(
+        1, "parts that a batch goes through in, one after the other, to save memory", least=1
+    )
 
     # ---- departures from the published program, all off by default ------------------------------
-    box_ramp: float = _option(0.0, "width of the placed box's soft edge, output pixels; 0: published edge")
-    theta_space: str = _option(
+    box_ramp: float = setting(
+        0.0, "width of the placed box's soft edge, output pixels; 0: published edge", least=0
+    )
+    theta_space: str = setting(
         "affine",
         "numbers that stand for a place in the STN head, its L1, its encoder and its discriminator: affine"
         " (theta itself, published) or box (centre, log width, log height)",
         ("affine", "box"),
     )
-    theta_jitter: float = _option(
+    theta_jitter: float = setting(
         0.0,
         "random shift of each edge of x+'s box, at most so many pixels of the big map; hides its pixel grid",
+        least=0,
     )
-    kl_weight: float = _option(1.0, "weight of where_kl and what_kl in the supervised encoders' losses")
-    overlap_weight: float = _option(
+    kl_weight: float = setting(
+        1.0, "weight of where_kl and what_kl in the supervised encoders' losses", least=0
+    )
+    overlap_weight: float = setting(
         0.0, "weight in g_total of `overlap`, the share of the predicted box that falls on things of x"
     )
-    decay_from: float = _option(1.0, "share of the run after which the learning rate falls to 0, 1: never")
-    average_decay: float = _option(0.0, "decay per iteration of the averaged weights used to sample; 0: none")
+    decay_from: float = setting(
+        1.0, "share of the run after which the learning rate falls to 0, 1: never", least=0, most=1
+    )
+    average_decay: float = setting(
+        0.0, "decay per iteration of the averaged weights used to sample; 0: none", least=0, below=1
+    )
 
     # ---- run ------------------------------------------------------------------------------------
-    run_dir: str = _option("runs/where_what", "folder for options, log, samples, checkpoints")
-    resume: str = _option("", "auto (last checkpoint of run_dir, if any) or the path of a checkpoint")
-    random_seed: int = _option(1004, "seed of everything random")
-    device: str = _option("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")
-    log_every: int = _option(100, "iterations between log lines")
-    sample_every: int = _option(100, "iterations between sample grids, 0: none")
-    save_every: int = _option(1000, "iterations between checkpoints, 0: only at the end of each epoch")
-    keep_checkpoints: int = _option(3, "checkpoints kept, the oldest go first")
+    run_dir: str = setting("runs/where_what", "folder for options, log, samples, checkpoints")
+    resume: str = setting("", "auto (last checkpoint of run_dir, if any) or the path of a checkpoint")
+    random_seed: int = setting(1004, "seed of everything random", least=0)
+    device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")
+    log_every: int = setting(100, "iterations between log lines", least=1)
+    sample_every: int = setting(100, "iterations between sample grids, 0: none", least=0)
+    save_every: int = setting(
+        1000, "iterations between checkpoints, 0: only at the end of each epoch", least=0
+    )
+    keep_checkpoints: int = setting(3, "checkpoints kept, the oldest go first", least=1)
 
 
 PRESETS = {
@@ -159,12 +166,7 @@ def network_depth(width: int, height: int, what: str) -> int:
 
 def validate(options: Options) -> Options:
     """Return `options` unchanged, or raise InputError naming the first option that can't be used."""
-    for name, value in dataclasses.asdict(options).items():
-        choices = Options.__dataclass_fields__[name].metadata["choices"]
-        if choices and value not in choices:
-            raise InputError(f"{name} '{value}' is unknown: choose one of {', '.join(map(str, choices))}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{name} must be a finite number, not {value}")
+    checked(options)
     network_depth(options.image_sizex_small, options.image_sizey_small, "small maps (image_size*_small)")
     network_depth(options.image_sizex_big, options.image_sizey_big, "big maps (image_size*_big)")
     network_depth(options.compact_sizex, options.compact_sizey, "compact masks (compact_size*)")
@@ -172,26 +174,10 @@ def validate(options: Options) -> Options:
         raise InputError("image_size*_small must be at least 32x32 pixels: D where halves its map four times")
     if options.compact_sizex < options.compact_sizey // 4 * 4 and options.compact_sizex < 8:
         raise InputError("compact_sizex must be at least 8 pixels")
-    at_least = {
-        1: ("gf_dim", "df_dim", "z_dim_spatial", "z_dim_appr", "embed_dim_small", "embed_dim_big", "epoch"),
-        0: ("max_iters", "num_workers", "random_seed", "sample_every", "save_every"),
-    }
-    at_least[1] += ("batch_size", "log_every", "keep_checkpoints", "accumulate")
-    for bound, names in at_least.items():
-        for name in names:
-            if getattr(options, name) < bound:
-                raise InputError(f"{name} must be at least {bound}, not {getattr(options, name)}")
-    if options.learning_rate <= 0 or options.box_ramp < 0 or not 0 <= options.beta1 < 1:
-        raise InputError("learning_rate must be above 0, beta1 in [0, 1), box_ramp not negative")
     if options.batch_size % options.accumulate:
         raise InputError(
             f"batch_size {options.batch_size} must be a multiple of accumulate {options.accumulate}"
         )
-    for name in ("kl_weight", "theta_jitter"):
-        if getattr(options, name) < 0:
-            raise InputError(f"{name} must not be negative, it is {getattr(options, name)}")
-    if not 0 <= options.decay_from <= 1 or not 0 <= options.average_decay < 1:
-        raise InputError("decay_from must be in [0, 1] and average_decay in [0, 1)")
     return options
 
 
@@ -200,45 +186,12 @@ def from_dict(values: dict, source: str) -> Options:
 
     Raises InputError, naming `source`, for an unknown name or a value of the wrong kind.
     """
-    clean = {}
-    for name, value in values.items():
-        if name not in Options.__dataclass_fields__:
-            raise InputError(f"{source}: unknown option '{name}' (see python main.py --help for all names)")
-        kind = type(Options.__dataclass_fields__[name].default)
-        if kind is float and type(value) in (int, str):  # YAML reads 2e-4 as a string, 1 as an integer
-            with contextlib.suppress(ValueError):
-                value = float(value)
-        if type(value) is not kind:
-            raise InputError(f"{source}: option {name} must be of type {kind.__name__}, not {value!r}")
-        clean[name] = value
-    return Options(**clean)
-
-
-def read_yaml(path: str) -> dict:
-    """The dict in a YAML file of options; InputError if it can't be read or holds something else."""
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--config {path}: can't be read as YAML ({reason})") from None
-    if not isinstance(values, dict):
-        raise InputError(f"--config {path}: must hold 'name: value' lines, as a saved options.yaml does")
-    return values
+    return changed(Options(), values, source)
 
 
 def write_yaml(options: Options) -> str:
     """The text of options.yaml; `--config` reads it back to equal options."""
     return yaml.safe_dump(dataclasses.asdict(options), sort_keys=False)
-
-
-def add_option_flags(parser: argparse.ArgumentParser) -> None:
-    """Add one flag for each option; flags that are not given leave no trace in the parsed namespace."""
-    for item in dataclasses.fields(Options):
-        text = f"{item.metadata['help']} (default {item.default!r})".replace("%", "%%")
-        kind = {"type": type(item.default), "choices": item.metadata["choices"], "metavar": item.name.upper()}
-        if isinstance(item.default, bool):
-            kind = {"action": argparse.BooleanOptionalAction}
-        parser.add_argument(f"--{item.name}", help=text, default=argparse.SUPPRESS, **kind)
 
 
 def parser() -> Parser:
@@ -251,7 +204,7 @@ def parser() -> Parser:
         action="store_true",
         help="open the data, print options, parameter table and number of usable instances, then stop",
     )
-    add_option_flags(parser)
+    add_flags(parser, Options)
     return parser
 
 
@@ -264,7 +217,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Options, bool]:
     preset, config, dry_run = flags.pop("preset"), flags.pop("config"), flags.pop("dry_run")
     values = dict(PRESETS[preset or "paper"])
     if config:
-        values.update(read_yaml(config))
+        values.update(read_yaml(config, "'name: value' lines, as a saved options.yaml does"))
     values.update(flags)
     return validate(from_dict(values, f"--config {config}" if config else "options")), dry_run
 

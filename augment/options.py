@@ -5,7 +5,6 @@ built once, saved in OUT/synth.json, and then only read: the later stages take t
 """
 
 import argparse
-import contextlib
 import dataclasses
 import re
 import textwrap
@@ -16,6 +15,8 @@ import yaml
 from cityscapesscripts.helpers.labels import labels as OFFICIAL_LABELS
 
 from support.errors import InputError
+from support.settings import add_flags, fields, read_yaml, setting, typed
+from support.settings import checked as in_range
 
 BACKENDS = ("swap", "recolor", "cv_inpaint", "sd_inpaint", "sdxl_blend")
 WITH_WEIGHTS = ("sd_inpaint", "sdxl_blend")  # one process for these, which may hold a GPU
@@ -32,69 +33,83 @@ SECTIONS = {
 }
 
 
-def _option(section: str, default, help: str, choices: tuple[str, ...] | None = None):
-    return field(default=default, metadata={"section": section, "help": help, "choices": choices})
-
-
 @dataclass(frozen=True)
 class SynthOptions:
     """All settings that decide what a run writes, and where its frames come from."""
 
-    db_root: str = _option(
-        "data", "", "folder that holds gtFine/ and leftImg8bit/; none: built-in street scenes"
+    db_root: str = setting(
+        "", "folder that holds gtFine/ and leftImg8bit/; none: built-in street scenes", section="data"
     )
-    split: str = _option("data", "train", "split to repaint")
-    scenes: int = _option("data", 20, "built-in street scenes made when there is no db_root, train split")
-    scene_size: str = _option("data", "512x256", "their width x height, pixels")
-    seed: int = _option("data", 0, "seed of everything random; same seed, same bytes")
+    split: str = setting("train", "split to repaint", section="data")
+    scenes: int = setting(
+        20, "built-in street scenes made when there is no db_root, train split", section="data", least=1
+    )
+    scene_size: str = setting("512x256", "their width x height, pixels", section="data")
+    seed: int = setting(0, "seed of everything random; same seed, same bytes", section="data", least=0)
 
-    policy: str = _option(
-        "select",
+    policy: str = setting(
         "largest",
         "largest: the k largest instances of a frame; largest_per_class: the k largest of each class;"
         " class_balanced: k times the number of frames in all, classes as even as the data set permits",
         POLICIES,
+        section="select",
     )
-    k: int = _option("select", 3, "instances (see policy)")
-    min_area: int = _option("select", 0, "smallest visible area, pixels; 0: 1/4000 of the frame")
-    min_side: int = _option("select", 1, "smallest side of the visible box, pixels")
-    truncated: bool = _option("select", True, "take instances that touch the border of the frame too")
-    classes: str = _option("select", "all", "label names separated by commas, or all: " + ",".join(THINGS))
-    margin: float = _option("select", 0.25, "context on each side of the crop, share of the longer box side")
-    min_crop: int = _option("select", 128, "smallest side of the crop, pixels, where the frame has room")
+    k: int = setting(3, "instances (see policy)", section="select", least=1)
+    min_area: int = setting(
+        0, "smallest visible area, pixels; 0: 1/4000 of the frame", section="select", least=0
+    )
+    min_side: int = setting(1, "smallest side of the visible box, pixels", section="select", least=1)
+    truncated: bool = setting(True, "take instances that touch the border of the frame too", section="select")
+    classes: str = setting(
+        "all", "label names separated by commas, or all: " + ",".join(THINGS), section="select"
+    )
+    margin: float = setting(
+        0.25, "context on each side of the crop, share of the longer box side", section="select", least=0
+    )
+    min_crop: int = setting(
+        128, "smallest side of the crop, pixels, where the frame has room", section="select", least=1
+    )
 
-    samples: int = _option("generate", 2, "pictures of each instance; each becomes a synthetic frame")
-    prompts: str = _option("generate", "", "YAML of prompts; none: the built-in table")
-    style: str = _option("generate", "", "words added to each prompt, for example 'at night'")
+    samples: int = setting(
+        2, "pictures of each instance; each becomes a synthetic frame", section="generate", least=1, most=999
+    )
+    prompts: str = setting("", "YAML of prompts; none: the built-in table", section="generate")
+    style: str = setting("", "words added to each prompt, for example 'at night'", section="generate")
 
-    backend: str = _option("backend", "swap", "who repaints", BACKENDS)
-    backend_settings: dict = field(default_factory=dict, metadata={"section": "backend", "choices": None})
+    backend: str = setting("swap", "who repaints", BACKENDS, section="backend")
+    backend_settings: dict = field(default_factory=dict, metadata={"section": "backend"})
 
-    colour_match: str = _option(
-        "integrate",
+    colour_match: str = setting(
         "ring",
         "ring: mean and spread in Lab on a ring around the mask; legacy: the published rule; none",
         ("ring", "legacy", "none"),
+        section="integrate",
     )
-    feather: float = _option("integrate", 2.0, "soft edge inside the mask, pixels")
-    truth: str = _option(
-        "integrate",
+    feather: float = setting(2.0, "soft edge inside the mask, pixels", section="integrate", least=0)
+    truth: str = setting(
         "raster",
         "raster: the ids of the frame, enlarged; polygon: its outlines, enlarged and drawn anew",
         ("raster", "polygon"),
+        section="integrate",
     )
-    fragments: str = _option(
-        "integrate",
+    fragments: str = setting(
         "void",
         "instances of which the window shows next to nothing: void (becomes unlabeled), keep, or resample"
         " (20 further windows, then void)",
         ("void", "keep", "resample"),
+        section="integrate",
     )
-    min_pixels: int = _option("integrate", 4, "what next to nothing is: fewer pixels of the frame")
+    min_pixels: int = setting(
+        4, "what next to nothing is: fewer pixels of the frame", section="integrate", least=1
+    )
 
-    raw: str = _option("build", "symlink", "how raw files enter the tree", ("symlink", "hardlink", "copy"))
-    raw_splits: str = _option("build", "train,val", "splits that enter it, separated by commas; '': none")
-    coco: bool = _option("build", True, "write COCO annotation of the split")
+    raw: str = setting(
+        "symlink", "how raw files enter the tree", ("symlink", "hardlink", "copy"), section="build"
+    )
+    raw_splits: str = setting(
+        "train,val", "splits that enter it, separated by commas; '': none", section="build"
+    )
+    coco: bool = setting(True, "write COCO annotation of the split", section="build")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -108,20 +123,9 @@ class SynthOptions:
         return THINGS if self.classes == "all" else tuple(self.classes.split(","))
 
 
-_LEAST = {"scenes": 1, "seed": 0, "k": 1, "min_area": 0, "min_side": 1, "margin": 0, "samples": 1}
-_LEAST |= {"min_crop": 1, "feather": 0, "min_pixels": 1}
-
-
 def checked(options: SynthOptions) -> SynthOptions:
     """The same options. Raises InputError for a value out of range, naming the option."""
-    for item in dataclasses.fields(SynthOptions):
-        value, choices = getattr(options, item.name), item.metadata["choices"]
-        if choices and value not in choices:
-            raise InputError(f"{item.name} must be one of {', '.join(choices)}, not {value!r}")
-        if item.name in _LEAST and not _LEAST[item.name] <= value < float("inf"):
-            raise InputError(f"{item.name} must be at least {_LEAST[item.name]}, not {value}")
-    if options.samples > 999:
-        raise InputError(f"samples must be at most 999, not {options.samples}")
+    in_range(options)
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", options.scene_size):
         raise InputError(f"scene_size must be WIDTHxHEIGHT, for example 512x256, not {options.scene_size!r}")
     for name in options.class_names:
@@ -138,30 +142,18 @@ def from_sections(content: dict, source: str) -> dict:
             raise InputError(f"{source}: unknown section '{section}', only {', '.join(SECTIONS)}")
         if not isinstance(entries, dict):
             raise InputError(f"{source}: section '{section}' must hold 'name: value' lines")
-        known = {
-            item.name for item in dataclasses.fields(SynthOptions) if item.metadata["section"] == section
-        }
+        known = {item.name: item for item in fields(SynthOptions) if item.metadata["section"] == section}
         for name, value in entries.items():
             if section == "backend":
                 if name == "name":
-                    values["backend"] = _typed("backend", value, source)
+                    values["backend"] = typed(known["backend"], value, source)
                 else:
                     values.setdefault("backend_settings", {})[name] = value
             elif name in known:
-                values[name] = _typed(name, value, source)
+                values[name] = typed(known[name], value, source)
             else:
-                raise InputError(f"{source}: unknown option '{name}' in section '{section}'")
+                raise InputError(f"{source}: unknown setting '{name}' in section '{section}'")
     return values
-
-
-def _typed(name: str, value, source: str):
-    kind = type(SynthOptions.__dataclass_fields__[name].default)
-    if kind is float and type(value) in (int, str):  # YAML reads 2e-4 as a string, 1 as an integer
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    if type(value) is not kind:
-        raise InputError(f"{source}: option {name} must be of type {kind.__name__}, not {value!r}")
-    return value
 
 
 def from_saved(values: dict, source: str) -> SynthOptions:
@@ -177,33 +169,15 @@ def add_option_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--print_config", action="store_true", help="print all options as YAML with comments, and stop"
     )
-    for section, text in SECTIONS.items():
-        group = parser.add_argument_group(f"{section}: {text}")
-        for item in dataclasses.fields(SynthOptions):
-            if item.metadata["section"] != section or item.name == "backend_settings":
-                continue
-            shown = f"{item.metadata['help']} (default {item.default!r})".replace("%", "%%")
-            kind = {"type": type(item.default), "choices": item.metadata["choices"]}
-            if isinstance(item.default, bool):
-                kind = {"action": argparse.BooleanOptionalAction}
-            elif not item.metadata["choices"]:
-                kind["metavar"] = type(item.default).__name__.upper()
-            group.add_argument(f"--{item.name}", help=shown, default=argparse.SUPPRESS, **kind)
+    add_flags(parser, SynthOptions, {section: f"{section}: {text}" for section, text in SECTIONS.items()})
 
 
 def options_of(flags: dict) -> SynthOptions:
     """The options of parsed flags, which may name a --config. Raises InputError for what can't be used."""
     values: dict = {}
     if flags.get("config"):
-        path = flags["config"]
-        try:
-            content = yaml.safe_load(Path(path).read_text()) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"--config {path}: can't be read as YAML ({reason})") from None
-        if not isinstance(content, dict):
-            raise InputError(f"--config {path}: must hold sections, see --print_config")
-        values = from_sections(content, f"--config {path}")
+        content = read_yaml(flags["config"], "sections, see --print_config", may_be_empty=True)
+        values = from_sections(content, f"--config {flags['config']}")
     values |= {name: value for name, value in flags.items() if name in SynthOptions.__dataclass_fields__}
     for name in ("db_root", "prompts"):  # later stages may be run from elsewhere
         if values.get(name):

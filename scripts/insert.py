@@ -8,7 +8,6 @@ images out over several processes or machines.
 With --render the new objects are painted on the RGB pictures too, which become leftImg8bit of the new tree.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -20,7 +19,7 @@ import torch
 
 from augment.insert.contact_sheet import contact_sheet
 from augment.insert.gates import Gates
-from augment.insert.options import gates_of, parse, rendering_of
+from augment.insert.options import InsertOptions, gates_of, parse, rendering_of
 from augment.insert.places import WORK, Settings, Task, start_worker, training_boxes, work
 from augment.insert.scene import sibling_path, single_frame
 from augment.insert.tree import (
@@ -55,7 +54,7 @@ from support.processes import Pool
 # ---- input --------------------------------------------------------------------------------------
 
 
-def load_models(paths: list[str], settings: argparse.Namespace) -> dict[str, tuple[Path, WhereWhat]]:
+def load_models(paths: list[str], settings: InsertOptions) -> dict[str, tuple[Path, WhereWhat]]:
     """Checkpoint file and model of each class. Raises InputError if they do not fit what is asked for."""
     models: dict[str, tuple[Path, WhereWhat]] = {}
     for path in paths:
@@ -80,7 +79,7 @@ def load_models(paths: list[str], settings: argparse.Namespace) -> dict[str, tup
     return models
 
 
-def frames_of(settings: argparse.Namespace) -> list[Frame]:
+def frames_of(settings: InsertOptions) -> list[Frame]:
     """The images to insert into, sorted by name; those that lack a map are among them, to be named.
 
     Raises InputError if there are none, or if OUT lies in the input or around it.
@@ -109,7 +108,7 @@ def frames_of(settings: argparse.Namespace) -> list[Frame]:
 
 
 def height_fits(
-    settings: argparse.Namespace, gates: Gates, frames: list[Frame], models: list[WhereWhat]
+    settings: InsertOptions, gates: Gates, frames: list[Frame], models: list[WhereWhat]
 ) -> dict[str, HeightFit]:
     """Fits of height against foot row, for classes and images where the camera does not tell the height."""
     if "height" not in gates.rules:
@@ -136,7 +135,7 @@ def without_camera(frames: list[Frame]) -> list[str]:
     return [frame.name for frame in frames if not sibling_path(frame, "camera", "_camera.json")]
 
 
-def assumed_cameras(settings: argparse.Namespace, frames: list[Frame]) -> dict[str, dict]:
+def assumed_cameras(settings: InsertOptions, frames: list[Frame]) -> dict[str, dict]:
     """The published calibrations used (`data.camera.assumptions`), none with --camera auto."""
     return assumptions(without_camera(frames)) if settings.camera == "cityscapes" else {}
 
@@ -144,7 +143,7 @@ def assumed_cameras(settings: argparse.Namespace, frames: list[Frame]) -> dict[s
 # ---- the run ------------------------------------------------------------------------------------
 
 
-def insert(settings: argparse.Namespace, ranks: Ranks) -> int:
+def insert(settings: InsertOptions, ranks: Ranks) -> int:
     """Insert, write the tree and print the counts; the exit status."""
     start = time.monotonic()
     torch.set_num_threads(1)
@@ -235,7 +234,7 @@ def insert(settings: argparse.Namespace, ranks: Ranks) -> int:
 
 
 def decisive_settings(
-    settings: argparse.Namespace,
+    settings: InsertOptions,
     gates: Gates,
     rendering: Rendering | None,
     frames: list[Frame],
@@ -273,7 +272,7 @@ def _sha256(path: Path | str | None) -> str | None:
 # ---- what comes after ---------------------------------------------------------------------------
 
 
-def add_extras(settings: argparse.Namespace, out: Path, frames: list[Frame], lines: list[dict]) -> None:
+def add_extras(settings: InsertOptions, out: Path, frames: list[Frame], lines: list[dict]) -> None:
     """Write the COCO file and the contact sheet, where asked for."""
     failed = {line["image"] for line in lines if line["status"] == "failed"}
     good = [frame for frame in frames if frame.name not in failed]

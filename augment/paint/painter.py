@@ -20,9 +20,9 @@ from augment.paint.backends import (
     Backend,
     CannotFillError,
     Request,
-    check_settings,
     make_backend,
     prepare_backend,
+    settings_of,
 )
 from augment.paint.blend import cast_shadow, match_colours, paste
 from augment.paint.prompts import Prompts, draw_prompts, load_prompts
@@ -53,7 +53,7 @@ class Rendering:
     def check(self) -> None:
         """Raises InputError for bad settings of the back end or bad prompts; nothing is loaded."""
         if self.name != "overlay":
-            check_settings(self.name, self.options.backend_settings)
+            settings_of(self.name, self.options.backend_settings)
             load_prompts(self.options.prompts or None)
 
     def prepare(self, map_function: Callable) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from augment.options import WITH_WEIGHTS, SynthOptions, add_option_flags, as_yaml, options_of
-from augment.paint.backends import check_settings
+from augment.paint.backends import settings_of
 from augment.paint.prompts import load_prompts
 from augment.repaint.running import Run, input_of, make_scenes, prepare_out
 from support.errors import InputError, Parser, run_program
@@ -69,7 +69,7 @@ def parse(parser: Parser) -> tuple[argparse.Namespace, SynthOptions | None]:
 def check_backend(options: SynthOptions) -> None:
     """Raises InputError for settings that the back end does not know and for bad prompts."""
     load_prompts(options.prompts or None)
-    check_settings(options.backend, options.backend_settings)
+    settings_of(options.backend, options.backend_settings)
 
 
 def start(flags: argparse.Namespace, options: SynthOptions) -> Run | None:

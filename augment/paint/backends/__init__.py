@@ -8,7 +8,6 @@
 requirements-diffusion.txt, and nothing of them is imported before they are made.
 """
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -20,6 +19,7 @@ import numpy as np
 
 from augment.options import BACKENDS
 from support.errors import InputError
+from support.settings import changed, checked
 
 _MODULES = {
     "swap": "swap",
@@ -84,13 +84,16 @@ def make_backend(name: str, settings: dict, db_root: Path, split: str) -> Backen
     `swap` opens its bank of instances here, and builds it first if it isn't there: see `prepare_backend`.
     Raises InputError for an unknown name or setting, a missing library, or a model that can't be loaded.
     """
-    maker = _maker(name)
-    return maker(name, settings_of(maker.settings_type(name), name, settings), Path(db_root), split)
+    return _maker(name)(name, settings_of(name, settings), Path(db_root), split)
 
 
-def check_settings(name: str, settings: dict) -> None:
-    """Raises InputError for an unknown back end or setting, without making or loading anything."""
-    settings_of(_maker(name).settings_type(name), name, settings)
+def settings_of(name: str, settings: dict):
+    """The settings of a back end as its own dataclass, those not given as it has them by default.
+
+    Makes and loads nothing. Raises InputError for an unknown back end or setting and for unusable values.
+    """
+    source = f"backend {name}"
+    return checked(changed(_maker(name).defaults(name), settings, source), source)
 
 
 def prepare_backend(
@@ -100,31 +103,12 @@ def prepare_backend(
 
     map_function may spread the work over processes. Raises InputError as `make_backend` does.
     """
-    maker = _maker(name)
-    checked = settings_of(maker.settings_type(name), name, settings)
+    wanted = settings_of(name, settings)
     if name == "swap":
-        maker.prepare(checked, Path(db_root), split, map_function)
+        _maker(name).prepare(wanted, Path(db_root), split, map_function)
 
 
 def _maker(name: str) -> type:
     if name not in BACKENDS:
         raise InputError(f"back end '{name}' is unknown: choose {', '.join(BACKENDS)}")
     return import_module(f"{__name__}.{_MODULES[name]}").MAKER
-
-
-def settings_of(kind: type, name: str, settings: dict | None):
-    """The dataclass `kind` filled from a mapping; InputError for unknown keys and wrong types."""
-    defaults = kind()
-    known = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(kind)}
-    for key, value in (settings or {}).items():
-        if key not in known:
-            listed = ", ".join(known) or "none"
-            raise InputError(f"backend {name}: unknown setting '{key}'; it has {listed}")
-        wanted = type(known[key])
-        fits = isinstance(value, (int, float)) if wanted is float else isinstance(value, wanted)
-        if not fits or (isinstance(value, bool) and wanted is not bool):
-            raise InputError(f"backend {name}: {key} must be of type {wanted.__name__}, not {value!r}")
-    try:
-        return dataclasses.replace(defaults, **(settings or {}))
-    except ValueError as error:
-        raise InputError(f"backend {name}: {error}") from None

@@ -23,6 +23,7 @@ from augment.paint.backends import Request
 from augment.paint.blend import resize
 from distributed import choose_device
 from support.errors import InputError
+from support.settings import setting
 
 VERSION = "1"
 
@@ -34,52 +35,35 @@ _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings both have; what a model wants of its own stands in the subclasses."""
+    """The settings of both; what each starts from is in `DEFAULTS`."""
 
-    model: str = ""  # id on the Hugging Face hub, or a local folder with model_index.json
-    revision: str = "main"  # branch, tag or commit on the hub
-    variant: str = ""  # of the weight files, such as fp16; none: the plain ones
-    offline: bool = False  # take the model from the local cache only (as with HF_HUB_OFFLINE=1)
-    dtype: str = "fp16"  # fp16, bf16 or fp32; on a CPU always fp32
-    device: str = "auto"  # auto, cpu, cuda or cuda:N
-    batch_size: int = 4  # samples of an object painted at once; no sample depends on it
-    attention_slicing: bool = False  # less memory, a little slower
-    size: int = 512  # longer side of the model's picture, pixels, a multiple of 8
-    min_side: int = 128  # least side of the window that is enlarged to `size`, pixels of the frame
-    steps: int = 50
-    guidance: float = 7.5
-    strength: float = 1.0  # share of the noise, and of the steps, that is gone through, 0..1
+    model: str = setting("", "id on the Hugging Face hub, or a local folder with model_index.json")
+    revision: str = setting("main", "branch, tag or commit on the hub")
+    variant: str = setting("", "of the weight files, such as fp16; none: the plain ones")
+    offline: bool = setting(False, "take the model from the local cache only (as with HF_HUB_OFFLINE=1)")
+    dtype: str = setting("fp16", "numbers of the model; on a CPU always fp32", tuple(_DTYPES))
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    batch_size: int = setting(4, "samples of an object painted at once; no sample depends on it", least=1)
+    attention_slicing: bool = setting(False, "less memory, a little slower")
+    size: int = setting(512, "longer side of the model's picture, pixels, a multiple of 8", least=LATENT)
+    min_side: int = setting(128, "least side of the window enlarged to `size`, pixels of the frame", least=1)
+    steps: int = setting(50, "steps of the solver", least=1)
+    guidance: float = setting(7.5, "how far the prompt is followed")
+    strength: float = setting(1.0, "share of the noise, and of the steps, gone through", above=0, most=1)
 
     def __post_init__(self):
-        if self.dtype not in _DTYPES:
-            raise ValueError(f"dtype '{self.dtype}' is unknown: choose {', '.join(_DTYPES)}")
-        if self.size < LATENT or self.size % LATENT:
+        if self.size % LATENT:
             raise ValueError(f"size must be a multiple of {LATENT}")
-        if min(self.batch_size, self.min_side, self.steps) < 1:
-            raise ValueError("batch_size, min_side and steps must be at least 1")
-        if not 0 < self.strength <= 1 or int(self.steps * self.strength) < 1:
-            raise ValueError("strength must be in 0..1, and steps * strength at least 1")
+        if self.steps >= 1 and 0 < self.strength <= 1 and int(self.steps * self.strength) < 1:
+            raise ValueError("steps * strength must be at least 1")
 
 
-@dataclass(frozen=True)
-class InpaintSettings(Settings):
-    """Of `sd_inpaint`."""
-
-    model: str = "stabilityai/stable-diffusion-2-inpainting"
-
-
-@dataclass(frozen=True)
-class BlendSettings(Settings):
-    """Of `sdxl_blend`."""
-
-    model: str = "stabilityai/stable-diffusion-xl-base-1.0"
-    size: int = 1024
-    min_side: int = 256
-    guidance: float = 5.0
-    strength: float = 0.75
-
-
-_SETTINGS = {"sd_inpaint": InpaintSettings, "sdxl_blend": BlendSettings}
+DEFAULTS = {
+    "sd_inpaint": Settings("stabilityai/stable-diffusion-2-inpainting"),
+    "sdxl_blend": Settings(
+        "stabilityai/stable-diffusion-xl-base-1.0", size=1024, min_side=256, guidance=5.0, strength=0.75
+    ),
+}
 _PIPELINES = {
     "sd_inpaint": "StableDiffusionInpaintPipeline",
     "sdxl_blend": "StableDiffusionXLInpaintPipeline",
@@ -114,8 +98,8 @@ class Diffusion:
         }
 
     @staticmethod
-    def settings_type(name: str) -> type:
-        return _SETTINGS[name]
+    def defaults(name: str) -> Settings:
+        return DEFAULTS[name]
 
     def fill(self, request: Request) -> list[np.ndarray]:
         """See `Backend`. Around the mask the model's own picture stays, for the colour match."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from augment.paint.backends import Request
 from augment.paint.blend import ring_of
+from support.settings import setting
 
 VERSION = "1"
 
@@ -21,17 +22,11 @@ VERSION = "1"
 class Settings:
     """The settings of `cv_inpaint`."""
 
-    method: str = "telea"  # or "ns" (Navier-Stokes)
-    side: int = 64  # larger masks are filled at a size where their longer side has so many pixels
-    halo: float = 0.03  # what is not believed either around the mask, in parts of its longer side
-    shadow: float = 0.1  # and below it, in parts of its height
-    grain: float = 1.0  # strength of the noise that stands in for fine texture; 0: none, samples are equal
-
-    def __post_init__(self):
-        if self.method not in ("telea", "ns"):
-            raise ValueError(f"method '{self.method}' is unknown: choose telea or ns")
-        if self.side < 16 or min(self.halo, self.shadow, self.grain) < 0:
-            raise ValueError("side must be at least 16; halo, shadow and grain at least 0")
+    method: str = setting("telea", "rule by which pixels are filled; ns: Navier-Stokes", ("telea", "ns"))
+    side: int = setting(64, "larger masks are filled at so many pixels of their longer side", least=16)
+    halo: float = setting(0.03, "not believed either around the mask, in parts of its longer side", least=0)
+    shadow: float = setting(0.1, "and below it, in parts of its height", least=0)
+    grain: float = setting(1.0, "noise in place of fine texture; 0: none, samples are equal", least=0)
 
 
 class Inpaint:
@@ -42,8 +37,8 @@ class Inpaint:
         self.details = {"params": asdict(settings)}
 
     @staticmethod
-    def settings_type(name: str) -> type:
-        return Settings
+    def defaults(name: str) -> Settings:
+        return Settings()
 
     def fill(self, request: Request) -> list[np.ndarray]:
         """See `Backend`. Samples differ only by their grain."""

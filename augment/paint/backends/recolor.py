@@ -13,6 +13,7 @@ import numpy as np
 
 from augment.paint.backends import Request
 from augment.paint.blend import from_lab, ring_of, ring_statistics, to_lab
+from support.settings import setting
 
 VERSION = "1"
 
@@ -44,11 +45,7 @@ _LEAST_CHANGE = 18.0  # distance in Lab between the object's colour and a drawn 
 class Settings:
     """The settings of `recolor`."""
 
-    strength: float = 0.85  # how far the colour goes towards the wanted one, 0..1
-
-    def __post_init__(self):
-        if not 0 < self.strength <= 1:
-            raise ValueError("strength must be in 0..1 and more than 0")
+    strength: float = setting(0.85, "how far the colour goes towards the wanted one", above=0, most=1)
 
 
 class Recolor:
@@ -59,8 +56,8 @@ class Recolor:
         self.details = {"params": {"strength": settings.strength}}
 
     @staticmethod
-    def settings_type(name: str) -> type:
-        return Settings
+    def defaults(name: str) -> Settings:
+        return Settings()
 
     def fill(self, request: Request) -> list[np.ndarray]:
         """See `Backend`. Samples whose prompts have the same colour word differ only by a shade."""

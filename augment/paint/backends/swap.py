@@ -19,6 +19,7 @@ from augment.paint.backends import CannotFillError, Request
 from augment.paint.bank import PARTS, Bank, Limits, build_bank, grid_of
 from augment.paint.blend import resize, ring_of, ring_statistics
 from augment.paint.registration import continue_texture, displacement
+from support.settings import setting
 
 VERSION = "1"
 
@@ -45,15 +46,11 @@ _MAX_TINT = 8.0  # largest shift of a and b
 class Settings:
     """The settings of `swap`."""
 
-    bank: str = ""  # file of the bank; none: cache/swap-SPLIT-HASH.npz
-    choices: int = 8  # instances among which the seed chooses
-    max_enlargement: float = 1.5  # of an instance, as long as there is any that needs less
-    per_class: int = Limits.per_class  # instances that the bank keeps of a class
-    longest: int = Limits.longest  # longer side of a kept picture, pixels
-
-    def __post_init__(self):
-        if min(self.choices, self.per_class, self.longest) < 1 or self.max_enlargement <= 0:
-            raise ValueError("choices, per_class, longest and max_enlargement must be positive")
+    bank: str = setting("", "file of the bank; none: cache/swap-SPLIT-HASH.npz")
+    choices: int = setting(8, "instances among which the seed chooses", least=1)
+    max_enlargement: float = setting(1.5, "of an instance, while there is any that needs less", above=0)
+    per_class: int = setting(Limits.per_class, "instances that the bank keeps of a class", least=1)
+    longest: int = setting(Limits.longest, "longer side of a kept picture, pixels", least=1)
 
 
 @dataclass(frozen=True)
@@ -81,8 +78,8 @@ class Swap:
         self.bank = self.prepare(settings, db_root, split, map)
 
     @staticmethod
-    def settings_type(name: str) -> type:
-        return Settings
+    def defaults(name: str) -> Settings:
+        return Settings()
 
     @staticmethod
     def prepare(settings: Settings, db_root: Path, split: str, map_function: Callable) -> Bank:

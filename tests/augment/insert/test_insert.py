@@ -490,7 +490,7 @@ def test_broken_images_are_skipped_named_and_added_once_mended(
         ({"--z_spatial": "1,2"}, "takes 4"),
         ({"--per_image": "3-1"}, "no range"),
         ({"--protect": "spaceship"}, "no Cityscapes label"),
-        ({"--max_overlap": "2"}, "must be in 0..1"),
+        ({"--max_overlap": "2"}, "must be at least 0 and at most 1"),
         ({"--attempts": "0"}, "at least 1"),
         ({"--instances": "x.png"}, "belongs to --image"),
     ],

@@ -276,7 +276,7 @@ def test_a_killed_run_goes_on_to_the_same_tree(out, arguments, tmp_path, monkeyp
         (("--render", "swap", "--render_config", "wrong.yaml"), "unknown setting 'hue'"),
         (("--render", "overlay", "--render_config", "wrong.yaml"), "belongs to --render swap"),
         (("--render", "sd_inpaint", "--bank", "bank.npz"), "belongs to --render swap, recolor"),
-        (("--render", "swap", "--shadow", "2"), "shadow must be in 0..1"),
+        (("--render", "swap", "--shadow", "2"), "shadow must be at least 0 and at most 1"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(flags, words, source, checkpoint, tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from augment.options import BACKENDS
-from augment.paint.backends import CannotFillError, Request, check_settings, make_backend, prepare_backend
+from augment.paint.backends import CannotFillError, Request, make_backend, prepare_backend, settings_of
 from augment.paint.backends.recolor import COLOURS
 from augment.paint.backends.swap import fit_into, relit
 from augment.paint.bank import Limits, build_bank
@@ -366,19 +366,19 @@ def test_bad_names_and_settings_are_one_line(tree, tmp_path):
         ("gligen", {}, "choose swap, recolor"),
         ("recolor", {"hue": 3}, "unknown setting 'hue'; it has strength"),
         ("recolor", {"strength": "much"}, "strength must be of type float"),
-        ("recolor", {"strength": 2}, "strength must be in 0..1"),
-        ("cv_inpaint", {"method": "magic"}, "choose telea or ns"),
-        ("swap", {"choices": 0}, "must be positive"),
+        ("recolor", {"strength": 2}, "strength must be above 0 and at most 1, not 2.0"),
+        ("cv_inpaint", {"method": "magic"}, "choose telea, ns"),
+        ("swap", {"choices": 0}, "choices must be at least 1"),
         ("swap", {"choices": True}, "choices must be of type int"),
     ):
         for make in (make_backend, prepare_backend):
             with pytest.raises(InputError, match=wanted):
                 make(name, settings, tree, "train")
         with pytest.raises(InputError, match=wanted) as error:
-            check_settings(name, settings)
+            settings_of(name, settings)
         assert "\n" not in str(error.value)
     for name in BACKENDS:
-        check_settings(name, {})  # builds and loads nothing
+        settings_of(name, {})  # builds and loads nothing
 
 
 def test_preparing_builds_the_bank_once(tree, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from augment.paint.backends import Request, make_backend
-from augment.paint.backends.diffusion import InpaintSettings, widen, window_of, working_size
+from augment.paint.backends.diffusion import DEFAULTS, widen, window_of, working_size
 from scripts import insert
 from support.errors import InputError
 from tests.town import write_checkpoint, write_town
@@ -272,9 +272,7 @@ def test_bad_settings_are_one_line():
 
 
 def test_the_defaults_are_the_published_settings():
-    from augment.paint.backends.diffusion import BlendSettings
-
-    inpaint, blend = InpaintSettings(), BlendSettings()
+    inpaint, blend = DEFAULTS["sd_inpaint"], DEFAULTS["sdxl_blend"]
     assert (inpaint.steps, inpaint.guidance, inpaint.size, inpaint.strength) == (50, 7.5, 512, 1.0)
     assert (blend.steps, blend.guidance, blend.size, blend.strength) == (50, 5.0, 1024, 0.75)
 

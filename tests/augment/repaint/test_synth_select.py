@@ -217,10 +217,10 @@ def test_flags_win_over_yaml_and_yaml_over_defaults(tmp_path):
     ("text", "complaint"),
     [
         ("selection: {k: 1}", "unknown section 'selection'"),
-        ("select: {kk: 1}", "unknown option 'kk'"),
+        ("select: {kk: 1}", "unknown setting 'kk'"),
         ("select: {k: three}", "k must be of type int"),
         ("select: [k]", "must hold 'name: value'"),
-        ("select: {policy: best}", "policy must be one of"),
+        ("select: {policy: best}", "policy 'best' is unknown: choose largest,"),
         ("select: {classes: house}", "'house' has no instances"),
         ("select: {margin: -1}", "margin must be at least 0"),
         ("data: {scene_size: big}", "WIDTHxHEIGHT"),
