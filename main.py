@@ -22,7 +22,7 @@ from distributed import Ranks, any_rank, average, choose_device, join, leave, wa
 from loader.cache import prepare
 from loader.noise import draw_noise
 from loader.pairs import GRID_NOISE, Scene, TrainingPairs, first_scenes, training_loader
-from model import LOSS_NAMES, Averages, NonFiniteLossError, Optimisers, WhereWhat, sample, train_step
+from model import Averages, NonFiniteLossError, Optimisers, WhereWhat, sample, train_step
 from options import Options, parse, write_yaml
 from support.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from support.errors import InputError, run_program
@@ -35,7 +35,7 @@ GRID_GAP = 3  # pixels, green
 IDENTITY_OPTIONS = (
     *("target_class", "image_sizex_small", "image_sizey_small", "image_sizex_big", "image_sizey_big"),
     *("compact_sizex", "compact_sizey", "gf_dim", "df_dim", "z_dim_spatial", "z_dim_appr"),
-    *("embed_dim_small", "embed_dim_big", "theta_space"),
+    *("embed_dim_small", "embed_dim_big", "theta_space", "where", "where_dim"),
 )
 
 
@@ -75,7 +75,7 @@ def train(options: Options, dry_run: bool) -> None:
         start_run_folder(options, run_dir, state)
     log = RunLog(run_dir, purge_after=state["iteration"] if state else 0, silent=ranks.rank > 0)
     log.line(describe(model, pairs, device, iterations, ranks))
-    iteration, samples_seen, window = 0, 0, empty_window()
+    iteration, samples_seen, window = 0, 0, empty_window(model)
     if state:
         restore(state, model, optimisers, averages)
         iteration, samples_seen, window = state["iteration"], state["samples_seen"], state["window"]
@@ -127,7 +127,7 @@ def train(options: Options, dry_run: bool) -> None:
             batch = next(batches).to(device, non_blocking=True)
             first = samples_seen + ranks.rank * options.batch_size
             noise = draw_noise(options, range(first, first + options.batch_size)).to(device)
-            optimisers.set_learning_rate(learning_rate_at(options, iteration / iterations))
+            optimisers.set_rates(rate_left(options, iteration / iterations))
             log_now = iteration == 0 or (iteration + 1) % options.log_every == 0
             try:
                 # Looking at a loss makes the host wait for a GPU, so there it is done when logging only.
@@ -152,10 +152,10 @@ def train(options: Options, dry_run: bool) -> None:
             window["count"] += 1
 
             if log_now:
-                means = average({name: float(window[name]) / window["count"] for name in LOSS_NAMES})
+                means = average({name: float(window[name]) / window["count"] for name in model.loss_names})
                 seconds = (time.perf_counter() - started) / (iteration - iterations_before)
                 log.stats(epoch, iteration, means, seconds, peak_memory_mb(device))
-                window = empty_window()
+                window = empty_window(model)
                 started, iterations_before = time.perf_counter(), iteration
             last = iteration == iterations
             grid_now = options.sample_every and (
@@ -189,10 +189,9 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def learning_rate_at(options: Options, progress: float) -> float:
-    """The published constant rate, or with decay_from < 1 a straight fall to 0 at the end of the run."""
-    left = (1 - progress) / (1 - options.decay_from) if options.decay_from < 1 else 1.0
-    return options.learning_rate * min(1.0, left)
+def rate_left(options: Options, progress: float) -> float:
+    """Share of the learning rates: the published 1; with decay_from < 1 a straight fall to 0 at the end."""
+    return min(1.0, (1 - progress) / (1 - options.decay_from)) if options.decay_from < 1 else 1.0
 
 
 def set_speed(options: Options, device: torch.device) -> None:
@@ -244,9 +243,9 @@ def describe(
     )
 
 
-def empty_window() -> dict:
+def empty_window(model: WhereWhat) -> dict:
     """Sums of the losses since the last log line, and how many iterations they cover."""
-    return dict.fromkeys((*LOSS_NAMES, "count"), 0)
+    return dict.fromkeys((*model.loss_names, "count"), 0)
 
 
 def find_state(options: Options, checkpoints: Path) -> dict | None:
@@ -263,7 +262,8 @@ def find_state(options: Options, checkpoints: Path) -> dict | None:
     path = find_checkpoint(checkpoints if options.resume == "auto" else options.resume)
     state = load_checkpoint(path)
     for name in IDENTITY_OPTIONS:
-        theirs, ours = state["options"].get(name), getattr(options, name)
+        theirs = state["options"].get(name, Options.__dataclass_fields__[name].default)
+        ours = getattr(options, name)
         if theirs != ours:
             raise InputError(f"{path} was trained with {name} {theirs}, this run has {ours}: make them agree")
     return state

@@ -6,7 +6,8 @@ Shapes: B images a batch, h x w the small map, H x W the big map, cy x cx the co
 """
 
 import copy
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from data.labels import FIRST_THING_CHANNEL, TARGET_CLASSES
 from distributed import average_gradients
 from layers.canvas import Canvas
+from layers.place_density import PlaceDensity
 from loader.noise import HalfNoise, Noise
 from loader.pairs import Batch, Scene
 from networks import build_networks, edge_map, full_precision, place, place_box, place_code
@@ -33,9 +35,10 @@ G_NETWORKS = (
     "what_reconstructor",
 )
 SUP_NETWORKS = ("where_encoder_sup", "what_encoder_sup")
+WHERE_NETWORKS = ("place_density",)
 D_NETWORKS = ("d_stn", "d_where", "d_obj", "d_what")
 
-# g_loss is the sum of these terms with these weights (spec section 7).
+# g_loss is the sum of these terms with these weights (spec section 7), as far as a model has them.
 G_WEIGHTS = {
     "g_stn": 1.0,
     "g_where": 1.0,
@@ -47,13 +50,28 @@ G_WEIGHTS = {
     "what_recon": 10.0,
     "where_vae_recon": 10.0,
     "what_vae_recon": 10.0,
+    "where_nll_foot": 1.0,  # the two that train the density of places
+    "where_nll_size": 1.0,
 }
 D_NAMES = ("d_stn", "d_where", "d_obj", "d_what")
 LOSS_NAMES = (
     *D_NAMES,
     *("g_stn", "g_where", "g_obj", "g_what", "coord", "stn_theta", "where_kl", "what_kl"),
     *("where_recon", "what_recon", "where_vae_recon", "what_vae_recon", "overlap", "g_total"),
+    *("where_nll_foot", "where_nll_size"),
 )
+# Terms that belong to the published where module alone, and those that train it through theta.
+PUBLISHED_WHERE_LOSSES = ("where_kl", "where_recon", "where_vae_recon")
+THETA_LOSSES = ("d_stn", "g_stn", "d_where", "g_where", "coord", "stn_theta")
+
+
+def loss_names(options: Options) -> tuple[str, ...]:
+    """The terms of LOSS_NAMES that a model of these options has."""
+    if options.where == "published":
+        left_out = {"where_nll_foot", "where_nll_size"}
+    else:
+        left_out = {*PUBLISHED_WHERE_LOSSES, *(() if options.joint_weight else THETA_LOSSES)}
+    return tuple(name for name in LOSS_NAMES if name not in left_out)
 
 
 # ---- maps ---------------------------------------------------------------------------------------
@@ -72,16 +90,13 @@ class Views:
 
 @dataclass(frozen=True)
 class Paths:
-    """Outputs of the five forward paths (spec section 6)."""
+    """Outputs of the five forward paths (spec section 6).
+
+    Option where = distribution has no paths 1 and 2: z and theta determine each other. In their place it has
+    the likelihood of real places.
+    """
 
     theta: Tensor  # (B,6) path 5: the predicted place on x
-    theta_vae: Tensor  # (B,6) path 1
-    theta_real_z: Tensor  # (B,6) path 2
-    where_mu: Tensor  # (B,z_spatial,1,1) path 1
-    where_logvar: Tensor
-    cond_z_spatial: Tensor  # (B,z_spatial,1,1) estimate of z_spatial, path 5
-    real_z_spatial: Tensor  # path 2
-    recon_small: Tensor  # (2B,g,h/2,w/2) features of the reconstructions, path 2, then path 5
     box_small: Tensor  # (B,1,h,w) the predicted box
     cond_boxed_small: Canvas  # x with the predicted box
     cond_boxed_big: Canvas  # the what module's input of path 5
@@ -95,13 +110,32 @@ class Paths:
     recon_big: Tensor  # (2B,g,H/2,W/2) features of the reconstructions, path 4, then path 5
     result_big: Canvas  # x with the new object and its edge
 
+    # ---- the published where module
+    theta_vae: Tensor | None = None  # (B,6) path 1
+    theta_real_z: Tensor | None = None  # (B,6) path 2
+    where_mu: Tensor | None = None  # (B,z_spatial,1,1) path 1
+    where_logvar: Tensor | None = None
+    cond_z_spatial: Tensor | None = None  # (B,z_spatial,1,1) estimate of z_spatial, path 5
+    real_z_spatial: Tensor | None = None  # path 2
+    recon_small: Tensor | None = None  # (2B,g,h/2,w/2) features of the reconstructions, path 2, then path 5
+
+    # ---- the density of places
+    nll_foot: Tensor | None = None  # scalars, nats, means over the places of this half
+    nll_size: Tensor | None = None
+
+    def thetas(self) -> Tensor:
+        """All predicted places (n*B,6), path 5 first."""
+        return torch.cat([t for t in (self.theta, self.theta_vae, self.theta_real_z) if t is not None])
+
 
 class WhereWhat(nn.Module):
-    """The twelve networks and the five paths through them."""
+    """The networks and the paths through them."""
 
     def __init__(self, options: Options):
         super().__init__()
         self.options = options
+        self.loss_names = loss_names(options)
+        self.temperature = 1.0  # of the density of places that is sampled from
         self.target = TARGET_CLASSES[options.target_class]
         self.networks = build_networks(options)
         self.small = (options.image_sizey_small, options.image_sizex_small)
@@ -114,7 +148,7 @@ class WhereWhat(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.networks["stn"].free.device
+        return next(self.parameters()).device
 
     def autocast(self) -> torch.autocast:
         """The context of a forward pass and its losses, by option precision."""
@@ -123,7 +157,8 @@ class WhereWhat(nn.Module):
         return torch.autocast(device if dtype else "cpu", dtype, enabled=dtype is not None)
 
     def parameters_of(self, names: Iterable[str]) -> list[nn.Parameter]:
-        return [parameter for name in names for parameter in self.networks[name].parameters()]
+        """The parameters of those of these networks that the model has."""
+        return [p for name in names if name in self.networks for p in self.networks[name].parameters()]
 
     def compile_networks(self) -> None:
         """Compile each network for itself; the first step then takes minutes, later ones less time."""
@@ -144,7 +179,7 @@ class WhereWhat(nn.Module):
 
     def canvas(self, labels: Tensor, ids: Tensor) -> Canvas:
         """A scene from channels (B,h,w) uint8 and instance ids (B,h,w) int32."""
-        edge = (edge_map(ids[:, None]) > 0).to(self.networks["stn"].free.dtype)
+        edge = (edge_map(ids[:, None]) > 0).to(next(self.parameters()).dtype)
         return Canvas(labels, edge, self.target.channel)
 
     def compose(self, scene: Canvas, compact: Tensor, theta: Tensor) -> Canvas:
@@ -162,12 +197,27 @@ class WhereWhat(nn.Module):
             cond_big=self.canvas(cond.labels_big, cond.ids_big),
         )
 
-    def forward(self, views: Views, noise: Noise, half: HalfNoise) -> Paths:
-        """The five paths of a step; paths 2 and 5, and 4 and 5, share one batched call of each network."""
-        networks = self.networks
+    # ---- the density of places (option where = distribution)
 
-        # where: path 1 (supervised, x+), apart because its encoder is trained by a backward pass of its own;
-        # then path 2 (z, x+) and path 5 (z, x) together
+    def density(self, labels: Tensor) -> PlaceDensity:
+        """The density of places in small maps, channels (B,h,w) uint8."""
+        planes = full_precision(self.networks["place_density"](labels))
+        return PlaceDensity.of_planes(planes, self.small[1] / self.small[0]).at_temperature(self.temperature)
+
+    def theta_of_z(self, labels: Tensor, z_spatial: Tensor) -> Tensor:
+        """theta (B,6) float64 for z (B,4), on small maps of channels (B or 1,h,w) uint8."""
+        return self.density(labels).theta_of_z(z_spatial)
+
+    def z_of_theta(self, labels: Tensor, theta: Tensor) -> Tensor:
+        """The inverse: z (B,4) float64 of places theta (B,6) whose boxes lie in the image."""
+        return self.density(labels).z_of_theta(theta)
+
+    # ---- the paths
+
+    def where_published(self, views: Views, noise: Noise, half: HalfNoise) -> dict[str, Tensor]:
+        """Fields of Paths by the published where module: paths 1, 2 and 5; 2 and 5 share one batched call."""
+        networks = self.networks
+        # Path 1 (supervised, x+) apart, because its encoder is trained by a backward pass of its own.
         encoder = networks["where_encoder"]
         where_mu, where_logvar = networks["where_encoder_sup"](
             self.place_numbers(views.batch.theta)[:, :, None, None]
@@ -181,7 +231,35 @@ class WhereWhat(nn.Module):
         real_z_spatial, cond_z_spatial = encoder.estimate_noise(
             embedding, half.keep_where.flatten(0, 1)
         ).chunk(2)
-        recon_small = networks["where_reconstructor"](embedding)
+        return {
+            "theta": theta,
+            "theta_vae": theta_vae,
+            "theta_real_z": theta_real_z,
+            "where_mu": where_mu,
+            "where_logvar": where_logvar,
+            "cond_z_spatial": cond_z_spatial,
+            "real_z_spatial": real_z_spatial,
+            "recon_small": networks["where_reconstructor"](embedding),
+        }
+
+    def where_distribution(self, views: Views, noise: Noise, half: int) -> dict[str, Tensor]:
+        """Fields of Paths by the density of places: path 5, and the likelihood of the places of this half."""
+        joint, places = self.options.joint_weight, views.batch.places
+        with torch.set_grad_enabled(torch.is_grad_enabled() and joint > 0):
+            theta = self.theta_of_z(views.batch.cond.labels_small, noise.z_spatial.flatten(1)).float()
+        theta = theta.detach() + joint * (theta - theta.detach()) if theta.requires_grad else theta
+        density = self.density(places.labels[:, half])
+        nll_foot, nll_size = density.losses(places.boxes[:, half], places.known[:, half])
+        return {"theta": theta, "nll_foot": nll_foot, "nll_size": nll_size}
+
+    def forward(self, views: Views, noise: Noise, half: int) -> Paths:
+        """The paths of half 0 or 1 of a step; paths 4 and 5 share one batched call of each network."""
+        networks, half_noise = self.networks, noise.halves[half]
+        if self.options.where == "published":
+            where = self.where_published(views, noise, half_noise)
+        else:
+            where = self.where_distribution(views, noise, half)
+        theta = where["theta"]
 
         # the predicted box on x, at both sizes; theta keeps its gradient: what trains where
         box_small = self.box(theta, self.small)
@@ -191,25 +269,20 @@ class WhereWhat(nn.Module):
         # what: path 3 (supervised, x+); path 4 (z, x+) and path 5 (z, x with the predicted box)
         encoder = networks["what_encoder"]
         what_mu, what_logvar = networks["what_encoder_sup"](views.batch.compact)
-        z_sup = what_mu + half.eps_what * torch.exp(what_logvar / 2)
+        z_sup = what_mu + half_noise.eps_what * torch.exp(what_logvar / 2)
         real_features = encoder.scene_features(views.real_boxed_big)
         cond_features = encoder.scene_features(cond_boxed_big)
         obj_vae = self.draw(encoder([real_features], z_sup))
         embedding = encoder([real_features, cond_features], noise.z_appr.repeat(2, 1, 1, 1))
         obj_real_z, newobj = self.draw(embedding).chunk(2)
-        real_z_appr, cond_z_appr = encoder.estimate_noise(embedding, half.keep_what.flatten(0, 1)).chunk(2)
+        real_z_appr, cond_z_appr = encoder.estimate_noise(
+            embedding, half_noise.keep_what.flatten(0, 1)
+        ).chunk(2)
         recon_big = networks["what_reconstructor"](embedding)
         result_big = self.compose(views.cond_big, newobj, theta)
 
         return Paths(
-            theta=theta,
-            theta_vae=theta_vae,
-            theta_real_z=theta_real_z,
-            where_mu=where_mu,
-            where_logvar=where_logvar,
-            cond_z_spatial=cond_z_spatial,
-            real_z_spatial=real_z_spatial,
-            recon_small=recon_small,
+            **where,
             box_small=box_small,
             cond_boxed_small=cond_boxed_small,
             cond_boxed_big=cond_boxed_big,
@@ -279,21 +352,23 @@ def _against(discriminator: nn.Module, fakes: Tensor, count: int, real: bool) ->
 def d_losses(model: WhereWhat, views: Views, paths: Paths) -> dict[str, Tensor]:
     """Losses of the four discriminators: real against 1 and the (detached) fakes against 0."""
     networks, batch = model.networks, views.batch
-    places = torch.cat([batch.theta, paths.theta, paths.theta_vae, paths.theta_real_z]).detach()
-    real_place, fake_places = model.place_numbers(places)[:, :, None, None].split(
-        [len(batch.theta), len(places) - len(batch.theta)]
-    )
     masks = torch.cat([paths.newobj, paths.obj_vae, paths.obj_real_z]).detach()
-    real_box = model.box(batch.theta, model.small)
-    real_where = boxed_planes(views.real_small.paste(real_box))
-    fake_where = boxed_planes(paths.cond_boxed_small.detach())
     # As published, the real sample's edge is cut by the instance but its own edge is not drawn.
     real_what = views.real_boxed_big.paste(place(batch.compact, batch.theta, model.big))
-    return {
-        "d_stn": gan_loss(networks["d_stn"](real_place), True)
-        + _against(networks["d_stn"], fake_places, 3, False),
-        "d_where": gan_loss(networks["d_where"](real_where), True)
-        + gan_loss(networks["d_where"](fake_where), False),
+    losses = {}
+    if "d_stn" in networks:
+        thetas = paths.thetas().detach()
+        count = len(thetas) // len(batch.theta)
+        real_place, fake_places = model.place_numbers(torch.cat([batch.theta, thetas]))[
+            :, :, None, None
+        ].split([len(batch.theta), len(thetas)])
+        real_where = boxed_planes(views.real_small.paste(model.box(batch.theta, model.small)))
+        fake_where = boxed_planes(paths.cond_boxed_small.detach())
+        losses["d_stn"] = gan_loss(networks["d_stn"](real_place), True)
+        losses["d_stn"] = losses["d_stn"] + _against(networks["d_stn"], fake_places, count, False)
+        losses["d_where"] = gan_loss(networks["d_where"](real_where), True)
+        losses["d_where"] = losses["d_where"] + gan_loss(networks["d_where"](fake_where), False)
+    return losses | {
         "d_obj": gan_loss(networks["d_obj"](batch.compact), True)
         + _against(networks["d_obj"], masks, 3, False),
         "d_what": gan_loss(networks["d_what"](real_what), True)
@@ -302,43 +377,58 @@ def d_losses(model: WhereWhat, views: Views, paths: Paths) -> dict[str, Tensor]:
 
 
 def g_losses(model: WhereWhat, views: Views, noise: Noise, paths: Paths) -> dict[str, Tensor]:
-    """The terms of G_WEIGHTS and `overlap`, by name."""
+    """The terms of G_WEIGHTS that the model has, and `overlap`, by name."""
     networks, batch = model.networks, views.batch
-    places = model.place_numbers(torch.cat([paths.theta, paths.theta_vae, paths.theta_real_z]))
     masks = torch.cat([paths.newobj, paths.obj_vae, paths.obj_real_z])
-    fake_where = boxed_planes(paths.cond_boxed_small)
-    where_loss, what_loss = networks["where_reconstructor"].loss, networks["what_reconstructor"].loss
-    return {
-        "g_stn": _against(networks["d_stn"], places[:, :, None, None], 3, True),
-        "g_where": gan_loss(networks["d_where"](fake_where), True),
+    what_loss = networks["what_reconstructor"].loss
+    losses = {}
+    if "d_stn" in networks:
+        thetas = paths.thetas()
+        places = model.place_numbers(thetas)[:, :, None, None]
+        max_ratios = model.target.max_width_ratio, model.target.max_height_ratio
+        losses |= {
+            "g_stn": _against(networks["d_stn"], places, len(thetas) // len(paths.theta), True),
+            "g_where": gan_loss(networks["d_where"](boxed_planes(paths.cond_boxed_small)), True),
+            "coord": coord_loss(paths.theta),
+            "stn_theta": stn_theta_loss(paths.theta, *max_ratios),
+        }
+    if "place_density" in networks:
+        losses |= {"where_nll_foot": paths.nll_foot, "where_nll_size": paths.nll_size}
+    else:
+        where_loss = networks["where_reconstructor"].loss
+        # Both paths' means at once: twice the mean over both.
+        where_recon = 2 * where_loss(paths.recon_small, views.real_small.joined(views.cond_small))
+        place_numbers = (model.place_numbers(theta) for theta in (paths.theta_vae, batch.theta))
+        losses |= {
+            "where_recon": where_recon
+            + F.l1_loss(paths.cond_z_spatial, noise.z_spatial)
+            + F.l1_loss(paths.real_z_spatial, noise.z_spatial),
+            "where_vae_recon": F.l1_loss(*place_numbers),
+        }
+    return losses | {
         "g_obj": _against(networks["d_obj"], masks, 3, True),
         "g_what": gan_loss(networks["d_what"](paths.result_big), True),
-        "coord": coord_loss(paths.theta),
-        "stn_theta": stn_theta_loss(paths.theta, model.target.max_width_ratio, model.target.max_height_ratio),
-        # Both paths' means at once: twice the mean over both.
-        "where_recon": 2 * where_loss(paths.recon_small, views.real_small.joined(views.cond_small))
-        + F.l1_loss(paths.cond_z_spatial, noise.z_spatial)
-        + F.l1_loss(paths.real_z_spatial, noise.z_spatial),
         # The target of path 5 depends on theta and is not detached, as published.
         "what_recon": 2 * what_loss(paths.recon_big, views.real_boxed_big.joined(paths.cond_boxed_big))
         + F.l1_loss(paths.cond_z_appr, noise.z_appr)
         + F.l1_loss(paths.real_z_appr, noise.z_appr),
-        "where_vae_recon": F.l1_loss(model.place_numbers(paths.theta_vae), model.place_numbers(batch.theta)),
         "what_vae_recon": F.l1_loss(paths.obj_vae, batch.compact),
         "overlap": overlap_loss(paths.box_small, batch.cond.labels_small),
     }
 
 
 def kl_losses(paths: Paths) -> dict[str, Tensor]:
-    return {
-        "where_kl": kl_loss(paths.where_mu, paths.where_logvar),
-        "what_kl": kl_loss(paths.what_mu, paths.what_logvar),
-    }
+    losses = {"what_kl": kl_loss(paths.what_mu, paths.what_logvar)}
+    if paths.where_mu is not None:
+        losses["where_kl"] = kl_loss(paths.where_mu, paths.where_logvar)
+    return losses
 
 
 # ---- training -----------------------------------------------------------------------------------
 
-GROUPS = {"d": D_NETWORKS, "sup": SUP_NETWORKS, "g": G_NETWORKS}
+GROUPS = {"d": D_NETWORKS, "sup": SUP_NETWORKS, "g": G_NETWORKS, "where": WHERE_NETWORKS}
+G_SIDE = ("g", "where")  # what the gradient of g_total trains
+LARGEST_WHERE_GRADIENT = 5.0  # norm at which the gradient of the density network is cut
 
 
 class Optimisers:
@@ -351,10 +441,11 @@ class Optimisers:
 
     def __init__(self, model: WhereWhat):
         options = model.options
-        self.parameters = {  # all but the biases that a norm removes
+        trained = {  # all but the biases that a norm removes
             group: [parameter for parameter in model.parameters_of(names) if parameter.requires_grad]
             for group, names in GROUPS.items()
         }
+        self.parameters = {group: parameters for group, parameters in trained.items() if parameters}
         device = self.parameters["d"][0].device
         fused = device.type in ("cpu", "cuda")  # one pass over the numbers instead of ten
         self.adams = {
@@ -362,24 +453,36 @@ class Optimisers:
                 parameters, lr=options.learning_rate, betas=(options.beta1, 0.999), fused=fused
             )
             for group, parameters in self.parameters.items()
+            if group != "where"
         }
+        if "where" in self.parameters:
+            self.adams["where"] = torch.optim.AdamW(
+                self.parameters["where"],
+                lr=options.where_learning_rate,
+                betas=(0.9, 0.99),
+                weight_decay=options.where_weight_decay,
+                fused=fused,
+            )
+        self.rates = {group: adam.param_groups[0]["lr"] for group, adam in self.adams.items()}
         self.scaler = torch.amp.GradScaler(
             "cuda" if device.type == "cuda" else "cpu", enabled=options.precision == "fp16"
         )
 
     def clear(self, *groups: str) -> None:
         for group in groups:
-            self.adams[group].zero_grad(set_to_none=True)
+            if group in self.adams:
+                self.adams[group].zero_grad(set_to_none=True)
 
-    def add_gradients(self, group: str, loss: Tensor, retain_graph: bool = False) -> None:
-        """Add the gradients of `loss` for the parameters of a group, and for no others."""
-        others = [p for name, parameters in self.parameters.items() if name != group for p in parameters]
+    def add_gradients(self, groups: Sequence[str], loss: Tensor, retain_graph: bool = False) -> None:
+        """Add the gradients of `loss` for the parameters of some groups, and for no others."""
+        inputs = [p for name, parameters in self.parameters.items() if name in groups for p in parameters]
+        others = [p for name, parameters in self.parameters.items() if name not in groups for p in parameters]
         for (
             parameter
         ) in others:  # tells our own layers (layers/halving.py) not to work out gradients for them
             parameter.requires_grad_(False)
         try:
-            self.scaler.scale(loss).backward(inputs=self.parameters[group], retain_graph=retain_graph)
+            self.scaler.scale(loss).backward(inputs=inputs, retain_graph=retain_graph)
         finally:
             for parameter in others:
                 parameter.requires_grad_(True)
@@ -387,13 +490,19 @@ class Optimisers:
     def step(self, *groups: str) -> None:
         """Average the gradients of these groups over all ranks and take a step by them."""
         for group in groups:
+            if group not in self.adams:
+                continue
             average_gradients(self.parameters[group])
+            if group == "where":
+                self.scaler.unscale_(self.adams[group])
+                nn.utils.clip_grad_norm_(self.parameters[group], LARGEST_WHERE_GRADIENT)
             self.scaler.step(self.adams[group])
         self.scaler.update()
 
-    def set_learning_rate(self, learning_rate: float) -> None:
-        for adam in self.adams.values():
-            adam.param_groups[0]["lr"] = learning_rate
+    def set_rates(self, share: float) -> None:
+        """Use this share of each group's rate from now on."""
+        for group, adam in self.adams.items():
+            adam.param_groups[0]["lr"] = share * self.rates[group]
 
     def state_dict(self) -> dict:
         states = {group: adam.state_dict() for group, adam in self.adams.items()}
@@ -439,7 +548,7 @@ def train_step(
         zip(batch.chunk(model.options.accumulate), noise.chunk(model.options.accumulate), strict=True)
     )
     whole = len(parts) == 1
-    losses = dict.fromkeys(LOSS_NAMES, 0.0)
+    losses = dict.fromkeys(model.loss_names, 0.0)
 
     def add(terms: dict[str, Tensor], nothing_updated: bool) -> None:
         if check:
@@ -448,31 +557,31 @@ def train_step(
             losses[name] = losses[name] + value.detach() / len(parts)
 
     for half in (0, 1):
-        optimisers.clear("sup", "g")
+        optimisers.clear("sup", *G_SIDE)
         if half == 0:
             optimisers.clear("d")
             for part, part_noise in parts:
                 views = model.views(part)
                 with model.autocast():
                     with torch.set_grad_enabled(whole):
-                        paths = model(views, part_noise, part_noise.halves[0])
+                        paths = model(views, part_noise, 0)
                     terms = d_losses(model, views, paths)
                 add(terms, nothing_updated=True)
-                optimisers.add_gradients("d", sum(terms.values()) / len(parts))
+                optimisers.add_gradients(["d"], sum(terms.values()) / len(parts))
             optimisers.step("d")
-        for name in LOSS_NAMES:
+        for name in model.loss_names:
             losses[name] = losses[name] if name in D_NAMES else 0.0
         for part, part_noise in parts:
             if not whole:
                 views = model.views(part)
             if not whole or half == 1:
                 with model.autocast():
-                    paths = model(views, part_noise, part_noise.halves[half])
+                    paths = model(views, part_noise, half)
             terms = g_terms(model, views, part_noise, paths)
             paths = None  # gradients need what the graph holds, not all that the paths hold
             add(terms, nothing_updated=False)
             g_gradients(model, optimisers, terms, 1 / len(parts))
-        optimisers.step("sup", "g")
+        optimisers.step("sup", *G_SIDE)
     return losses
 
 
@@ -480,7 +589,7 @@ def g_terms(model: WhereWhat, views: Views, noise: Noise, paths: Paths) -> dict[
     """All terms of the G side: those of g_losses and kl_losses, and g_total, which trains G."""
     with model.autocast():
         losses = g_losses(model, views, noise, paths) | kl_losses(paths)
-    losses["g_total"] = sum(weight * losses[name] for name, weight in G_WEIGHTS.items())
+    losses["g_total"] = sum(weight * losses[name] for name, weight in G_WEIGHTS.items() if name in losses)
     losses["g_total"] = losses["g_total"] + model.options.overlap_weight * losses["overlap"]
     return losses
 
@@ -493,19 +602,21 @@ def g_gradients(
     `losses` are those of g_terms; their graph is used up.
     """
     # where_* terms do not depend on the what encoder nor the other way round: one sum serves both.
-    kl = model.options.kl_weight * (losses["where_kl"] + losses["what_kl"])
-    supervised = kl + losses["where_vae_recon"] + losses["what_vae_recon"]
-    optimisers.add_gradients("sup", share * supervised, retain_graph=True)
-    optimisers.add_gradients("g", share * losses["g_total"])
+    kl, reconstruction = losses["what_kl"], losses["what_vae_recon"]
+    if "where_kl" in losses:
+        kl, reconstruction = losses["where_kl"] + kl, losses["where_vae_recon"] + reconstruction
+    supervised = model.options.kl_weight * kl + reconstruction
+    optimisers.add_gradients(["sup"], share * supervised, retain_graph=True)
+    optimisers.add_gradients(G_SIDE, share * losses["g_total"])
 
 
 class Averages:
-    """G's weights averaged over the last iterations, to sample with: steadier than the latest."""
+    """Weights of what samples, averaged over the last iterations: steadier than the latest."""
 
     def __init__(self, model: WhereWhat, decay: float):
         self.model = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
-        self._pairs = (self.model.parameters_of(G_NETWORKS), model.parameters_of(G_NETWORKS))
+        self._pairs = tuple(m.parameters_of((*G_NETWORKS, *WHERE_NETWORKS)) for m in (self.model, model))
 
     @torch.no_grad()
     def update(self, iteration: int) -> None:
@@ -514,7 +625,8 @@ class Averages:
         torch._foreach_lerp_(*self._pairs, share)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {n: t for n, t in self.model.networks.state_dict().items() if n.split(".")[0] in G_NETWORKS}
+        averaged = (*G_NETWORKS, *WHERE_NETWORKS)
+        return {n: t for n, t in self.model.networks.state_dict().items() if n.split(".")[0] in averaged}
 
 
 # ---- sampling -----------------------------------------------------------------------------------
@@ -529,12 +641,15 @@ class Sample:
     planes: Tensor  # (B,31,H,W) the big map with the object put on, and its edge
 
 
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> WhereWhat:
+def load_model(path: str | Path, device: torch.device | str = "cpu", temperature: float = 1.0) -> WhereWhat:
     """The model of a checkpoint (a file, or a run folder: its newest), rebuilt from the checkpoint alone.
 
-    Takes the averaged weights where the run kept some (option average_decay).
-    Raises InputError if there is no checkpoint or if it can't be read.
+    Takes the averaged weights where the run kept some (option average_decay). Below 1 the temperature of the
+    density of places gathers places where it is high. Raises InputError if there is no checkpoint or if it
+    can't be read, and for a temperature that can't be used.
     """
+    if not 0 < temperature < math.inf:
+        raise InputError(f"--temperature must be above 0, not {temperature:g} (1 is the learnt distribution)")
     path = find_checkpoint(path)
     state = load_checkpoint(path)
     with torch.device(device):
@@ -545,12 +660,20 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> WhereWha
         raise InputError(
             f"{path}: its networks are not those of its options; take another checkpoint"
         ) from None
+    if temperature != 1 and model.options.where == "published":
+        raise InputError(
+            f"--temperature: {path} has the published where module, which has none; leave it out, or take a"
+            " checkpoint trained with --where distribution"
+        )
+    model.temperature = temperature
     return model.requires_grad_(False)
 
 
 @torch.no_grad()
 def predict_places(model: WhereWhat, labels_small: Tensor, ids_small: Tensor, z_spatial: Tensor) -> Tensor:
     """The where module alone: theta (B,6) for small maps (1 or B,h,w) and z (B,z_spatial,1,1)."""
+    if model.options.where == "distribution":
+        return model.theta_of_z(labels_small, z_spatial.flatten(1)).float()
     encoder = model.networks["where_encoder"]
     features = encoder.scene_features(model.canvas(labels_small, ids_small))
     return model.networks["stn"](encoder([features], z_spatial))

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.labels import NUM_CHANNELS
 from layers.canvas import PLANES, Canvas, add_noise, reconstruction_loss
 from layers.halving import IDENTITY, Doubling, Halving, activate, instance_norm
+from layers.place_density import PlaceDensityNetwork
 from layers.scene_conv import scene_conv
 from options import Options, network_depth
 
@@ -240,55 +242,83 @@ def theta_of_code(code: Tensor) -> Tensor:
 
 
 def build_networks(options: Options) -> nn.ModuleDict:
-    """The twelve networks, freshly initialised from torch's random state.
+    """The networks, freshly initialised from torch's random state.
 
-    Discriminators and reconstructors return logits: the published sigmoid is part of their loss.
+    The published twelve; with option where = distribution the density of places instead of the published
+    where module. Discriminators and reconstructors return logits: the published sigmoid is part of their
+    loss.
     """
-    g, d = options.gf_dim, options.df_dim
-    z_spatial, z_appr = options.z_dim_spatial, options.z_dim_appr
-    small = network_depth(options.image_sizex_small, options.image_sizey_small, "small maps")
-    big = network_depth(options.image_sizex_big, options.image_sizey_big, "big maps")
-    compact = network_depth(options.compact_sizex, options.compact_sizey, "compact masks")
-    kernel_small = (4, options.image_sizex_small >> small)
-    kernel_big = (4, options.image_sizex_big >> big)
-    kernel_compact = (4, options.compact_sizex >> compact)
-    compact_channels = [g * multiplier for multiplier in channel_multipliers(compact)]
-    object_channels = [d * multiplier for multiplier in channel_multipliers(compact)]
-    networks = nn.ModuleDict(
-        {
-            "where_encoder": SceneEncoder(z_spatial, g, small, kernel_small, options.embed_dim_small),
-            "where_encoder_sup": VariationalEncoder(nn.Sequential(nn.Conv2d(6, g, 1)), g, (1, 1), z_spatial),
-            "where_reconstructor": Reconstructor(options.embed_dim_small, g, small, kernel_small),
-            "stn": StnHead(options.embed_dim_small, g, options.theta_space == "box"),
-            "what_encoder": SceneEncoder(z_appr, g, big, kernel_big, options.embed_dim_big),
-            "what_encoder_sup": VariationalEncoder(
-                down(1, compact_channels), compact_channels[-1], kernel_compact, z_appr
-            ),
-            "generator": up(options.embed_dim_big, g, compact, kernel_compact, 1),
-            "what_reconstructor": Reconstructor(options.embed_dim_big, g, big, kernel_big),
-            "d_stn": row(6, g, 1, activation=nn.ReLU()),
-            "d_where": nn.Sequential(
-                *down(PLANES + 1, [d, 2 * d, 4 * d]), Halving(4 * d, 1, LEAK, norm=False)
-            ),
-            "d_obj": FullPrecision(
-                *down(1, object_channels),
-                nn.LeakyReLU(LEAK),
-                nn.Conv2d(object_channels[-1], 1, kernel_compact),
-            ),
-            "d_what": SceneCritic(*down(PLANES, [d, 2 * d]), Halving(2 * d, 1, LEAK, norm=False)),
-        }
-    )
+    networks = nn.ModuleDict(where_networks(options) | what_networks(options) | discriminators(options))
     initialise(networks)
     return networks
 
 
+def where_networks(options: Options) -> dict[str, nn.Module]:
+    """What finds a place in a small map."""
+    g, embed_dim, z_spatial = options.gf_dim, options.embed_dim_small, options.z_dim_spatial
+    depth = network_depth(options.image_sizex_small, options.image_sizey_small, "small maps")
+    kernel = (4, options.image_sizex_small >> depth)
+    if options.where == "distribution":
+        return {"place_density": PlaceDensityNetwork(NUM_CHANNELS, options.where_dim, depth)}
+    return {
+        "where_encoder": SceneEncoder(z_spatial, g, depth, kernel, embed_dim),
+        "where_encoder_sup": VariationalEncoder(nn.Sequential(nn.Conv2d(6, g, 1)), g, (1, 1), z_spatial),
+        "where_reconstructor": Reconstructor(embed_dim, g, depth, kernel),
+        "stn": StnHead(embed_dim, g, options.theta_space == "box"),
+    }
+
+
+def what_networks(options: Options) -> dict[str, nn.Module]:
+    """What draws a shape into a box on a big map."""
+    g, embed_dim, z_appr = options.gf_dim, options.embed_dim_big, options.z_dim_appr
+    depth = network_depth(options.image_sizex_big, options.image_sizey_big, "big maps")
+    kernel = (4, options.image_sizex_big >> depth)
+    compact, kernel_compact = _compact_size(options)
+    channels = [g * multiplier for multiplier in channel_multipliers(compact)]
+    return {
+        "what_encoder": SceneEncoder(z_appr, g, depth, kernel, embed_dim),
+        "what_encoder_sup": VariationalEncoder(down(1, channels), channels[-1], kernel_compact, z_appr),
+        "generator": up(embed_dim, g, compact, kernel_compact, 1),
+        "what_reconstructor": Reconstructor(embed_dim, g, depth, kernel),
+    }
+
+
+def discriminators(options: Options) -> dict[str, nn.Module]:
+    """The four discriminators; only gradients through theta could use the two that judge theta."""
+    d = options.df_dim
+    compact, kernel_compact = _compact_size(options)
+    channels = [d * multiplier for multiplier in channel_multipliers(compact)]
+    of_theta = {}
+    if options.where == "published" or options.joint_weight:
+        of_theta["d_stn"] = row(6, options.gf_dim, 1, activation=nn.ReLU())
+        of_theta["d_where"] = nn.Sequential(
+            *down(PLANES + 1, [d, 2 * d, 4 * d]), Halving(4 * d, 1, LEAK, norm=False)
+        )
+    return of_theta | {
+        "d_obj": FullPrecision(
+            *down(1, channels), nn.LeakyReLU(LEAK), nn.Conv2d(channels[-1], 1, kernel_compact)
+        ),
+        "d_what": SceneCritic(*down(PLANES, [d, 2 * d]), Halving(2 * d, 1, LEAK, norm=False)),
+    }
+
+
+def _compact_size(options: Options) -> tuple[int, tuple[int, int]]:
+    """Depth of the networks of compact masks, and the kernel that covers what they leave."""
+    depth = network_depth(options.compact_sizex, options.compact_sizey, "compact masks")
+    return depth, (4, options.compact_sizex >> depth)
+
+
 def initialise(networks: nn.ModuleDict) -> None:
-    """Convolutions N(0, 0.02) with bias 0; the STN head starts at the identity (spec section 5)."""
-    for module in networks.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            nn.init.normal_(module.weight, 0.0, 0.02)
-            nn.init.zeros_(module.bias)
-    networks["stn"].start()
+    """Convolutions N(0, 0.02) with bias 0; the STN head starts at the identity (spec section 5).
+
+    The density of places, no published network, keeps PyTorch's start but for its last layer.
+    """
+    for name, network in networks.items():
+        for module in network.modules():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and name != "place_density":
+                nn.init.normal_(module.weight, 0.0, 0.02)
+                nn.init.zeros_(module.bias)
+    networks["stn" if "stn" in networks else "place_density"].start()
 
 
 # ---- fixed operations ---------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from data.labels import TARGET_CLASSES
 from support.errors import InputError, Parser
 from support.settings import add_flags, changed, checked, read_yaml, setting
 
+PLACE_NUMBERS = 4  # numbers of a place with where = distribution: x, y, height, aspect
+
 
 @dataclass(frozen=True)
 class Options:
@@ -42,6 +44,43 @@ class Options:
     z_dim_appr: int = setting(16, "numbers in z_appr, the noise of the shape", least=1)
     embed_dim_small: int = setting(128, "numbers in the where embedding", least=1)
     embed_dim_big: int = setting(512, "numbers in the what embedding", least=1)
+
+    # ---- the where module -----------------------------------------------------------------------
+    where: str = setting(
+        "published",
+        "how places are found: published (STN head, trained by discriminators) or distribution (a density of"
+        " places, trained by likelihood)",
+        ("published", "distribution"),
+    )
+    where_dim: int = setting(
+        16, "channels of the density network's finest level; coarser ones have more", least=1
+    )
+    where_learning_rate: float = setting(2e-3, "Adam step size of the density network", above=0)
+    where_weight_decay: float = setting(0.01, "decoupled weight decay of the density network", least=0)
+    joint_weight: float = setting(
+        0.0,
+        "factor of the gradients that the losses of G send through theta into the density; 0: none",
+        least=0,
+    )
+    erase_share: float = setting(
+        0.5, "probability of each usable instance to be erased and learnt from", above=0, most=1
+    )
+    hidden_share: float = setting(
+        0.3,
+        "an instance that hides things on more than this share of its pixels is no place to learn from",
+        least=0,
+    )
+    zoom_share: float = setting(
+        0.5,
+        "probability of a map to be learnt from in a random part of it, 60 to 100 % of its width and height",
+        least=0,
+        most=1,
+    )
+    decoys: float = setting(
+        1.0,
+        "filled holes where nothing stood, for each erased instance, in maps without exact erasures",
+        least=0,
+    )
 
     # ---- optimisation ---------------------------------------------------------------------------
     epoch: int = setting(100, "passes over the images that hold a usable instance", least=1)
@@ -174,6 +213,11 @@ def validate(options: Options) -> Options:
         raise InputError("image_size*_small must be at least 32x32 pixels: D where halves its map four times")
     if options.compact_sizex < options.compact_sizey // 4 * 4 and options.compact_sizex < 8:
         raise InputError("compact_sizex must be at least 8 pixels")
+    if options.where == "distribution" and options.z_dim_spatial != PLACE_NUMBERS:
+        raise InputError(
+            f"z_dim_spatial must be {PLACE_NUMBERS} with where 'distribution' (x, y, height, aspect), not"
+            f" {options.z_dim_spatial}"
+        )
     if options.batch_size % options.accumulate:
         raise InputError(
             f"batch_size {options.batch_size} must be a multiple of accumulate {options.accumulate}"

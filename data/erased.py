@@ -92,14 +92,18 @@ def _joined(parts: list[np.ndarray], kind: type) -> np.ndarray:
     return np.concatenate([np.zeros(0, kind), *parts])
 
 
+def erasures_path(frame: Frame) -> Path:
+    """Where the erasures of a frame lie, if its tree has any."""
+    folder = frame.label_path.parent  # db_root/gtFine/split/city
+    return folder.parents[2] / KIND / folder.parent.name / folder.name / f"{frame.name}_{KIND}.npz"
+
+
 def read_erasures(frame: Frame) -> dict[int, Erasure]:
     """Instance id -> erasure, for every single instance of a frame; instances that go together share theirs.
 
     Empty where the tree has no such file. Raises InputError if the file is damaged.
     """
-    folder = frame.label_path.parent  # db_root/gtFine/split/city
-    root: Path = folder.parents[2]
-    path = root / KIND / folder.parent.name / folder.name / f"{frame.name}_{KIND}.npz"
+    path = erasures_path(frame)
     try:
         with np.lib.npyio.NpzFile(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             return _erasures(file["removed"], file["windows"], file["masks"], file["shown"])
@@ -109,7 +113,7 @@ def read_erasures(frame: Frame) -> dict[int, Erasure]:
         text = " ".join(str(error).split())
         raise InputError(
             f"{path}: damaged ({text}); write the tree again with scripts.make_streets --erased, or remove"
-            f" the folder {root / KIND}"
+            f" the folder {path.parents[2]}"
         ) from None
 
 

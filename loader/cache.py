@@ -34,13 +34,15 @@ from data.cityscapes import (
     theta_of_box,
     usable_instances,
 )
+from data.erased import erasures_path
 from data.labels import CHANNEL_OF_ID, FIRST_SINGLE_ID, TARGET_CLASSES
+from loader.erasing import Erasable, find_erasable
 from options import Options
 from support.errors import InputError, warn
 from support.files import stamp, write_atomic
 from support.processes import Pool, cores
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INDEX_NAME = "index.json"
 CLASS_NAMES = tuple(TARGET_CLASSES)
 FRAMES_WORTH_A_PROCESS = 30  # about as many as are read in the time that a process takes to start
@@ -71,7 +73,7 @@ class Sizes:
 class Record:
     """What the index knows of a frame: the stamp of its source files, and its usable instances."""
 
-    stamp: list[int]  # size in bytes and mtime in ns of the label map, then of the instance map
+    stamp: list[int]  # size in bytes and mtime in ns of the label map, the instance map, the erasures (or 0)
     table: list[list[int]]  # rows: position in CLASS_NAMES, instance id, area, x0, y0, x1, y1 (big map)
 
 
@@ -85,6 +87,15 @@ class FrameMaps:
     ids_big: np.ndarray  # (H,W) uint16
     compact_ids: np.ndarray  # (n,) int32, the instances that have a compact mask
     compact: np.ndarray  # (n,cy,cx) uint8, 0..255
+    erasable: Erasable  # the same n instances
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays by name, as an entry of the cache holds them."""
+        return {name: value for name, value in vars(self).items() if name != "erasable"} | vars(self.erasable)
+
+    def box_of(self, instance_id: int) -> np.ndarray:
+        """Tight box (4,) float32 of a usable instance on the full-size map, shares of the image."""
+        return self.erasable.boxes[np.flatnonzero(self.compact_ids == instance_id)[0]]
 
     def compact_of(self, instance_id: int) -> np.ndarray:
         """Compact mask (cy,cx) uint8 of a usable instance; KeyError if it has none."""
@@ -189,7 +200,8 @@ def cache_key(db_root: str | Path, sizes: Sizes) -> str:
 
 
 def _stamp(frame: Frame) -> list[int] | None:
-    return stamp(frame.label_path, frame.instance_path)
+    source = stamp(frame.label_path, frame.instance_path)
+    return source and source + (stamp(erasures_path(frame)) or [0, 0])
 
 
 def entry_path(folder: Path, frame: Frame) -> Path:
@@ -254,6 +266,7 @@ def _make_entry(frame: Frame, sizes: Sizes) -> tuple[Record, FrameMaps]:
         ids_big,
         np.array(compact_ids, np.int32),
         np.array(compact, np.uint8).reshape(-1, *reversed(sizes.compact)),
+        find_erasable(frame, label_ids, instance_ids, compact_ids, sizes.small),
     )
     return Record(source, table), maps
 
@@ -275,13 +288,15 @@ def _read_entry(path: Path, stamp: list[int]) -> FrameMaps:
     with zipfile.ZipFile(path) as archive:
         if _read_array(archive, "stamp").tolist() != stamp:
             raise ValueError("it belongs to other source files")
-        return FrameMaps(*(_read_array(archive, name) for name in FrameMaps.__dataclass_fields__))
+        erasable = Erasable(*(_read_array(archive, name) for name in Erasable.__dataclass_fields__))
+        maps = (_read_array(archive, name) for name in FrameMaps.__dataclass_fields__ if name != "erasable")
+        return FrameMaps(*maps, erasable)
 
 
 def _write_entry(path: Path, record: Record, maps: FrameMaps) -> None:
     stamp, table = np.array(record.stamp, np.int64), np.array(record.table, np.int64).reshape(-1, 7)
     content = io.BytesIO()
-    np.savez_compressed(content, stamp=stamp, table=table, **vars(maps))
+    np.savez_compressed(content, stamp=stamp, table=table, **maps.arrays())
     _write_file(path, content.getvalue())
 
 

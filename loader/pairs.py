@@ -17,11 +17,14 @@ from torch.utils.data import DataLoader, Dataset
 from data.cityscapes import theta_of_box
 from data.labels import TARGET_CLASSES
 from loader.cache import FrameMaps, WorkingMaps
+from loader.erasing import erase_some, zoom_in
 from options import Options
 from support.errors import InputError
 
 # Streams of random numbers; each draws from default_rng([random_seed, stream, number]).
-REAL_ORDER, COND_ORDER, DRAWS, STEP_NOISE, GRID_NOISE = 1, 2, 3, 4, 5
+REAL_ORDER, COND_ORDER, DRAWS, STEP_NOISE, GRID_NOISE, PLACE_ORDER, ERASING = 1, 2, 3, 4, 5, 6, 7
+
+PLACES = 8  # at most so many places are learnt from in one map
 
 PREFETCHED_BATCHES = 4  # for each loader process
 
@@ -30,10 +33,13 @@ class _Tensors:
     """What Scene and Batch share: one function applied to all their tensors."""
 
     def apply(self, function: Callable[[Tensor], Tensor]):
-        values = (getattr(self, item.name) for item in fields(self))
-        return type(self)(
-            *(function(value) if isinstance(value, Tensor) else value.apply(function) for value in values)
-        )
+
+        def applied(value):
+            if isinstance(value, Tensor):
+                return function(value)
+            return None if value is None else value.apply(function)
+
+        return type(self)(*(applied(getattr(self, item.name)) for item in fields(self)))
 
     def to(self, device: torch.device | str, non_blocking: bool = False):
         """A copy on `device`."""
@@ -59,6 +65,15 @@ class Scene(_Tensors):
 
 
 @dataclass(frozen=True)
+class Places(_Tensors):
+    """Small maps without some of their instances, one for each half of a step, and where those stood."""
+
+    labels: Tensor  # (B,2,h,w) uint8, channel 0..29
+    boxes: Tensor  # (B,2,8,4) float32: x0, y0, x1, y1, shares of the image
+    known: Tensor  # (B,2,8) bool: which of the boxes there are
+
+
+@dataclass(frozen=True)
 class Batch(_Tensors):
     """x+ and x, and the drawn instance of x+."""
 
@@ -66,6 +81,7 @@ class Batch(_Tensors):
     cond: Scene  # x
     compact: Tensor  # (B,1,cy,cx) float32 in [0,1]
     theta: Tensor  # (B,6) float32
+    places: Places | None = None  # with option where = distribution
 
 
 class TrainingPairs(Dataset):
@@ -83,6 +99,9 @@ class TrainingPairs(Dataset):
         self.seed = options.random_seed
         self.target_class = options.target_class
         self.theta_jitter = options.theta_jitter
+        self.erasing = (options.erase_share, options.hidden_share, options.decoys)
+        self.zoom_share = options.zoom_share
+        self.with_places = options.where == "distribution"
         counts = [len(maps.instances(index, options.target_class)) for index in range(len(maps))]
         self.usable = tuple(index for index, count in enumerate(counts) if count)
         self.instance_count = sum(counts)
@@ -125,7 +144,30 @@ class TrainingPairs(Dataset):
             cond=_scene_of(self.maps.load(cond_index), flip_cond),
             compact=torch.from_numpy(compact.astype(np.float32))[None, None] / 255,
             theta=torch.from_numpy(theta)[None].clone(),
+            places=self._places(position, real_index) if self.with_places else None,
         )
+
+    def _places(self, position: int, real_index: int) -> Places:
+        """Of x+ for half 0, of another such image, in an order of its own, for half 1."""
+        other_index = self.usable[_walk(self.seed, PLACE_ORDER, self.usable_count, position)]
+        rng = np.random.default_rng([self.seed, ERASING, position])
+        halves = []
+        for index in (real_index, other_index):
+            maps = self.maps.load(index)
+            candidates = self.maps.instances(index, self.target_class)
+            boxes = {one.instance_id: maps.box_of(one.instance_id) for one in candidates}
+            labels, places = erase_some(
+                maps.labels_small, maps.ids_small, boxes, maps.erasable.patches(), rng, *self.erasing
+            )
+            if rng.random() < self.zoom_share:
+                labels, places = zoom_in(labels, places, rng)
+            if rng.random() < 0.5:
+                labels, places = labels[:, ::-1], places[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [1, 0, 1, 0]
+            count = min(len(places), PLACES)
+            padded = np.zeros((PLACES, 4), np.float32)
+            padded[:count] = places[:count]
+            halves.append((np.ascontiguousarray(labels), padded, np.arange(PLACES) < count))
+        return Places(*(torch.from_numpy(np.stack(arrays))[None] for arrays in zip(*halves, strict=True)))
 
 
 def _walk(seed: int, stream: int, count: int, position: int) -> int:
@@ -155,9 +197,14 @@ def _scene_of(maps: FrameMaps, flip: bool = False) -> Scene:
 
 def concatenate(items: list):
     """Scenes or Batches joined along the batch axis."""
-    kind, names = type(items[0]), [item.name for item in fields(items[0])]
-    columns = [[getattr(item, name) for item in items] for name in names]
-    return kind(*(torch.cat(c) if isinstance(c[0], Tensor) else concatenate(c) for c in columns))
+
+    def joined(column):
+        if isinstance(column[0], Tensor):
+            return torch.cat(column)
+        return None if column[0] is None else concatenate(column)
+
+    names = [item.name for item in fields(items[0])]
+    return type(items[0])(*(joined([getattr(item, name) for item in items]) for name in names))
 
 
 def first_scenes(maps: WorkingMaps, count: int) -> Scene:

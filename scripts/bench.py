@@ -84,13 +84,13 @@ class Variant:
             nonlocal views, paths
             views = views or model.views(self.batch)
             with model.autocast():
-                paths = model(views, self.noise, self.noise.halves[half])
+                paths = model(views, self.noise, half)
 
         def update_d():
             optimisers.clear("d")
             with model.autocast():
                 terms = d_losses(model, views, paths)
-            optimisers.add_gradients("d", sum(terms[name] for name in D_NAMES))
+            optimisers.add_gradients(["d"], sum(terms[name] for name in D_NAMES))
             optimisers.step("d")
 
         def update_g():

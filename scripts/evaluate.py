@@ -350,14 +350,15 @@ def reconstruct(
         theta = torch.from_numpy(instance.theta)[None].to(device)
         compact = torch.from_numpy(content.compact_of(instance.instance_id) / np.float32(255))
         compact = compact[None, None].to(device)
-        encoder = networks["where_encoder"]
-        mu, _ = networks["where_encoder_sup"](model.place_numbers(theta)[:, :, None, None])
-        theta_again = networks["stn"](encoder([encoder.scene_features(small)], mu))
+        if "stn" in networks:  # the density has z and theta determine each other
+            encoder = networks["where_encoder"]
+            mu, _ = networks["where_encoder_sup"](model.place_numbers(theta)[:, :, None, None])
+            theta_again = networks["stn"](encoder([encoder.scene_features(small)], mu))
+            collected.add("model", "theta_recon_l1", [float((theta_again - theta).abs().mean())])
         boxed = big.paste(model.box(theta, model.big))
         encoder = networks["what_encoder"]
         mu, _ = networks["what_encoder_sup"](compact)
         compact_again = model.draw(encoder([encoder.scene_features(boxed)], mu))
-        collected.add("model", "theta_recon_l1", [float((theta_again - theta).abs().mean())])
         collected.add("model", "mask_recon_l1", [float((compact_again - compact).abs().mean())])
 
 

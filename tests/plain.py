@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from data.labels import NUM_CHANNELS
 from loader.noise import HalfNoise, Noise
 from loader.pairs import Batch, Scene
-from model import D_NAMES, G_WEIGHTS, LOSS_NAMES, Optimisers, Paths, WhereWhat
+from model import D_NAMES, G_WEIGHTS, Optimisers, Paths, WhereWhat
 from networks import ENLARGEMENT, SceneEncoder
 
 
@@ -147,7 +147,7 @@ class PlainWhereWhat(nn.Module):
         recon_small = real_recon_small, cond_recon_small  # apart, where the port has one batch
         recon_big = real_recon_big, cond_recon_big
         values = locals()
-        return Paths(**{name: values[name] for name in Paths.__dataclass_fields__})
+        return Paths(**{name: values[name] for name in Paths.__dataclass_fields__ if name in values})
 
     def sample(self, scene: Scene, z_spatial: Tensor, z_appr: Tensor) -> Tensor:
         """Path 5 alone: the planes of the big map with a new object on them."""
@@ -238,16 +238,16 @@ class PlainWhereWhat(nn.Module):
         if update_d:
             losses |= self.d_losses(views, paths)
             optimisers.clear("d")
-            optimisers.add_gradients("d", sum(losses[name] for name in D_NAMES))
+            optimisers.add_gradients(["d"], sum(losses[name] for name in D_NAMES))
             optimisers.step("d")
         losses |= self.g_losses(views, noise, paths)
-        losses["g_total"] = sum(weight * losses[name] for name, weight in G_WEIGHTS.items())
+        losses["g_total"] = sum(weight * losses[name] for name, weight in G_WEIGHTS.items() if name in losses)
         supervised = sum(
             losses[name] for name in ("where_kl", "where_vae_recon", "what_kl", "what_vae_recon")
         )
         optimisers.clear("sup", "g")
-        optimisers.add_gradients("sup", supervised, retain_graph=True)
-        optimisers.add_gradients("g", losses["g_total"])
+        optimisers.add_gradients(["sup"], supervised, retain_graph=True)
+        optimisers.add_gradients(["g"], losses["g_total"])
         optimisers.step("sup", "g")
         return paths, losses
 
@@ -260,4 +260,4 @@ def plain_train_step(
     losses = {}
     for index, half in enumerate(noise.halves):
         losses |= model.half_step(optimisers, views, noise, half, update_d=index == 0)[1]
-    return {name: losses[name].detach() for name in LOSS_NAMES}
+    return {name: losses[name].detach() for name in model.model.loss_names}

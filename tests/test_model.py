@@ -2,18 +2,18 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data.labels import NUM_CHANNELS
 from loader.noise import HalfNoise, Noise, draw_noise
-from loader.pairs import Batch, Scene
+from loader.pairs import PLACES, Batch, Places, Scene
 from model import (
     D_NETWORKS,
     G_NETWORKS,
     G_WEIGHTS,
-    LOSS_NAMES,
     SUP_NETWORKS,
     NonFiniteLossError,
     Optimisers,
@@ -21,6 +21,7 @@ from model import (
     d_losses,
     g_losses,
     kl_losses,
+    loss_names,
     sample,
     train_step,
 )
@@ -81,7 +82,7 @@ def test_two_steps_equal_the_plain_ones_in_double_precision(count):
             noise = double(draw_noise(TINY, range(step * count, (step + 1) * count)))
             ours = train_step(fast, fast_optimisers, batch, noise)
             theirs = plain_train_step(plain, plain_optimisers, batch, noise)
-            for name in LOSS_NAMES:
+            for name in loss_names(TINY):
                 torch.testing.assert_close(ours[name], theirs[name], rtol=1e-7, atol=1e-9, msg=name)
             for (name, a), b in zip(fast.named_parameters(), other.parameters(), strict=True):
                 if a.requires_grad:
@@ -94,7 +95,7 @@ def test_two_steps_equal_the_plain_ones_in_double_precision(count):
 def step_outputs(model: WhereWhat):
     batch, noise = make_batch(), draw_noise(TINY, range(2))
     views = model.views(batch)
-    return views, noise, model(views, noise, noise.halves[0])
+    return views, noise, model(views, noise, 0)
 
 
 def reached(loss: torch.Tensor, model: WhereWhat) -> set[str]:
@@ -146,8 +147,8 @@ def test_updates_move_only_whom_they_should():
     optimisers = Optimisers(model)
     views, noise, paths = step_outputs(model)
     losses = g_losses(model, views, noise, paths)
-    total = sum(weight * losses[name] for name, weight in G_WEIGHTS.items())
-    optimisers.add_gradients("g", total, retain_graph=True)
+    total = sum(weight * losses[name] for name, weight in G_WEIGHTS.items() if name in losses)
+    optimisers.add_gradients(["g"], total, retain_graph=True)
     with_gradient = {n.split(".")[1] for n, p in model.named_parameters() if p.grad is not None}
     assert with_gradient == set(G_NETWORKS)
     assert all(p.requires_grad for parameters in optimisers.parameters.values() for p in parameters)
@@ -159,7 +160,7 @@ def test_updates_move_only_whom_they_should():
         expected = torch.autograd.grad(loss, parameters, retain_graph=True)
         supervised = sum(kl_losses(paths).values()) + losses["where_vae_recon"] + losses["what_vae_recon"]
         optimisers.clear("sup")
-        optimisers.add_gradients("sup", supervised, retain_graph=True)
+        optimisers.add_gradients(["sup"], supervised, retain_graph=True)
         for parameter, gradient in zip(parameters, expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient)
 
@@ -254,7 +255,7 @@ def test_forward_on_fake_cuda_tensors():
             model = WhereWhat(TINY)
         batch, noise = make_batch().to("cuda"), draw_fake_noise("cuda")
         views = model.views(batch)
-        paths = model(views, noise, noise.halves[0])
+        paths = model(views, noise, 0)
         losses = d_losses(model, views, paths) | g_losses(model, views, noise, paths) | kl_losses(paths)
         drawn = sample(model, batch.cond, noise.z_spatial, noise.z_appr)
     tensors = [t for t in vars(paths).values() if isinstance(t, torch.Tensor)]
@@ -288,3 +289,83 @@ def test_sampling_equals_the_plain_path():
     with torch.no_grad():
         plain = PlainWhereWhat(model).sample(batch.cond, noise.z_spatial, noise.z_appr)
     torch.testing.assert_close(drawn.planes, plain, rtol=1e-4, atol=1e-4)
+
+
+# ---- option where = distribution ----------------------------------------------------------------
+
+
+def with_places(batch: Batch, known: bool = True) -> Batch:
+    count, (height, width) = len(batch.theta), batch.real.labels_small.shape[1:]
+    rng = np.random.default_rng(5)
+    corners = rng.uniform([0.1, 0.2], [0.6, 0.5], (count, 2, PLACES, 2))
+    boxes = np.concatenate([corners, corners + [0.1, 0.3]], 3).astype(np.float32)
+    labels = rng.integers(0, NUM_CHANNELS, (count, 2, height, width), np.uint8)
+    has = torch.full((count, 2, PLACES), known)
+    return dataclasses.replace(batch, places=Places(torch.from_numpy(labels), torch.from_numpy(boxes), has))
+
+
+def distribution(**options) -> WhereWhat:
+    torch.manual_seed(0)
+    return WhereWhat(dataclasses.replace(TINY, where="distribution", where_dim=8, **options))
+
+
+def test_networks_that_the_density_does_not_need_are_not_built():
+    assert set(distribution().networks) == {
+        *("place_density", "what_encoder", "what_encoder_sup", "generator", "what_reconstructor"),
+        *("d_obj", "d_what"),
+    }
+    assert set(distribution(joint_weight=1.0).networks) == {*distribution().networks, "d_stn", "d_where"}
+
+
+@pytest.mark.parametrize("joint_weight", [0.0, 0.5])
+def test_a_step_reports_the_terms_of_the_model(joint_weight):
+    model = distribution(joint_weight=joint_weight)
+    optimisers, batch = Optimisers(model), with_places(make_batch())
+    losses = train_step(model, optimisers, batch, draw_noise(TINY, range(2)), check=True)
+    assert tuple(losses) == model.loss_names and ("g_where" in losses) == (joint_weight > 0)
+    assert losses["where_nll_foot"] > 0 and torch.isfinite(losses["where_nll_size"])
+
+
+def test_likelihood_alone_trains_the_density_unless_asked():
+    """With joint_weight w the density gets w times the gradients through theta, and the likelihood's."""
+    gradients = {}
+    for weight in (0.0, 0.5, 1.0):
+        model = distribution(joint_weight=1.0)
+        object.__setattr__(model.options, "joint_weight", weight)
+        views, noise = model.views(with_places(make_batch())), draw_noise(TINY, range(2))
+        losses = g_losses(model, views, noise, model(views, noise, 0))
+        parameters = list(model.networks["place_density"].parameters())
+        for name in ("g_what", "where_nll_foot"):
+            if weight or name != "g_what":
+                found = torch.autograd.grad(losses[name], parameters, retain_graph=True, allow_unused=True)
+                gradients[weight, name] = torch.cat([g.flatten() for g in found if g is not None])
+    assert "place_density" not in reached_by_shapes_alone()
+    torch.testing.assert_close(gradients[0.5, "g_what"], 0.5 * gradients[1.0, "g_what"])
+    assert gradients[1.0, "g_what"].abs().max() > 0
+    for weight in (0.5, 1.0):
+        torch.testing.assert_close(gradients[weight, "where_nll_foot"], gradients[0.0, "where_nll_foot"])
+
+
+def reached_by_shapes_alone() -> set[str]:
+    model = distribution()
+    views, noise = model.views(with_places(make_batch())), draw_noise(TINY, range(2))
+    losses = g_losses(model, views, noise, model(views, noise, 0))
+    return reached(losses["g_what"] + losses["g_obj"] + losses["what_recon"], model)
+
+
+def test_each_half_learns_from_maps_of_its_own():
+    model = distribution()
+    views, noise = model.views(with_places(make_batch())), draw_noise(TINY, range(2))
+    first, second = (model(views, noise, half).nll_size for half in (0, 1))
+    assert first != second
+    unknown = model.views(with_places(make_batch(), known=False))
+    assert float(model(unknown, noise, 0).nll_foot) == 0
+
+
+def test_sampling_a_density():
+    model = distribution()
+    scene, noise = make_batch().real, draw_noise(TINY, range(2))
+    drawn = sample(model, scene, noise.z_spatial, noise.z_appr)
+    again = model.z_of_theta(scene.labels_small, drawn.theta)
+    torch.testing.assert_close(again.float(), noise.z_spatial.flatten(1), rtol=0, atol=1e-4)
+    assert torch.equal(sample(model, scene, noise.z_spatial, noise.z_appr).planes, drawn.planes)

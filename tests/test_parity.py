@@ -28,13 +28,13 @@ from loader.pairs import Batch, Scene
 from model import (
     D_NAMES,
     G_NETWORKS,
-    LOSS_NAMES,
     SUP_NETWORKS,
     Optimisers,
     WhereWhat,
     d_losses,
     g_gradients,
     g_terms,
+    loss_names,
 )
 from networks import edge_map, place
 from options import Options
@@ -45,7 +45,7 @@ PARITY = Path(os.environ.get("PARITY_DIR", Path(__file__).parents[2] / "shared" 
 FILES = sorted(PARITY.glob("*.npz"))
 pytestmark = pytest.mark.skipif(not FILES, reason=f"no parity numbers (*.npz) in {PARITY}; set PARITY_DIR")
 
-PUBLISHED_LOSSES = {name: f"{name}_loss" for name in LOSS_NAMES if name != "overlap"} | {
+PUBLISHED_LOSSES = {name: f"{name}_loss" for name in loss_names(Options()) if name != "overlap"} | {
     "where_kl": "where_KL_loss",
     "what_kl": "what_KL_loss",
     "g_total": "g_loss",
@@ -217,12 +217,12 @@ def _run(numbers, plain: bool, dtype: torch.dtype, nudge: int):
                 outputs = output_tensors(model, paths, plain)
                 losses |= terms
             else:
-                paths = model(views, noise, half)
+                paths = model(views, noise, index)
                 outputs = output_tensors(model, paths, plain)
                 if index == 0:
                     losses |= d_losses(model, views, paths)
                     optimisers.clear("d")
-                    optimisers.add_gradients("d", sum(losses[name] for name in D_NAMES))
+                    optimisers.add_gradients(["d"], sum(losses[name] for name in D_NAMES))
                     optimisers.step("d")
                 optimisers.clear("sup", "g")
                 terms = g_terms(model, views, noise, paths)

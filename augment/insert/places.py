@@ -80,8 +80,11 @@ def column(z: np.ndarray, device: torch.device) -> Tensor:
 def place_scores(model: WhereWhat, labels_small: Tensor, ids_small: Tensor, theta: Tensor) -> np.ndarray:
     """How real D where finds each box of theta (B,6) on small maps (B,h,w): (B,) in 0..1.
 
-    The sigmoid of its mean logit over the patches. Comparable within one checkpoint only.
+    The sigmoid of its mean logit over the patches; comparable within one checkpoint only. A model without
+    D where says how likely the foot is, the likeliest in the scene being 1.
     """
+    if "d_where" not in model.networks:
+        return model.density(labels_small).likelihood(theta).cpu().numpy()
     scene = model.canvas(labels_small, ids_small).paste(model.box(theta, model.small))
     logits = model.networks["d_where"](boxed_planes(scene))
     return logits.mean((1, 2, 3)).sigmoid().double().cpu().numpy()

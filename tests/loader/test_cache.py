@@ -45,9 +45,9 @@ def decoded(monkeypatch):
 
 
 def assert_same_maps(found, wanted):
-    for name, array in vars(wanted).items():
-        np.testing.assert_array_equal(getattr(found, name), array)
-        assert getattr(found, name).dtype == array.dtype
+    for name, array in wanted.arrays().items():
+        np.testing.assert_array_equal(found.arrays()[name], array)
+        assert found.arrays()[name].dtype == array.dtype
 
 
 def change_frame(options, index):

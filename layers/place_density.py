@@ -1,0 +1,276 @@
+"""A density of places: where an object's foot stands in a scene, how tall it is there, and how wide.
+
+A place has four numbers: x and y of the foot (the middle of the box's lower edge), the logarithm of the
+height and that of the aspect (width / height in pixels). x, y and the height are shares of the image. The
+foot has a probability in each cell of a grid and is uniform within it; height and aspect are normal, given
+the foot, and cut off where the box would leave the image.
+
+Taken one after the other (column, row, height, aspect), each number has an increasing distribution function,
+so that four normal numbers z_spatial and a place determine each other: theta = f(scene, z) is exact,
+invertible, and differentiable in z and in the planes. Distribution functions need more digits than float32
+has.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PLACE_PLANES = 5  # a logit of the foot; mean and log sigma of log height; the same of log aspect
+
+_LEAST_SHARE = 1e-6  # of a distribution is left beyond the smallest and the largest number that z stands for
+_LEAST_SIZE = 1e-4  # of the image, where a foot stands on its very edge
+_LOG_SIGMA = (-4.0, 1.0)  # from 2 % of a height to threefold
+
+
+@dataclass(frozen=True)
+class PlaceDensity:
+    """The density of places in each of B scenes, over h x w cells."""
+
+    logits: Tensor  # (B,h,w) of the foot's cell, not normalised
+    sizes: Tensor  # (B,4,h,w) mean, log sigma of log height; mean, log sigma of log aspect
+    ratio: float  # width / height of the image
+
+    @classmethod
+    def of_planes(cls, planes: Tensor, ratio: float) -> "PlaceDensity":
+        """From the network's planes (B,5,h,w)."""
+        height_sigma, aspect_sigma = planes[:, 2:3].clamp(*_LOG_SIGMA), planes[:, 4:5].clamp(*_LOG_SIGMA)
+        sizes = torch.cat([planes[:, 1:2], height_sigma, planes[:, 3:4], aspect_sigma], 1)
+        return cls(planes[:, 0], sizes, ratio)
+
+    def at_temperature(self, temperature: float) -> "PlaceDensity":
+        """The feet's density to the power 1/temperature, sigmas times temperature: 1 changes nothing."""
+        if temperature == 1:
+            return self
+        wider = self.sizes.new_tensor([0, math.log(temperature)] * 2)[:, None, None]
+        return PlaceDensity(self.logits / temperature, self.sizes + wider, self.ratio)
+
+    def mass(self) -> Tensor:
+        """Probability of each cell (B,h,w) float64; 1 in all for each scene."""
+        return self.logits.double().flatten(1).softmax(1).view_as(self.logits)
+
+    def theta_of_z(self, z: Tensor) -> Tensor:
+        """theta (N,6) float64 of z (N,4), one a scene or N for a single one; boxes lie in the image."""
+        z = z.double()
+        share = _normal_share(z).clamp(_LEAST_SHARE, 1 - _LEAST_SHARE)
+        mass = self.mass().expand(len(z), -1, -1)
+        column, x = _inverse_cumulative(mass.sum(1), share[:, 0])
+        _, y = _inverse_cumulative(_column(mass, column), share[:, 1])
+        height_mean, height_sigma, aspect_mean, aspect_sigma = self._sizes_at(x, y)
+        log_height = _cut_normal(share[:, 2], height_mean, height_sigma, _tallest(y))
+        widest = _widest(x, log_height, self.ratio)
+        log_aspect = _cut_normal(share[:, 3], aspect_mean, aspect_sigma, widest)
+        return _theta(x, y, log_height, log_aspect, self.ratio)
+
+    def z_of_theta(self, theta: Tensor) -> Tensor:
+        """The inverse of `theta_of_z`: z (N,4) float64 of theta (N,6) whose boxes lie in the image.
+
+        Beyond 4.7 sigmas z is cut off.
+        """
+        x, y, log_height, log_aspect = _place(theta.double(), self.ratio)
+        mass = self.mass().expand(len(theta), -1, -1)
+        column, share_x = _cumulative(mass.sum(1), x)
+        _, share_y = _cumulative(_column(mass, column), y)
+        height_mean, height_sigma, aspect_mean, aspect_sigma = self._sizes_at(x, y)
+        shares = [
+            share_x,
+            share_y,
+            _cut_normal_share(log_height, height_mean, height_sigma, _tallest(y)),
+            _cut_normal_share(log_aspect, aspect_mean, aspect_sigma, _widest(x, log_height, self.ratio)),
+        ]
+        return torch.special.ndtri(torch.stack(shares, 1).clamp(_LEAST_SHARE, 1 - _LEAST_SHARE))
+
+    def likelihood(self, theta: Tensor) -> Tensor:
+        """How likely the feet of theta (N,6) are, (N,) float64: 1 in the likeliest cell of the scene."""
+        x, y, _, _ = _place(theta.double(), self.ratio)
+        height, width = self.logits.shape[1:]
+        mass = self.mass().expand(len(theta), -1, -1)
+        scene = torch.arange(len(theta), device=theta.device)
+        return mass[scene, _cell(y, height), _cell(x, width)] / mass.amax((1, 2))
+
+    def losses(self, boxes: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Negative log likelihoods, nats, of feet (cells) and sizes of boxes: means over all known.
+
+        boxes (B,K,4): x0, y0, x1, y1, shares of the image; known (B,K) bool: which count. 0 if none does.
+        """
+        scene = known.nonzero()[:, 0]
+        x0, y0, x1, y1 = boxes[known].unbind(1)
+        x, y, log_height = (x0 + x1) / 2, y1, (y1 - y0).log()
+        log_aspect = ((x1 - x0) * self.ratio).log() - log_height
+        height, width = self.logits.shape[1:]
+        column, row = _cell(x, width), _cell(y, height)
+        log_mass = self.logits.flatten(1).log_softmax(1).view_as(self.logits)
+        count = max(len(scene), 1)
+        foot = -log_mass[scene, row, column].sum() / count
+        height_mean, height_sigma, aspect_mean, aspect_sigma = self._sizes_at(x, y, scene)
+        size = _cut_normal_loss(log_height, height_mean, height_sigma, _tallest(y))
+        size = size + _cut_normal_loss(
+            log_aspect, aspect_mean, aspect_sigma, _widest(x, log_height, self.ratio)
+        )
+        return foot, size.sum() / count
+
+    def _sizes_at(self, x: Tensor, y: Tensor, scene: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Mean and sigma of log height, of log aspect, (N,) each, bilinear at feet x, y (N,) of scenes."""
+        if scene is None:
+            scene = (
+                torch.arange(len(x), device=x.device) if len(self.sizes) > 1 else torch.zeros_like(x).long()
+            )
+        height, width = self.sizes.shape[2:]
+        right, down = (x * width - 0.5).clamp(0, width - 1), (y * height - 0.5).clamp(0, height - 1)
+        column, row = right.detach().long().clamp(max=width - 2), down.detach().long().clamp(max=height - 2)
+        right, down = (right - column)[:, None], (down - row)[:, None]
+        planes = self.sizes.permute(0, 2, 3, 1)
+        upper = planes[scene, row, column] * (1 - right) + planes[scene, row, column + 1] * right
+        lower = planes[scene, row + 1, column] * (1 - right) + planes[scene, row + 1, column + 1] * right
+        values = upper * (1 - down) + lower * down
+        return values[:, 0], values[:, 1].exp(), values[:, 2], values[:, 3].exp()
+
+
+class PlaceDensityNetwork(nn.Module):
+    """Labels (B,h,w) uint8 -> planes (B,5,h,w) of a `PlaceDensity`: a U-Net over labels and coordinates.
+
+    It halves the map `depth` times; width, 2, 3, 4, 4, ... times width channels from the finest level to the
+    coarsest.
+    """
+
+    def __init__(self, labels: int, width: int, depth: int):
+        super().__init__()
+        channels = [width * min(level + 1, 4) for level in range(depth + 1)]
+        self.embedding = nn.Embedding(labels, width)
+        self.first = _Layer(width + 2, width)
+        self.down = nn.ModuleList([_Layer(above, below) for above, below in pairwise(channels)])
+        self.whole = nn.Linear(channels[-1], channels[-1])
+        self.up = nn.ModuleList([_Layer(above + below, above) for above, below in pairwise(channels)])
+        self.planes = nn.Conv2d(width, PLACE_PLANES, 1)
+
+    def start(self) -> None:
+        """Give the last layer its start: feet anywhere, boxes a fifth of the image high."""
+        nn.init.zeros_(self.planes.weight)
+        half = math.log(0.5)
+        with torch.no_grad():
+            self.planes.bias.copy_(torch.tensor([0, math.log(0.2), half, math.log(0.4), half]))
+
+    def forward(self, labels: Tensor) -> Tensor:
+        height, width = labels.shape[1:]
+        kind = {"device": labels.device, "dtype": self.embedding.weight.dtype}
+        rows = torch.linspace(-1, 1, height, **kind)[:, None].expand(height, width)
+        columns = torch.linspace(-1, 1, width, **kind).expand(height, width)
+        coordinates = torch.stack([rows, columns], 2).expand(len(labels), -1, -1, -1)
+        hidden = torch.cat([self.embedding(labels.int()), coordinates], 3).permute(0, 3, 1, 2)
+        hidden = self.first(hidden)
+        levels = []
+        for layer in self.down:
+            levels.append(hidden)
+            hidden = layer(F.avg_pool2d(hidden, 2))
+        hidden = hidden + self.whole(hidden.mean((2, 3)))[:, :, None, None]
+        for layer, level in zip(reversed(self.up), reversed(levels), strict=True):
+            hidden = F.interpolate(hidden, scale_factor=2, mode="bilinear")
+            hidden = layer(torch.cat([level, hidden], 1))
+        return self.planes(hidden)
+
+
+class _Layer(nn.Sequential):
+    """3x3 convolution, group norm (8 channels a group), SiLU."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__(
+            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+            nn.GroupNorm(max(channels_out // 8, 1), channels_out),
+            nn.SiLU(),
+        )
+
+
+# ---- places and theta ---------------------------------------------------------------------------
+
+
+def _theta(x: Tensor, y: Tensor, log_height: Tensor, log_aspect: Tensor, ratio: float) -> Tensor:
+    """theta (N,6) of places; rounding does not push a box beyond the image's edge."""
+    height = torch.minimum(log_height.exp(), y)
+    width = torch.minimum((log_height + log_aspect).exp() / ratio, 2 * torch.minimum(x, 1 - x))
+    zero = torch.zeros_like(x)
+    shift_x, shift_y = -(2 * x - 1) / width, -(2 * y - height - 1) / height
+    return torch.stack([1 / width, zero, shift_x, zero, 1 / height, shift_y], 1)
+
+
+def _place(theta: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x, y, log height, log aspect (N,) of theta (N,6): the inverse of `_theta`."""
+    width, height = 1 / theta[:, 0], 1 / theta[:, 4]
+    x, y = (1 - theta[:, 2] * width) / 2, (1 - theta[:, 5] * height + height) / 2
+    return x, y, height.log(), (width * ratio / height).log()
+
+
+def _tallest(y: Tensor) -> Tensor:
+    """The largest log height (N,) of a box that stands at row y (N,)."""
+    return y.clamp(min=_LEAST_SIZE).log()
+
+
+def _widest(x: Tensor, log_height: Tensor, ratio: float) -> Tensor:
+    """The largest log aspect (N,) of a box of this log height (N,) that stands at column x (N,)."""
+    return (2 * ratio * torch.minimum(x, 1 - x).clamp(min=_LEAST_SIZE)).log() - log_height
+
+
+# ---- distribution functions ---------------------------------------------------------------------
+
+
+def _normal_share(z: Tensor) -> Tensor:
+    """The share of N(0, 1) below z; unlike torch.special.ndtr with all digits far below 0 too."""
+    return torch.special.log_ndtr(z).exp()
+
+
+def _cell(position: Tensor, count: int) -> Tensor:
+    """The cell, 0..count-1, of positions in 0..1."""
+    return (position.detach() * count).long().clamp(0, count - 1)
+
+
+def _column(mass: Tensor, column: Tensor) -> Tensor:
+    """One column (N,) of each map (N,h,w): (N,h)."""
+    return mass[torch.arange(len(mass), device=mass.device), :, column]
+
+
+def _cumulative(mass: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    """Cell (N,) of positions (N,) in 0..1, and the share of mass (N,n) that lies below each, (N,) in 0..1."""
+    cell = _cell(position, mass.shape[1])[:, None]
+    sums = mass.cumsum(1)
+    part = (position[:, None] * mass.shape[1] - cell) * mass.gather(1, cell)
+    below = sums.gather(1, cell) - mass.gather(1, cell) + part
+    return cell[:, 0], (below / sums[:, -1:])[:, 0]
+
+
+def _inverse_cumulative(mass: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Cell and position (N,) in 0..1 below which `share` (N,) in 0..1 of mass (N,n) lies."""
+    sums = mass.cumsum(1)
+    wanted = share[:, None] * sums[:, -1:]
+    cell = torch.searchsorted(sums.detach(), wanted.detach()).clamp(max=mass.shape[1] - 1)
+    of_cell = mass.gather(1, cell)
+    part = (wanted - (sums.gather(1, cell) - of_cell)) / of_cell.clamp(min=1e-300)
+    return cell[:, 0], ((cell + part.clamp(0, 1)) / mass.shape[1])[:, 0]
+
+
+def _reachable(mean: Tensor, sigma: Tensor, bound: Tensor) -> Tensor:
+    """The mean, at most 8 sigmas above the bound: beyond, the digits of a distribution function run out."""
+    return torch.minimum(mean, bound + 8 * sigma)
+
+
+def _cut_normal(share: Tensor, mean: Tensor, sigma: Tensor, bound: Tensor) -> Tensor:
+    """The number below which `share` of N(mean, sigma) lies, cut off above `bound`; all (N,)."""
+    mean = _reachable(mean, sigma, bound)
+    below_bound = _normal_share((bound - mean) / sigma)
+    return torch.minimum(mean + sigma * torch.special.ndtri(share * below_bound), bound)
+
+
+def _cut_normal_share(value: Tensor, mean: Tensor, sigma: Tensor, bound: Tensor) -> Tensor:
+    """The share of N(mean, sigma), cut off above `bound`, that lies below `value`; all (N,)."""
+    mean = _reachable(mean, sigma, bound)
+    below_bound = _normal_share((bound - mean) / sigma)
+    return _normal_share((value - mean) / sigma) / below_bound
+
+
+def _cut_normal_loss(value: Tensor, mean: Tensor, sigma: Tensor, bound: Tensor) -> Tensor:
+    """Negative log density of `value` under N(mean, sigma) cut off above `bound`, in nats; all (N,)."""
+    mean = _reachable(mean, sigma, bound)
+    standard = (value - mean) / sigma
+    normal = standard.square() / 2 + sigma.log() + math.log(2 * math.pi) / 2
+    return normal + torch.special.log_ndtr((torch.maximum(bound, value) - mean) / sigma)
