@@ -111,7 +111,7 @@ def compose(
     """Put the visible part of a patch (its mask less `hidden`, (h,w) bool) on copies of both maps (H,W).
 
     Instances that the object covers down to fewer than `min_visible` pixels go altogether: what is left of
-    them becomes the nearest thing-free surface, as where an instance is erased for evaluation.
+    them becomes the nearest thing-free surface; `data.fill` might complete the new object there.
     """
     label_ids, instance_ids = label_ids.copy(), instance_ids.copy()
     visible = patch.mask & ~hidden

@@ -1,4 +1,4 @@
-"""Figures of placed boxes: support, metric height, overlap, spread, distance to real boxes; and erasing.
+"""Figures of placed boxes: support, metric height, overlap, spread, distance to real boxes; masks.
 
 Pure functions on boxes and maps (evaluation spec). A box is half-open, x0, y0, x1, y1 in pixels of the data
 set's own resolution, float64; its foot is its lower edge y1. W and H are the width and height of the image.
@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 from cityscapesscripts.helpers.labels import labels as OFFICIAL_LABELS
 from cityscapesscripts.helpers.labels import name2label
-from scipy import ndimage
 
 from data.camera import Camera
 from data.cityscapes import bounding_box
@@ -275,33 +274,7 @@ def sliced_distance(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.sqrt(np.square(sorted_first - sorted_second).mean()))
 
 
-# ---- erasing ------------------------------------------------------------------------------------
-
-
-def nearest_stuff(label_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column (H,W) of the nearest pixel that is no thing, by Euclidean distance.
-
-    Raises ValueError if the map (H,W) holds nothing but things.
-    """
-    thing = is_thing(label_ids)
-    if thing.all():
-        raise ValueError("the map holds nothing but things")
-    rows, columns = ndimage.distance_transform_edt(thing, return_distances=False, return_indices=True)
-    return rows, columns
-
-
-def erase(
-    label_ids: np.ndarray,
-    instance_ids: np.ndarray,
-    instance_id: int,
-    nearest: tuple[np.ndarray, np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Both maps (H,W) without one instance: its pixels take label and id of `nearest_stuff`."""
-    mask = instance_ids == instance_id
-    source = nearest[0][mask], nearest[1][mask]
-    label_ids, instance_ids = label_ids.copy(), instance_ids.copy()
-    label_ids[mask], instance_ids[mask] = label_ids[source], instance_ids[source]
-    return label_ids, instance_ids
+# ---- masks --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from data.camera import CAMERA_CHOICES, assumptions
 from data.cityscapes import Instance, resize_nearest
-from data.geometry import boxes_of_theta, erase, fit_heights, nearest_stuff
+from data.fill import fill_hole
+from data.geometry import boxes_of_theta, fit_heights
 from data.labels import CHANNEL_OF_ID
 from distributed import choose_device
 from evaluation.baselines import Training, draw_boxes, read_training
@@ -320,10 +321,11 @@ def replace_erased(collected: Collected, model: WhereWhat, view: View, training:
     """Erase each real instance of a scene alone and place it again, by the model and by the baselines."""
     if not view.real_ids:
         return
-    nearest = nearest_stuff(view.label_ids)
     height, width = model.small
     for instance_id, true_box in zip(view.real_ids, view.real_boxes, strict=True):
-        label_ids, instance_ids = erase(view.label_ids, view.instance_ids, instance_id, nearest)
+        label_ids, instance_ids = fill_hole(
+            view.label_ids, view.instance_ids, view.instance_ids == instance_id
+        )
         item, seeds = f"/{instance_id}", collected.seeds
         z_spatial, _ = draw_z(model, view.name + item, seeds, REPLACEMENT_SAMPLES, "erased")
         boxes = {"model": place_on_maps(model, label_ids, instance_ids, z_spatial)}

@@ -11,12 +11,10 @@ from data.geometry import (
     box_iou,
     box_spread,
     boxes_of_theta,
-    erase,
     fit_heights,
     height_residuals,
     inside_image,
     metric_heights,
-    nearest_stuff,
     overlap,
     place_features,
     placed_mask,
@@ -249,23 +247,6 @@ def test_replacement_scores_take_the_best_of_k():
     assert np.allclose(scores["iou_at_10"], 1) and scores["iou50_at_10"].tolist() == [1, 1]
     assert scores["centre_error"][0] == pytest.approx(np.hypot(8, 4) / 80)
     assert scores["log_height_ratio"][0] == pytest.approx(np.log(2))
-
-
-# ---- erasing ------------------------------------------------------------------------------------
-
-
-def test_erase_fills_with_the_nearest_stuff():
-    maps = street()
-    add_thing(maps, PERSON, 0, np.s_[10:30, 10:14])
-    add_thing(maps, CAR, 0, np.s_[10:30, 14:24])
-    nearest = nearest_stuff(maps[0])
-    labels, ids = erase(*maps, PERSON * 1000, nearest)
-    assert (labels[10:20, 10] == BUILDING).all() and (labels[20:30, 10] == ROAD).all()
-    assert not (labels == PERSON).any() and (labels[10:30, 14:24] == CAR).all()  # the car is never the source
-    assert (ids[labels != CAR] == labels[labels != CAR]).all()
-    assert (maps[0] == PERSON).any()  # the input is left alone
-    with pytest.raises(ValueError):
-        nearest_stuff(np.full((4, 4), CAR, np.uint8))
 
 
 # ---- shapes -------------------------------------------------------------------------------------
