@@ -15,17 +15,16 @@ import numpy as np
 import torch
 
 from augment.insert.gates import Gates, Surroundings, box_refusal
-from augment.insert.places import column, place_scores, working_maps
-from augment.insert.scene import EditedImage, read_image, single_frame
-from data.geometry import box_iou, boxes_of_theta, whole_pixels
+from augment.insert.heat import coverage, draw_places, heat_over
+from augment.insert.scene import read_image, single_frame
+from data.geometry import box_iou
+from data.pictures import enlarged
 from data.writer import colour_map, encode_png
 from distributed import choose_device
-from model import WhereWhat, load_model, predict_places
+from model import load_model
 from support.errors import InputError, Parser, run_program
 from support.files import write_atomic
-from support.seeds import generator
 
-BATCH = 25  # places asked for at once
 SMALLEST = 1024  # the picture is enlarged to at least this width, pixels
 PASSES, FAILS, BEST = (0, 255, 0), (255, 0, 0), (255, 255, 0)
 
@@ -60,56 +59,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return settings
 
 
-def draw_places(model: WhereWhat, image: EditedImage, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (n,4) in pixels of the image and their scores (n,) in 0..1 for n = count draws of z_spatial.
-
-    The noise of draw k follows from (seed, name of the image, k).
-    """
-    device = model.device
-    height, width = image.label_ids.shape
-    small = working_maps(image.label_ids, image.instance_ids, model.small, device)
-    size = model.options.z_dim_spatial
-    z = np.array(
-        [
-            generator(seed, image.frame.name, k, "heatmap").standard_normal(size, np.float32)
-            for k in range(count)
-        ]
-    )
-    boxes, scores = [], []
-    for first in range(0, count, BATCH):
-        theta = predict_places(model, *small, column(z[first : first + BATCH], device))
-        maps = (tensor.expand(len(theta), -1, -1) for tensor in small)
-        scores.append(place_scores(model, *maps, theta))
-        boxes.append(boxes_of_theta(theta.cpu().numpy(), width, height))
-    return np.concatenate(boxes), np.concatenate(scores)
-
-
-def coverage(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-    """How many of the boxes (n,4) cover each pixel: (height, width) int32."""
-    steps = np.zeros((height + 1, width + 1), np.int32)
-    edges = whole_pixels(boxes).clip(0, [width, height, width, height])
-    for x0, y0, x1, y1 in edges:
-        steps[y0, x0] += 1
-        steps[y0, x1] -= 1
-        steps[y1, x0] -= 1
-        steps[y1, x1] += 1
-    return steps.cumsum(0).cumsum(1)[:height, :width].astype(np.int32)
-
-
 def paint(
     label_ids: np.ndarray, boxes: np.ndarray, scores: np.ndarray, refusals: list[str | None], top: int
 ) -> np.ndarray:
     """The picture (h,w,3) uint8 RGB: scene, coverage, feet, and the `top` boxes with the highest scores."""
     height, width = label_ids.shape
-    heat = coverage(boxes, width, height) / max(1, len(boxes))
-    heat = np.sqrt(heat / heat.max()) if heat.max() > 0 else heat  # so that rare places show
-    scene = colour_map(label_ids)[..., :3].astype(np.float32)
-    grey = 0.25 * scene + 0.35 * scene.mean(2, keepdims=True)
-    colours = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    weight = np.minimum(heat * 3, 0.85)[..., None]
-    picture = (grey * (1 - weight) + colours * weight).astype(np.uint8)
-    scale = max(1, -(-SMALLEST // width))
-    picture = np.ascontiguousarray(picture.repeat(scale, 0).repeat(scale, 1))
+    heat = coverage(boxes, width, height)
+    picture = enlarged(heat_over(colour_map(label_ids)[..., :3], heat), SMALLEST)
+    scale = picture.shape[1] // width
 
     def point(x: float, y: float) -> tuple[int, int]:
         x, y = np.clip([x * scale, y * scale], -4 * width, 4 * width * scale)

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from augment.insert.heat import PLACES, coverage, draw_places, heat_map, heat_over
 from augment.insert.scene import read_image
 from data.cityscapes import list_frames
-from model import load_model
-from scripts.heatmap import best, coverage, draw_places, main, paint
+from layers.place_density import PLACE_PLANES
+from model import WhereWhat, load_model
+from options import PRESETS, from_dict
+from scripts.heatmap import best, main, paint
 from support.errors import run_program
-from tests.town import write_checkpoint, write_town
+from tests.town import HEIGHT, WIDTH, write_checkpoint, write_town
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,26 @@ def test_coverage_counts_boxes_and_cuts_them_at_the_image():
     expected[1:4, 2:5] += 1
     expected[3:, 4:] += 1
     assert np.array_equal(counts, expected)
+
+
+def test_the_heat_of_a_density_is_hot_where_feet_are(frame):
+    model = WhereWhat(from_dict(PRESETS["tiny"] | {"where": "distribution"}, "test"))
+    planes = torch.zeros(1, PLACE_PLANES, *model.small)
+    planes[0, 0, 20, 40] = 9.0  # a foot in this cell of the 64 x 32, whose pixels are four by four
+    model.networks["place_density"].forward = lambda labels: planes
+    image = read_image(frame)
+    heat = heat_map(model, image)
+    assert heat.shape == image.label_ids.shape and (heat >= 0).all()
+    assert heat[80:84, 160:164].min() > 10 * np.median(heat)
+    grey = np.full((*heat.shape, 3), 100, np.uint8)
+    picture = heat_over(grey, heat).astype(int).sum(2)
+    assert picture[80:84, 160:164].min() > picture[:60].max()
+
+
+def test_without_a_density_the_heat_is_that_of_boxes(frame, checkpoint):
+    model, image = load_model(checkpoint), read_image(frame)
+    boxes, _ = draw_places(model, image, PLACES, 0)
+    assert np.array_equal(heat_map(model, image), coverage(boxes, WIDTH, HEIGHT))
 
 
 def test_the_best_boxes_are_not_alike():

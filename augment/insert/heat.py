@@ -1,0 +1,74 @@
+"""Where a model would place objects in an image, as a heat map and as the picture of it."""
+
+import cv2
+import numpy as np
+import torch
+
+from augment.insert.places import column, place_scores, working_maps
+from augment.insert.scene import EditedImage
+from data.geometry import boxes_of_theta, whole_pixels
+from model import WhereWhat, predict_places
+from support.seeds import generator
+
+BATCH = 25  # places asked for at once
+PLACES = 200  # drawn, where a model has no density
+
+
+@torch.no_grad()
+def heat_map(model: WhereWhat, image: EditedImage) -> np.ndarray:
+    """How often an object stands at each pixel of an image, (H,W), at least 0 and without a unit.
+
+    The density of feet; of a model without one, how many of PLACES boxes cover the pixel.
+    """
+    height, width = image.label_ids.shape
+    if model.options.where == "distribution":
+        labels, _ = working_maps(image.label_ids, image.instance_ids, model.small, model.device)
+        return cv2.resize(model.density(labels).mass()[0].cpu().numpy(), (width, height))
+    boxes, _ = draw_places(model, image, PLACES, 0)
+    return coverage(boxes, width, height)
+
+
+def draw_places(model: WhereWhat, image: EditedImage, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (n,4) in pixels of the image and their scores (n,) in 0..1 for n = count draws of z_spatial.
+
+    The noise of draw k follows from (seed, name of the image, k).
+    """
+    device = model.device
+    height, width = image.label_ids.shape
+    small = working_maps(image.label_ids, image.instance_ids, model.small, device)
+    size = model.options.z_dim_spatial
+    z = np.array(
+        [
+            generator(seed, image.frame.name, k, "heatmap").standard_normal(size, np.float32)
+            for k in range(count)
+        ]
+    )
+    boxes, scores = [], []
+    for first in range(0, count, BATCH):
+        theta = predict_places(model, *small, column(z[first : first + BATCH], device))
+        maps = (tensor.expand(len(theta), -1, -1) for tensor in small)
+        scores.append(place_scores(model, *maps, theta))
+        boxes.append(boxes_of_theta(theta.cpu().numpy(), width, height))
+    return np.concatenate(boxes), np.concatenate(scores)
+
+
+def coverage(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    """How many of the boxes (n,4) cover each pixel: (height, width) int32."""
+    steps = np.zeros((height + 1, width + 1), np.int32)
+    edges = whole_pixels(boxes).clip(0, [width, height, width, height])
+    for x0, y0, x1, y1 in edges:
+        steps[y0, x0] += 1
+        steps[y0, x1] -= 1
+        steps[y1, x0] -= 1
+        steps[y1, x1] += 1
+    return steps.cumsum(0).cumsum(1)[:height, :width].astype(np.int32)
+
+
+def heat_over(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A heat map (h,w) >= 0, black to yellow, over a greyed picture (h,w,3) uint8 RGB, rare places too."""
+    share = np.sqrt(heat / heat.max()) if heat.max() > 0 else np.zeros(heat.shape)
+    scene = picture.astype(np.float32)
+    grey = 0.25 * scene + 0.35 * scene.mean(2, keepdims=True)
+    colours = cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    weight = np.minimum(share * 3, 0.85)[..., None]
+    return (grey * (1 - weight) + colours * weight).astype(np.uint8)
