@@ -21,7 +21,7 @@ from layers.canvas import Canvas
 from layers.place_density import PlaceDensity
 from loader.noise import HalfNoise, Noise
 from loader.pairs import Batch, Scene
-from networks import build_networks, edge_map, full_precision, place, place_box, place_code
+from networks import build_networks, edge_map, full_precision, no_autocast, place, place_box, place_code
 from options import Options, from_dict
 from support.checkpoints import find_checkpoint, load_checkpoint
 from support.errors import InputError
@@ -339,6 +339,12 @@ def kl_loss(mu: Tensor, logvar: Tensor) -> Tensor:
     return -0.5 * (1 + logvar - mu.square() - logvar.exp()).mean()
 
 
+def mask_loss(masks: Tensor, target: Tensor, kind: str) -> Tensor:
+    """Compact masks (B,1,cy,cx) in [0,1] against others, by option mask_loss: mean over pixels, scalar."""
+    with no_autocast(masks):  # which BCE of probabilities refuses
+        return F.l1_loss(masks, target) if kind == "l1" else F.binary_cross_entropy(masks, target)
+
+
 def boxed_planes(canvas: Canvas) -> Tensor:
     """What D where sees (B,32,h,w): the planes of a scene with a box on it, and the box mask."""
     return torch.cat([canvas.planes(), canvas.mask], 1)
@@ -412,7 +418,7 @@ def g_losses(model: WhereWhat, views: Views, noise: Noise, paths: Paths) -> dict
         "what_recon": 2 * what_loss(paths.recon_big, views.real_boxed_big.joined(paths.cond_boxed_big))
         + F.l1_loss(paths.cond_z_appr, noise.z_appr)
         + F.l1_loss(paths.real_z_appr, noise.z_appr),
-        "what_vae_recon": F.l1_loss(paths.obj_vae, batch.compact),
+        "what_vae_recon": mask_loss(paths.obj_vae, batch.compact, model.options.mask_loss),
         "overlap": overlap_loss(paths.box_small, batch.cond.labels_small),
     }
 
@@ -602,10 +608,9 @@ def g_gradients(
     `losses` are those of g_terms; their graph is used up.
     """
     # where_* terms do not depend on the what encoder nor the other way round: one sum serves both.
-    kl, reconstruction = losses["what_kl"], losses["what_vae_recon"]
+    supervised = model.options.what_kl_weight * losses["what_kl"] + losses["what_vae_recon"]
     if "where_kl" in losses:
-        kl, reconstruction = losses["where_kl"] + kl, losses["where_vae_recon"] + reconstruction
-    supervised = model.options.kl_weight * kl + reconstruction
+        supervised = supervised + model.options.kl_weight * losses["where_kl"] + losses["where_vae_recon"]
     optimisers.add_gradients(["sup"], share * supervised, retain_graph=True)
     optimisers.add_gradients(G_SIDE, share * losses["g_total"])
 

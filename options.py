@@ -117,8 +117,15 @@ class Options:
         "random shift of each edge of x+'s box, at most so many pixels of the big map; hides its pixel grid",
         least=0,
     )
-    kl_weight: float = setting(
-        1.0, "weight of where_kl and what_kl in the supervised encoders' losses", least=0
+    kl_weight: float = setting(1.0, "weight of where_kl in the supervised where encoder's loss", least=0)
+    what_kl_weight: float = setting(
+        1.0,
+        "weight of what_kl in the supervised what encoder's loss; with mask_loss bce, likelihood weighs it by"
+        " z_dim_appr / (compact_sizex * compact_sizey)",
+        least=0,
+    )
+    mask_loss: str = setting(
+        "l1", "what_vae_recon: l1 (published) or bce, the likelihood of the mask", ("l1", "bce")
     )
     overlap_weight: float = setting(
         0.0, "weight in g_total of `overlap`, the share of the predicted box that falls on things of x"
@@ -150,8 +157,8 @@ PRESETS = {
         "image_sizey_small": 64,
         "image_sizex_big": 128,
         "image_sizey_big": 64,
-        "compact_sizex": 32,
-        "compact_sizey": 32,
+        "compact_sizex": 64,
+        "compact_sizey": 64,
         "gf_dim": 16,
         "df_dim": 16,
         "embed_dim_small": 64,
@@ -165,6 +172,8 @@ PRESETS = {
         "theta_space": "box",
         "theta_jitter": 0.5,
         "kl_weight": 0.1,
+        "what_kl_weight": 0.012,
+        "mask_loss": "bce",
         "overlap_weight": 0.5,
         "num_workers": 1,
         "save_every": 200,

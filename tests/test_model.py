@@ -1,6 +1,7 @@
 """The training step: exactness against the plain version, who is trained by what, and that it learns."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -19,9 +20,12 @@ from model import (
     Optimisers,
     WhereWhat,
     d_losses,
+    g_gradients,
     g_losses,
+    g_terms,
     kl_losses,
     loss_names,
+    mask_loss,
     sample,
     train_step,
 )
@@ -163,6 +167,46 @@ def test_updates_move_only_whom_they_should():
         optimisers.add_gradients(["sup"], supervised, retain_graph=True)
         for parameter, gradient in zip(parameters, expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("name, option", [("where", "kl_weight"), ("what", "what_kl_weight")])
+def test_each_kl_weight_trains_its_own_encoder(name, option):
+    """The gradient of one supervised encoder is that of its weighted KL and its reconstruction."""
+    torch.manual_seed(0)
+    model = WhereWhat(dataclasses.replace(TINY, **{option: 0.3}))
+    optimisers = Optimisers(model)
+    views, noise, paths = step_outputs(model)
+    terms = g_terms(model, views, noise, paths)
+    encoders = ("where", "what")
+    expected = {}
+    for encoder in encoders:
+        loss = (0.3 if encoder == name else 1) * terms[f"{encoder}_kl"] + terms[f"{encoder}_vae_recon"]
+        parameters = [p for p in model.parameters_of([f"{encoder}_encoder_sup"]) if p.requires_grad]
+        expected[encoder] = torch.autograd.grad(loss, parameters, retain_graph=True)
+    g_gradients(model, optimisers, terms)
+    for encoder in encoders:
+        parameters = [p for p in model.parameters_of([f"{encoder}_encoder_sup"]) if p.requires_grad]
+        for parameter, gradient in zip(parameters, expected[encoder], strict=True):
+            torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_mask_loss_bce_is_the_likelihood_of_the_mask():
+    target = torch.tensor([[[[0.0, 1.0], [1.0, 0.25]]]])
+    made = torch.tensor([[[[0.1, 0.8], [0.5, 0.25]]]])
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))  # a grey pixel that is met costs its entropy
+    nats = -math.log(0.9) - math.log(0.8) - math.log(0.5) + entropy
+    assert mask_loss(made, target, "bce").item() == pytest.approx(nats / 4)
+    assert mask_loss(made, target, "l1").item() == pytest.approx((0.1 + 0.2 + 0.5) / 4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_with_mask_loss_bce(precision):
+    options = dataclasses.replace(TINY, mask_loss="bce", precision=precision)
+    torch.manual_seed(0)
+    model = WhereWhat(options)
+    batch = make_batch()
+    losses = train_step(model, Optimisers(model), batch, draw_noise(options, range(2)), check=True)
+    assert 0.5 < losses["what_vae_recon"] < 0.8  # near log 2: nothing is learnt yet
 
 
 def test_reconstruction_target_is_not_detached():
