@@ -150,15 +150,23 @@ def test_dry_run_prints_and_leaves_nothing(streets, tmp_path):
 # ---- exactness ----------------------------------------------------------------------------------
 
 
-def test_resume_is_exact(streets, tmp_path):
+@pytest.mark.parametrize("where", ["published", "distribution"])
+def test_resume_is_exact(streets, tmp_path, where):
     """20 iterations straight, and 10 + resume + 10: same weights, optimisers and stats to the last bit."""
-    often = {"log_every": 3, "save_every": 5, "batch_size": 2}
+    often = {"log_every": 3, "save_every": 5, "batch_size": 2, "where": where, "average_decay": 0.9}
     straight = run(streets, tmp_path / "straight", max_iters=20, **often)
     run(streets, tmp_path / "halves", max_iters=10, **often)
     halves = run(streets, tmp_path / "halves", max_iters=20, resume="auto", **often)
     assert_same(weights_and_optimisers(straight), weights_and_optimisers(halves))
     assert straight["window"] == halves["window"]
     assert stats(tmp_path / "straight") == stats(tmp_path / "halves")
+
+
+def test_a_checkpoint_of_the_other_where_module_is_refused(streets, tmp_path):
+    run(streets, tmp_path / "run", max_iters=1)
+    done = command(flags(streets, tmp_path / "run", max_iters=2, resume="auto", where="distribution"))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "was trained with where published, this run has distribution" in done.stderr
 
 
 def test_resume_from_a_given_file_drops_what_came_later(streets, tmp_path):
