@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.cityscapes import theta_of_box
-from data.labels import TARGET_CLASSES
+from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
 from loader.cache import FrameMaps, WorkingMaps
 from loader.erasing import erase_some, zoom_in
 from options import Options
@@ -155,7 +155,8 @@ class TrainingPairs(Dataset):
         for index in (real_index, other_index):
             maps = self.maps.load(index)
             candidates = self.maps.instances(index, self.target_class)
-            boxes = {one.instance_id: maps.box_of(one.instance_id) for one in candidates}
+            singles = [one.instance_id for one in candidates if one.instance_id >= FIRST_SINGLE_ID]
+            boxes = {instance_id: maps.box_of(instance_id) for instance_id in singles}
             labels, places = erase_some(
                 maps.labels_small, maps.ids_small, boxes, maps.erasable.patches(), rng, *self.erasing
             )
@@ -175,7 +176,7 @@ def _walk(seed: int, stream: int, count: int, position: int) -> int:
     return int(_order(seed, stream, count, position // count)[position % count])
 
 
-@lru_cache(maxsize=4)  # prefetching reads two orders of each stream around the end of an epoch
+@lru_cache(maxsize=6)  # prefetching reads two orders of each stream around the end of an epoch
 def _order(seed: int, stream: int, count: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, stream, epoch]).permutation(count)
 

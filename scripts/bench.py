@@ -28,7 +28,7 @@ from loader.cache import prepare
 from loader.noise import Noise, draw_noise
 from loader.pairs import Batch, TrainingPairs, training_loader
 from main import keep_freed_memory, peak_memory_mb, seed_everything, set_speed
-from model import D_NAMES, Optimisers, WhereWhat, d_losses, g_gradients, g_terms, train_step
+from model import G_SIDE, Optimisers, WhereWhat, d_losses, g_gradients, g_terms, train_step
 from options import PRESETS, Options, validate
 from streets.scenes import write_streets
 from support.errors import InputError, Parser, run_program
@@ -59,7 +59,8 @@ class Variant:
         seed_everything(options.random_seed)
         with torch.device(device):
             self.model = WhereWhat(self.options)
-        if options.theta_space == "affine":  # published, which starts at boxes as large as the image
+        if options.where == "published" and options.theta_space == "affine":
+            # it starts at boxes as large as the image
             self.model.networks["stn"].theta.bias.data.copy_(TYPICAL_THETA)
         self.optimisers = Optimisers(self.model)
         self.batch, self.noise = batch.to(device), noise.to(device)
@@ -90,13 +91,13 @@ class Variant:
             optimisers.clear("d")
             with model.autocast():
                 terms = d_losses(model, views, paths)
-            optimisers.add_gradients(["d"], sum(terms[name] for name in D_NAMES))
+            optimisers.add_gradients(["d"], sum(terms.values()))
             optimisers.step("d")
 
         def update_g():
-            optimisers.clear("sup", "g")
+            optimisers.clear("sup", *G_SIDE)
             g_gradients(model, optimisers, g_terms(model, views, self.noise, paths))
-            optimisers.step("sup", "g")
+            optimisers.step("sup", *G_SIDE)
 
         for half in (0, 1):
             seconds["forward"] += timed(lambda half=half: forward(half), self.device)
@@ -382,6 +383,11 @@ def main() -> None:
     for name, least in (("repeats", 1), ("warm_up", 0), ("threads", 0)):
         if getattr(arguments, name) < least:
             raise InputError(f"--{name} must be at least {least}, not {getattr(arguments, name)}")
+    if arguments.plain and PRESETS[arguments.preset].get("where", "published") != "published":
+        raise InputError(
+            f"--plain: preset {arguments.preset} has a where module of its own, of which there is no plain"
+            " version; take --preset paper"
+        )
     for name in arguments.variants.split(","):
         if name not in VARIANTS[1:]:
             raise InputError(f"variant '{name}' is unknown: choose of {', '.join(VARIANTS[1:])}")
