@@ -170,14 +170,29 @@ PRESETS = {
         "decay_from": 0.5,
         "average_decay": 0.99,
         "box_ramp": 1.0,
-        "theta_space": "box",
         "theta_jitter": 0.5,
-        "kl_weight": 0.1,
         "what_kl_weight": 0.012,
         "mask_loss": "bce",
-        "overlap_weight": 0.5,
         "num_workers": 1,
         "save_every": 200,
+    },
+    "street": {
+        "image_sizex_small": 256,
+        "image_sizey_small": 128,
+        "image_sizex_big": 512,
+        "image_sizey_big": 256,
+        "df_dim": 16,
+        "where": "distribution",
+        "batch_size": 8,
+        "epoch": 60,
+        "learning_rate": 5e-4,
+        "decay_from": 0.5,
+        "average_decay": 0.999,
+        "box_ramp": 1.0,
+        "theta_jitter": 0.5,
+        "what_kl_weight": 0.003,
+        "mask_loss": "bce",
+        "num_workers": 4,
     },
     "tiny": {
         "image_sizex_small": 64,
@@ -278,11 +293,11 @@ def parse(arguments: list[str] | None = None) -> tuple[Options, bool]:
 
 def as_markdown() -> str:
     """The page docs/options.md: all options as a table, and the presets."""
-    rows = ["| option | default (`paper`) | `demo` | meaning |", "|---|---|---|---|"]
+    rows = ["| option | default (`paper`) | `demo` | `street` | meaning |", "|---|---|---|---|---|"]
     for item in dataclasses.fields(Options):
-        demo = PRESETS["demo"].get(item.name, "")
         default = item.default if item.default != "" else "(none)"
-        rows.append(f"| `{item.name}` | {default} | {demo} | {item.metadata['help']} |")
+        others = " | ".join(str(PRESETS[preset].get(item.name, "")) for preset in ("demo", "street"))
+        rows.append(f"| `{item.name}` | {default} | {others} | {item.metadata['help']} |")
     table = "\n".join(rows)
     return f"""# Options of a training run
 
@@ -292,9 +307,9 @@ flags.
 
 {table}
 
-Presets: `paper` (the defaults), `demo` (small maps and networks, for a CPU: what the quickstart trains; its
-departures from the published settings are named in [differences.md](differences.md#the-wherewhat-model)),
-`tiny` (seconds, for tests).
+Presets: `paper` (the defaults), `demo` (small maps and networks, for a CPU: what the quickstart trains),
+`street` (what we recommend for Cityscapes on one GPU), `tiny` (seconds, for tests). How `demo` and `street` depart
+from the published settings stands in [differences.md](differences.md#the-wherewhat-model).
 """
 
 
