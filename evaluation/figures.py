@@ -5,6 +5,7 @@ Collected gathers the judgements, and `summarise` turns them into named figures.
 shares of the image size (x0, y0, x1, y1), so that scenes of any size can be put together.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,10 @@ SHAPE_SAMPLES = 1000  # at most so many shapes are compared in precision, recall
 # What rests on the training instances, besides all of the baselines; plausible_rate without cameras too.
 HEIGHT_FIGURES = ("height_residual", "height_band_rate")
 SHAPE_FIGURES = ("shape_precision", "shape_recall", "shape_frechet", "shape_nn_iou")
+LEAK_FIGURES = {  # each is the ratio of what is collected under these two names
+    "leak_decoy": ("leak_decoy_filled", "leak_decoy_before"),
+    "leak_true": ("leak_true_filled", "leak_true_exact"),
+}
 OVERLAP_FIGURES = ("overlap_rate", "overlap_any_rate")  # of real instances: training masks fill their boxes
 
 MODEL_FIGURES = (  # that no baseline has
@@ -49,6 +54,7 @@ MODEL_FIGURES = (  # that no baseline has
     "mask_change_z_spatial",
     "theta_recon_l1",
     "mask_recon_l1",
+    *LEAK_FIGURES,
 )
 
 
@@ -270,6 +276,11 @@ class Collected:
         self.real_shapes: list[np.ndarray] = []  # (R,1024) one a scene that holds some
         self.cameras = 0  # scenes with a camera file
         self.assumed: list[str] = []  # names of the scenes whose camera is assumed
+        self.erased: Counter[str] = (
+            Counter()
+        )  # instances placed again, by how they were erased: exact, filled
+        self.decoys = 0  # holes where nothing stood, all seeds
+        self.absent: dict[str, str] = {}  # figures that this model or these scenes can't have, and the reason
 
     def add(self, method: str, figure: str, values: np.ndarray | list[float]) -> None:
         """An item's value for each seed (S,), or one for all; the figure is the mean over all items."""
@@ -311,6 +322,10 @@ def summarise(
         method: {name: list(np.mean(items, 0)) for name, items in collected.values.get(method, {}).items()}
         for method in methods
     }
+    for name, parts in LEAK_FIGURES.items():
+        if all(part in values["model"] for part in parts):
+            filled, fair = (values["model"].pop(part) for part in parts)
+            values["model"][name] = [a / b if b else float("nan") for a, b in zip(filled, fair, strict=True)]
     reason, with_shapes = too_few(len(training.boxes)), bool(collected.real_shapes)
     if with_shapes:
         training_shapes = shapes_of(training.masks)
@@ -339,14 +354,19 @@ def summarise(
             for name, value in figures[method].items():
                 values[method].setdefault(name, []).append(value)
     results = {method: _mean_and_std(values[method]) for method in methods}
+    results["model"] |= {name: _absent(why) for name, why in collected.absent.items()}
     return _withheld(results, reason, with_shapes) if reason else results, first_boxes
+
+
+def _absent(reason: str) -> dict:
+    return {"mean": None, "std": None, "reason": reason}
 
 
 def _withheld(
     results: dict[str, dict[str, dict]], reason: str, with_shapes: bool
 ) -> dict[str, dict[str, dict]]:
     """`results` of model and real with the reason in the place of all that rests on training instances."""
-    absent = {"mean": None, "std": None, "reason": reason}
+    absent = _absent(reason)
     placement = [name for name in results["model"] if name not in MODEL_FIGURES]
     lacking = (*HEIGHT_FIGURES, "plausible_rate", *(SHAPE_FIGURES if with_shapes else ()))
     model, real = (dict.fromkeys(lacking, absent) | results[method] for method in ("model", "real"))

@@ -72,9 +72,18 @@ FIGURES = {
     "iou50_at_10": ("up", "re-placement: the same, best of 10"),
     "centre_error": ("down", "re-placement: distance of the first placement's centre over the image width"),
     "log_height_ratio": ("down", "re-placement: |log(height / true height)| of the first placement"),
+    "leak_decoy": (
+        "down",
+        "probability of the 5x5 cells at the foot of a hole where nothing stood, filled / before; fair: 1",
+    ),
+    "leak_true": (
+        "down",
+        "the same at the foot of an erased instance, its hole filled / erased exactly; fair: 1",
+    ),
     "theta_recon_l1": ("down", "mean |difference| of theta's six numbers, supervised path with mu"),
     "mask_recon_l1": ("down", "mean |difference| of the compact mask, supervised path with mu"),
 }
+GOALS = {"leak_decoy": 1.15, "leak_true": 1.3}  # at most
 REAL_PLAUSIBLE = 0.8  # plausible_rate of real instances below which the rule does not fit a data set
 _ARROWS = {"up": " ↑", "down": " ↓", "": ""}
 
@@ -83,16 +92,18 @@ def table(results: dict) -> str:
     """The Markdown table of `results` (`evaluation.figures.summarise`), one row a figure."""
     shown = [name for name in FIGURES if any(name in figures for figures in results.values())]
     rows = [["figure", *results]]
-    rows += [
-        [name + _ARROWS[FIGURES[name][0]], *(_cell(results[method].get(name)) for method in results)]
-        for name in shown
-    ]
+    rows += [[_title(name), *(_cell(results[method].get(name)) for method in results)] for name in shown]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     rows.insert(1, ["-" * width for width in widths])
     return "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
         for row in rows
     )
+
+
+def _title(name: str) -> str:
+    goal = f" (goal ≤ {GOALS[name]})" if name in GOALS else ""
+    return name + _ARROWS[FIGURES[name][0]] + goal
 
 
 def _cell(figure: dict | None) -> str:
@@ -116,6 +127,16 @@ def remarks(results: dict, settings: dict) -> list[str]:
     return lines
 
 
+def erasing(erased: dict[str, int]) -> str:
+    """How the instances that were placed again had been erased."""
+    return f"{erased['exact']} erased exactly, {erased['filled']} holes filled"
+
+
+def of_temperature(settings: dict) -> str:
+    """What a heading adds for a density that is not the learnt one."""
+    return "" if settings["temperature"] == 1 else f", temperature {settings['temperature']:g}"
+
+
 def markdown(evaluation: dict) -> str:
     """The text of evaluation.md, from what evaluation.json holds."""
     results, settings = evaluation["methods"], evaluation["settings"]
@@ -124,12 +145,14 @@ def markdown(evaluation: dict) -> str:
     if not settings["quick"]:
         of_the_rest = (
             f" Re-placement: {sizes['replacement']} placements of each of the {settings['instances']}"
-            " instances for each seed."
+            f" instances for each seed; {erasing(settings['erased'])}."
         )
+    if sizes.get("decoys"):
+        of_the_rest += f" Leak: {sizes['decoys']} decoys in all."
     if "shapes" in sizes:
         of_the_rest += f" Shapes: {sizes['shapes']} a sample."
     lines = [
-        f"# Placement of {settings['target_class']} instances",
+        f"# Placement of {settings['target_class']} instances{of_temperature(settings)}",
         "",
         table(results),
         "",

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from data.camera import CAMERA_CHOICES, assumptions
 from data.cityscapes import Instance, resize_nearest
+from data.erased import Erasure, erase_exactly, read_erasures
 from data.fill import fill_hole
 from data.geometry import boxes_of_theta, fit_heights
 from data.labels import CHANNEL_OF_ID
@@ -33,7 +34,8 @@ from evaluation.figures import (
     shape_sample,
     summarise,
 )
-from evaluation.report import markdown, remarks, table, write_plots
+from evaluation.leak import absent_figures, collect_leak
+from evaluation.report import erasing, markdown, of_temperature, remarks, table, write_plots
 from evaluation.shapes import mask_spread, shapes_of
 from loader.cache import FrameMaps, WorkingMaps, prepare
 from loader.pairs import Scene
@@ -63,6 +65,12 @@ def parser() -> Parser:
     )
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds: 0, 1, 2, ... (default 5)")
     parser.add_argument("--out", help="folder for the results (default RUN/evaluation)")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="of the density of places; below 1 gathers places where it is high (default 1: as learnt)",
+    )
     parser.add_argument("--scenes", type=int, help="the first so many scenes of the split (default all)")
     parser.add_argument("--cache_dir", help="folder of working-size maps (default that of the training)")
     parser.add_argument("--device", default="auto", help="auto (cuda if there is one), cpu, cuda or cuda:N")
@@ -93,7 +101,7 @@ def evaluate(settings: argparse.Namespace) -> dict:
     # ---- model and data
     checkpoint = find_checkpoint(settings.checkpoint)
     device = choose_device(settings.device)
-    model = load_model(checkpoint, device)
+    model = load_model(checkpoint, device, settings.temperature)
     target = model.target
     options = dataclasses.replace(
         model.options,
@@ -128,10 +136,15 @@ def evaluate(settings: argparse.Namespace) -> dict:
         if not settings.quick:
             collect_shapes(collected, view, content, masks)
             disentangle(collected, model, view, content, settings)
-            replace_erased(collected, model, view, training)
+            erasures = read_erasures(maps.frames[index])
+            replace_erased(collected, model, view, training, erasures)
+            if model.options.where == "distribution":
+                collect_leak(collected, model, view, erasures)
             reconstruct(collected, model, content, maps.instances(index, target.name))
 
     # ---- figures
+    if not settings.quick:
+        collected.absent = absent_figures(model, collected)
     samples = count * settings.n_z
     results, boxes = summarise(collected, training, fit, samples)
     sample_sizes = {"distance": distance_sample(instances, samples)}
@@ -139,6 +152,7 @@ def evaluate(settings: argparse.Namespace) -> dict:
         if training.baselines:
             sample_sizes["shapes"] = shape_sample(samples, instances, len(training.boxes))
         sample_sizes["replacement"] = REPLACEMENT_SAMPLES
+        sample_sizes["decoys"] = collected.decoys
     evaluation = {
         "methods": results,
         "settings": {
@@ -156,9 +170,11 @@ def evaluate(settings: argparse.Namespace) -> dict:
             "assumed_cameras": assumptions(collected.assumed),
             "training_scenes": len(training.names),
             "training_instances": len(training.boxes),
+            "temperature": settings.temperature,
             "n_z": settings.n_z,
             "samples_per_seed": samples,
             "sample_sizes": sample_sizes,
+            "erased": {how: collected.erased[how] for how in ("exact", "filled")},
             "seeds": list(collected.seeds),
             "quick": settings.quick,
             "device": str(device),
@@ -176,7 +192,10 @@ def evaluate(settings: argparse.Namespace) -> dict:
     print(table(results) + "\n")
     for line in remarks(results, evaluation["settings"]):
         print(line)
-    print(f"{count} scenes, {settings.n_z} objects in each, {settings.seeds} seeds")
+    drawn = f"{count} scenes, {settings.n_z} objects in each, {settings.seeds} seeds"
+    print(drawn + of_temperature(evaluation["settings"]))
+    if not settings.quick:
+        print(f"re-placement: {erasing(collected.erased)}")
     print(f"definitions and plots: {out}")
     return evaluation
 
@@ -317,15 +336,21 @@ def place_on_maps(
     return boxes_of_theta(torch.cat(thetas).cpu().numpy(), 1, 1).reshape(*z.shape[:2], 4)
 
 
-def replace_erased(collected: Collected, model: WhereWhat, view: View, training: Training) -> None:
-    """Erase each real instance of a scene alone and place it again, by the model and by the baselines."""
-    if not view.real_ids:
-        return
+def replace_erased(
+    collected: Collected, model: WhereWhat, view: View, training: Training, erasures: dict[int, Erasure]
+) -> None:
+    """Erase each real instance of a scene alone and place it again, by the model and by the baselines.
+
+    erasures: those of the tree, by instance; where there is none, the hole is filled.
+    """
     height, width = model.small
     for instance_id, true_box in zip(view.real_ids, view.real_boxes, strict=True):
-        label_ids, instance_ids = fill_hole(
-            view.label_ids, view.instance_ids, view.instance_ids == instance_id
-        )
+        if instance_id in erasures:
+            without = erase_exactly(view.label_ids, view.instance_ids, erasures[instance_id])
+        else:
+            without = fill_hole(view.label_ids, view.instance_ids, view.instance_ids == instance_id)
+        collected.erased["exact" if instance_id in erasures else "filled"] += 1
+        label_ids, instance_ids = without
         item, seeds = f"/{instance_id}", collected.seeds
         z_spatial, _ = draw_z(model, view.name + item, seeds, REPLACEMENT_SAMPLES, "erased")
         boxes = {"model": place_on_maps(model, label_ids, instance_ids, z_spatial)}

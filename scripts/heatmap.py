@@ -1,8 +1,8 @@
 """python -m scripts.heatmap --checkpoint runs/where_what --image X_gtFine_labelIds.png --out heat.png
 
-Where would the model place an object in this image? Draws many z, and paints over the scene how often a box
-covers each pixel, where the feet are (green: passes the rules of insertion, red: does not), and the boxes
-that the discriminator finds most real.
+Where would the model place an object in this image? Paints over the scene the density of feet, exactly, if
+the model has one, else how often a box covers each pixel over many z. On top are the feet of these z (green:
+passes the rules of insertion, red: does not), and the boxes with the highest scores.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from augment.insert.gates import Gates, Surroundings, box_refusal
-from augment.insert.heat import coverage, draw_places, heat_over
+from augment.insert.heat import coverage, density_of_feet, draw_places, heat_map, heat_over
 from augment.insert.scene import read_image, single_frame
 from data.geometry import box_iou
 from data.pictures import enlarged
@@ -39,8 +39,9 @@ def parser() -> Parser:
     add("--out", required=True, help="PNG to write")
     add("--json", help="file for all boxes, their scores and the rules they break")
     add("--n_z", type=int, default=200, help="places drawn (default 200)")
-    add("--top", type=int, default=5, help="boxes drawn, of those the discriminator likes best (default 5)")
+    add("--top", type=int, default=5, help="boxes drawn, those with the highest scores (default 5)")
     add("--seed", type=int, default=0, help="seed of the noise (default 0)")
+    add("--temperature", type=float, default=1.0, help="of the density of places (default 1: as learnt)")
     add("--device", default="auto", help="auto (cuda if there is one), cpu, cuda or cuda:N")
     add("--overwrite", action="store_true", help="replace existing files")
     return parser
@@ -59,12 +60,28 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return settings
 
 
+def entropy(mass: np.ndarray) -> float:
+    """Entropy, nats, of probabilities that add up to 1."""
+    positive = mass[mass > 0]
+    return float(-(positive * np.log(positive)).sum())
+
+
+def share_of_half(mass: np.ndarray) -> float:
+    """The smallest share of the cells that holds half of the mass, which is 1 in all."""
+    sums = np.sort(mass, axis=None)[::-1].cumsum()
+    return float((np.searchsorted(sums, 0.5) + 1) / mass.size)
+
+
 def paint(
-    label_ids: np.ndarray, boxes: np.ndarray, scores: np.ndarray, refusals: list[str | None], top: int
+    label_ids: np.ndarray,
+    heat: np.ndarray,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    refusals: list[str | None],
+    top: int,
 ) -> np.ndarray:
-    """The picture (h,w,3) uint8 RGB: scene, coverage, feet, and the `top` boxes with the highest scores."""
-    height, width = label_ids.shape
-    heat = coverage(boxes, width, height)
+    """The picture (h,w,3) uint8 RGB: scene, heat (H,W) >= 0, feet, `top` boxes with the highest scores."""
+    width = label_ids.shape[1]
     picture = enlarged(heat_over(colour_map(label_ids)[..., :3], heat), SMALLEST)
     scale = picture.shape[1] // width
 
@@ -96,20 +113,28 @@ def best(boxes: np.ndarray, scores: np.ndarray, count: int) -> list[int]:
 
 def heatmap(settings: argparse.Namespace) -> None:
     """Draw the places, write the picture and print what came out."""
-    model = load_model(settings.checkpoint, choose_device(settings.device))
+    model = load_model(settings.checkpoint, choose_device(settings.device), settings.temperature)
     image = read_image(single_frame(settings.image, settings.instances))
     boxes, scores = draw_places(model, image, settings.n_z, settings.seed)
     around = Surroundings(image.label_ids, image.instance_ids, image.camera, None, None)
     refusals = [box_refusal(box, model.target, around, Gates()) for box in boxes]
-    picture = paint(image.label_ids, boxes, scores, refusals, settings.top)
+    mass = density_of_feet(model, image)
+    concentration = None
+    if mass is not None:
+        concentration = {"entropy": entropy(mass), "share_of_half": share_of_half(mass)}
+    height, width = image.label_ids.shape
+    heat = coverage(boxes, width, height) if mass is None else heat_map(model, image)
+    picture = paint(image.label_ids, heat, boxes, scores, refusals, settings.top)
     files = {settings.out: encode_png(picture)}
     if settings.json:
         content = {
             "image": image.frame.name,
-            "width": image.label_ids.shape[1],
-            "height": image.label_ids.shape[0],
+            "width": width,
+            "height": height,
             "class": model.target.name,
             "seed": settings.seed,
+            "temperature": settings.temperature,
+            "density": concentration,
             "camera": image.camera is not None,
             "places": [
                 {"box": box.tolist(), "score": float(score), "refusal": refusal}
@@ -125,6 +150,11 @@ def heatmap(settings: argparse.Namespace) -> None:
             raise InputError(f"{name}: can't be written ({error.strerror}); choose another") from None
     counts = Counter(refusal or "passes" for refusal in refusals)
     print(f"{len(boxes)} places of a {model.target.name} in {image.frame.name}")
+    if concentration:
+        print(
+            f"density of feet: entropy {concentration['entropy']:.2f} nats of {np.log(mass.size):.2f};"
+            f" half of the mass lies on {concentration['share_of_half']:.1%} of the image"
+        )
     print("rules: " + ", ".join(f"{name} {count}" for name, count in counts.most_common()))
     for index in best(boxes, scores, settings.top):
         box = ", ".join(f"{edge:.0f}" for edge in boxes[index])

@@ -59,7 +59,7 @@ def load_models(paths: list[str], settings: InsertOptions) -> dict[str, tuple[Pa
     models: dict[str, tuple[Path, WhereWhat]] = {}
     for path in paths:
         checkpoint = find_checkpoint(path)
-        model = load_model(checkpoint)
+        model = load_model(checkpoint, temperature=settings.temperature)
         name = model.target.name
         if name in models:
             raise InputError(
@@ -182,6 +182,7 @@ def insert(settings: InsertOptions, ranks: Ranks) -> int:
             split=settings.split,
             seed=settings.seed,
             attempts=settings.attempts,
+            temperature=settings.temperature,
             gates=gates,
             fits=fits,
             z_spatial=settings.z_spatial,
@@ -252,6 +253,7 @@ def decisive_settings(
         "checkpoints": checkpoints,
         "seed": settings.seed,
         "attempts": settings.attempts,
+        "temperature": settings.temperature,
         "per_image": per_image,
         "target": settings.target,
         "z_spatial": settings.z_spatial,

@@ -62,10 +62,27 @@ def write_checkpoint(
         head.bias.copy_(torch.tensor(place))
         head.weight[2].normal_(0, spread)
         model.networks["generator"][-1].bias.fill_(1.0)
+    return save_untrained(folder, model)
+
+
+def write_density_checkpoint(folder: Path) -> Path:
+    """A tiny model with a density of places, without training: uneven, about persons' sizes; full masks."""
+    torch.manual_seed(0)
+    model = WhereWhat(from_dict(PRESETS["tiny"] | {"where": "distribution", "where_dim": 8}, "test"))
+    with torch.no_grad():
+        head = model.networks["place_density"].planes
+        head.weight[0].normal_(0, 2)
+        head.bias.copy_(torch.tensor([0.0, -0.7, -1.5, -1.2, -1.5]))
+        model.networks["generator"][-1].bias.fill_(1.0)
+    return save_untrained(folder, model)
+
+
+def save_untrained(folder: Path, model: WhereWhat) -> Path:
+    """A checkpoint of a model as it is."""
     state = {
         "iteration": 0,
         "samples_seen": 0,
-        "options": dataclasses.asdict(options),
+        "options": dataclasses.asdict(model.options),
         "networks": model.networks.state_dict(),
         "optimisers": {},
         "window": {},

@@ -29,7 +29,7 @@ RULES = {
     "height": "height in metres plausible by the camera, else height fits the foot row",
     "overlap": "at most max_overlap of the mask is hidden by things in front",
     "visible": "at least min_area pixels of it can be seen",
-    "score": "the discriminator's score of the box is at least min_score",
+    "score": "the score of the place is at least min_score",
 }
 
 

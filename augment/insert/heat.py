@@ -15,15 +15,23 @@ PLACES = 200  # drawn, where a model has no density
 
 
 @torch.no_grad()
+def density_of_feet(model: WhereWhat, image: EditedImage) -> np.ndarray | None:
+    """Probability that the foot is in each cell (h,w) float64, 1 in all; None: the model has no density."""
+    if model.options.where == "published":
+        return None
+    labels, _ = working_maps(image.label_ids, image.instance_ids, model.small, model.device)
+    return model.density(labels).mass()[0].cpu().numpy()
+
+
 def heat_map(model: WhereWhat, image: EditedImage) -> np.ndarray:
     """How often an object stands at each pixel of an image, (H,W), at least 0 and without a unit.
 
     The density of feet; of a model without one, how many of PLACES boxes cover the pixel.
     """
     height, width = image.label_ids.shape
-    if model.options.where == "distribution":
-        labels, _ = working_maps(image.label_ids, image.instance_ids, model.small, model.device)
-        return cv2.resize(model.density(labels).mass()[0].cpu().numpy(), (width, height))
+    mass = density_of_feet(model, image)
+    if mass is not None:
+        return cv2.resize(mass, (width, height))
     boxes, _ = draw_places(model, image, PLACES, 0)
     return coverage(boxes, width, height)
 

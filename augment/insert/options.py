@@ -117,6 +117,11 @@ class InsertOptions:
     )
     seed: int = setting(0, "seed of everything random", section="what", least=0)
     attempts: int = setting(20, "places tried for each object", section="what", least=1)
+    temperature: float = setting(
+        1.0,
+        "of the density of places; below 1 gathers places where it is high, 1: as learnt",
+        section="what",
+    )
     z_spatial: tuple[float, ...] | None = setting(
         None, "fixed noise of the place, numbers separated by commas", section="what", read=_numbers
     )
@@ -163,7 +168,8 @@ class InsertOptions:
     )
     min_score: float = setting(
         Gates.min_score,
-        "discriminator's score of the place, 0..1, comparable within a checkpoint only",
+        "score of the place, 0..1: the discriminator's, or how likely the foot is, beside the likeliest, if a"
+        " density of places has none; comparable within a checkpoint only",
         section="rules",
         least=0,
         most=1,

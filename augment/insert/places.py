@@ -45,6 +45,7 @@ class Settings:
     fits: dict[str, HeightFit]  # by class, where known
     z_spatial: tuple[float, ...] | None = None  # fixed noise
     z_appr: tuple[float, ...] | None = None
+    temperature: float = 1.0  # of the density of places
     rendering: Rendering | None = None  # how leftImg8bit is painted; None: there is none
     device: str = "cpu"
     camera: str = "auto"  # one of CAMERA_CHOICES
@@ -125,7 +126,7 @@ class Inserter:
         """Raises InputError if a checkpoint or the region's picture can't be read."""
         self.settings = settings
         self.device = torch.device(settings.device)
-        models = [load_model(path, self.device) for path in settings.checkpoints]
+        models = [load_model(path, self.device, settings.temperature) for path in settings.checkpoints]
         self.models = {model.target.name: model for model in models}
         self.region = read_region(settings.gates.region_mask) if settings.gates.region_mask else None
         self.painter = Painter(settings.rendering, settings.seed) if settings.rendering else None
@@ -204,6 +205,7 @@ class Inserter:
                 "attempt": attempt,
                 "refusals": dict(sorted(refusals.items())),
                 "seed": settings.seed,
+                "temperature": settings.temperature,
                 "z_spatial": z_spatial[row].tolist(),
                 "z_appr": z_appr[row].tolist(),
                 "theta": one[0].tolist(),

@@ -20,6 +20,7 @@ from streets.scenes import write_streets
 from support.checkpoints import save_checkpoint
 from support.errors import run_program
 from tests.miniature import CITY, write_miniature
+from tests.town import write_density_checkpoint
 
 PLACEMENT = {
     *("support_rate", "metric_height_rate", "plausible_rate", "overlap_rate", "overlap_any_rate"),
@@ -30,6 +31,7 @@ REPLACEMENT = {
     *("iou_at_1", "iou_at_5", "iou_at_10", "iou50_at_1", "iou50_at_5", "iou50_at_10"),
     *("centre_error", "log_height_ratio"),
 }
+LEAK = {"leak_decoy", "leak_true"}
 SHAPES = {"shape_precision", "shape_recall", "shape_frechet", "shape_nn_iou"}
 MODEL_ONLY = {
     *("mask_spread", "box_change_z_appr", "mask_change_z_spatial", "theta_recon_l1", "mask_recon_l1"),
@@ -78,7 +80,9 @@ def test_results_have_the_promised_layout(root, capsys):
     result = read(root / "run" / "evaluation")
     methods, settings = result["methods"], result["settings"]
     assert list(methods) == ["model", "uniform", "prior", "nearest", "real"]
-    assert set(methods["model"]) == PLACEMENT | REPLACEMENT | SHAPES | MODEL_ONLY == set(FIGURES)
+    assert set(methods["model"]) == PLACEMENT | REPLACEMENT | SHAPES | MODEL_ONLY | LEAK == set(FIGURES)
+    for name in LEAK:
+        assert methods["model"].pop(name) == {"mean": None, "std": None, "reason": "no density of places"}
     assert set(methods["real"]) == PLACEMENT | SHAPES
     for method in ("uniform", "prior", "nearest"):
         assert set(methods[method]) == PLACEMENT | REPLACEMENT
@@ -89,6 +93,8 @@ def test_results_have_the_promised_layout(root, capsys):
                 assert 0 <= figure["mean"] <= 1, name
     assert settings["scenes"] == 10 and settings["samples_per_seed"] == 30 and settings["seeds"] == [0, 1]
     assert settings["instances"] > 0 and settings["camera_files"] == 10
+    assert settings["erased"] == {"exact": 0, "filled": settings["instances"]}
+    assert settings["temperature"] == 1
     assert len(settings["checkpoint_sha256"]) == 64 and settings["options"]["gf_dim"] == 4
     text = (root / "run" / "evaluation" / "evaluation.md").read_text()
     assert all(f"| {name}" in text and f"`{name}`" in text for name in FIGURES) and "Settings:" in text
@@ -237,7 +243,55 @@ def test_the_where_module_alone_gives_the_sample_s_place(root):
     assert np.allclose(evaluate.boxes_of_theta(theta, 1, 1)[0], boxes[1, 2], atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def density(root):
+    """A model with a density of places, measured on scenes with exact erasures: the run's folder."""
+    write_streets(root / "exact", 24, 4, (256, 128), 5, erased=True)
+    write_density_checkpoint(root / "density" / "checkpoints")
+    return root / "density"
+
+
+def of_density(root, db_root: str, *more) -> tuple[dict, dict]:
+    """The model's figures in a full evaluation of the density, and its settings."""
+    arguments = flags(root, "--n_z", 2, "--seeds", 2, "--scenes", 4, *more, checkpoint="density")
+    result = evaluate.evaluate(evaluate.parse([*arguments, "--db_root", str(root / db_root)]))
+    return result["methods"]["model"], result["settings"]
+
+
+def test_leak_is_measured_where_places_have_a_density(root, density, tmp_path, capsys):
+    cache = ("--cache_dir", root / "cache")
+    exact, settings = of_density(root, "exact", "--out", tmp_path / "exact", *cache)
+    assert settings["erased"] == {"exact": settings["instances"], "filled": 0}
+    assert settings["sample_sizes"]["decoys"] > 0
+    assert all(exact[name]["mean"] > 0 for name in LEAK) and exact["leak_true"]["std"] == 0
+    assert exact["theta_recon_l1"]["reason"] == "z and theta determine each other"
+    assert exact["mask_recon_l1"]["mean"] > 0
+    told, text = capsys.readouterr().out, (tmp_path / "exact" / "evaluation.md").read_text()
+    said = f"{settings['instances']} erased exactly, 0 holes filled"
+    assert f"re-placement: {said}" in told and said in text
+    assert "temperature" not in told and "leak_decoy ↓ (goal ≤ 1.15)" in told
+
+    filled, settings = of_density(root, "tree", "--out", tmp_path / "filled", *cache)
+    assert settings["erased"] == {"exact": 0, "filled": settings["instances"]}
+    assert filled["leak_true"] == {"mean": None, "std": None, "reason": "no exact erasures"}
+    assert filled["leak_decoy"] == exact["leak_decoy"]  # the same scenes: no erasure is needed for it
+    differing = [name for name in REPLACEMENT if filled[name] != exact[name]]
+    assert differing  # maps without the instance are others
+
+
+def test_the_temperature_changes_the_places_and_is_named(root, density, tmp_path, capsys):
+    cache = ("--cache_dir", root / "cache", "--quick")
+    learnt, _ = of_density(root, "tree", "--out", tmp_path / "learnt", *cache)
+    capsys.readouterr()
+    cool, settings = of_density(root, "tree", "--out", tmp_path / "cool", "--temperature", 0.25, *cache)
+    assert cool["box_spread"]["mean"] < learnt["box_spread"]["mean"]
+    assert settings["temperature"] == 0.25 and "2 seeds, temperature 0.25" in capsys.readouterr().out
+    assert "instances, temperature 0.25\n" in (tmp_path / "cool" / "evaluation.md").read_text()
+
+
 BAD_INPUT = {
+    "no temperature": (["--temperature", "0"], "--temperature must be above 0"),
+    "published where module": (["--temperature", "0.5"], "the published where module"),
     "no checkpoint": (["--checkpoint", "{root}/nowhere"], "no checkpoint here"),
     "no such device": (["--device", "abacus"], "abacus"),
     "no maps": (["--db_root", "{root}/run"], "gtFine"),

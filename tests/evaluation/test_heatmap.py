@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from augment.insert.heat import PLACES, coverage, draw_places, heat_map, heat_over
+from augment.insert.heat import PLACES, coverage, density_of_feet, draw_places, heat_map, heat_over
 from augment.insert.scene import read_image
 from data.cityscapes import list_frames
 from layers.place_density import PLACE_PLANES
 from model import WhereWhat, load_model
 from options import PRESETS, from_dict
-from scripts.heatmap import best, main, paint
+from scripts.heatmap import best, entropy, main, paint, share_of_half
 from support.errors import run_program
-from tests.town import HEIGHT, WIDTH, write_checkpoint, write_town
+from tests.town import HEIGHT, WIDTH, write_checkpoint, write_density_checkpoint, write_town
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_places_depend_on_seed_and_number_alone(frame, checkpoint):
 def test_the_picture_is_hot_where_the_boxes_are(frame):
     image = read_image(frame)
     boxes = np.repeat([[118.0, 35, 138, 100]], 4, 0)
-    picture = paint(image.label_ids, boxes, np.full(4, 0.5), [None] * 4, 0)
+    picture = paint(image.label_ids, coverage(boxes, 256, 128), boxes, np.full(4, 0.5), [None] * 4, 0)
     assert picture.shape == (512, 1024, 3)
     inside, outside = picture[160:380, 480:540].astype(int), picture[160:380, 700:760].astype(int)
     assert inside.sum(2).mean() > outside.sum(2).mean() + 100
@@ -105,7 +105,7 @@ def test_it_writes_picture_and_boxes_and_never_replaces_them_unasked(
     assert cv2.imread(str(picture)).shape == (512, 1024, 3)
     content = json.loads(boxes.read_text())
     assert len(content["places"]) == 40 and content["camera"] and content["class"] == "person"
-    assert {"box", "score", "refusal"} == set(content["places"][0])
+    assert {"box", "score", "refusal"} == set(content["places"][0]) and content["density"] is None
     before = picture.read_bytes()
     assert run(monkeypatch, *arguments, "--n_z", 5) == 2
     assert "--overwrite" in capsys.readouterr().err and picture.read_bytes() == before
@@ -113,9 +113,46 @@ def test_it_writes_picture_and_boxes_and_never_replaces_them_unasked(
     assert len(json.loads(boxes.read_text())["places"]) == 5
 
 
+def test_entropy_and_half_of_the_mass():
+    assert entropy(np.full((4, 8), 1 / 32)) == pytest.approx(np.log(32))
+    assert share_of_half(np.full((4, 8), 1 / 32)) == 0.5
+    alone = np.zeros((4, 8))
+    alone[1, 2] = 1
+    assert entropy(alone) == 0 and share_of_half(alone) == 1 / 32
+
+
+def test_the_heat_of_a_density_is_the_density(frame, tmp_path, monkeypatch, capsys):
+    checkpoint = write_density_checkpoint(tmp_path / "density")
+    image = read_image(frame)
+    mass = density_of_feet(load_model(checkpoint), image)
+    assert mass.sum() == pytest.approx(1) and mass.std() > 0
+    assert density_of_feet(load_model(write_checkpoint(tmp_path / "published")), image) is None
+    heat = heat_map(load_model(checkpoint), image)
+    picture = paint(image.label_ids, heat, np.zeros((0, 4)), np.zeros(0), [], 0).astype(int).sum(2)
+    hottest, coldest = (np.unravel_index(find(heat), heat.shape) for find in (np.argmax, np.argmin))
+    brightness = [picture[4 * row, 4 * column] for row, column in (hottest, coldest)]
+    assert brightness[0] > brightness[1] + 100
+
+    common = ("--checkpoint", checkpoint, "--image", frame.label_path, "--n_z", 5)
+    told = []
+    for number, temperature in enumerate((1, 0.25)):
+        files = ("--out", tmp_path / f"{number}.png", "--json", tmp_path / f"{number}.json")
+        assert run(monkeypatch, *common, *files, "--temperature", temperature) == 0
+        told.append(json.loads((tmp_path / f"{number}.json").read_text()))
+        out = capsys.readouterr().out
+        assert (
+            f"entropy {told[-1]['density']['entropy']:.2f} nats" in out and "half of the mass lies on" in out
+        )
+    assert told[0]["density"] == {"entropy": entropy(mass), "share_of_half": share_of_half(mass)}
+    assert told[1]["density"]["entropy"] < told[0]["density"]["entropy"]
+    assert [one["temperature"] for one in told] == [1, 0.25]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"--temperature": "-1"}, "--temperature must be above 0"),
+        ({"--temperature": "2"}, "the published where module"),
         ({"--checkpoint": "nowhere"}, "no checkpoint"),
         ({"--image": "nowhere.png"}, "no such file"),
         ({"--n_z": "0"}, "at least 1"),

@@ -36,7 +36,7 @@ from model import load_model, predict_places
 from scripts.insert import main
 from support.errors import InputError, run_program
 from tests.miniature import write_miniature
-from tests.town import write_checkpoint, write_town
+from tests.town import write_checkpoint, write_density_checkpoint, write_town
 
 FRAMES = 4
 COMMAND = ("--per_image", "2-3", "--min_visible", "20", "--render", "overlay")
@@ -368,6 +368,51 @@ def test_the_score_rule_refuses_and_is_counted(source, checkpoint, tmp_path, mon
     assert json.loads((tmp_path / "out" / "insert.json").read_text())["refusals"]["person"]["score"] > 0
 
 
+def test_a_density_gives_likelihoods_as_scores_and_its_temperature_is_one_of_the_settings(
+    source, tmp_path, monkeypatch, capsys
+):
+    checkpoint = write_density_checkpoint(tmp_path / "density")
+    arguments = ("--checkpoint", checkpoint, "--db_root", source, "--no_gate", "--out")
+    assert run(monkeypatch, *arguments, tmp_path / "learnt") == 0
+    assert run(monkeypatch, *arguments, tmp_path / "cool", "--temperature", 0.25) == 0
+    scores = {}
+    for name, temperature in (("learnt", 1), ("cool", 0.25)):
+        settings = json.loads((tmp_path / name / "insert.json").read_text())["settings"]
+        assert settings["temperature"] == temperature
+        model = load_model(checkpoint, temperature=temperature)
+        inserted = [one for one in lines(tmp_path / name) if one["status"] == "inserted"]
+        scores[name] = [one["score_place"] for one in inserted]
+        for one in inserted:
+            frame = next(frame for frame in list_frames(source, "train") if frame.name == one["image"])
+            labels, ids = working_maps(*read_maps(frame), model.small, torch.device("cpu"))
+            theta = predict_places(model, labels, ids, column(np.array([one["z_spatial"]]), model.device))
+            assert one["temperature"] == temperature
+            assert theta[0].tolist() == pytest.approx(one["theta"], rel=1e-3, abs=1e-3)
+            likelihood = model.density(labels).likelihood(theta).item()
+            assert 0 < likelihood <= 1 and one["score_place"] == pytest.approx(likelihood, rel=1e-3)
+    assert len(scores["learnt"]) == len(scores["cool"]) == FRAMES and scores["learnt"] != scores["cool"]
+    capsys.readouterr()
+    assert run(monkeypatch, *arguments, tmp_path / "cool", "--temperature", 0.5) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    limit = max(scores["learnt"])
+    strict = (
+        "--checkpoint",
+        checkpoint,
+        "--db_root",
+        source,
+        "--out",
+        tmp_path / "strict",
+        "--min_score",
+        limit,
+    )
+    off = [f"--no_{rule}" for rule in RULES if rule != "score"]
+    assert run(monkeypatch, *strict, *off, "--region", "0,0,128,128", "--attempts", 40) == 0
+    chosen = [one for one in lines(tmp_path / "strict") if one["status"] == "inserted"]
+    assert all(one["score_place"] >= limit and one["box"][0] + one["box"][2] < 256 for one in chosen)
+    refusals = json.loads((tmp_path / "strict" / "insert.json").read_text())["refusals"]["person"]
+    assert refusals["score"] > 0 and refusals["region"] > 0
+
+
 def test_a_single_image_without_polygons_or_camera(checkpoint, tmp_path, monkeypatch):
     write_miniature(tmp_path / "in", count=1)
     (frame,) = list_frames(tmp_path / "in", "train")
@@ -488,6 +533,8 @@ def test_broken_images_are_skipped_named_and_added_once_mended(
         ({"--region": "5,5,5,9"}, "empty"),
         ({"--region": "nosuch.png"}, "can't be read as a picture"),
         ({"--z_spatial": "1,2"}, "takes 4"),
+        ({"--temperature": "0"}, "--temperature must be above 0"),
+        ({"--temperature": "0.5"}, "the published where module"),
         ({"--per_image": "3-1"}, "no range"),
         ({"--protect": "spaceship"}, "no Cityscapes label"),
         ({"--max_overlap": "2"}, "must be at least 0 and at most 1"),
