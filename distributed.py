@@ -7,15 +7,23 @@ never make the host wait for a GPU.
 
 import datetime
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
+# Imported before there is a process group: defaults of its functions take hold of the group that exists by
+# then. An optimiser's first step imports it, and a group that is held keeps its threads after its end. If one
+# of them lets go of a tensor while the interpreter shuts down, it is stopped inside a destructor: an abort.
+import torch.distributed.nn
+
 from support.errors import InputError
 
 TIMEOUT = datetime.timedelta(minutes=10)  # a rank that is silent for longer ends the job
+NO_LIMIT = datetime.timedelta(days=365)  # a rank that dies is noticed all the same, its connections break
+BUCKET_BYTES = 32 * 2**20  # gradients travel in messages of about so much: few, and no large second copy
 
 
 @dataclass(frozen=True)
@@ -27,14 +35,24 @@ class Ranks:
     local: int = 0
 
 
-def join() -> Ranks:
-    """Join the processes that torchrun started (it sets RANK, WORLD_SIZE, LOCAL_RANK); alone without it."""
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """Among the processes that torchrun started (it sets RANK, WORLD_SIZE, LOCAL_RANK); alone without it.
+
+    A block that ends well waits for all ranks, so that none closes its connections while another still
+    works; one that fails leaves at once, and the others learn that it is gone. No thread stays behind.
+    """
     if "RANK" not in os.environ:
-        return Ranks()
+        yield Ranks()
+        return
     ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT)
-    return ranks
+    try:
+        yield ranks
+        wait_for_all()
+    finally:
+        dist.destroy_process_group()
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -59,31 +77,35 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
-def leave() -> None:
-    """End what `join` began, all ranks together: none closes its connections while another still works."""
-    wait_for_all()
+def wait_for_all(limit: datetime.timedelta | None = None) -> None:
+    """Return when every rank has come here; InputError if one is gone, or later than `limit` (TIMEOUT)."""
     if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def wait_for_all() -> None:
-    """Return when every rank has come here."""
-    if dist.is_initialized():
-        _explain(lambda: dist.all_reduce(torch.zeros(1)))
+        options = dist.AllreduceOptions()
+        options.timeout = limit or TIMEOUT
+        _explain(lambda: dist.group.WORLD.allreduce([torch.zeros(1)], options).wait())
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Replace each gradient by its mean over all ranks, in place."""
     if not dist.is_initialized():
         return
-    gradients = [parameter.grad for parameter in parameters]
+    for bucket in _buckets([parameter.grad for parameter in parameters]):
+        flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+        _explain(lambda flat=flat: dist.all_reduce(flat))
+        parts = flat.div_(dist.get_world_size()).split([gradient.numel() for gradient in bucket])
+        torch._foreach_copy_(bucket, [part.view(g.shape) for part, g in zip(parts, bucket, strict=True)])
 
-    def exchange():
-        for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
-            work.wait()
 
-    _explain(exchange)
-    torch._foreach_div_(gradients, dist.get_world_size())
+def _buckets(gradients: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """The gradients in their order, in runs of one dtype and of at most BUCKET_BYTES, or one larger."""
+    buckets, size = [], 0
+    for gradient in gradients:
+        size += gradient.nbytes
+        if not buckets or size > BUCKET_BYTES or gradient.dtype != buckets[-1][0].dtype:
+            buckets.append([])
+            size = gradient.nbytes
+        buckets[-1].append(gradient)
+    return buckets
 
 
 def average(values: dict[str, float]) -> dict[str, float]:

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from data.labels import NUM_CHANNELS, colourise
-from distributed import Ranks, any_rank, average, choose_device, join, leave, wait_for_all
+from distributed import NO_LIMIT, Ranks, any_rank, average, choose_device, joined, wait_for_all
 from loader.cache import prepare
 from loader.noise import draw_noise
 from loader.pairs import GRID_NOISE, Scene, TrainingPairs, first_scenes, training_loader
@@ -39,8 +39,7 @@ IDENTITY_OPTIONS = (
 )
 
 
-def train(options: Options, dry_run: bool) -> None:
-    ranks = join()
+def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
     device = choose_device(options.device, ranks.local)
     seed_everything(options.random_seed)
     set_speed(options, device)
@@ -48,13 +47,14 @@ def train(options: Options, dry_run: bool) -> None:
     checkpoints = run_dir / "checkpoints"
     state = None if dry_run else find_state(options, checkpoints)  # first: what it finds may end the run
 
-    # ---- data: rank 0 fills the cache, the others find it filled
-    if ranks.rank:
-        wait_for_all()
-    pairs = TrainingPairs(prepare(options, "train", progress=not ranks.rank), options)
-    validation = first_scenes(prepare(options, "val", progress=not ranks.rank), GRID_COLUMNS).to(device)
-    if not ranks.rank:
-        wait_for_all()
+    # ---- data: one process of each machine fills the cache, which may take hours; the others find it filled
+    if ranks.local:
+        wait_for_all(NO_LIMIT)
+    shown, begin = not ranks.local, ranks.rank / ranks.count
+    pairs = TrainingPairs(prepare(options, "train", shown, begin), options)
+    validation = first_scenes(prepare(options, "val", shown, begin), GRID_COLUMNS).to(device)
+    if not ranks.local:
+        wait_for_all(NO_LIMIT)
     global_batch = options.batch_size * ranks.count
     iterations = options.max_iters or -(-options.epoch * pairs.usable_count // global_batch)
 
@@ -177,7 +177,6 @@ def train(options: Options, dry_run: bool) -> None:
     else:
         log.line(f"finished {iteration} iterations, saved {path}")
     log.close()
-    leave()
 
 
 # ---- set-up -------------------------------------------------------------------------------------
@@ -359,7 +358,9 @@ def sample_grid(model: WhereWhat, scene: Scene, grid_noise: tuple[torch.Tensor, 
 
 
 def main() -> None:
-    train(*parse())
+    options, dry_run = parse()
+    with joined() as ranks:
+        train(options, dry_run, ranks)
 
 
 if __name__ == "__main__":

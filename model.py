@@ -495,10 +495,9 @@ class Optimisers:
 
     def step(self, *groups: str) -> None:
         """Average the gradients of these groups over all ranks and take a step by them."""
-        for group in groups:
-            if group not in self.adams:
-                continue
-            average_gradients(self.parameters[group])
+        present = [group for group in groups if group in self.adams]
+        average_gradients([parameter for group in present for parameter in self.parameters[group]])
+        for group in present:
             if group == "where":
                 self.scaler.unscale_(self.adams[group])
                 nn.utils.clip_grad_norm_(self.parameters[group], LARGEST_WHERE_GRADIENT)

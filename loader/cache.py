@@ -145,9 +145,11 @@ class WorkingMaps:
         return found
 
 
-def prepare(options: Options, split: str, progress: bool = True) -> WorkingMaps:
+def prepare(options: Options, split: str, progress: bool = True, begin: float = 0.0) -> WorkingMaps:
     """Working maps of a split, after making whatever the cache lacks (with a progress bar on stderr).
 
+    begin (0..1) is where in the list of missing entries to start: machines that fill one folder at the same
+    time share the work if they start apart, for each skips what it finds made.
     Raises InputError if the data set can't be listed, if the cache can't be written, or naming all frames
     whose files are bad (with options.skip_bad_files they are left out, with a warning).
     """
@@ -167,6 +169,8 @@ def prepare(options: Options, split: str, progress: bool = True) -> WorkingMaps:
             records[frame.name] = record
         else:
             missing.append(frame)
+    first = int(begin * len(missing))
+    missing = missing[first:] + missing[:first]
 
     reasons = []
     for frame, outcome in zip(missing, _scan_all(missing, folder, sizes, options, progress), strict=True):

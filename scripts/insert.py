@@ -44,7 +44,7 @@ from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, list_frames, n
 from data.coco import write_coco
 from data.geometry import METRIC_RANGES, HeightFit, fit_heights, too_few
 from data.writer import encode_png
-from distributed import Ranks, choose_device, join, leave, wait_for_all
+from distributed import Ranks, choose_device, joined, wait_for_all
 from model import WhereWhat, load_model
 from support.checkpoints import find_checkpoint
 from support.errors import InputError, run_program, warn
@@ -322,14 +322,12 @@ def report(out: Path, summary: dict, lines: list[dict]) -> None:
 
 def main() -> int:
     settings = parse()
-    ranks = join()
-    try:
-        return insert(settings, ranks)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from there")
-        return 130
-    finally:
-        leave()
+    with joined() as ranks:
+        try:
+            return insert(settings, ranks)
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on from there")
+            return 130
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import main
 import model
 from data.labels import CHANNEL_COLOURS
+from distributed import Ranks
 from model import loss_names
 from options import PRESETS, Options, parse, write_yaml
 from support.checkpoints import list_checkpoints, load_checkpoint
@@ -47,7 +48,7 @@ def flags(streets, run_dir, **options) -> list[str]:
 
 def run(streets, run_dir, **options) -> dict:
     """Train in this process; the last checkpoint."""
-    main.train(*parse(flags(streets, run_dir, **options)))
+    main.train(*parse(flags(streets, run_dir, **options)), Ranks())
     return load_checkpoint(list_checkpoints(run_dir / "checkpoints")[-1])
 
 

@@ -146,6 +146,14 @@ def test_added_and_removed_frames(options, decoded):
     assert [frame.name[-13:-7] for frame in maps.frames] == ["000001", "000002", "000003", "000004"]
 
 
+def test_a_pass_may_begin_anywhere_and_skips_what_another_has_made(options, decoded):
+    begun = prepare(options, "train", progress=False, begin=0.5)
+    assert decoded == ["000002", "000003", "000000", "000001"]
+    decoded.clear()
+    (begun.folder / INDEX_NAME).unlink()
+    assert ready(options) == begun and not decoded
+
+
 def test_an_interrupted_pass_goes_on(options, decoded, monkeypatch):
     make = cache._make_entry
 
