@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from data.labels import NUM_CHANNELS, colourise
+from data.pictures import enlarged, outline
 from distributed import NO_LIMIT, Ranks, any_rank, average, choose_device, joined, wait_for_all
 from loader.cache import prepare
 from loader.noise import draw_noise
@@ -30,6 +31,7 @@ from support.run_log import RunLog
 
 GRID_COLUMNS = 6
 GRID_GAP = 3  # pixels, green
+GRID_WIDTH = 320  # pixels; narrower maps are enlarged to at least this
 
 # A checkpoint fits a run only if these agree: they give the networks' shapes and what they learn.
 IDENTITY_OPTIONS = (
@@ -339,22 +341,31 @@ def draw_grid_noise(options: Options, device: torch.device) -> tuple[torch.Tenso
 def sample_grid(model: WhereWhat, scene: Scene, grid_noise: tuple[torch.Tensor, torch.Tensor]) -> np.ndarray:
     """The z-pair grid (spec section 9), RGB uint8 (height, width, 3).
 
-    One column a scene; rows: the scene; the result for (z_appr 1, z_spatial 1); for (2, 1); for (1, 2).
+    One column a scene; rows: the scene; the result for (z_appr 1, z_spatial 1); for (2, 1); for (1, 2). Big
+    maps narrower than GRID_WIDTH are enlarged and the new objects outlined; others are shown as published.
     """
     z_spatial, z_appr = grid_noise
     rows = [scene.labels_big.cpu().numpy()]
     for appr, spatial in ((0, 0), (1, 0), (0, 1)):
         planes = sample(model, scene, z_spatial[spatial], z_appr[appr]).planes
         rows.append(planes[:, :NUM_CHANNELS].argmax(1).byte().cpu().numpy())
-    height, width = model.big
+    cells = [[grid_cell(after, before) for after, before in zip(maps, rows[0], strict=True)] for maps in rows]
+    height, width = cells[0][0].shape[:2]
     step_y, step_x = height + GRID_GAP, width + GRID_GAP
     picture = np.empty((len(rows) * step_y - GRID_GAP, GRID_COLUMNS * step_x - GRID_GAP, 3), np.uint8)
     picture[:] = (0, 255, 0)
-    for row, maps in enumerate(rows):
-        for column in range(GRID_COLUMNS):
-            top, left = row * step_y, column * step_x
-            picture[top : top + height, left : left + width] = colourise(maps[column])
+    for row, column in np.ndindex(len(rows), GRID_COLUMNS):
+        top, left = row * step_y, column * step_x
+        picture[top : top + height, left : left + width] = cells[row][column]
     return picture
+
+
+def grid_cell(labels: np.ndarray, scene: np.ndarray) -> np.ndarray:
+    """A map of channels (H,W) uint8 in colours; if narrow, enlarged, and what scene lacks outlined."""
+    cell = enlarged(colourise(labels), GRID_WIDTH)
+    if cell.shape[1] > labels.shape[1]:
+        outline(cell, enlarged(labels != scene, GRID_WIDTH))
+    return cell
 
 
 def main() -> None:

@@ -227,7 +227,7 @@ def insert(settings: InsertOptions, ranks: Ranks) -> int:
         print(f"{out} is complete already, nothing to do")
         lines = [json.loads(line) for line in (out / MANIFEST).read_text().splitlines()]
     with writing_to(out):
-        add_extras(settings, out, frames, lines)
+        add_extras(settings, out, frames, lines, {name: model for name, (_, model) in models.items()})
     for line in assumption_lines(assumed_cameras(settings, frames)):
         print(line)
     report(out, summary, lines)
@@ -274,7 +274,13 @@ def _sha256(path: Path | str | None) -> str | None:
 # ---- what comes after ---------------------------------------------------------------------------
 
 
-def add_extras(settings: InsertOptions, out: Path, frames: list[Frame], lines: list[dict]) -> None:
+def add_extras(
+    settings: InsertOptions,
+    out: Path,
+    frames: list[Frame],
+    lines: list[dict],
+    models: dict[str, WhereWhat],
+) -> None:
     """Write the COCO file and the contact sheet, where asked for."""
     failed = {line["image"] for line in lines if line["status"] == "failed"}
     good = [frame for frame in frames if frame.name not in failed]
@@ -295,7 +301,7 @@ def add_extras(settings: InsertOptions, out: Path, frames: list[Frame], lines: l
             if frame.name in inserted
         ]
         if pairs:
-            write_atomic(out / PREVIEW, encode_png(contact_sheet(pairs[: settings.preview])))
+            write_atomic(out / PREVIEW, encode_png(contact_sheet(pairs, models, settings.preview)))
             print(f"contact sheet: {out / PREVIEW}")
         else:
             warn("no contact sheet: no object was inserted")

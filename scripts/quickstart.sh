@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a trained demo model: installs into .venv, writes the built-in street scenes, trains the
-# demo preset on them, measures it, and names what to look at. Run it again to go on where it was stopped.
+# demo preset on them, measures it, inserts new objects, and names what to look at. Run it again to go on where it was stopped.
 #   ./scripts/quickstart.sh                    persons
 #   RUN=runs/cars ./scripts/quickstart.sh --target_class car    another run folder; flags go to main.py
 set -euo pipefail
@@ -11,14 +11,20 @@ install requirements.txt
 
 data=datasets/streets
 run=${RUN:-runs/quickstart}
-.venv/bin/python -m scripts.make_streets --out "$data" --train 400 --val 60 --size 512x256 --num_workers 2
+.venv/bin/python -m scripts.make_streets --out "$data" --train 400 --val 60 --size 512x256 --num_workers 2 --erased
 .venv/bin/python main.py --preset demo --db_root "$data" --run_dir "$run" --resume auto "$@"
 
 .venv/bin/python -m scripts.evaluate --checkpoint "$run" --db_root "$data" --quick --overwrite
 
+# Into scenes that it never trained on: to be looked at, not to be trained on; hence --force.
+inserted=$run/inserted
+.venv/bin/python -m scripts.insert --checkpoint "$run" --db_root "$data" --split val --force --out "$inserted" \
+  --per_image 1-2 --render swap --preview 6 --num_workers 2 --overwrite
+
 grid=$(ls -t "$run"/samples/*.png | head -n 1)
 cat <<TEXT
 
+new objects   $inserted/preview.png
 sample grid   $grid
 run folder    $run
 curves        .venv/bin/tensorboard --logdir $run

@@ -17,8 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import main
 import model
-from data.labels import CHANNEL_COLOURS
+from data.labels import CHANNEL_COLOURS, NUM_CHANNELS
+from data.pictures import OUTLINE
 from distributed import Ranks
+from main import grid_cell
 from model import loss_names
 from options import PRESETS, Options, parse, write_yaml
 from support.checkpoints import list_checkpoints, load_checkpoint
@@ -117,17 +119,36 @@ def test_tensorboard_holds_every_loss_and_the_grids(streets, tmp_path):
 
 
 def test_sample_grid_layout(streets, tmp_path):
-    """4 rows x 6 columns of the big size, 3-pixel green gaps, Cityscapes colours, the scene on top."""
+    """4 rows x 6 columns, the big size three times, 3-pixel green gaps, official colours, scenes on top."""
     run(streets, tmp_path / "run", max_iters=1)
     picture = cv2.imread(str(tmp_path / "run" / "samples" / "epoch_00_iter_0001.png"))[:, :, ::-1]
-    assert picture.shape == (4 * 64 + 3 * 3, 6 * 128 + 5 * 3, 3)
-    assert (picture[64:67] == (0, 255, 0)).all() and (picture[:, 128:131] == (0, 255, 0)).all()
-    colours = {tuple(colour) for colour in CHANNEL_COLOURS.tolist()} | {(0, 255, 0)}
+    assert picture.shape == (4 * 192 + 3 * 3, 6 * 384 + 5 * 3, 3)
+    assert (picture[192:195] == (0, 255, 0)).all() and (picture[:, 384:387] == (0, 255, 0)).all()
+    colours = {tuple(colour) for colour in CHANNEL_COLOURS.tolist()} | {(0, 255, 0), OUTLINE}
     assert {tuple(colour) for colour in picture.reshape(-1, 3).tolist()} <= colours
-    top = picture[:64, :128]
+    top = picture[:192, :384]
     labels = cv2.imread(str(frame_paths(streets / "set", 0, "val")[0]), cv2.IMREAD_UNCHANGED)
     sky = tuple(CHANNEL_COLOURS[19].tolist())
     assert tuple(top[0, 0].tolist()) == sky and labels[0, 0] == 23
+
+
+def test_a_narrow_cell_is_enlarged_and_the_new_object_outlined():
+    scene = np.full((64, 128), 19, np.uint8)
+    labels = scene.copy()
+    labels[20:30, 40:45] = 24
+    cell = grid_cell(labels, scene)
+    assert cell.shape == (192, 384, 3)
+    assert (cell[60:90, 120:135] == CHANNEL_COLOURS[24]).all()  # the line is around it, not on it
+    line = (cell == OUTLINE).all(2)
+    assert line[59, 119:136].all() and line[59:91, 135].all()
+    assert np.count_nonzero(line) == 2 * (30 + 15) + 4
+    assert (grid_cell(scene, scene) == CHANNEL_COLOURS[19]).all()
+
+
+def test_a_cell_of_the_published_size_is_as_published():
+    labels = np.arange(512 * 1024, dtype=np.int64).reshape(512, 1024) % NUM_CHANNELS
+    cell = grid_cell(labels.astype(np.uint8), np.zeros((512, 1024), np.uint8))
+    assert np.array_equal(cell, CHANNEL_COLOURS[labels])
 
 
 def test_grids_disturb_nothing(streets, tmp_path):

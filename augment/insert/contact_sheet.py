@@ -1,85 +1,92 @@
-"""The contact sheet of an insertion: before, after and outlines side by side, pictures below, with scores."""
+"""The contact sheet of an insertion: scenes before and after, where objects may stand, new ones enlarged."""
 
 import cv2
 import numpy as np
 
-from augment.insert.scene import read_picture, sibling_path
+from augment.insert.heat import heat_map, heat_over
+from augment.insert.scene import read_image, read_picture, sibling_path
 from data.cityscapes import Frame, read_maps
+from data.pictures import outline
 from data.writer import colour_map
+from model import WhereWhat
 
 PANEL_WIDTH = 480  # pixels
-TEXT_HEIGHT = 18  # pixels, of one line
-_OUTLINE = (0, 255, 0)
+GAP = 4  # pixels between panels, white
+HEAD_HEIGHT, TEXT_HEIGHT = 28, 20  # pixels, of the captions on top and of the line below each row
+_LEAST_PART = 48  # pixels of the image that the enlarged part shows, so that far objects stay recognisable
 
 
-def contact_sheet(items: list[tuple[Frame, Frame, list[dict]]]) -> np.ndarray:
-    """Rows of `row_of` for (source frame, finished frame, lines of its inserted objects): uint8 RGB.
+def contact_sheet(
+    items: list[tuple[Frame, Frame, list[dict]]], models: dict[str, WhereWhat], count: int
+) -> np.ndarray:
+    """Captions and `count` rows of `row_of`, largest new objects first: (h,w,3) uint8 RGB.
 
-    Raises InputError if a frame can't be read.
+    items: source frame, finished frame, lines of its inserted objects; models by class. Raises InputError if
+    a frame can't be read.
     """
+
+    def largest(item: tuple[Frame, Frame, list[dict]]) -> tuple[int, str]:
+        return -max(one["pixels"] for one in item[2]), item[0].name
+
     rows = []
-    for source, finished, objects in items:
-        before, _ = read_maps(source)
-        pictures = ()
+    for source, finished, objects in sorted(items, key=largest)[:count]:
+        image, (labels, instance_ids) = read_image(source), read_maps(finished)
         if sibling_path(finished, "leftImg8bit", "_leftImg8bit.png"):
-            pictures = tuple(read_picture(frame, before.shape) for frame in (source, finished))
-        rows.append(row_of(before, *read_maps(finished), objects, pictures))
-    return np.concatenate(rows)
+            pictures = [read_picture(frame, labels.shape) for frame in (source, finished)]
+        else:
+            pictures = [colour_map(one)[..., :3] for one in (image.label_ids, labels)]
+        one = max(objects, key=lambda one: one["pixels"])
+        heat = heat_map(models[one["class"]], image)
+        masks = [instance_ids == other["instance_id"] for other in objects]
+        rows.append(row_of(*pictures, heat, masks, one))
+    names = sorted(models)
+    captions = ["before", f"where a {' or '.join(names)} may stand", "after", "new object, enlarged"]
+    return np.concatenate([_head(captions, rows[0].shape[1]), *rows])
 
 
 def row_of(
-    before: np.ndarray,
-    after: np.ndarray,
-    instance_ids: np.ndarray,
-    objects: list[dict],
-    pictures: tuple[np.ndarray, ...] = (),
+    before: np.ndarray, after: np.ndarray, heat: np.ndarray, masks: list[np.ndarray], one: dict
 ) -> np.ndarray:
-    """One image's row (h, 3*PANEL_WIDTH, 3) uint8 RGB: before, after, outlines, and a line for each object.
+    """One image's row (h,w,3) uint8 RGB: before, heat over it, after with outlines, the object enlarged.
 
-    before, after: label ids (H,W) uint8; instance_ids (H,W) uint16 after; objects: lines of the manifest;
-    pictures: none, or RGB (H,W,3) uint8 before and after, then shown below with a part enlarged.
+    before, after: pictures (H,W,3) uint8 RGB; heat (H,W) of `heat_map`; masks (H,W) bool of the new objects;
+    one: the manifest's line of the object to enlarge, and to name below.
     """
     height = max(1, round(before.shape[0] * PANEL_WIDTH / before.shape[1]))
-    panels = [_shrink(colour_map(labels)[..., :3], height) for labels in (before, after)]
-    outlines = panels[1] // 2 + 64
-    scale = PANEL_WIDTH / before.shape[1]
-    for one in objects:
-        mask = (instance_ids == one["instance_id"]).astype(np.uint8)
-        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        scaled = [np.round((contour + 0.5) * scale - 0.5).astype(np.int32) for contour in contours]
-        cv2.polylines(outlines, scaled, True, _OUTLINE)
-        x0, y0, x1, y1 = np.clip(np.round(np.array(one["box"]) * scale), -PANEL_WIDTH, 2 * PANEL_WIDTH)
-        cv2.rectangle(outlines, (int(x0), int(y0)), (int(x1), int(y1)), (255, 255, 0))
-    picture = np.concatenate([*panels, outlines], 1)
-    if pictures:
-        shown = [_shrink(one, height) for one in pictures]
-        shown.append(_enlarged(pictures[1], objects[0]["extent"], height))
-        picture = np.concatenate([picture, np.concatenate(shown, 1)])
-    lines = [
-        f"{one['class']} {one['instance_id']}: place {one['score_place']:.2f},"
-        f" shape {one['score_shape']:.2f}, attempt {one['attempt'] + 1}, {one['pixels']} pixels"
-        for one in objects
-    ]
-    return np.concatenate([picture, *(_text(line, picture.shape[1]) for line in lines)])
+    panels = [_resized(picture, PANEL_WIDTH, height) for picture in (before, heat_over(before, heat), after)]
+    for mask in masks:
+        outline(panels[2], _resized(mask.astype(np.float32), PANEL_WIDTH, height) > 0.5)
+    panels.append(_enlarged(after, one["extent"], height))
+    gap = np.full((height, GAP, 3), 255, np.uint8)
+    row = np.concatenate([part for panel in panels for part in (panel, gap)][:-1], 1)
+    line = f"{one['class']} {one['instance_id']}: place {one['score_place']:.2f}"
+    line += f", shape {one['score_shape']:.2f}, {one['pixels']} pixels"
+    text = np.full((TEXT_HEIGHT, row.shape[1], 3), 255, np.uint8)
+    _write(text, line, row.shape[1] - len(line) * 7, 14, 0.4)
+    return np.concatenate([row, text])
 
 
-def _shrink(picture: np.ndarray, height: int) -> np.ndarray:
-    return cv2.resize(picture, (PANEL_WIDTH, height), interpolation=cv2.INTER_AREA)
+def _resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    how = cv2.INTER_AREA if picture.shape[1] > width else cv2.INTER_CUBIC
+    return cv2.resize(picture, (width, height), interpolation=how)
 
 
 def _enlarged(picture: np.ndarray, extent: list[int], height: int) -> np.ndarray:
-    """What is around an object, extent x0, y0, x1, y1 (half-open), as a panel."""
+    """What is around an object, extent x0, y0, x1, y1 (half-open), as a square panel."""
     x0, y0, x1, y1 = extent
-    full_height, full_width = picture.shape[:2]
-    share = min(1.0, 1.3 * max((y1 - y0) / full_height, (x1 - x0) / full_width))
-    w, h = max(1, round(share * full_width)), max(1, round(share * full_height))
-    x = min(max((x0 + x1 - w) // 2, 0), full_width - w)
-    y = min(max((y0 + y1 - h) // 2, 0), full_height - h)
-    how = cv2.INTER_AREA if w > PANEL_WIDTH else cv2.INTER_CUBIC
-    return cv2.resize(picture[y : y + h, x : x + w], (PANEL_WIDTH, height), interpolation=how)
+    side = max(round(1.25 * max(y1 - y0, x1 - x0)), _LEAST_PART)
+    side = min(side, *picture.shape[:2])
+    x = min(max((x0 + x1 - side) // 2, 0), picture.shape[1] - side)
+    y = min(max((y0 + y1 - side) // 2, 0), picture.shape[0] - side)
+    return _resized(picture[y : y + side, x : x + side], height, height)
 
 
-def _text(line: str, width: int) -> np.ndarray:
-    strip = np.zeros((TEXT_HEIGHT, width, 3), np.uint8)
-    cv2.putText(strip, line, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
+def _head(captions: list[str], width: int) -> np.ndarray:
+    strip = np.full((HEAD_HEIGHT, width, 3), 255, np.uint8)
+    for column, caption in enumerate(captions):
+        _write(strip, caption, column * (PANEL_WIDTH + GAP) + 4, 20, 0.6)
     return strip
+
+
+def _write(strip: np.ndarray, text: str, x: int, y: int, size: float) -> None:
+    cv2.putText(strip, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 1, cv2.LINE_AA)

@@ -199,7 +199,11 @@ class InsertOptions:
 
     coco: bool = setting(False, "write a COCO annotation file too", section="output")
     preview: int = setting(
-        0, "contact sheet of the first N changed images", section="output", flag={"metavar": "N"}, least=0
+        0,
+        "contact sheet of the N images with the largest new objects",
+        section="output",
+        flag={"metavar": "N"},
+        least=0,
     )
     num_workers: int | None = setting(
         None,

@@ -21,6 +21,7 @@ from pycocotools.coco import COCO
 from torchvision.datasets import Cityscapes
 
 import augment.insert.places
+from augment.insert.contact_sheet import GAP, HEAD_HEIGHT, TEXT_HEIGHT, contact_sheet
 from augment.insert.gates import RULES
 from augment.insert.options import gates_of, parse
 from augment.insert.places import column, working_maps
@@ -31,6 +32,7 @@ from data.cityscapes import list_frames, read_maps
 from data.coco import coco_path
 from data.geometry import LEAST_INSTANCES, METRIC_RANGES, metric_heights
 from data.labels import TARGET_CLASSES
+from data.pictures import OUTLINE
 from data.writer import colour_map
 from model import load_model, predict_places
 from scripts.insert import main
@@ -205,10 +207,29 @@ def test_the_manifest_explains_each_object_and_the_summary_counts_them(out, sour
     assert summary["settings"]["gates"]["min_visible"] == 20
 
 
-def test_the_contact_sheet_shows_before_after_and_outline(out):
-    sheet = cv2.imread(str(out / "preview.png"))
-    assert sheet.shape[1] == 3 * 480
-    assert not np.array_equal(sheet[:240, :480], sheet[:240, 480:960])
+def test_the_contact_sheet_shows_before_heat_after_and_the_new_object(out):
+    sheet = cv2.imread(str(out / "preview.png"))[:, :, ::-1]
+    row = HEAD_HEIGHT + 240 + TEXT_HEIGHT
+    assert sheet.shape == (2 * row - HEAD_HEIGHT, 3 * (480 + GAP) + 240, 3)
+    panels = [sheet[HEAD_HEIGHT:][:240, x : x + 480] for x in range(0, 3 * (480 + GAP), 480 + GAP)]
+    before, heat, after = panels
+    assert not np.array_equal(before, heat)
+    lined = (after == OUTLINE).all(2) & (before != after).any(2)
+    assert 100 < np.count_nonzero(lined) < 0.2 * lined.size
+
+
+def test_the_contact_sheet_begins_with_the_largest_object(out, source, checkpoint):
+    inserted = [one for one in lines(out) if one["status"] == "inserted"]
+    items = [
+        (frame, made, [one for one in inserted if one["image"] == frame.name])
+        for frame, made in zip(list_frames(source, "train"), list_frames(out, "train"), strict=True)
+    ]
+    models = {"person": load_model(checkpoint)}
+    largest = min(inserted, key=lambda one: (-one["pixels"], one["image"]))["image"]
+    first = next(item for item in items if item[0].name == largest)
+    sheet = contact_sheet([item for item in items if item[2]], models, 1)
+    assert len({one["pixels"] for one in inserted}) > 1
+    assert np.array_equal(sheet, contact_sheet([first], models, 1))
 
 
 # ---- the same bytes -----------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 from torchvision.datasets import Cityscapes
 
 import augment.paint.painter
+from augment.insert.contact_sheet import GAP, HEAD_HEIGHT
 from augment.insert.gates import Gates
 from augment.insert.scene import read_image, read_picture
 from augment.options import SynthOptions
@@ -128,11 +129,12 @@ def test_torchvision_reads_the_tree(source, out):
     assert picture.size == instance.size == (WIDTH, HEIGHT) and picture.mode == "RGB"
 
 
-def test_the_contact_sheet_shows_pictures_too(source, out):
+def test_the_contact_sheet_shows_pictures(source, out):
     sheet = cv2.imread(str(out / "preview.png"))
-    panel = 240  # rows: maps, and pictures below
-    before, after = sheet[panel : 2 * panel, :480], sheet[panel : 2 * panel, 480:960]
-    name = next(one["image"] for one in lines(out) if one["status"] == "inserted")
+    row = sheet[HEAD_HEIGHT : HEAD_HEIGHT + 240]
+    before, after = row[:, :480], row[:, 2 * (480 + GAP) :][:, :480]
+    inserted = [one for one in lines(out) if one["status"] == "inserted"]
+    name = min(inserted, key=lambda one: (-one["pixels"], one["image"]))["image"]
     raw = cv2.imread(str(source / f"leftImg8bit/train/ash/{name}_leftImg8bit.png"))
     assert np.abs(cv2.resize(before, (WIDTH, HEIGHT)).astype(int) - raw).mean() < 3
     assert 0.005 < (before != after).any(2).mean() < 0.3
