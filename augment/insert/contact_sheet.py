@@ -13,6 +13,7 @@ from model import WhereWhat
 PANEL_WIDTH = 480  # pixels
 GAP = 4  # pixels between panels, white
 HEAD_HEIGHT, TEXT_HEIGHT = 28, 20  # pixels, of the captions on top and of the line below each row
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
 _LEAST_PART = 48  # pixels of the image that the enlarged part shows, so that far objects stay recognisable
 
 
@@ -39,8 +40,8 @@ def contact_sheet(
         heat = heat_map(models[one["class"]], image)
         masks = [instance_ids == other["instance_id"] for other in objects]
         rows.append(row_of(*pictures, heat, masks, one))
-    names = sorted(models)
-    captions = ["before", f"where a {' or '.join(names)} may stand", "after", "new object, enlarged"]
+    name = " or ".join(sorted(models))
+    captions = ["before", f"where a {name} may stand", "after", f"new {name}, enlarged"]
     return np.concatenate([_head(captions, rows[0].shape[1]), *rows])
 
 
@@ -62,7 +63,8 @@ def row_of(
     line = f"{one['class']} {one['instance_id']}: place {one['score_place']:.2f}"
     line += f", shape {one['score_shape']:.2f}, {one['pixels']} pixels"
     text = np.full((TEXT_HEIGHT, row.shape[1], 3), 255, np.uint8)
-    _write(text, line, row.shape[1] - len(line) * 7, 14, 0.4)
+    (length, _), _ = cv2.getTextSize(line, _FONT, 0.4, 1)
+    _write(text, line, row.shape[1] - length - 4, 14, 0.4)
     return np.concatenate([row, text])
 
 
@@ -89,4 +91,4 @@ def _head(captions: list[str], width: int) -> np.ndarray:
 
 
 def _write(strip: np.ndarray, text: str, x: int, y: int, size: float) -> None:
-    cv2.putText(strip, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 1, cv2.LINE_AA)
+    cv2.putText(strip, text, (x, y), _FONT, size, (0, 0, 0), 1, cv2.LINE_AA)
