@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to a trained demo model: installs into .venv, writes the built-in street scenes, trains the
-# demo preset on them, measures it, inserts new objects, and names what to look at. Run it again to go on where it was stopped.
+# demo preset on them, measures it, inserts new objects, and names what to look at. Run it again to go on where
+# it was stopped.
 #   ./scripts/quickstart.sh                    persons
 #   RUN=runs/cars ./scripts/quickstart.sh --target_class car    another run folder; flags go to main.py
 set -euo pipefail
