@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts import bench, bench_insertion
 from streets.scenes import write_streets
+from tests.programs import run_here
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,14 +21,14 @@ def streets(tmp_path_factory) -> Path:
     return folder / "tree"
 
 
-def bench(*flags) -> subprocess.CompletedProcess:
+def run_alone(*flags) -> subprocess.CompletedProcess:
     line = [sys.executable, "-m", *map(str, flags)]
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_the_step_against_its_plain_version(streets, tmp_path):
     flags = ("--preset", "tiny", "--db_root", streets, "--plain", "--repeats", 1, "--warm_up", 0)
-    done = bench("scripts.bench", *flags, "--json", tmp_path / "bench.json")
+    done = run_alone("scripts.bench", *flags, "--json", tmp_path / "bench.json")
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "bench.json").read_text())
     for name in ("plain", "fp32", "bf16"):
@@ -44,23 +46,23 @@ def test_the_step_against_its_plain_version(streets, tmp_path):
 
 
 def test_insertion_against_the_published_path(streets):
-    done = bench("scripts.bench_insertion", "--preset", "tiny", "--db_root", streets)
+    done = run_alone("scripts.bench_insertion", "--preset", "tiny", "--db_root", streets)
     assert done.returncode == 0, done.stderr
     assert "(8 images, start and writing included)" in done.stdout and "ratio: " in done.stdout
 
 
 @pytest.mark.parametrize(
-    "flags, words",
+    "program, flags, words",
     [
-        (("scripts.bench", "--repeats", 0), "--repeats must be at least 1"),
-        (("scripts.bench", "--variants", "fp9"), "variant 'fp9' is unknown"),
-        (("scripts.bench", "--json", "/nowhere/x.json"), "its folder does not exist"),
-        (("scripts.bench", "--db_root", "/nowhere"), "/nowhere"),
-        (("scripts.bench_insertion", "--images", 0), "--images must be at least 1"),
-        (("scripts.bench_insertion", "--db_root", "/nowhere"), "/nowhere"),
+        (bench, ("--repeats", 0), "--repeats must be at least 1"),
+        (bench, ("--variants", "fp9"), "variant 'fp9' is unknown"),
+        (bench, ("--json", "/nowhere/x.json"), "its folder does not exist"),
+        (bench, ("--db_root", "/nowhere"), "/nowhere"),
+        (bench_insertion, ("--images", 0), "--images must be at least 1"),
+        (bench_insertion, ("--db_root", "/nowhere"), "/nowhere"),
     ],
 )
-def test_wrong_input_is_one_line(flags, words):
-    done = bench(*flags)
+def test_wrong_input_is_one_line(program, flags, words):
+    done = run_here(program.main, *flags)
     assert done.returncode == 2 and not done.stdout
     assert len(done.stderr.splitlines()) == 1 and words in done.stderr

@@ -26,6 +26,7 @@ from options import PRESETS, Options, parse, write_yaml
 from support.checkpoints import list_checkpoints, load_checkpoint
 from support.errors import InputError, run_program
 from tests.miniature import frame_paths, write_miniature, write_png
+from tests.programs import run_here
 
 ROOT = Path(__file__).parents[1]
 
@@ -162,7 +163,7 @@ def test_grids_disturb_nothing(streets, tmp_path):
 
 
 def test_dry_run_prints_and_leaves_nothing(streets, tmp_path):
-    done = command([*flags(streets, tmp_path / "run"), "--dry_run"])
+    done = run_here(main.main, *flags(streets, tmp_path / "run"), "--dry_run")
     assert done.returncode == 0, done.stderr
     assert "image_sizex_small: 64" in done.stdout
     assert "where_encoder " in done.stdout and "5 usable instances of class person" in done.stdout
@@ -465,9 +466,8 @@ def is_progress(line: str) -> bool:
 def test_skip_bad_files_goes_on(streets, tmp_path):
     root = copy_of(streets, tmp_path)
     truncated(root)
-    done = command(
-        [*flags(streets, tmp_path / "run", db_root=root, cache_dir=tmp_path / "cache"), "--skip_bad_files"]
-    )
+    options = {"db_root": root, "cache_dir": tmp_path / "cache"}
+    done = run_here(main.main, *flags(streets, tmp_path / "run", **options), "--skip_bad_files")
     assert done.returncode == 0, done.stderr
     assert "2 training maps" in done.stdout
 
@@ -513,7 +513,7 @@ def test_paper_is_the_default():
 
 
 def test_help_names_every_option():
-    done = command(["--help"])
+    done = run_here(main.main, "--help")
     assert done.returncode == 0
     for name in Options.__dataclass_fields__:
         assert f"--{name}" in done.stdout

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.labels import TARGET_CLASSES
 from loader.noise import HalfNoise, Noise
 from loader.pairs import Batch, Scene
 from model import (
@@ -58,15 +59,21 @@ def as_tensor(numbers, name: str) -> torch.Tensor:
 
 def build(numbers, plain: bool = False) -> WhereWhat:
     """The model with the file's first weights; for the plain step in the published layout of maps."""
-    options = Options(**{name: int(numbers[f"meta/{name}"]) for name in _META}, channels_last=not plain)
+    sizes = {name: int(numbers[f"meta/{name}"]) for name in _META}
+    options = Options(**sizes, target_class=class_of(numbers), channels_last=not plain)
     model = WhereWhat(options)
     ours = dict(model.networks.named_parameters())
     with torch.no_grad():
         for name, published in published_names(model.networks).items():
             ours[name].copy_(as_tensor(numbers, f"init/{published}"))
-    assert model.target.channel == int(numbers["meta/target_channel"])
     assert model.target.max_width_ratio == float(numbers["meta/max_width_ratio"])
     return model
+
+
+def class_of(numbers) -> str:
+    """Name of the class that the file inserts."""
+    channel = int(numbers["meta/target_channel"])
+    return next(name for name, target in TARGET_CLASSES.items() if target.channel == channel)
 
 
 _META = ("gf_dim", "df_dim", "embed_dim_small", "embed_dim_big")
@@ -337,6 +344,13 @@ def test_numbers_of_the_file(path, plain):
         if not re.search("/(loss|gradnorm|param)/", key)
     }
     assert names == held  # every tensor that the file holds was compared
+
+
+@pytest.mark.parametrize("name", ["person", "car", "bicycle"])
+def test_a_file_says_which_class_it_inserts(name):
+    target = TARGET_CLASSES[name]
+    meta = {"meta/target_channel": target.channel, "meta/max_width_ratio": target.max_width_ratio}
+    assert build(load(FILES[0]) | meta).target == target
 
 
 def test_every_published_parameter_is_mapped():

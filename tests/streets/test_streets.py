@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,9 @@ from PIL import Image
 from data.camera import Camera
 from data.labels import TARGET_CLASSES
 from data.writer import colour_map, rasterise
+from scripts import make_streets
 from streets.scenes import SETTINGS_FILE, make_scene, write_streets
+from tests.programs import run_here
 
 REPOSITORY = Path(__file__).parents[2]
 STATISTICS = REPOSITORY.parent / "shared" / "data" / "cityscapes_statistics.json"
@@ -189,8 +190,7 @@ def test_any_size_has_the_same_street(size):
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "scripts.make_streets", "--num_workers", "1", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    return run_here(make_streets.main, "--num_workers", "1", *arguments)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import errno
 import hashlib
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from data.writer import encode_png
 from scripts.synth import build, export
 from support.errors import InputError
 from tests.mini_frames import HOLED_ID, MOTORCYCLE_ID, TRAIN, TWO_PARTS_ID, add_crops, write_mini
+from tests.programs import run_here
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +128,7 @@ def test_build_takes_what_it_needs_from_flags_and_says_what_it_lacks(source, tmp
     assert "12 raw files of val by copy" in capsys.readouterr().out
     with pytest.raises(InputError, match="name the data set with --db_root"):
         run(build, monkeypatch, "--out", tmp_path)
-    command = [sys.executable, "-m", "scripts.synth.build", "--out", str(tmp_path), "--db_root", "/nowhere"]
-    failed = subprocess.run(command, capture_output=True, text=True)
+    failed = run_here(build.main, "--out", tmp_path, "--db_root", "/nowhere")
     assert failed.returncode == 2
     assert failed.stderr == "error: /nowhere: has no frames of train, val; choose splits that it has\n"
 

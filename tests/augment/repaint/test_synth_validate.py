@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -13,9 +12,11 @@ import pytest
 from augment.repaint.tree import add_raw, export_coco
 from augment.repaint.validate import RULES, validate_tree
 from data.writer import encode_png
+from scripts.synth import validate
 from support.errors import InputError
 from tests.mini_frames import add_crops, write_mini
 from tests.miniature import write_miniature
+from tests.programs import run_here
 
 CROP = "gtFine/train/ashsyn/ashsyn_000000_000000_gtFine"  # of the two-part car
 RAW = "gtFine/train/ash/ash_000000_000019_gtFine"
@@ -281,22 +282,19 @@ def test_masks_that_are_not_exact_and_crowds_that_are_none_are_found(tree):
 
 
 def test_the_program_lists_findings_counts_them_and_tells_by_its_status(tree):
-    def validate(*flags):
-        command = [sys.executable, "-m", "scripts.synth.validate", *map(str, flags)]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    sound = validate(tree, "--num_workers", 2)
+    run = partial(run_here, validate.main)
+    sound = run(tree, "--num_workers", 2)
     assert (sound.returncode, sound.stdout) == (0, "14 frames checked: no findings\n") and not sound.stderr
     (tree / f"{CROP}_color.png").unlink()
-    broken = validate(tree, "--num_workers", 1)
+    broken = run(tree, "--num_workers", 1)
     assert broken.returncode == 1
     *lines, summary = broken.stdout.splitlines()
     assert len(lines) == 2 and lines[0].split()[0] == "files" and CROP.removesuffix("_gtFine") in lines[0]
     assert summary == "14 frames checked: files 1, manifest 1"
     for flags in ((), (tree / "nowhere",), (tree, "--unknown")):
-        refused = validate(*flags)
+        refused = run(*flags)
         assert refused.returncode == 2 and refused.stderr.count("\n") == 1
-    rules = validate("--rules")
+    rules = run("--rules")
     assert rules.returncode == 0 and [line.split()[0] for line in rules.stdout.splitlines()] == list(RULES)
 
 
