@@ -9,7 +9,6 @@ With --render the new objects are painted on the RGB pictures too, which become 
 """
 
 import dataclasses
-import hashlib
 import json
 import time
 from functools import partial
@@ -48,7 +47,7 @@ from distributed import Ranks, choose_device, joined, wait_for_all
 from model import WhereWhat, load_model
 from support.checkpoints import find_checkpoint
 from support.errors import InputError, run_program, warn
-from support.files import write_atomic, writing_to
+from support.files import digest, write_atomic, writing_to
 from support.processes import Pool
 
 # ---- input --------------------------------------------------------------------------------------
@@ -248,7 +247,7 @@ def decisive_settings(
     decisive = {
         "version": VERSION,
         "images": len(names),
-        "names": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        "names": digest("\n".join(names).encode()),
         "split": settings.split,
         "checkpoints": checkpoints,
         "seed": settings.seed,
@@ -268,7 +267,7 @@ def decisive_settings(
 
 
 def _sha256(path: Path | str | None) -> str | None:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
+    return digest(Path(path).read_bytes()) if path else None
 
 
 # ---- what comes after ---------------------------------------------------------------------------

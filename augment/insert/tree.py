@@ -4,7 +4,6 @@ OUT/insert.json holds the settings and, at the end, the counts; OUT/.work/NAME.j
 finished and disappears when all are; OUT/manifest.jsonl has a line for each object that was tried.
 """
 
-import hashlib
 import json
 import shutil
 import time
@@ -17,7 +16,7 @@ from augment.insert.scene import city_of, stamp
 from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame
 from data.labels import TARGET_CLASSES
 from support.errors import InputError
-from support.files import write_atomic
+from support.files import digest, write_atomic
 from support.seeds import generator
 
 VERSION = 2  # of manifest.jsonl and insert.json
@@ -70,7 +69,7 @@ def plan(
 
 def fingerprint(decisive: dict) -> str:
     """Hash of everything that decides what is written."""
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    return digest(json.dumps(decisive, sort_keys=True).encode())
 
 
 def open_tree(out: Path, decisive: dict, overwrite: bool) -> dict | None:
