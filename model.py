@@ -122,6 +122,7 @@ class Paths:
     # ---- the density of places
     nll_foot: Tensor | None = None  # scalars, nats, means over the places of this half
     nll_size: Tensor | None = None
+    density_overlap: Tensor | None = None  # expected share of boxes on things in this half's maps
 
     def thetas(self) -> Tensor:
         """All predicted places (n*B,6), path 5 first."""
@@ -250,7 +251,8 @@ class WhereWhat(nn.Module):
         theta = theta.detach() + joint * (theta - theta.detach()) if theta.requires_grad else theta
         density = self.density(places.labels[:, half])
         nll_foot, nll_size = density.losses(places.boxes[:, half], places.known[:, half])
-        return {"theta": theta, "nll_foot": nll_foot, "nll_size": nll_size}
+        overlap = density.overlap(places.labels[:, half] >= FIRST_THING_CHANNEL)
+        return {"theta": theta, "nll_foot": nll_foot, "nll_size": nll_size, "density_overlap": overlap}
 
     def forward(self, views: Views, noise: Noise, half: int) -> Paths:
         """The paths of half 0 or 1 of a step; paths 4 and 5 share one batched call of each network."""
@@ -400,6 +402,7 @@ def g_losses(model: WhereWhat, views: Views, noise: Noise, paths: Paths) -> dict
         }
     if "place_density" in networks:
         losses |= {"where_nll_foot": paths.nll_foot, "where_nll_size": paths.nll_size}
+        losses["overlap"] = paths.density_overlap
     else:
         where_loss = networks["where_reconstructor"].loss
         # Both paths' means at once: twice the mean over both.
@@ -410,6 +413,7 @@ def g_losses(model: WhereWhat, views: Views, noise: Noise, paths: Paths) -> dict
             + F.l1_loss(paths.cond_z_spatial, noise.z_spatial)
             + F.l1_loss(paths.real_z_spatial, noise.z_spatial),
             "where_vae_recon": F.l1_loss(*place_numbers),
+            "overlap": overlap_loss(paths.box_small, batch.cond.labels_small),
         }
     return losses | {
         "g_obj": _against(networks["d_obj"], masks, 3, True),
@@ -419,7 +423,6 @@ def g_losses(model: WhereWhat, views: Views, noise: Noise, paths: Paths) -> dict
         + F.l1_loss(paths.cond_z_appr, noise.z_appr)
         + F.l1_loss(paths.real_z_appr, noise.z_appr),
         "what_vae_recon": mask_loss(paths.obj_vae, batch.compact, model.options.mask_loss),
-        "overlap": overlap_loss(paths.box_small, batch.cond.labels_small),
     }
 
 

@@ -128,7 +128,9 @@ class Options:
         "l1", "what_vae_recon: l1 (published) or bce, the likelihood of the mask", ("l1", "bce")
     )
     overlap_weight: float = setting(
-        0.0, "weight in g_total of `overlap`, the share of the predicted box that falls on things of x"
+        0.0,
+        "weight in g_total of `overlap`, the share of the predicted box (with where = distribution: of all"
+        " boxes, by their density) that falls on things",
     )
     decay_from: float = setting(
         1.0, "share of the run after which the learning rate falls to 0, 1: never", least=0, most=1
@@ -173,6 +175,7 @@ PRESETS = {
         "theta_jitter": 0.5,
         "what_kl_weight": 0.012,
         "mask_loss": "bce",
+        "overlap_weight": 5.0,
         "num_workers": 1,
         "save_every": 200,
     },
@@ -192,6 +195,7 @@ PRESETS = {
         "theta_jitter": 0.5,
         "what_kl_weight": 0.003,
         "mask_loss": "bce",
+        "overlap_weight": 5.0,
         "num_workers": 4,
     },
     "tiny": {

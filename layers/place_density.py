@@ -112,6 +112,29 @@ class PlaceDensity:
         )
         return foot, size.sum() / count
 
+    def overlap(self, things: Tensor) -> Tensor:
+        """Expected share of a box that falls on things (B,h,w) bool, over feet; mean over scenes, scalar.
+
+        Each cell's box stands on its centre with the means of height and aspect, which get no gradient.
+        """
+        height, width = things.shape[1:]
+        x = (torch.arange(width, device=things.device) + 0.5) / width
+        y = (torch.arange(height, device=things.device) + 0.5)[:, None] / height
+        log_height, log_aspect = self.sizes.detach()[:, 0], self.sizes.detach()[:, 2]
+        tall, wide = log_height.exp(), (log_height + log_aspect).exp() / self.ratio
+        # Sums of things above and left of each corner of the cells, read bilinearly at the boxes' corners.
+        sums = F.pad(things.to(x.dtype).cumsum(1).cumsum(2), (1, 0, 1, 0))
+        left, right = ((x - wide / 2).clamp(0, 1) * width, (x + wide / 2).clamp(0, 1) * width)
+        top, bottom = ((y - tall).clamp(0, 1) * height, y.expand_as(tall) * height)
+
+        def above_left(row: Tensor, column: Tensor) -> Tensor:
+            return _bilinear(sums[..., None], row, column)[..., 0]
+
+        covered = above_left(bottom, right) - above_left(top, right)
+        covered = covered - above_left(bottom, left) + above_left(top, left)
+        share = covered / ((right - left) * (bottom - top)).clamp(min=1e-3)
+        return (self.logits.flatten(1).softmax(1) * share.flatten(1)).sum(1).mean()
+
     def _sizes_at(self, x: Tensor, y: Tensor, scene: Tensor | None = None) -> tuple[Tensor, ...]:
         """Mean and sigma of log height, of log aspect, (N,) each, bilinear at feet x, y (N,) of scenes."""
         if scene is None:
@@ -119,13 +142,8 @@ class PlaceDensity:
                 torch.arange(len(x), device=x.device) if len(self.sizes) > 1 else torch.zeros_like(x).long()
             )
         height, width = self.sizes.shape[2:]
-        right, down = (x * width - 0.5).clamp(0, width - 1), (y * height - 0.5).clamp(0, height - 1)
-        column, row = right.detach().long().clamp(max=width - 2), down.detach().long().clamp(max=height - 2)
-        right, down = (right - column)[:, None], (down - row)[:, None]
-        planes = self.sizes.permute(0, 2, 3, 1)
-        upper = planes[scene, row, column] * (1 - right) + planes[scene, row, column + 1] * right
-        lower = planes[scene, row + 1, column] * (1 - right) + planes[scene, row + 1, column + 1] * right
-        values = upper * (1 - down) + lower * down
+        row, column = (y * height - 0.5).clamp(0, height - 1), (x * width - 0.5).clamp(0, width - 1)
+        values = _bilinear(self.sizes.permute(0, 2, 3, 1), row, column, scene)
         return values[:, 0], values[:, 1].exp(), values[:, 2], values[:, 3].exp()
 
 
@@ -210,6 +228,21 @@ def _tallest(y: Tensor) -> Tensor:
 def _widest(x: Tensor, log_height: Tensor, ratio: float) -> Tensor:
     """The largest log aspect (N,) of a box of this log height (N,) that stands at column x (N,)."""
     return (2 * ratio * torch.minimum(x, 1 - x).clamp(min=_LEAST_SIZE)).log() - log_height
+
+
+def _bilinear(maps: Tensor, row: Tensor, column: Tensor, scene: Tensor | None = None) -> Tensor:
+    """Values (...,C) of maps (B,h,w,C) at rows 0..h-1 and columns 0..w-1, both (...), of these scenes (...).
+
+    Without `scene` the first axis of row and column is that of the maps.
+    """
+    if scene is None:
+        scene = torch.arange(len(maps), device=maps.device).view(-1, *[1] * (row.dim() - 1))
+    upper, left = row.detach().long().clamp(max=maps.shape[1] - 2), column.detach().long()
+    left = left.clamp(max=maps.shape[2] - 2)
+    down, right = (row - upper)[..., None], (column - left)[..., None]
+    above = maps[scene, upper, left] * (1 - right) + maps[scene, upper, left + 1] * right
+    below = maps[scene, upper + 1, left] * (1 - right) + maps[scene, upper + 1, left + 1] * right
+    return above * (1 - down) + below * down
 
 
 # ---- distribution functions ---------------------------------------------------------------------
