@@ -15,31 +15,59 @@ import cv2
 import numpy as np
 
 from data.geometry import Patch
-from data.writer import LabelledPolygon, instance_values, topmost
+from data.writer import LabelledPolygon, topmost
+
+
+def match_instances(
+    objects: list[LabelledPolygon], top: np.ndarray, instance_ids: np.ndarray
+) -> dict[int, int]:
+    """Which object each instance of a map (h,w) uint16 is: value -> index into `objects`.
+
+    Told by the pixels, not by counting: a tree from which instances were removed has gaps in its numbers,
+    and a focus crop has those of its source frame. An instance is an object of its class; the pairs that
+    share most pixels come first, and each object and each instance is taken once.
+
+    top: (h,w) int32, `topmost` of the objects in the same window.
+    """
+    values = np.flatnonzero(np.bincount(instance_ids.ravel(), minlength=2**16))
+    index = np.zeros(2**16, np.int32)
+    index[values] = np.arange(len(values))
+    columns = len(objects) + 1
+    pairs = index.take(instance_ids) * columns + top + 1
+    overlaps = np.bincount(pairs.ravel(), minlength=len(values) * columns).reshape(-1, columns)[:, 1:].copy()
+    labels = np.array([thing.label_id if thing.is_instance else -1 for thing in objects], int)
+    overlaps[(values // 1000)[:, None] != labels] = 0
+    rows, places = np.nonzero(overlaps)
+    owners: dict[int, int] = {}
+    taken: set[int] = set()
+    for pair in np.argsort(-overlaps[rows, places], kind="stable"):
+        value, place = int(values[rows[pair]]), int(places[pair])
+        if value not in owners and place not in taken:
+            owners[value] = place
+            taken.add(place)
+    return owners
 
 
 @dataclass(frozen=True)
 class Outlines:
-    """The polygons of an image in painter's order, and the instance-map value of each."""
+    """The polygons of an image in painter's order."""
 
     objects: tuple[LabelledPolygon, ...]
-    values: tuple[int, ...]
 
-    @classmethod
-    def of_source(cls, objects: list[LabelledPolygon]) -> "Outlines":
-        """Values by official counting. Raises ValueError for an unknown label."""
-        return cls(tuple(objects), tuple(instance_values(objects).tolist()))
-
-    def without(self, values: tuple[int, ...]) -> "Outlines":
-        """The list without the instances of these values."""
-        kept = [pair for pair in zip(self.objects, self.values, strict=True) if pair[1] not in values]
-        return Outlines(tuple(thing for thing, _ in kept), tuple(value for _, value in kept))
+    def without(self, values: tuple[int, ...], instance_ids: np.ndarray) -> "Outlines":
+        """The list without the instances of these values on the image's map (H,W) uint16, as it is now."""
+        if not values:
+            return self
+        height, width = instance_ids.shape
+        owners = match_instances(self.objects, topmost(self.objects, width, height), instance_ids)
+        gone = {owners[value] for value in values if value in owners}
+        return Outlines(tuple(thing for place, thing in enumerate(self.objects) if place not in gone))
 
     def count(self, label: str) -> int:
         """Instances of a class in the list, hidden ones included: the number the next one would get."""
         return sum(thing.is_instance and thing.label == label for thing in self.objects)
 
-    def insert(self, label: str, value: int, patch: Patch, hidden: np.ndarray) -> "Outlines":
+    def insert(self, label: str, patch: Patch, hidden: np.ndarray) -> "Outlines":
         """The list with a new object; `hidden` (h,w) bool are the pixels of the patch behind others."""
         place, shape = len(self.objects), patch.mask & ~hidden
         if hidden.any():
@@ -47,10 +75,7 @@ class Outlines:
             if under is not None:
                 place, shape = under, patch.mask
         new = LabelledPolygon(label, outline(shape) + np.array([patch.x0, patch.y0], np.int32))
-        return Outlines(
-            (*self.objects[:place], new, *self.objects[place:]),
-            (*self.values[:place], value, *self.values[place:]),
-        )
+        return Outlines((*self.objects[:place], new, *self.objects[place:]))
 
     def _place_under(self, label: str, patch: Patch, hidden: np.ndarray) -> int | None:
         """Where a whole outline would be hidden in exactly these pixels, keeping all numbers; or None."""

@@ -7,6 +7,7 @@ official tools do, so that `cityscapesscripts` rebuilds the same pixels from the
 import json
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from PIL import Image, ImageDraw
 
 from support.files import write_atomic
 
+INSTANCES_OF_A_CLASS = 1000  # on one image: instance ids are label * 1000 + number
 _NAME = re.compile(r"([^_/]+)_(\d{6})_(\d{6})")
 
 
@@ -90,17 +92,23 @@ def instance_values(objects: list[LabelledPolygon]) -> np.ndarray:
     """The value (N,) uint16 of each object in an instance map, by official counting.
 
     Instances are label * 1000 + k, k counting from 0 in list order within each class, hidden ones
-    included; stuff and groups carry the bare label id, licence plates 0. ValueError for unknown labels.
+    included; stuff and groups carry the bare label id, licence plates 0. ValueError for unknown labels, and
+    for more than INSTANCES_OF_A_CLASS, the next of which would have the number of another class.
     """
-    count: dict[str, int] = {}
+    count: Counter[str] = Counter()
     values = []
     for thing in objects:
         value = max(thing.label_id, 0)
         if thing.is_instance:
-            ordinal = count.get(thing.label, 0)
-            count[thing.label] = ordinal + 1
-            value = value * 1000 + ordinal
+            value = value * 1000 + count[thing.label]
+            count[thing.label] += 1
         values.append(value)
+    for label, number in count.items():
+        if number > INSTANCES_OF_A_CLASS:
+            raise ValueError(
+                f"{number} objects of {label}, but instance maps have numbers for {INSTANCES_OF_A_CLASS} of a"
+                " class: make groups of some, or leave them out"
+            )
     return np.array(values, np.uint16)
 
 

@@ -22,11 +22,16 @@ from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, bounding_box, 
 from data.geometry import Patch
 from data.labels import TARGET_CLASSES
 from data.outlines import Outlines
-from data.writer import annotation_files, colour_map, encode_png, polygons_from_json
+from data.writer import (
+    INSTANCES_OF_A_CLASS,
+    annotation_files,
+    colour_map,
+    encode_png,
+    instance_values,
+    polygons_from_json,
+)
 from support.errors import InputError
 from support.files import replacing, write_atomic
-
-_MAX_NUMBER = 999  # instance ids are label * 1000 + number
 
 
 @dataclass
@@ -47,15 +52,14 @@ class EditedImage:
     def new_id(self, name: str) -> int | None:
         """The next free instance id of a class; numbers are never used twice. None after the last."""
         if name not in self.next_number:
-            first = TARGET_CLASSES[name].label_id * 1000
-            in_class = (self.instance_ids >= first) & (self.instance_ids <= first + _MAX_NUMBER)
+            in_class = self.instance_ids // 1000 == TARGET_CLASSES[name].label_id
             numbers = self.instance_ids[in_class]
-            in_map = int(numbers.max()) - first + 1 if numbers.size else 0
+            in_map = int(numbers.max()) % 1000 + 1 if numbers.size else 0
             # The official tools count hidden instances of the polygons too.
             listed = self.outlines.count(name) if self.outlines is not None else 0
             self.next_number[name] = max(in_map, listed)
         number = self.next_number[name]
-        return TARGET_CLASSES[name].label_id * 1000 + number if number <= _MAX_NUMBER else None
+        return TARGET_CLASSES[name].label_id * 1000 + number if number < INSTANCES_OF_A_CLASS else None
 
     def put(
         self, name: str, patch: Patch, gates: Gates, paint: Callable | None = None
@@ -86,12 +90,13 @@ class EditedImage:
                 return "render", {}
             rendered = {"render": facts}
         visible = patch.mask & ~hidden
+        if self.outlines is not None:
+            kept = self.outlines.without(composed.dropped, self.instance_ids)
+            self.outlines = kept.insert(name, patch, hidden)
         self.label_ids, self.instance_ids = composed.label_ids, composed.instance_ids
         self.feet[patch.window][visible] = patch.foot
         self.feet[composed.given_back] = 0
         self.inserted[patch.window][visible] = number
-        if self.outlines is not None:
-            self.outlines = self.outlines.without(composed.dropped).insert(name, new_id, patch, hidden)
         self.new_ids.append(new_id)
         self.next_number[name] += 1
         x0, y0, x1, y1 = bounding_box(visible)
@@ -120,7 +125,8 @@ def read_image(frame: Frame, rgb: bool = False, camera: str = "auto") -> EditedI
             objects, width, height = polygons_from_json(json.loads(path.read_text()))
             if any(len(thing.polygon) < 2 for thing in objects):
                 raise ValueError("a polygon of fewer than two points")
-            outlines = Outlines.of_source(objects)
+            instance_values(objects)  # ValueError for an unknown label, or for more than a class can number
+            outlines = Outlines(tuple(objects))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{path}: not a file of polygons ({reason}); copy it from the archive") from None

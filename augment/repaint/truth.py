@@ -14,6 +14,7 @@ import numpy as np
 from augment.repaint.focus import Window
 from data.cityscapes import resize_nearest
 from data.labels import FIRST_SINGLE_ID, LABEL_OF_VALUE
+from data.outlines import match_instances
 from data.writer import LabelledPolygon, annotation_files, instance_values, rasterise, topmost
 from support.errors import InputError
 
@@ -109,26 +110,10 @@ def _fragments(cut: np.ndarray, min_pixels: int) -> list[int]:
 
 
 def _owners(cut: np.ndarray, objects: list[LabelledPolygon], window: Window) -> dict[int, int]:
-    """Which object each instance of a cut map (h,w) uint16 is: value -> index into `objects`.
-
-    Told by the pixels, not by counting: a tree from which instances were removed has gaps in its numbers.
-    """
+    """Which object each instance of a cut map (h,w) uint16 is: value -> index into `objects`."""
     corner = np.array([window.x0, window.y0])
     shifted = [LabelledPolygon(thing.label, thing.polygon - corner) for thing in objects]
-    top = topmost(shifted, window.width, window.height)
-    labels = np.array([thing.label_id if thing.is_instance else -1 for thing in objects])
-    values = _values(cut)
-    index = np.zeros(2**16, np.int32)
-    index[values] = np.arange(len(values))
-    columns = len(objects) + 1
-    pairs = index.take(cut) * columns + top + 1
-    overlaps = np.bincount(pairs.ravel(), minlength=len(values) * columns).reshape(-1, columns)
-    owners = {}
-    for value, overlap in zip(values, overlaps[:, 1:], strict=True):
-        overlap = np.where(labels == value // 1000, overlap, 0)
-        if value >= FIRST_SINGLE_ID and overlap.any():
-            owners[value] = int(overlap.argmax())
-    return owners
+    return match_instances(shifted, topmost(shifted, window.width, window.height), cut)
 
 
 # ---- polygons -----------------------------------------------------------------------------------

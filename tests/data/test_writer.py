@@ -76,6 +76,13 @@ def test_unknown_labels_are_refused():
         rasterise([square("spaceship", 0, 0, 4)], WIDTH, HEIGHT)
 
 
+def test_more_instances_than_a_class_has_numbers_are_refused():
+    persons = [square("person", 0, 0, 4)] * 1000
+    assert rasterise(persons, WIDTH, HEIGHT)[1][2, 2] == 24999
+    with pytest.raises(ValueError, match="1001 objects of person, but"):
+        rasterise([*persons, persons[0]], WIDTH, HEIGHT)
+
+
 def test_a_written_frame_reads_back_and_rerasters_with_the_official_code(tmp_path):
     labels, instances = rasterise(OBJECTS, WIDTH, HEIGHT)
     rgb = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)

@@ -22,7 +22,7 @@ from torchvision.datasets import Cityscapes
 
 import augment.insert.places
 from augment.insert.contact_sheet import GAP, HEAD_HEIGHT, TEXT_HEIGHT, contact_sheet
-from augment.insert.gates import RULES
+from augment.insert.gates import RULES, Gates
 from augment.insert.options import gates_of, parse
 from augment.insert.places import column, working_maps
 from augment.insert.scene import read_image
@@ -30,7 +30,7 @@ from augment.insert.tree import plan, sum_up
 from data.camera import published_camera
 from data.cityscapes import list_frames, read_maps
 from data.coco import coco_path
-from data.geometry import LEAST_INSTANCES, METRIC_RANGES, metric_heights
+from data.geometry import LEAST_INSTANCES, METRIC_RANGES, Patch, metric_heights
 from data.labels import TARGET_CLASSES
 from data.pictures import OUTLINE
 from data.writer import colour_map
@@ -605,6 +605,30 @@ def test_numbers_count_hidden_instances_of_the_polygons_and_end_at_999(tmp_path)
     image = read_image(frame)
     image.instance_ids[0, 0] = 24999
     assert image.new_id("person") is None
+
+
+def test_a_dropped_instance_takes_its_own_polygon_along_where_numbers_have_a_gap(tmp_path):
+    """As in a tree that an earlier insertion dropped 24000 from: the list's first person is 24001."""
+    write_town(tmp_path, 1)
+    (frame,) = list_frames(tmp_path, "train")
+    labels, ids = (map_.copy() for map_ in read_maps(frame))
+    polygons = frame.label_path.with_name(f"{frame.name}_gtFine_polygons.json")
+    listed = json.loads(polygons.read_text())
+    listed["objects"].append({"label": "person", "polygon": [[90, 60], [92, 60], [92, 69], [90, 69]]})
+    gone = ids == 24000
+    ids[gone], labels[gone] = 11, 11
+    ids[60:70, 90:93], labels[60:70, 90:93] = 24002, 24
+    listed["objects"] = [one for one in listed["objects"] if one["polygon"][0] != [100, 50]]
+    polygons.write_text(json.dumps(listed))
+    cv2.imwrite(str(frame.label_path), labels)
+    cv2.imwrite(str(frame.instance_path), ids)
+
+    image = read_image(frame)
+    gates = Gates(rules=(), min_visible=20)
+    reason, facts = image.put("person", Patch(np.ones((30, 8), bool), 148, 50), gates)
+    assert reason is None and facts["dropped"] == [24001]
+    persons = [thing.polygon.tolist() for thing in image.outlines.objects if thing.label == "person"]
+    assert [90, 60] in persons[0] and len(persons) == 2  # the small one of 24001 is gone
 
 
 def test_counts_over_images():
