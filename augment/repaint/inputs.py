@@ -68,7 +68,7 @@ class Inputs:
                 if not len(thing.polygon):
                     raise ValueError("an object without points")
             instance_values(objects)  # ValueError for an unknown label
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{path}: not a file of polygons ({reason})") from None
         return objects

@@ -309,6 +309,22 @@ def test_a_broken_picture_fails_alone_and_can_be_mended(source, finished, tmp_pa
     assert validate_tree(out) == []
 
 
+def test_a_coordinate_out_of_all_bounds_fails_its_frame_alone(source, tmp_path, monkeypatch, capsys):
+    root, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(source, root)
+    bad = root / "gtFine/train/ash/ash_000000_000019_gtFine_polygons.json"
+    content = json.loads(bad.read_text())
+    content["objects"][0]["polygon"][0][0] = 10**12
+    bad.write_text(json.dumps(content))
+    flags = ("--backend", "recolor", "--only", "ash", "--k", 1, *PLAIN)
+    assert call(monkeypatch, run, "--db_root", root, "--out", out, *flags) == 1
+    assert "failed     integrate ash/000000/000019/" in capsys.readouterr().out
+    status = {line["key"][:17]: line["status"] for line in lines_of(out, "integrate")}
+    assert status == {"ash/000000/000019": "failed", "ash/000001/000019": "ok"}
+    (reason,) = [line["reason"] for line in lines_of(out, "integrate") if line["status"] == "failed"]
+    assert "_polygons.json: not a file of polygons" in reason and "Traceback" not in reason
+
+
 def test_what_nothing_fits_is_skipped_with_a_reason(source, tmp_path, monkeypatch):
     root, out = tmp_path / "source", tmp_path / "out"
     for kind in ("leftImg8bit", "gtFine"):
