@@ -126,10 +126,10 @@ def paste(
     window = result[rows, columns]
     if not mask.any():
         return result
-    mask = mask & (patch != window).any(2)
+    changed = mask & (patch != window).any(2)
     if feather > 0:
         patch = _faded(patch, window, mask, feather)
-    window[mask] = patch[mask]
+    window[changed] = patch[changed]
     return result
 
 

@@ -17,7 +17,7 @@ from support.errors import InputError
 from support.files import digest, replacing, write_atomic
 
 SCHEMA = 1
-CODE_VERSION = "2"  # of everything that decides what the pipeline writes; another one starts anew
+CODE_VERSION = "3"  # of everything that decides what the pipeline writes; another one starts anew
 MANIFEST = "manifest.jsonl"
 STAGES = ("select", "generate", "integrate", "build", "export")
 STATUSES = ("ok", "skipped", "failed")

@@ -75,6 +75,20 @@ def test_nothing_of_the_old_object_shows_in_the_rim():
     assert result[30, 40].tolist() == [0, 0, 255]
 
 
+def test_pixels_that_the_patch_leaves_as_they_are_make_no_edge_inside_the_object():
+    """A window in the middle of a car, of the colour that stood there before: no halo around it."""
+    mask = disc()
+    frame = np.full((60, 80, 3), 128, np.uint8)
+    frame[mask] = (255, 0, 0)
+    patch = frame.copy()
+    patch[mask] = (0, 0, 255)
+    patch[27:34, 37:44] = (255, 0, 0)
+    result = paste(frame, patch, mask, (0, 0, 80, 60), 3)
+    inner = disc(radius=9)  # all of it further than the soft edge from the edge of the mask
+    assert np.array_equal(result[inner], patch[inner])
+    assert (result[mask] != patch[mask]).any()  # the soft edge is where it belongs
+
+
 def test_no_soft_edge_at_the_frame_border():
     frame = np.full((20, 20, 3), 100, np.uint8)
     mask = np.zeros((20, 20), bool)
