@@ -11,6 +11,7 @@ With --render the new objects are painted on the RGB pictures too, which become 
 import dataclasses
 import json
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -47,7 +48,7 @@ from distributed import Ranks, choose_device, joined, wait_for_all
 from model import WhereWhat, load_model
 from support.checkpoints import find_checkpoint
 from support.errors import InputError, run_program, warn
-from support.files import digest, write_atomic, writing_to
+from support.files import alone_in, digest, write_atomic, writing_to
 from support.processes import Pool
 
 # ---- input --------------------------------------------------------------------------------------
@@ -142,8 +143,8 @@ def assumed_cameras(settings: InsertOptions, frames: list[Frame]) -> dict[str, d
 # ---- the run ------------------------------------------------------------------------------------
 
 
-def insert(settings: InsertOptions, ranks: Ranks) -> int:
-    """Insert, write the tree and print the counts; the exit status."""
+def insert(settings: InsertOptions, ranks: Ranks, held: ExitStack) -> int:
+    """Insert, write the tree and print the counts; the exit status. `held` gets the lock on OUT."""
     start = time.monotonic()
     torch.set_num_threads(1)
     out, device = Path(settings.out), choose_device(settings.device, ranks.local)
@@ -168,6 +169,8 @@ def insert(settings: InsertOptions, ranks: Ranks) -> int:
     checkpoints = {name: _sha256(path) for name, (path, _) in sorted(models.items())}
     decisive = decisive_settings(settings, gates, rendering, frames, checkpoints, device)
 
+    if ranks.rank == 0:  # for all of its job
+        held.enter_context(alone_in(out))
     with writing_to(out):
         summary = open_tree(out, decisive, settings.overwrite) if ranks.rank == 0 else None
     wait_for_all()
@@ -327,9 +330,9 @@ def report(out: Path, summary: dict, lines: list[dict]) -> None:
 
 def main() -> int:
     settings = parse()
-    with joined() as ranks:
+    with joined() as ranks, ExitStack() as held:
         try:
-            return insert(settings, ranks)
+            return insert(settings, ranks, held)
         except KeyboardInterrupt:
             print("stopped; the same command goes on from there")
             return 130

@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from support.errors import InputError
+
+LOCK = ".lock"  # in a folder that a program is writing to
 
 
 @contextmanager
@@ -39,6 +43,36 @@ def writing_to(out: Path) -> Iterator[None]:
             f"--out {out}: can't be written ({error.strerror or error}); what is finished is kept, the same"
             " command goes on from there"
         ) from None
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """The only process in the folder `out`, which is made if absent, as long as the block lasts.
+
+    The lock is the operating system's and ends with this process, however that ends. Raises InputError at
+    once if another process is there.
+    """
+    lock = FileLock(out / LOCK)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file; choose another")
+    with writing_to(out):
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise InputError(
+                f"--out {out}: another process is at work there; wait for its end, or choose another --out"
+            ) from None
+    try:
+        yield
+    finally:
+        (out / LOCK).unlink(missing_ok=True)  # while it is held: later it may be another's
+        lock.release()
+
+
+def is_empty(out: Path) -> bool:
+    """Whether a folder holds nothing, or only a lock."""
+    return all(path.name == LOCK for path in out.iterdir())
 
 
 def stamp(*paths: Path) -> list[int] | None:

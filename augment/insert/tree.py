@@ -16,7 +16,7 @@ from augment.insert.scene import city_of, stamp
 from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame
 from data.labels import TARGET_CLASSES
 from support.errors import InputError
-from support.files import digest, write_atomic
+from support.files import digest, is_empty, write_atomic
 from support.seeds import generator
 
 VERSION = 2  # of manifest.jsonl and insert.json
@@ -73,13 +73,11 @@ def fingerprint(decisive: dict) -> str:
 
 
 def open_tree(out: Path, decisive: dict, overwrite: bool) -> dict | None:
-    """Make OUT ready for a run with these settings; the summary if the same run is complete there.
+    """Make the folder OUT ready for a run with these settings; the summary if that is complete there.
 
     A run of the same settings that was cut short is gone on with; anything else in OUT is refused, except
     that `overwrite` removes an earlier insertion. Raises InputError.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: is a file; choose another")
     summary = read_summary(out)
     if overwrite and summary is not None:
         for name in _OURS:  # never more than an insertion writes
@@ -90,7 +88,7 @@ def open_tree(out: Path, decisive: dict, overwrite: bool) -> dict | None:
                 path.unlink(missing_ok=True)
         summary = None
     if summary is None:
-        if out.is_dir() and any(out.iterdir()):
+        if not is_empty(out):
             raise InputError(f"--out {out}: is not empty and holds no earlier insertion; choose another")
         (out / WORK).mkdir(parents=True, exist_ok=True)
         write_summary(out, decisive, {"state": "unfinished"})

@@ -1,15 +1,16 @@
 """What the programs of the stages share: their flags, opening OUT, and what they print at the end."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from augment.options import WITH_WEIGHTS, SynthOptions, add_option_flags, as_yaml, options_of
 from augment.paint.backends import settings_of
 from augment.paint.prompts import load_prompts
-from augment.repaint.running import Run, input_of, make_scenes, prepare_out
+from augment.repaint.running import Run, check_out, input_of, make_scenes, prepare_out, saved_options
 from support.errors import InputError, Parser, run_program
-from support.files import writing_to
+from support.files import alone_in, writing_to
 from support.processes import cores
 
 STAGES = ("select", "generate", "integrate")
@@ -72,22 +73,39 @@ def check_backend(options: SynthOptions) -> None:
     settings_of(options.backend, options.backend_settings)
 
 
-def start(flags: argparse.Namespace, options: SynthOptions) -> Run | None:
-    """Make OUT ready for a run with these options and open it; None after a dry run. Raises InputError."""
+@contextmanager
+def start(flags: argparse.Namespace, options: SynthOptions) -> Iterator[Run | None]:
+    """Make OUT ready for a run with these options and open it; None after a dry run. Raises InputError.
+
+    Until the block ends no other process can write there.
+    """
     out = Path(flags.out)
     check_backend(options)
-    with writing_to(out):
-        prepare_out(out, options, flags.overwrite, flags.dry_run)
-        if not options.db_root and not flags.dry_run:
-            make_scenes(out, options, flags.num_workers)
-    if flags.dry_run and not input_of(out, options).exists():
-        print(f"{options.scenes} built-in street scenes of {options.scene_size} pixels would be made first")
-        return None
-    return resume(flags, options)
+    check_out(out, options)
+    with nullcontext() if flags.dry_run else alone_in(out):
+        with writing_to(out):
+            prepare_out(out, options, flags.overwrite, flags.dry_run)
+            if not options.db_root and not flags.dry_run:
+                make_scenes(out, options, flags.num_workers)
+        if flags.dry_run and not input_of(out, options).exists():
+            print(f"{options.scenes} street scenes of {options.scene_size} pixels would be made first")
+            yield None
+        else:
+            yield _open(flags, options)
 
 
-def resume(flags: argparse.Namespace, options: SynthOptions | None = None) -> Run | None:
-    """Open an OUT that is ready; None after a dry run, which says what there is to do. Raises InputError."""
+@contextmanager
+def resume(flags: argparse.Namespace) -> Iterator[Run | None]:
+    """Open an OUT that is ready; None after a dry run, which says what there is to do. Raises InputError.
+
+    Until the block ends no other process can write there.
+    """
+    options = saved_options(Path(flags.out))
+    with nullcontext() if flags.dry_run else alone_in(Path(flags.out)):
+        yield _open(flags, options)
+
+
+def _open(flags: argparse.Namespace, options: SynthOptions) -> Run | None:
     run = Run.open(flags, options)
     if not flags.dry_run:
         return run

@@ -34,7 +34,7 @@ from augment.repaint.stages import Job, Patch
 from augment.repaint.workers import pool_of, survey, work
 from streets.scenes import SETTINGS_FILE, write_streets
 from support.errors import InputError
-from support.files import digest, write_atomic, writing_to
+from support.files import digest, is_empty, write_atomic, writing_to
 from support.processes import Pool
 
 SUMMARY = "synth.json"
@@ -69,6 +69,14 @@ def read_summary(out: Path) -> dict | None:
         raise InputError(f"{path}: damaged ({error}); remove {out}, or choose another --out") from None
 
 
+def saved_options(out: Path) -> SynthOptions:
+    """The options of the run in OUT. InputError if there is none, or if it is damaged."""
+    summary = read_summary(out)
+    if summary is None:
+        raise InputError(f"--out {out}: holds no {SUMMARY}; begin with python -m scripts.synth.select")
+    return from_saved(summary["options"], str(out / SUMMARY))
+
+
 def config_hash(options: SynthOptions) -> str:
     """A hash of all that decides what a run writes, except the frames themselves."""
     content = dataclasses.asdict(options) | {"schema": SCHEMA, "code_version": CODE_VERSION}
@@ -80,8 +88,8 @@ def config_hash(options: SynthOptions) -> str:
     return fingerprint(content)
 
 
-def prepare_out(out: Path, options: SynthOptions, overwrite: bool, dry_run: bool) -> None:
-    """Make OUT ready for these options, or find it ready. Raises InputError for a folder of anything else."""
+def check_out(out: Path, options: SynthOptions) -> None:
+    """Raises InputError for an OUT that can't be the folder of a tree of this input, or an input of none."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; choose another")
     if options.db_root:
@@ -89,6 +97,10 @@ def prepare_out(out: Path, options: SynthOptions, overwrite: bool, dry_run: bool
         if there == root or root in there.parents or there in root.parents:
             raise InputError(f"--out {out}: inside the input {root} or around it; choose another")
         source_frames(Path(options.db_root), options.split)  # rather now than when OUT is begun
+
+
+def prepare_out(out: Path, options: SynthOptions, overwrite: bool, dry_run: bool) -> None:
+    """Make OUT ready for these options, or find it ready. Raises InputError for a folder of anything else."""
     summary = read_summary(out)
     if overwrite and summary is not None and not dry_run:
         for name in _OURS:  # never more than a run writes
@@ -98,10 +110,9 @@ def prepare_out(out: Path, options: SynthOptions, overwrite: bool, dry_run: bool
             else:
                 path.unlink(missing_ok=True)
     if summary is None or overwrite:
-        if summary is None and out.is_dir() and any(out.iterdir()):
+        if summary is None and out.is_dir() and not is_empty(out):
             raise InputError(f"--out {out}: is not empty and holds no earlier run; choose another")
         if not dry_run:
-            out.mkdir(parents=True, exist_ok=True)
             write_summary(out, options, None, {})
     elif summary["config_hash"] != config_hash(options):
         raise InputError(
@@ -159,19 +170,9 @@ class Run:
     verify: bool = False
 
     @classmethod
-    def open(cls, flags: argparse.Namespace, options: SynthOptions | None = None) -> "Run":
-        """Open OUT with these options, or with those that an earlier stage saved there.
-
-        Raises InputError if OUT, the input or the scope can't be used.
-        """
+    def open(cls, flags: argparse.Namespace, options: SynthOptions) -> "Run":
+        """Open OUT with these options. Raises InputError if OUT, the input or the scope can't be used."""
         out = Path(flags.out)
-        if options is None:
-            summary = read_summary(out)
-            if summary is None:
-                raise InputError(
-                    f"--out {out}: holds no {SUMMARY}; begin with python -m scripts.synth.select"
-                )
-            options = from_saved(summary["options"], str(out / SUMMARY))
         root = input_of(out, options)
         sources = source_frames(root, options.split)
         names = [str(one.name) for one in sources]

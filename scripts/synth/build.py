@@ -10,7 +10,7 @@ from augment.options import from_saved
 from augment.repaint.running import SUMMARY, input_of, read_summary
 from augment.repaint.tree import MODES, add_raw
 from support.errors import InputError, Parser, run_program
-from support.files import writing_to
+from support.files import alone_in, writing_to
 
 
 def parser() -> Parser:
@@ -35,7 +35,7 @@ def main() -> None:
         raise InputError(f"--out {flags.out}: holds no {SUMMARY}; name the data set with --db_root")
     else:
         db_root, splits, mode = flags.db_root, flags.splits or ["train", "val"], flags.mode or MODES[0]
-    with writing_to(flags.out):
+    with alone_in(flags.out), writing_to(flags.out):
         count = add_raw(db_root, flags.out, splits, mode)
     print(f"{count} raw files of {', '.join(splits)} by {mode} from {db_root}")
     print(f"tree: {flags.out}")

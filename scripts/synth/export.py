@@ -11,7 +11,7 @@ from pathlib import Path
 from augment.repaint.tree import export_coco, splits_of
 from data.coco import CATEGORY_IDS
 from support.errors import InputError, Parser, run_program
-from support.files import writing_to
+from support.files import alone_in, writing_to
 from support.processes import Pool, cores
 
 
@@ -40,7 +40,7 @@ def main() -> int:
     splits = flags.splits or splits_of(flags.out)
     if not splits:
         raise InputError(f"--out {flags.out}: holds no instance maps; give the folder of a tree")
-    with writing_to(flags.out), Pool(flags.num_workers) as pool:
+    with alone_in(flags.out), writing_to(flags.out), Pool(flags.num_workers) as pool:
         spread = partial(pool.with_bar, "export")
         paths, left_out = export_coco(flags.out, splits, flags.category_ids, flags.polygons, spread)
     for path in paths:

@@ -15,11 +15,11 @@ def parser() -> Parser:
 
 def main() -> int:
     flags, _ = parse(parser())
-    run = resume(flags)
-    if run is None:
-        return 0
-    with run.pool(generate_workers(flags, run)) as pool:
-        return finish(run, {"generate": run.stage("generate", pool)})
+    with resume(flags) as run:
+        if run is None:
+            return 0
+        with run.pool(generate_workers(flags, run)) as pool:
+            return finish(run, {"generate": run.stage("generate", pool)})
 
 
 if __name__ == "__main__":

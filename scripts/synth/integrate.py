@@ -15,11 +15,11 @@ def parser() -> Parser:
 
 def main() -> int:
     flags, _ = parse(parser())
-    run = resume(flags)
-    if run is None:
-        return 0
-    with run.pool(flags.num_workers) as pool:
-        return finish(run, {"integrate": run.stage("integrate", pool)})
+    with resume(flags) as run:
+        if run is None:
+            return 0
+        with run.pool(flags.num_workers) as pool:
+            return finish(run, {"integrate": run.stage("integrate", pool)})
 
 
 if __name__ == "__main__":

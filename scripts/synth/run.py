@@ -5,10 +5,12 @@ stages in order, select, generate, integrate, build, export. Without --db_root, 
 made and used. The same command again goes on where a run was cut short.
 """
 
+import argparse
 import time
 from functools import partial
 
 from augment.repaint.command import finish, generate_workers, parse, run_verb, stage_parser, start
+from augment.repaint.running import Run
 from augment.repaint.tree import add_raw, export_coco, splits_of
 from support.errors import Parser
 from support.files import writing_to
@@ -22,9 +24,13 @@ def parser() -> Parser:
 def main() -> int:
     flags, options = parse(parser())
     begin = time.monotonic()
-    run = start(flags, options)
-    if run is None:
-        return 0
+    with start(flags, options) as run:
+        return 0 if run is None else all_stages(run, flags, begin)
+
+
+def all_stages(run: Run, flags: argparse.Namespace, begin: float) -> int:
+    """Do all stages and print the counts; the exit status. begin: of the program, monotonic seconds."""
+    options = run.options
     counts, left_out = {}, 0
     painters = generate_workers(flags, run)
     with run.pool(flags.num_workers) as pool, run.pool(painters) as paint_pool:

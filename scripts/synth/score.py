@@ -5,6 +5,7 @@ the published whole-patch figures under their own names, and, where their weight
 and CLIP. Writes OUT/score.json and prints a table.
 """
 
+import argparse
 import json
 from collections.abc import Iterator
 
@@ -43,9 +44,14 @@ def samples_of(run: Run, pictures: bool) -> Iterator[Sample]:
 
 def main() -> int:
     flags, _ = parse(parser())
-    run = resume(flags)
-    if run is None:
-        return 0
+    with resume(flags) as run:
+        if run is not None:
+            score(run, flags)
+    return 0
+
+
+def score(run: Run, flags: argparse.Namespace) -> None:
+    """Measure the samples in scope, write the figures and print them. InputError if there are none."""
     total = run.counts("integrate", run.scope)["ok"]
     if not total:
         raise InputError(
@@ -85,7 +91,6 @@ def main() -> int:
     for name, value in rows:
         print(f"{name:<26} {value:<{width}}  {explained[name]}")
     print(f"{total} samples, {run.options.backend}: {run.out / SCORE}")
-    return 0
 
 
 if __name__ == "__main__":

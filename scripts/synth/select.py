@@ -16,11 +16,11 @@ def parser() -> Parser:
 
 def main() -> int:
     flags, options = parse(parser())
-    run = start(flags, options)
-    if run is None:
-        return 0
-    with run.pool(flags.num_workers) as pool:
-        return finish(run, {"select": run.stage("select", pool)})
+    with start(flags, options) as run:
+        if run is None:
+            return 0
+        with run.pool(flags.num_workers) as pool:
+            return finish(run, {"select": run.stage("select", pool)})
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from data.writer import colour_map
 from model import load_model, predict_places
 from scripts.insert import main
 from support.errors import InputError, run_program
+from support.files import LOCK, alone_in
 from tests.miniature import write_miniature
 from tests.town import write_checkpoint, write_density_checkpoint, write_town
 
@@ -581,6 +582,22 @@ def test_bad_input_is_one_line_status_2_and_nothing_written(
     assert len(message) == 1 and message[0].startswith("error:") and words in message[0]
     assert (content(source), content(tmp_path)) == before
     assert not (tmp_path / "out").exists()
+
+
+def test_a_second_process_on_the_same_tree_is_one_line_and_status_2(
+    source, checkpoint, tmp_path, monkeypatch, capsys
+):
+    arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "tree", "--scenes", 1)
+    with alone_in(tmp_path / "tree"):  # as an insertion does
+        assert run(monkeypatch, *arguments) == 2
+        assert run(monkeypatch, *arguments, "--overwrite") == 2
+        assert set(content(tmp_path / "tree")) == {LOCK}
+    printed = capsys.readouterr().err
+    assert (
+        printed == 2 * f"error: --out {tmp_path / 'tree'}: another process is at work there; wait for its"
+        " end, or choose another --out\n"
+    )
+    assert run(monkeypatch, *arguments) == 0
 
 
 def test_val_is_inserted_into_only_when_forced(source, checkpoint, tmp_path, monkeypatch):

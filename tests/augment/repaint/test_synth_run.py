@@ -17,9 +17,11 @@ import pytest
 import augment.repaint.manifest
 from augment.repaint.manifest import MANIFEST, same_lines
 from augment.repaint.validate import validate_tree
-from scripts.synth import build, export, generate, integrate, run, select
+from scripts.synth import build, export, generate, integrate, run, score, select
 from support.errors import InputError
+from support.files import alone_in
 from tests.mini_frames import MOTORCYCLE_ID, TRAIN, write_mini
+from tests.programs import run_here
 
 ROOT = Path(__file__).resolve().parents[3]
 PLAIN = ("--samples", "1", "--raw_splits", "train", "--num_workers", "1")
@@ -385,6 +387,32 @@ def test_bad_input_is_one_line_and_status_2(source, tmp_path, monkeypatch):
             call(monkeypatch, module, "--out", tmp_path / "full")
     shown = subprocess.run(command("--out", tmp_path / "full"), cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 2 and shown.stderr.startswith("error: ") and shown.stderr.count("\n") == 1
+
+
+def test_a_second_process_on_the_same_tree_is_one_line_and_status_2(source, finished, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out, symlinks=True)
+    flags = ("--db_root", source, "--out", out, *PLAIN)
+    with alone_in(out):  # as a run does
+        before = tree(out)
+        for module, given in (
+            (run, flags),
+            (run, (*flags, "--overwrite")),
+            (select, flags),
+            *(
+                (module, ("--out", out, "--num_workers", 1))
+                for module in (generate, integrate, score, export)
+            ),
+            (build, ("--out", out)),
+        ):
+            refused = run_here(module.main, *given)
+            assert refused.returncode == 2, module
+            assert refused.stderr.startswith(f"error: --out {out}: another process is at work there; ")
+            assert refused.stderr.count("\n") == 1
+        assert call(monkeypatch, run, *flags, "--dry_run") == 0  # which only reads
+        assert tree(out) == before
+    assert call(monkeypatch, run, *flags) == 0
+    assert tree(out) == tree(finished)
 
 
 def test_a_split_of_other_frames_is_not_mixed_in(source, tmp_path, monkeypatch):

@@ -1,0 +1,45 @@
+"""Files that are never half-written, and folders that one process at a time works in."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.errors import InputError
+from support.files import LOCK, alone_in, is_empty
+
+ROOT = Path(__file__).resolve().parents[2]
+HOLDER = """
+import sys, time
+from pathlib import Path
+from support.files import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("there", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
+    out = tmp_path / "new" / "out"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, out], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"there\n"
+        assert (out / LOCK).exists() and is_empty(out)
+        with pytest.raises(InputError, match="another process is at work there; wait"), alone_in(out):
+            pass
+        assert (out / LOCK).exists()  # not taken away by the one that was refused
+    finally:
+        holder.kill()
+        holder.wait()
+    with alone_in(out), pytest.raises(InputError, match="another process"), alone_in(out):
+        pass
+    assert not list(out.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file: is a file"), alone_in(tmp_path / "file"):
+        pass
+    with pytest.raises(InputError, match="out: can't be written"), alone_in(tmp_path / "file" / "out"):
+        pass
