@@ -292,6 +292,12 @@ class Patch:
         return slice(self.y0, self.y0 + rows), slice(self.x0, self.x0 + columns)
 
     @property
+    def box(self) -> tuple[int, int, int, int]:
+        """x0, y0, x1, y1 (half-open) of its pixels in the image; the mask must hold one."""
+        x0, y0, x1, y1 = bounding_box(self.mask)
+        return self.x0 + x0, self.y0 + y0, self.x0 + x1 + 1, self.y0 + y1 + 1
+
+    @property
     def foot(self) -> int:
         """The row of the image below the lowest pixel; the mask must hold one."""
-        return self.y0 + bounding_box(self.mask)[3] + 1
+        return self.box[3]

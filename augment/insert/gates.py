@@ -41,7 +41,8 @@ class Gates:
     max_overlap: float = 0.3  # share of the mask behind things in front
     max_overlap_any: float = 1.0  # share of the mask on things, in front or behind
     min_area: int | None = None  # pixels of the new object that must be seen; None: 1/4000 of the image
-    min_visible: int | None = None  # pixels below which a covered thing goes; None: 1/40000 of the image
+    min_visible: int | None = None  # pixels below which a covered thing vanishes; None: 1/40000 of the image
+    may_hide: bool = False  # whether things may vanish so; else the object is refused, reason "hides"
     min_score: float = 0.0  # 0..1, score of the place; 0: none is refused
     region: tuple[int, int, int, int] | None = None  # the middle of the foot must lie in x0, y0, x1, y1
     region_mask: str | None = None  # or on a non-zero pixel of this picture, of the maps' size

@@ -161,10 +161,16 @@ class InsertOptions:
     )
     min_visible: int | None = setting(
         Gates.min_visible,
-        "pixels; things left with fewer go altogether; default 1/40000 of the image",
+        "pixels; things left with fewer have vanished; default 1/40000 of the image",
         section="rules",
         read=int,
         least=1,
+    )
+    may_hide: bool = setting(
+        Gates.may_hide,
+        "new objects may make things vanish, which then go from the annotation; else such a place is refused"
+        ' (reason "hides")',
+        section="rules",
     )
     min_score: float = setting(
         Gates.min_score,
@@ -292,6 +298,7 @@ def gates_of(options: InsertOptions) -> Gates:
         max_overlap_any=options.max_overlap_any,
         min_area=options.min_area,
         min_visible=options.min_visible,
+        may_hide=options.may_hide,
         min_score=options.min_score,
         region=region,
         region_mask=region_mask,

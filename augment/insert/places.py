@@ -149,6 +149,9 @@ class Inserter:
             record["objects"] = [
                 self.insert(image, number, class_name) for number, class_name in enumerate(task.classes, 1)
             ]
+            for one in record["objects"]:
+                if one["status"] == "inserted":
+                    one |= image.seen(one["inserted_value"])
             record["after"] = count_instances(image.instance_ids)
             files = contents(image, settings.split)
         except InputError as error:

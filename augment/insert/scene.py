@@ -18,7 +18,7 @@ from augment.insert.gates import Gates, mask_refusal
 from augment.paint.backends import CannotFillError
 from augment.paint.painter import NewObject
 from data.camera import Camera, camera_of
-from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, bounding_box, read_maps
+from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, read_maps
 from data.geometry import Patch
 from data.labels import TARGET_CLASSES
 from data.outlines import Outlines
@@ -47,6 +47,7 @@ class EditedImage:
     camera: Camera | None
     rgb: np.ndarray | None = None  # (H,W,3) uint8, where objects are painted
     new_ids: list[int] = field(default_factory=list)  # of the inserted objects 1, 2, ...
+    new_masks: list[Patch] = field(default_factory=list)  # theirs, hidden parts included
     next_number: dict[str, int] = field(default_factory=dict)  # by class
 
     def new_id(self, name: str) -> int | None:
@@ -69,7 +70,8 @@ class EditedImage:
         paint: `Painter.paint`, where the image has a picture. An object that it can't paint
         is not put on the maps either, as if a rule "render" forbade it.
 
-        Returns the rule broken or None, and what is known of the object now. The class must have a free id.
+        Returns the rule broken or None, and what is known of the object; later ones may cover parts of it,
+        which `seen` tells. The class must have a free id.
         """
         if not patch.mask.any():
             return "visible", {}
@@ -81,6 +83,8 @@ class EditedImage:
         composed = compose(self.label_ids, self.instance_ids, patch, hidden, label_id, new_id, least)
         if any(instance_id in self.new_ids for instance_id in composed.dropped):
             return "covers_inserted", {}
+        if composed.dropped and not gates.may_hide:
+            return "hides", {}
         rendered = {}
         if paint is not None:
             new = NewObject(name, f"{self.frame.name}/{new_id}", patch, hidden, composed)
@@ -98,16 +102,20 @@ class EditedImage:
         self.feet[composed.given_back] = 0
         self.inserted[patch.window][visible] = number
         self.new_ids.append(new_id)
+        self.new_masks.append(patch)
         self.next_number[name] += 1
-        x0, y0, x1, y1 = bounding_box(visible)
-        return None, {
-            "instance_id": new_id,
-            "inserted_value": number,
-            "extent": [patch.x0 + x0, patch.y0 + y0, patch.x0 + x1 + 1, patch.y0 + y1 + 1],
-            "pixels": int(np.count_nonzero(visible)),
-            "hidden_pixels": int(np.count_nonzero(hidden)),
-            "dropped": list(composed.dropped),
-            **rendered,
+        facts = {"instance_id": new_id, "inserted_value": number, "dropped": list(composed.dropped)}
+        return None, facts | rendered
+
+    def seen(self, number: int) -> dict:
+        """What can be seen of inserted object 1, 2, ... as the image is now, for the manifest."""
+        mask = self.new_masks[number - 1]
+        visible = Patch(self.inserted[mask.window] == number, mask.x0, mask.y0)
+        pixels = int(np.count_nonzero(visible.mask))
+        return {
+            "extent": list(visible.box),
+            "pixels": pixels,
+            "hidden_pixels": int(np.count_nonzero(mask.mask)) - pixels,
         }
 
 

@@ -19,7 +19,7 @@ from support.errors import InputError
 from support.files import digest, is_empty, write_atomic
 from support.seeds import generator
 
-VERSION = 2  # of manifest.jsonl and insert.json
+VERSION = 3  # of manifest.jsonl and insert.json
 SUMMARY = "insert.json"
 MANIFEST = "manifest.jsonl"
 PREVIEW = "preview.png"

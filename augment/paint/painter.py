@@ -134,10 +134,7 @@ class Painter:
         whole, seen = (_on_frame(new.patch, mask, size) for mask in (new.patch.mask, visible))
         if new.composed.given_back.any():
             rgb = self._without(rgb, new.composed.given_back, seen)
-        x0, y0, x1, y1 = bounding_box(new.patch.mask)
-        left, top = new.patch.x0, new.patch.y0
-        box = left + x0, top + y0, left + x1 + 1, top + y1 + 1
-        crop = context_crop(box, size, options.margin, options.min_crop)
+        crop = context_crop(new.patch.box, size, options.margin, options.min_crop)
         seed = seed_of(self.seed, "render", new.key)
         prompts = draw_prompts(new.class_name, seed, self.prompts, options.style)
         negative = self.prompts.negative

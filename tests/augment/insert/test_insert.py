@@ -42,7 +42,7 @@ from tests.miniature import write_miniature
 from tests.town import write_checkpoint, write_density_checkpoint, write_town
 
 FRAMES = 4
-COMMAND = ("--per_image", "2-3", "--min_visible", "20", "--render", "overlay")
+COMMAND = ("--per_image", "2-3", "--min_visible", "20", "--may_hide", "--render", "overlay")
 
 
 def run(monkeypatch, *arguments, workers: int = 0) -> int:
@@ -161,8 +161,9 @@ def test_official_readers_read_the_tree(out):
             frame = next(frame for frame in list_frames(out, "train") if frame.name == one["image"])
             _, ids = read_maps(frame)
             official = Instance(ids, one["instance_id"])
-            later_cover = one["pixels"] - official.pixelCount
-            assert official.labelID == 24 and 0 <= later_cover < one["pixels"]
+            assert official.labelID == 24 and official.pixelCount == one["pixels"]  # whatever covers it later
+            rows, columns = np.nonzero(ids == one["instance_id"])
+            assert one["extent"] == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     paths = [str(frame.instance_path) for frame in list_frames(out, "train")]
     counted = instances2dict(paths, verbose=False)
     persons = sum(len(found["person"]) for found in counted.values())
@@ -641,11 +642,36 @@ def test_a_dropped_instance_takes_its_own_polygon_along_where_numbers_have_a_gap
     cv2.imwrite(str(frame.instance_path), ids)
 
     image = read_image(frame)
-    gates = Gates(rules=(), min_visible=20)
+    gates = Gates(rules=(), min_visible=20, may_hide=True)
     reason, facts = image.put("person", Patch(np.ones((30, 8), bool), 148, 50), gates)
     assert reason is None and facts["dropped"] == [24001]
     persons = [thing.polygon.tolist() for thing in image.outlines.objects if thing.label == "person"]
     assert [90, 60] in persons[0] and len(persons) == 2  # the small one of 24001 is gone
+
+
+def test_what_is_seen_of_an_object_is_told_as_it_is_in_the_end(tmp_path):
+    write_town(tmp_path, 1)
+    image = read_image(list_frames(tmp_path, "train")[0])
+    gates = Gates(rules=())
+    _, first = image.put("person", Patch(np.ones((30, 10), bool), 180, 70), gates)
+    _, second = image.put("person", Patch(np.ones((30, 10), bool), 185, 75), gates)
+    assert image.seen(first["inserted_value"]) == {
+        "extent": [180, 70, 190, 100], "pixels": 300 - 125, "hidden_pixels": 125,
+    }  # fmt: skip
+    assert image.seen(second["inserted_value"]) == {
+        "extent": [185, 75, 195, 105], "pixels": 300, "hidden_pixels": 0,
+    }  # fmt: skip
+
+
+def test_nothing_vanishes_unless_it_may(source, checkpoint, tmp_path, monkeypatch):
+    arguments = ("--checkpoint", checkpoint, "--db_root", source, "--per_image", 3, "--min_visible", 1000)
+    assert run(monkeypatch, *arguments, "--out", tmp_path / "may", "--may_hide") == 0
+    assert any(one.get("dropped") for one in lines(tmp_path / "may"))
+    assert run(monkeypatch, *arguments, "--out", tmp_path / "out") == 0
+    assert not any(one.get("dropped") for one in lines(tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "insert.json").read_text())["refusals"]["person"]["hides"] > 0
+    for index in range(FRAMES):
+        assert np.isin(maps(source, index)[1], maps(tmp_path / "out", index)[1]).all()
 
 
 def test_counts_over_images():

@@ -30,7 +30,7 @@ from tests.mini_frames import mini_objects, mini_picture
 from tests.town import CAMERA, write_checkpoint
 
 WIDTH, HEIGHT, FRAMES = 256, 128, 4
-COMMAND = ("--per_image", "2", "--no_gate", "--min_visible", "20", "--max_overlap", "0.6")
+COMMAND = ("--per_image", "2", "--no_gate", "--min_visible", "20", "--may_hide", "--max_overlap", "0.6")
 
 
 def lines(out: Path) -> list[dict]:
@@ -159,6 +159,7 @@ def test_an_object_behind_a_car_is_cut_from_a_whole_one(source, checkpoint, monk
     painter = Painter(Rendering("sd_inpaint", options, 0.0, "", "train", "", "cpu"), 3)
     mask = np.ones((40, 12), bool)  # rows 60 to 99, half of it behind the car
     reason, facts = image.put("person", Patch(mask, 90, 60), Gates(rules=()), painter.paint)
+    facts |= image.seen(facts["inserted_value"])
     assert reason is None and facts["hidden_pixels"] > 100
     (request,) = asked
     assert request.mask.sum() == mask.size and request.source == f"{frame.name}/{facts['instance_id']}"
@@ -176,7 +177,7 @@ def test_remains_of_a_covered_thing_are_painted_over(source, tmp_path):
     image.rgb[image.instance_ids == 33000] = (255, 0, 255)
     rendering = Rendering("swap", SynthOptions(), 0.5, str(source), "train", str(tmp_path / "b.npz"), "cpu")
     mask = np.ones((60, 34), bool)
-    gates = Gates(rules=(), min_visible=10_000)
+    gates = Gates(rules=(), min_visible=10_000, may_hide=True)
     reason, facts = image.put("person", Patch(mask, x - 17, 58), gates, Painter(rendering, 0).paint)
     assert reason is None and 33000 in facts["dropped"] and (image.instance_ids == 33000).sum() == 0
     red, green, blue = np.moveaxis(image.rgb.astype(int), 2, 0)
