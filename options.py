@@ -175,7 +175,7 @@ PRESETS = {
         "theta_jitter": 0.5,
         "what_kl_weight": 0.012,
         "mask_loss": "bce",
-        "overlap_weight": 5.0,
+        "overlap_weight": 2.0,
         "num_workers": 1,
         "save_every": 200,
     },
@@ -195,7 +195,7 @@ PRESETS = {
         "theta_jitter": 0.5,
         "what_kl_weight": 0.003,
         "mask_loss": "bce",
-        "overlap_weight": 5.0,
+        "overlap_weight": 2.0,
         "num_workers": 4,
     },
     "tiny": {

@@ -23,7 +23,7 @@ PLACE_PLANES = 5  # a logit of the foot; mean and log sigma of log height; the s
 
 _LEAST_SHARE = 1e-6  # of a distribution is left beyond the smallest and the largest number that z stands for
 _LEAST_SIZE = 1e-4  # of the image, where a foot stands on its very edge
-_LOG_SIGMA = (-4.0, 1.0)  # from 2 % of a height to threefold
+_LOG_SIGMA = (-4.0, -0.5)  # from 2 % of a height to the 0.6 of whoever knows nothing
 
 
 @dataclass(frozen=True)
