@@ -1,11 +1,12 @@
 """Putting a new object on the full-size maps of an image: its mask, what hides it, what it covers.
 
-Pure functions. H x W is the size of the data set's own maps. Occlusion goes by ground contact: a thing
-whose foot (the row below its lowest pixel) is further down in the image stands in front and stays in
-front; everything else under the mask is covered. The ego vehicle and the borders of the picture (labels 1
-to 3) are in front of everything.
+Pure functions. H x W is the size of the data set's own maps. Occlusion goes by ground contact: a thing, or
+a pole with what hangs on it, whose foot (the row below its lowest pixel) is further down in the image stands
+in front and stays in front; everything else under the mask is covered. The ego vehicle and the borders of
+the picture (labels 1 to 3) are in front of everything.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import cv2
@@ -19,6 +20,11 @@ from data.labels import FIRST_SINGLE_ID
 IN_FRONT = (1, 2, 3)  # ego vehicle, rectification border, out of roi
 FURTHER_DOWN = np.iinfo(np.int32).max  # "foot" of what is in front of everything
 UNLABELED = 0
+RIDER, TWO_WHEELERS = 25, (32, 33)
+POLES = (17, 18)
+POLE_LIKE = (*POLES, 19, 20)  # with traffic lights and signs, which hang on poles
+_IS_POLE_LIKE = np.isin(np.arange(256), POLE_LIKE).astype(np.uint8)  # by label id
+GROUND = (6, 7, 8, 9, 10, 22)  # ground, road, sidewalk, parking, rail track, terrain
 
 
 # ---- the mask -----------------------------------------------------------------------------------
@@ -65,12 +71,17 @@ def one_piece(mask: np.ndarray) -> np.ndarray:
 
 
 def contact_rows(label_ids: np.ndarray, instance_ids: np.ndarray) -> np.ndarray:
-    """For each pixel of a thing the foot of that thing, 0 on the ground and other stuff: (H,W) int32.
+    """For each pixel of what stands the foot it stands on, 0 on the ground and other stuff: (H,W) int32.
 
-    Each connected piece of a group counts as a thing of its own, because all groups of a class share
-    their id. Labels of IN_FRONT have their foot below everything.
+    Of things, a rider and the two-wheeler below being one; of poles with their signs and lights. Each
+    connected piece of a group counts as a thing of its own, because all groups of a class share their id.
+    Labels of IN_FRONT have their foot below everything.
     """
     feet = thing_feet(label_ids, instance_ids)
+    for rider, two_wheeler in rides(instance_ids):
+        unit = (instance_ids == rider) | (instance_ids == two_wheeler)
+        feet[unit] = feet[unit].max()
+    _add_pole_feet(feet, label_ids)
     in_groups = is_thing(label_ids) & (instance_ids < FIRST_SINGLE_ID)
     for label_id in np.flatnonzero(np.bincount(label_ids[in_groups], minlength=1)):
         region = in_groups & (label_ids == label_id)
@@ -79,6 +90,52 @@ def contact_rows(label_ids: np.ndarray, instance_ids: np.ndarray) -> np.ndarray:
         feet[region] = foot_of_piece[pieces[region]]
     feet[(label_ids >= min(IN_FRONT)) & (label_ids <= max(IN_FRONT))] = FURTHER_DOWN
     return feet
+
+
+def rides(instance_ids: np.ndarray) -> list[tuple[int, int]]:
+    """Each rider of a map (H,W) uint16 with the two-wheeler that it touches most; each is taken once."""
+    touching: Counter[tuple[int, int]] = Counter()
+    values = np.flatnonzero(np.bincount(instance_ids.ravel()))
+    for rider in values[values // 1000 == RIDER].tolist():
+        x0, y0, x1, y1 = bounding_box(instance_ids == rider)
+        around = instance_ids[max(y0 - 1, 0) : y1 + 2, max(x0 - 1, 0) : x1 + 2]
+        touched = around[cv2.dilate(np.uint8(around == rider), np.ones((3, 3), np.uint8)) > 0]
+        for other in touched[np.isin(touched // 1000, TWO_WHEELERS)].tolist():
+            touching[rider, other] += 1
+    found: list[tuple[int, int]] = []
+    taken: set[int] = set()
+    for pair, _ in sorted(touching.items(), key=lambda item: (-item[1], item[0])):
+        if taken.isdisjoint(pair):
+            found.append(pair)
+            taken.update(pair)
+    return found
+
+
+def _add_pole_feet(feet: np.ndarray, label_ids: np.ndarray) -> None:
+    """Give poles, signs and lights their feet (H,W) int32, in place.
+
+    Connected ones hang together. A pixel's foot is where the pole nearest in its columns meets the ground;
+    where none is seen to meet it, the lowest row: what it stands on can't be further up than that.
+    """
+    _, pieces, boxes, _ = cv2.connectedComponentsWithStats(_IS_POLE_LIKE[label_ids], connectivity=8)
+    for number, (x, y, width, height) in enumerate(boxes[1:, :4].tolist(), 1):
+        window = np.s_[y : y + height, x : x + width]
+        piece = pieces[window] == number
+        below = label_ids[y + 1 : y + height + 1, x : x + width]
+        meets = piece & np.isin(label_ids[window], POLES)
+        meets[: len(below)] &= np.isin(below, GROUND)
+        meets[len(below) :] = False  # it leaves the picture
+        rows, columns = np.nonzero(meets)
+        foot_of_column = np.full(width, y + height)
+        if len(columns):
+            lowest = np.zeros(width, int)
+            np.maximum.at(lowest, columns, rows + 1)
+            seen = np.flatnonzero(lowest)
+            poles = np.split(seen, np.flatnonzero(np.diff(seen) > 1) + 1)  # those in columns side by side
+            lowest[seen] = np.concatenate([np.full(len(pole), lowest[pole].max()) for pole in poles])
+            nearest = np.abs(np.arange(width)[:, None] - seen).argmin(1)
+            foot_of_column = y + lowest[seen[nearest]]
+        feet[window][piece] = np.broadcast_to(foot_of_column, piece.shape)[piece]
 
 
 def hidden_part(patch: Patch, feet: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ import numpy as np
 from cityscapesscripts.helpers.labels import name2label
 from scipy import ndimage
 
+from augment.compose import IN_FRONT, POLE_LIKE
 from augment.paint.blend import ring_of, ring_statistics
 from data.cityscapes import Frame, list_frames
 from data.labels import FIRST_SINGLE_ID
@@ -36,8 +37,6 @@ PARTS = (
     *((0.0, 0.0, 1.0, share) for share in (0.8, 0.6)),
 )
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
-# What may stand before an instance and has no foot on the ground: vehicle, borders, poles, signs, lights.
-_POLE_LIKE = (1, 2, 3, 17, 18, 19, 20)
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
@@ -214,7 +213,7 @@ def _measure(item: tuple[int, str]) -> list[_Found] | str:
     # Who stands further down stands in front; poles and the like always do. The ground never does.
     foot = np.zeros(values[-1] + 1, np.int32)
     foot[values] = [
-        rows.stop if value >= 24 else height + 1 if value in _POLE_LIKE else 0
+        rows.stop if value >= 24 else height + 1 if value in (*IN_FRONT, *POLE_LIKE) else 0
         for value, (rows, _) in zip(values, slices, strict=True)
     ]
     found = []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from augment.compose import IN_FRONT, Composed
+from augment.compose import IN_FRONT, POLE_LIKE, Composed
 from augment.crops import context_crop
 from augment.options import WITH_WEIGHTS, SynthOptions
 from augment.paint.backends import (
@@ -146,7 +146,7 @@ class Painter:
         original, mask, seen = crop.inside(rgb), crop.inside(whole), crop.inside(seen)
         picture = match_colours(crop.back(picture), original, mask, options.colour_match)
         labels = crop.inside(new.composed.label_ids)
-        ground = ~is_thing(labels) & ~np.isin(labels, IN_FRONT)
+        ground = ~is_thing(labels) & ~np.isin(labels, (*IN_FRONT, *POLE_LIKE))
         shaded = rgb.copy()
         shaded[crop.y0 : crop.y0 + crop.height, crop.x0 : crop.x0 + crop.width] = cast_shadow(
             original, mask, ground, self.rendering.shadow

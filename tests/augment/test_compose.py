@@ -111,6 +111,51 @@ def test_each_piece_of_a_group_has_a_foot_of_its_own_and_the_ego_vehicle_is_in_f
     assert feet[0, 0] == 0
 
 
+def test_a_rider_and_the_two_wheeler_below_stand_on_one_foot():
+    labels, ids = street()
+    for value, rows, columns in (
+        (25000, slice(5, 20), slice(42, 46)),  # rider
+        (33000, slice(18, 30), slice(40, 50)),  # the rider's bicycle: more of it touches
+        (33001, slice(8, 12), slice(46, 52)),  # another one, parked behind
+        (25001, slice(2, 9), slice(2, 4)),  # a rider whose bicycle can't be seen
+    ):
+        ids[rows, columns], labels[rows, columns] = value, value // 1000
+    ids[5:20, 42:46], labels[5:20, 42:46] = 25000, 25
+    feet = contact_rows(labels, ids)
+    assert {value: int(feet[ids == value].max()) for value in (25000, 33000, 33001, 25001)} == {
+        25000: 30, 33000: 30, 33001: 12, 25001: 9,
+    }  # fmt: skip
+    between = full_patch(40, 4, 50, 25)  # its foot lies between those of rider and bicycle
+    assert np.array_equal(hidden_part(between, feet), np.isin(ids[between.window], (25000, 33000)))
+
+
+def test_poles_with_their_signs_and_lights_stand_in_front_by_their_foot():
+    labels, ids = np.full((60, 80), ROAD, np.uint8), np.full((60, 80), ROAD, np.uint16)
+    labels[:20] = ids[:20] = 11  # building
+    for label, rows, columns in (
+        (17, slice(5, 50), slice(10, 12)),  # a near pole
+        (20, slice(5, 25), slice(12, 18)),  # its sign, seen before road too
+        (17, slice(8, 9), slice(18, 40)),  # an arm to
+        (19, slice(9, 14), slice(36, 40)),  # a light above the road
+        (17, slice(8, 30), slice(60, 62)),  # a far pole
+        (20, slice(10, 15), slice(70, 76)),  # a sign on the wall
+        (26, slice(40, 50), slice(50, 58)),
+        (17, slice(10, 40), slice(53, 55)),  # a pole behind that car: its foot can't be seen
+    ):
+        labels[rows, columns] = ids[rows, columns] = label
+    feet = contact_rows(labels, ids)
+    assert [feet[30, 10], feet[20, 15], feet[8, 30], feet[12, 38]] == [50] * 4
+    assert [feet[20, 60], feet[12, 72], feet[20, 53]] == [30, 15, 40]
+    assert feet[55, 5] == feet[10, 5] == 0
+    for foot, in_front in ((45, True), (55, False)):
+        patch = full_patch(5, 10, 20, foot)
+        assert hidden_part(patch, feet).any() == in_front
+    crossing = labels.copy()
+    crossing[8, 40:62] = 17  # near and far pole meet in the picture: each keeps its own foot
+    feet = contact_rows(crossing, crossing.astype(np.uint16))
+    assert (feet[30, 10], feet[20, 60]) == (50, 30)
+
+
 def test_small_remains_of_a_covered_thing_become_the_nearest_ground():
     labels, ids = street()
     labels[:, 25:], ids[:, 25:] = 8, 8  # sidewalk beside the person
