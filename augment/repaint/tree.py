@@ -62,7 +62,7 @@ def add_raw(db_root: Path, out: Path, splits: list[str], mode: str) -> int:
 def _is_there(source: Path, target: Path, mode: str) -> bool:
     """Whether an earlier call has put a file into the tree, in the same mode."""
     if mode == "symlink":
-        return target.is_symlink() and Path(os.readlink(target)) == source
+        return target.is_symlink() and os.readlink(target) == _way(source, target)
     if target.is_symlink() or not target.exists():
         return False
     if mode == "hardlink":
@@ -70,11 +70,16 @@ def _is_there(source: Path, target: Path, mode: str) -> bool:
     return not target.samefile(source) and filecmp.cmp(source, target, shallow=False)
 
 
+def _way(source: Path, target: Path) -> str:
+    """What a link at `target` holds: a relative path, so that a tree can be moved along with its source."""
+    return os.path.relpath(source, target.parent.resolve())
+
+
 def _place(source: Path, target: Path, mode: str) -> None:
     try:
         with replacing(target) as temporary:
             if mode == "symlink":
-                temporary.symlink_to(source)
+                temporary.symlink_to(_way(source, target))
             elif mode == "hardlink":
                 temporary.hardlink_to(source)
             else:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -86,6 +87,23 @@ def test_another_mode_replaces_and_only_the_splits_asked_for_enter(source, tmp_p
     assert (tmp_path / picture).samefile(source / picture)
     with pytest.raises(InputError, match="has no frames of test"):
         add_raw(source, tmp_path, ["test"], "copy")
+
+
+def test_links_are_relative_so_that_a_tree_moves_with_its_source(source, tmp_path):
+    before = tmp_path / "before"
+    root, out = before / "data" / "city", before / "made" / "deep" / "tree"
+    shutil.copytree(source, root)
+    wanted = contents(root)
+    add_raw(root, out, ["train", "val"], "symlink")
+    before.rename(tmp_path / "after")
+    root, out = (tmp_path / "after" / path.relative_to(before) for path in (root, out))
+    assert contents(out) == wanted
+    there = {path: path.lstat().st_ino for path in out.rglob("*")}
+    add_raw(root, out, ["train", "val"], "symlink")
+    assert {path: path.lstat().st_ino for path in out.rglob("*")} == there
+    out.rename(tmp_path / "tree")  # without its source: the links lead nowhere until they are made again
+    add_raw(root, tmp_path / "tree", ["train", "val"], "symlink")
+    assert contents(tmp_path / "tree") == wanted
 
 
 def test_a_file_of_another_content_is_never_replaced(source, tmp_path):
