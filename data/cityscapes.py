@@ -14,7 +14,14 @@ import numpy as np
 from cityscapesscripts.helpers.labels import labels as OFFICIAL_LABELS
 from PIL import Image
 
-from data.labels import CHANNEL_OF_ID, FIRST_SINGLE_ID, INVALID_CHANNEL, LICENSE_PLATE_ID, TargetClass
+from data.labels import (
+    CHANNEL_OF_ID,
+    FIRST_SINGLE_ID,
+    INVALID_CHANNEL,
+    LICENSE_PLATE_ID,
+    TargetClass,
+    conversion_needed,
+)
 from support.errors import InputError, warn
 
 LABEL_SUFFIX = "_gtFine_labelIds.png"
@@ -121,10 +128,7 @@ def read_maps(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
     unknown = present[CHANNEL_OF_ID[present] == INVALID_CHANNEL]
     if unknown.size:
-        raise InputError(
-            f"{frame.label_path}: holds {unknown.tolist()[:5]}, which are no label ids (0..33, or 255 for the"
-            " licence plate); take the file ending in labelIds.png of the official archive"
-        )
+        raise InputError(f"{frame.label_path}: {conversion_needed(unknown.tolist())}")
     _check_agreement(frame, labels, instances)
     return labels, instances
 

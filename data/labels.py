@@ -107,3 +107,25 @@ FIRST_SINGLE_ID = 1000  # instance ids from here on are label*1000+k; smaller on
 LABEL_OF_VALUE = np.arange(2**16, dtype=np.uint16)
 LABEL_OF_VALUE[FIRST_SINGLE_ID:] //= 1000
 LABEL_OF_VALUE = LABEL_OF_VALUE.astype(np.uint8)  # (65536,): value of an instance map -> label id
+
+LAST_ID = max(label.id for label in OFFICIAL_LABELS)
+_HIGHEST_FOREIGN_ID = 63  # above it come the instances of label -1 in 16 bits, licence plates
+
+
+def foreign_labels(instance_ids: np.ndarray) -> list[int]:
+    """The labels above 33 in an instance map (H,W) uint16, rising: of data sets with ids of their own."""
+    beyond = instance_ids >= (LAST_ID + 1) * 1000
+    beyond |= (instance_ids > LAST_ID) & (instance_ids < FIRST_SINGLE_ID)
+    values = np.unique(instance_ids[beyond])
+    labels = np.unique(np.where(values < FIRST_SINGLE_ID, values, values // 1000)).tolist()
+    return [label for label in labels if label <= _HIGHEST_FOREIGN_ID]
+
+
+def conversion_needed(labels: list[int]) -> str:
+    """What is wrong with a map that holds these labels above 33, and the conversion that mends it."""
+    return (
+        f"holds {labels[:5]}, label ids above {LAST_ID}; take the official file of that name, or if this is"
+        f" another data set, convert both maps first: labelIds to 0..{LAST_ID} by the names of the classes (0"
+        " for one that Cityscapes has not), instanceIds to id * 1000 + k for each instance and to the bare id"
+        " elsewhere"
+    )

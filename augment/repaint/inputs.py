@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from augment.repaint.select import Source
+from data.labels import conversion_needed, foreign_labels
 from data.writer import LabelledPolygon, instance_values, polygons_from_json
 from support.errors import InputError
 from support.files import digest
@@ -46,6 +47,8 @@ class Inputs:
         ids = _decoded(path, self._read(path, source.root))
         if ids.ndim != 2 or ids.dtype != np.uint16:
             raise InputError(f"{path}: not a 16-bit grey PNG, which an instance map is")
+        if labels := foreign_labels(ids):
+            raise InputError(f"{path}: {conversion_needed(labels)}")
         return ids
 
     def frame(self, source: Source) -> tuple[np.ndarray, np.ndarray]:

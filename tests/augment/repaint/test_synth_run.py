@@ -327,6 +327,25 @@ def test_a_coordinate_out_of_all_bounds_fails_its_frame_alone(source, tmp_path, 
     assert "_polygons.json: not a file of polygons" in reason and "Traceback" not in reason
 
 
+def test_labels_of_another_data_set_fail_their_frame_with_the_conversion_it_needs(
+    source, tmp_path, monkeypatch
+):
+    root, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(source, root)
+    for frame, value in (("ash_000000_000019", 35002), ("ash_000001_000019", 36)):
+        path = root / f"gtFine/train/ash/{frame}_gtFine_instanceIds.png"
+        ids = picture(path)
+        ids[0, :5], ids[1, 0] = value, 65535  # a licence plate is no such label
+        cv2.imwrite(str(path), ids)
+    flags = ("--db_root", root, "--out", out, *PLAIN)
+    assert call(monkeypatch, select, *flags) == 1
+    reasons = {line["key"]: line["reason"] for line in lines_of(out, "select") if line["status"] == "failed"}
+    assert set(reasons) == {"ash/000000/000019", "ash/000001/000019"}
+    for reason, label in zip(reasons.values(), (35, 36), strict=True):
+        assert f"instanceIds.png: holds [{label}], label ids above 33; " in reason
+        assert "convert both maps first: labelIds to 0..33" in reason and "id * 1000 + k" in reason
+
+
 def test_what_nothing_fits_is_skipped_with_a_reason(source, tmp_path, monkeypatch):
     root, out = tmp_path / "source", tmp_path / "out"
     for kind in ("leftImg8bit", "gtFine"):
