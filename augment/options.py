@@ -109,6 +109,7 @@ class SynthOptions:
     raw_splits: str = setting(
         "train,val", "splits that enter it, separated by commas; '': none", section="build"
     )
+    train_ids: bool = setting(False, "write labelTrainIds.png of all frames of the tree", section="build")
     coco: bool = setting(True, "write COCO annotation of the split", section="build")
 
     @property

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from cityscapesscripts.helpers.labels import labels as OFFICIAL_LABELS
 from PIL import Image
 
 from data.labels import (
@@ -19,6 +18,7 @@ from data.labels import (
     FIRST_SINGLE_ID,
     INVALID_CHANNEL,
     LICENSE_PLATE_ID,
+    TRAIN_ID_OF_ID,
     TargetClass,
     conversion_needed,
 )
@@ -34,11 +34,6 @@ MAX_DISAGREEMENT = 0.01  # share of pixels where label and instance map may diff
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
 _PNG_END = b"IEND\xaeB`\x82"
 _MODE_NAMES = {"1": "1-bit", "L": "8-bit grey", "I;16": "16-bit grey", "I": "16-bit grey", "P": "palette"}
-
-_TRAIN_ID_OF_ID = np.full(256, 255, np.uint8)
-for _label in OFFICIAL_LABELS:
-    if _label.id >= 0:
-        _TRAIN_ID_OF_ID[_label.id] = _label.trainId % 256
 
 
 def name_some(items: list[str]) -> str:
@@ -159,7 +154,7 @@ def _check_agreement(frame: Frame, labels: np.ndarray, instances: np.ndarray) ->
     disagreement = 1 - agree.mean()
     if disagreement <= MAX_DISAGREEMENT:
         return
-    train_ids = _TRAIN_ID_OF_ID[np.minimum(expected, 255)]
+    train_ids = TRAIN_ID_OF_ID[np.minimum(expected, 255)]
     if (train_ids == labels).mean() > 0.9:
         raise InputError(
             f"{frame.label_path}: holds train ids (0..18 and 255), not label ids; take the file ending in"

@@ -108,6 +108,11 @@ LABEL_OF_VALUE = np.arange(2**16, dtype=np.uint16)
 LABEL_OF_VALUE[FIRST_SINGLE_ID:] //= 1000
 LABEL_OF_VALUE = LABEL_OF_VALUE.astype(np.uint8)  # (65536,): value of an instance map -> label id
 
+TRAIN_ID_OF_ID = np.full(256, 255, np.uint8)  # (256,): label id -> official train id, 255 where there is none
+for _label in OFFICIAL_LABELS:
+    if _label.id >= 0:
+        TRAIN_ID_OF_ID[_label.id] = _label.trainId
+
 LAST_ID = max(label.id for label in OFFICIAL_LABELS)
 _HIGHEST_FOREIGN_ID = 63  # above it come the instances of label -1 in 16 bits, licence plates
 

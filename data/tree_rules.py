@@ -13,7 +13,7 @@ import numpy as np
 from cityscapesscripts.helpers.labels import id2label, name2label
 from pycocotools import mask as rle
 
-from data.labels import FIRST_SINGLE_ID, LABEL_OF_VALUE, LICENSE_PLATE_ID, TARGET_CLASSES
+from data.labels import FIRST_SINGLE_ID, LABEL_OF_VALUE, LICENSE_PLATE_ID, TARGET_CLASSES, TRAIN_ID_OF_ID
 from data.outlines import match_instances
 from data.writer import FrameName, LabelledPolygon, colour_map, frame_path, polygons_from_json, topmost
 
@@ -70,11 +70,17 @@ class _Check:
         picture = self.read(".png", (np.uint8, 3), "8-bit RGB") if frame.picture else None
         labels = self.read("_labelIds.png", (np.uint8, 1), "8-bit grey")
         instances = self.read("_instanceIds.png", (np.uint16, 1), "16-bit grey")
+        train_ids = self.read("_labelTrainIds.png", (np.uint8, 1), "8-bit grey")
         colour = self.read("_color.png", (np.uint8, 4), "8-bit RGBA")
         objects, json_size = self.read_polygons()
         sizes = {
             ending: (image.shape[1], image.shape[0])
-            for ending, image in ((".png", picture), ("_labelIds.png", labels), ("_color.png", colour))
+            for ending, image in (
+                (".png", picture),
+                ("_labelIds.png", labels),
+                ("_labelTrainIds.png", train_ids),
+                ("_color.png", colour),
+            )
             if image is not None
         }
         if json_size is not None:
@@ -93,6 +99,8 @@ class _Check:
         self.check_values(instances)
         if labels is not None:
             self.check_labels(labels, instances)
+            if train_ids is not None:
+                self.check_train_ids(train_ids, labels)
             if colour is not None:
                 self.check_colour(colour, labels)
         if objects is not None:
@@ -185,6 +193,12 @@ class _Check:
                 f"differs from instanceIds in {count} pixels: {labels[y, x]} for {instances[y, x]} at {x},{y}"
             )
             self.say("labels", "_labelIds.png", text)
+
+    def check_train_ids(self, train_ids: np.ndarray, labels: np.ndarray) -> None:
+        """Train ids are those of the label map; raw ones may have been drawn anew, with other edges."""
+        count = np.count_nonzero(train_ids != TRAIN_ID_OF_ID.take(labels))
+        if count > (0 if self.frame.synthetic else labels.size // 100):
+            self.say("train_ids", "_labelTrainIds.png", f"not the train ids of labelIds in {count} pixels")
 
     def check_colour(self, colour: np.ndarray, labels: np.ndarray) -> None:
         """The colour image has the official colours, opaque (9.2)."""

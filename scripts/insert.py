@@ -43,6 +43,7 @@ from data.camera import assumption_lines, assumptions
 from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, list_frames, name_some
 from data.coco import write_coco
 from data.geometry import METRIC_RANGES, HeightFit, fit_heights, too_few
+from data.train_ids import write_train_ids
 from data.writer import encode_png
 from distributed import Ranks, choose_device, joined, wait_for_all
 from model import WhereWhat, load_model
@@ -283,16 +284,20 @@ def add_extras(
     lines: list[dict],
     models: dict[str, WhereWhat],
 ) -> None:
-    """Write the COCO file and the contact sheet, where asked for."""
+    """Write train ids, the COCO file and the contact sheet, where asked for."""
     failed = {line["image"] for line in lines if line["status"] == "failed"}
     good = [frame for frame in frames if frame.name not in failed]
     inserted: dict[str, list[dict]] = {}
     for line in lines:
         if line["status"] == "inserted":
             inserted.setdefault(line["image"], []).append(line)
+    made = [finished_frame(out, settings.split, frame) for frame in good]
+    if settings.train_ids:
+        with Pool(settings.num_workers) as pool:
+            for message in write_train_ids(made, pool.map):
+                warn(message)
     if settings.coco:
         new_ids = {name: tuple(one["instance_id"] for one in found) for name, found in inserted.items()}
-        made = [finished_frame(out, settings.split, frame) for frame in good]
         with Pool(settings.num_workers) as pool:
             path = write_coco(out, settings.split, made, new_ids, pool.map)
         print(f"COCO annotation: {path}")

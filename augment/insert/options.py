@@ -204,6 +204,7 @@ class InsertOptions:
     shadow: float = setting(0.5, "darkest part of a contact shadow, 0..1", section="picture", least=0, most=1)
 
     coco: bool = setting(False, "write a COCO annotation file too", section="output")
+    train_ids: bool = setting(False, "write labelTrainIds.png too", section="output")
     preview: int = setting(
         0,
         "contact sheet of the N images with the largest new objects",

@@ -15,6 +15,7 @@ from pathlib import Path
 from augment.repaint.manifest import MANIFEST
 from data.cityscapes import list_frames
 from data.coco import write_coco
+from data.train_ids import write_train_ids
 from data.writer import FrameName
 from support.errors import InputError, warn
 from support.files import replacing
@@ -90,6 +91,18 @@ def _place(source: Path, target: Path, mode: str) -> None:
         why = "lies on another disk" if error.errno == errno.EXDEV else f"can't be linked ({error.strerror})"
         other = "symlink or copy" if mode == "hardlink" else "copy"
         raise InputError(f"{source}: {why}; build the tree with mode {other}") from None
+
+
+def add_train_ids(out: Path, map_function: Callable = map) -> int:
+    """Write labelTrainIds.png of all frames of a tree, raw and synthetic; how many got none, with a warning.
+
+    See `data.train_ids`.
+    """
+    frames = [frame for split in splits_of(out) for frame in list_frames(out, split)]
+    messages = write_train_ids(frames, map_function)
+    for message in messages:
+        warn(f"{message}; it has no labelTrainIds")
+    return len(messages)
 
 
 def splits_of(out: Path) -> list[str]:

@@ -29,6 +29,7 @@ RULES = {
     "size": "all files of a frame have the same width and height",
     "value": "instance maps hold label ids, and label * 1000 + k for classes with instances",
     "labels": "labelIds is instanceIds without the ordinals",
+    "train_ids": "labelTrainIds is labelIds in official train ids (raw ones: but for 1 %)",
     "colour": "color has the official colours of labelIds",
     "deleted": "no object of ours has the key 'deleted'",
     "label": "polygons have official labels, or such with 'group' behind",

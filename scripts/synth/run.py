@@ -11,7 +11,7 @@ from functools import partial
 
 from augment.repaint.command import finish, generate_workers, parse, run_verb, stage_parser, start
 from augment.repaint.running import Run
-from augment.repaint.tree import add_raw, export_coco, splits_of
+from augment.repaint.tree import add_raw, add_train_ids, export_coco, splits_of
 from support.errors import Parser
 from support.files import writing_to
 
@@ -41,9 +41,11 @@ def all_stages(run: Run, flags: argparse.Namespace, begin: float) -> int:
             raw = add_raw(
                 run.root, run.out, [split for split in options.raw_splits.split(",") if split], options.raw
             )
+            if options.train_ids:
+                left_out += add_train_ids(run.out, partial(pool.with_bar, "train ids"))
             if options.coco:
                 bar = partial(pool.with_bar, "export")
-                left_out = export_coco(run.out, splits_of(run.out), map_function=bar)[1]
+                left_out += export_coco(run.out, splits_of(run.out), map_function=bar)[1]
     status = finish(run, counts) or int(left_out > 0)
     print(f"build      {raw} raw files by {options.raw}")
     print(f"seconds    {time.monotonic() - begin:.1f}")

@@ -585,6 +585,18 @@ def test_bad_input_is_one_line_status_2_and_nothing_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_train_ids_on_request_even_for_a_tree_that_is_complete(source, checkpoint, tmp_path, monkeypatch):
+    arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path, "--scenes", 2)
+    assert run(monkeypatch, *arguments) == 0
+    assert not list(tmp_path.rglob("*TrainIds*"))
+    assert run(monkeypatch, *arguments, "--train_ids") == 0
+    for frame in list_frames(tmp_path, "train"):
+        path = frame.label_path.with_name(f"{frame.name}_gtFine_labelTrainIds.png")
+        train_ids, labels = (cv2.imread(str(one), cv2.IMREAD_UNCHANGED) for one in (path, frame.label_path))
+        assert (labels == TARGET_CLASSES["person"].label_id).any()
+        assert np.array_equal(train_ids == 11, labels == 24) and np.array_equal(train_ids == 0, labels == 7)
+
+
 def test_a_second_process_on_the_same_tree_is_one_line_and_status_2(
     source, checkpoint, tmp_path, monkeypatch, capsys
 ):

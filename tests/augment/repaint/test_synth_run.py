@@ -13,10 +13,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from cityscapesscripts.helpers.labels import id2label
 
 import augment.repaint.manifest
 from augment.repaint.manifest import MANIFEST, same_lines
 from augment.repaint.validate import validate_tree
+from data.cityscapes import list_frames
 from scripts.synth import build, export, generate, integrate, run, score, select
 from support.errors import InputError
 from support.files import alone_in
@@ -182,6 +184,26 @@ def test_built_in_scenes_need_no_input(tmp_path, monkeypatch):
     before = tree(out)
     assert call(monkeypatch, run, "--out", out, *flags) == 0  # nothing to do
     assert tree(out) == before
+
+
+@pytest.mark.parametrize("raw", ["symlink", "hardlink", "copy"])
+def test_train_ids_on_request_for_raw_and_synthetic_frames(source, tmp_path, monkeypatch, raw):
+    out, before = tmp_path / "out", tree(source)
+    flags = ("--out", out, "--limit", 1, "--k", 1, "--backend", "recolor", "--raw", raw, *PLAIN)
+    assert call(monkeypatch, run, "--db_root", source, *flags, "--train_ids") == 0
+    assert tree(source) == before
+    frames = list_frames(out, "train")
+    assert len(frames) == len(TRAIN) + 1
+    for frame in frames:
+        train_ids = picture(frame.label_path.with_name(f"{frame.name}_gtFine_labelTrainIds.png"))
+        labels = picture(frame.label_path)
+        assert train_ids.dtype == np.uint8 and train_ids.shape == labels.shape
+        for label in np.unique(labels).tolist():
+            assert set(train_ids[labels == label]) == {id2label[label].trainId}
+    assert validate_tree(out) == []
+    made = tree(out)
+    call(monkeypatch, build, "--out", out, "--num_workers", 1)
+    assert tree(out) == made
 
 
 def test_the_source_is_never_written(source, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from augment.repaint.tree import add_raw, export_coco
+from augment.repaint.tree import add_raw, add_train_ids, export_coco
 from augment.repaint.validate import RULES, validate_tree
 from data.writer import encode_png
 from scripts.synth import validate
@@ -142,6 +142,21 @@ def test_maps_that_disagree_are_named_with_the_first_pixel(tree):
     )
     assert found["colour"].startswith(f"{CROP}_color.png: wrong in 1 pixels")
     assert "outline" not in found
+
+
+def test_wrong_train_ids_are_found(tree):
+    assert add_train_ids(tree) == 0 and validate_tree(tree) == []
+
+    def retrain(train_ids):
+        train_ids[3, 5] = 200
+
+    edit_map(tree / f"{CROP}_labelTrainIds.png", retrain)
+    edit_map(tree / f"{RAW}_labelTrainIds.png", retrain)  # official ones may be drawn anew
+    found = validate_tree(tree)
+    assert [str(one) for one in found] == [
+        f"train_ids  {CROP}_labelTrainIds.png: not the train ids of labelIds in 1 pixels"
+    ]
+    assert add_train_ids(tree) == 0 and validate_tree(tree) == []
 
 
 def test_values_of_no_label_and_instances_of_stuff_are_named(tree):
