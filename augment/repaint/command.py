@@ -8,12 +8,12 @@ from pathlib import Path
 from augment.options import WITH_WEIGHTS, SynthOptions, add_option_flags, as_yaml, options_of
 from augment.paint.backends import settings_of
 from augment.paint.prompts import load_prompts
+from augment.repaint.manifest import STAGES
 from augment.repaint.running import Run, check_out, input_of, make_scenes, prepare_out, saved_options
 from support.errors import InputError, Parser, run_program
 from support.files import alone_in, writing_to
 from support.processes import cores
 
-STAGES = ("select", "generate", "integrate")
 LISTED = 10  # failed and skipped items named at the end
 
 

@@ -1,4 +1,6 @@
-"""The manifest of a synthesis run: one JSON line for each stage and item, appended, and what follows from it.
+"""The manifest of a synthesis run: one JSON line for each item of select, generate and integrate, appended.
+
+Raw files and COCO files are no items of a run: they follow from the tree as it is, whoever makes it.
 
 While a stage runs, only the parent process appends, one line in one write. The last line of an item counts;
 a last line that was cut short is dropped. When a stage is through, the file is written anew, the last line
@@ -19,7 +21,7 @@ from support.files import digest, replacing, write_atomic
 SCHEMA = 1
 CODE_VERSION = "3"  # of everything that decides what the pipeline writes; another one starts anew
 MANIFEST = "manifest.jsonl"
-STAGES = ("select", "generate", "integrate", "build", "export")
+STAGES = ("select", "generate", "integrate")
 STATUSES = ("ok", "skipped", "failed")
 
 

@@ -474,6 +474,9 @@ def test_lines_hold_what_the_contract_asks_for(finished):
         "generate": item | {"prompt", "negative", "seed", "backend"},
         "integrate": item | {"colour_match", "window", "n", "id_map", "dropped"},
     }
+    assert {json.loads(line)["stage"] for line in (finished / MANIFEST).read_text().splitlines()} == {
+        *by_stage
+    }
     for stage, wanted in by_stage.items():
         lines = [line for line in lines_of(finished, stage) if line["key"].count("/") > 2]
         assert lines and all(wanted <= line.keys() for line in lines)
