@@ -247,7 +247,8 @@ class WhereWhat(nn.Module):
         """Fields of Paths by the density of places: path 5, and the likelihood of the places of this half."""
         joint, places = self.options.joint_weight, views.batch.places
         with torch.set_grad_enabled(torch.is_grad_enabled() and joint > 0):
-            theta = self.theta_of_z(views.batch.cond.labels_small, noise.z_spatial.flatten(1)).float()
+            theta = self.theta_of_z(views.batch.cond.labels_small, noise.z_spatial.flatten(1))
+        theta = theta.to(views.batch.theta.dtype)
         theta = theta.detach() + joint * (theta - theta.detach()) if theta.requires_grad else theta
         density = self.density(places.labels[:, half])
         nll_foot, nll_size = density.losses(places.boxes[:, half], places.known[:, half])

@@ -92,9 +92,10 @@ class PlaceDensity:
         return mass[scene, _cell(y, height), _cell(x, width)] / mass.amax((1, 2))
 
     def losses(self, boxes: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """Negative log likelihoods, nats, of feet (cells) and sizes of boxes: means over all known.
+        """Negative log likelihoods of feet (cells) and of sizes, in nats, scalars.
 
-        boxes (B,K,4): x0, y0, x1, y1, shares of the image; known (B,K) bool: which count. 0 if none does.
+        boxes (B,K,4): x0, y0, x1, y1, shares of the image; known (B,K) bool: which count. Means over a
+        scene's known boxes, 0 without any, then over scenes, so that parts of a batch add up to it.
         """
         scene = known.nonzero()[:, 0]
         x0, y0, x1, y1 = boxes[known].unbind(1)
@@ -103,14 +104,14 @@ class PlaceDensity:
         height, width = self.logits.shape[1:]
         column, row = _cell(x, width), _cell(y, height)
         log_mass = self.logits.flatten(1).log_softmax(1).view_as(self.logits)
-        count = max(len(scene), 1)
-        foot = -log_mass[scene, row, column].sum() / count
+        weight = 1 / (known.sum(1)[scene] * len(known))
+        foot = -(weight * log_mass[scene, row, column]).sum()
         height_mean, height_sigma, aspect_mean, aspect_sigma = self._sizes_at(x, y, scene)
         size = _cut_normal_loss(log_height, height_mean, height_sigma, _tallest(y))
         size = size + _cut_normal_loss(
             log_aspect, aspect_mean, aspect_sigma, _widest(x, log_height, self.ratio)
         )
-        return foot, size.sum() / count
+        return foot, (weight * size).sum()
 
     def overlap(self, things: Tensor) -> Tensor:
         """Expected share of a box that falls on things (B,h,w) bool, over feet; mean over scenes, scalar.

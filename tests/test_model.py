@@ -413,3 +413,26 @@ def test_sampling_a_density():
     again = model.z_of_theta(scene.labels_small, drawn.theta)
     torch.testing.assert_close(again.float(), noise.z_spatial.flatten(1), rtol=0, atol=1e-4)
     assert torch.equal(sample(model, scene, noise.z_spatial, noise.z_appr).planes, drawn.planes)
+
+
+def test_parts_of_a_batch_add_up_with_a_density():
+    """Also where scenes hold different numbers of places."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        batch = with_places(make_batch(4))
+        known = batch.places.known.clone()
+        known[0], known[1, :, 2:], known[3, 1] = False, False, False
+        batch = dataclasses.replace(batch, places=dataclasses.replace(batch.places, known=known))
+        batch = batch.apply(lambda t: t.double() if t.is_floating_point() else t)
+        results = []
+        for parts in (1, 2, 4):
+            model = distribution(batch_size=4, accumulate=parts, joint_weight=0.5, overlap_weight=2.0)
+            losses = train_step(model, Optimisers(model), batch, double(draw_noise(TINY, range(4))))
+            results.append((losses, dict(model.networks["place_density"].named_parameters())))
+        for losses, weights in results[1:]:
+            for name, value in results[0][0].items():
+                torch.testing.assert_close(losses[name], value, msg=name)
+            for name, value in results[0][1].items():
+                torch.testing.assert_close(weights[name], value, rtol=1e-6, atol=1e-8, msg=name)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -128,10 +128,18 @@ def test_unknown_places_do_not_count():
     density = random_density(2)
     boxes = places(density.theta_of_z(normal(2)))[:, None].repeat(1, 3, 1)
     boxes[:, 1:] = 0
-    known = torch.tensor([[True, False, False]] * 2)
+    known = torch.tensor([[True, False, False], [True, True, False]])
+    boxes[1, 1] = boxes[1, 0] * 0.9
     foot, size = density.losses(boxes, known)
-    alone = density.losses(boxes[:, :1], known[:, :1])
+    alone = density.losses(boxes[:, :2], known[:, :2])
     torch.testing.assert_close(torch.stack([foot, size]), torch.stack(alone))
+    halves = [
+        PlaceDensity(density.logits[i : i + 1], density.sizes[i : i + 1], RATIO).losses(
+            boxes[i : i + 1], known[i : i + 1]
+        )
+        for i in (0, 1)
+    ]
+    torch.testing.assert_close(torch.tensor(halves).mean(0), torch.stack([foot, size]))
     nothing = density.losses(boxes, torch.zeros(2, 3, dtype=torch.bool))
     assert [float(value) for value in nothing] == [0.0, 0.0]
 
