@@ -25,6 +25,7 @@ from data.labels import TargetClass
 # Rules about plausibility, which can be switched off one by one, and what each asks.
 RULES = {
     "inside": "the box lies in the image, to half a pixel",
+    "apart": "min_apart times the height of the taller one between it and any other new object",
     "support": "half of the strip below the foot is a surface the class stands on",
     "height": "height in metres plausible by the camera, else height fits the foot row",
     "overlap": "at most max_overlap of the mask is hidden by things in front",
@@ -40,6 +41,7 @@ class Gates:
     rules: tuple[str, ...] = tuple(RULES)
     max_overlap: float = 0.3  # share of the mask behind things in front
     max_overlap_any: float = 1.0  # share of the mask on things, in front or behind
+    min_apart: float = 0.5  # gap between two new objects, in heights of the taller one
     min_area: int | None = None  # pixels of the new object that must be seen; None: 1/4000 of the image
     min_visible: int | None = None  # pixels below which a covered thing vanishes; None: 1/40000 of the image
     may_hide: bool = False  # whether things may vanish so; else the object is refused, reason "hides"
@@ -68,6 +70,7 @@ class Surroundings:
     camera: Camera | None
     fit: HeightFit | None  # of the class's training instances, in shares of the image size
     region: np.ndarray | None  # (H,W) bool
+    new_boxes: tuple[tuple[int, int, int, int], ...] = ()  # of the objects inserted already, half-open
 
 
 def box_refusal(box: np.ndarray, target: TargetClass, around: Surroundings, gates: Gates) -> str | None:
@@ -81,6 +84,8 @@ def box_refusal(box: np.ndarray, target: TargetClass, around: Surroundings, gate
         return "height_range"
     if gates.distance and not in_distance(box, around.camera, gates.distance):
         return "distance"
+    if "apart" in gates.rules and not is_apart(box, around.new_boxes, gates.min_apart):
+        return "apart"
     if "support" in gates.rules and not stands(box, target, around):
         return "support"
     if "height" in gates.rules and not plausible_height(box, target, around):
@@ -100,6 +105,17 @@ def in_region(
     column, row = int(np.floor(x)), int(np.floor(y))
     height, width = region_map.shape
     return 0 <= row < height and 0 <= column < width and bool(region_map[row, column])
+
+
+def is_apart(box: np.ndarray, others: tuple[tuple[int, int, int, int], ...], least: float) -> bool:
+    """Whether the gap between the feet of a box (4,) and those of each other one is `least` heights or more.
+
+    The gap goes along the picture, from the one lower edge to the other; the height is that of the taller.
+    """
+    return all(
+        np.hypot(max(x0 - box[2], box[0] - x1, 0), y1 - box[3]) >= least * max(y1 - y0, box[3] - box[1])
+        for x0, y0, x1, y1 in others
+    )
 
 
 def in_distance(box: np.ndarray, camera: Camera | None, limits: tuple[float, float]) -> bool:

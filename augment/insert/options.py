@@ -152,6 +152,12 @@ class InsertOptions:
         least=0,
         most=1,
     )
+    min_apart: float = setting(
+        Gates.min_apart,
+        "gap in the picture between the feet of two new objects, in heights of the taller one",
+        section="rules",
+        least=0,
+    )
     min_area: int | None = setting(
         Gates.min_area,
         "pixels of a new object that must be seen; default 1/4000 of the image",
@@ -297,6 +303,7 @@ def gates_of(options: InsertOptions) -> Gates:
         rules=options.rules,
         max_overlap=options.max_overlap,
         max_overlap_any=options.max_overlap_any,
+        min_apart=options.min_apart,
         min_area=options.min_area,
         min_visible=options.min_visible,
         may_hide=options.may_hide,

@@ -173,6 +173,7 @@ class Inserter:
             image.camera,
             settings.fits.get(class_name),
             self.region,
+            tuple(mask.box for mask in image.new_masks),
         )
         small = working_maps(image.label_ids, image.instance_ids, model.small, self.device)
         big = working_maps(image.label_ids, image.instance_ids, model.big, self.device)

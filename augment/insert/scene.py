@@ -87,7 +87,7 @@ class EditedImage:
             return "hides", {}
         rendered = {}
         if paint is not None:
-            new = NewObject(name, f"{self.frame.name}/{new_id}", patch, hidden, composed)
+            new = NewObject(name, self.frame.name, new_id, number, patch, hidden, composed)
             try:
                 self.rgb, facts = paint(self.rgb, new)
             except CannotFillError:

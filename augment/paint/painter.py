@@ -89,7 +89,9 @@ class NewObject:
     """An object that passed all rules, before it is put on the image."""
 
     class_name: str
-    key: str  # "frame name/instance id"
+    frame_name: str
+    instance_id: int
+    number: int  # 1, 2, ... among the new objects of the frame
     patch: Patch  # its whole mask
     hidden: np.ndarray  # (h,w) bool, what of the patch lies behind something
     composed: Composed  # the maps with the object on them
@@ -135,11 +137,19 @@ class Painter:
         if new.composed.given_back.any():
             rgb = self._without(rgb, new.composed.given_back, seen)
         crop = context_crop(new.patch.box, size, options.margin, options.min_crop)
-        seed = seed_of(self.seed, "render", new.key)
+        key = f"{new.frame_name}/{new.instance_id}"
+        seed = seed_of(self.seed, "render", key)
         prompts = draw_prompts(new.class_name, seed, self.prompts, options.style)
         negative = self.prompts.negative
         asked = Request(
-            crop.cut(rgb), crop.cut(whole, mirror=False), new.class_name, new.key, prompts, negative, seed
+            crop.cut(rgb),
+            crop.cut(whole, mirror=False),
+            new.class_name,
+            key,
+            prompts,
+            negative,
+            seed,
+            (seed_of(self.seed, "deal", new.frame_name), new.number),
         )
         picture = self._fill(asked)
 

@@ -45,6 +45,9 @@ class Request:
     prompts: tuple[str, ...]  # one for each sample wanted
     negative: str
     seed: int  # everything random follows from it and the number of the sample
+    # Seed of the picture and number 1, 2, ... of a new object in it: a back end that shows instances of the
+    # data set deals them out to the objects of a picture, so that they look different. None: no such number.
+    deal: tuple[int, int] | None = None
 
     @property
     def count(self) -> int:

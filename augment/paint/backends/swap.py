@@ -21,7 +21,7 @@ from augment.paint.blend import resize, ring_of, ring_statistics
 from augment.paint.registration import continue_texture, displacement
 from support.settings import setting
 
-VERSION = "1"
+VERSION = "2"
 
 # What makes an instance unfit, in units of the intersection over union of the two shapes.
 _ASPECT = 0.6  # for each factor e between the aspects of the boxes
@@ -32,7 +32,9 @@ _PART = 0.22  # for showing a part of an instance, unless the frame cuts the obj
 _ENLARGED = 0.4  # for each factor 2 of enlargement
 _LIGHT = 0.4  # for a difference of 50 in L around the two
 _TWIN = 0.3  # for standing in the same frame, where both would be seen
+_NOT_DEALT = 2.0  # for being another object's: see `Request.deal`
 _FAR_TOO_SMALL = 10.0  # beyond `max_enlargement`: only if there is nothing else
+_HANDS = 6  # parts in which a picture deals the instances of a class out, another part to each object
 _TEMPERATURE = 0.06  # of the draw: a fit worse by this much is drawn e times less often
 
 _RIM_SHARE = 0.004  # outline of an annotated instance that is half background, in parts of h + w
@@ -123,6 +125,11 @@ class Swap:
         cut = np.array([x == 0, y == 0, x + w == width, y + h == height])
         cost = _COVERED * table.covered[rows] + _HOLLOW * (1 - table.solidity[rows])
         cost += _TWIN * (table.frame[rows] == request.source.split("/")[0])
+        if request.deal is not None:
+            seed, new_object = request.deal
+            hands = min(_HANDS, len(shelf.rows))
+            dealt = np.random.default_rng(seed).permutation(len(shelf.rows)) % hands
+            cost += _NOT_DEALT * (dealt[other] != new_object % hands)
         if light is not None:
             cost += _LIGHT * np.abs(table.ring[rows, 0, 0] - light[0, 0]) / 50
         costs = np.empty((2, len(PARTS), len(rows)), np.float32)

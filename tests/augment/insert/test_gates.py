@@ -43,6 +43,16 @@ def test_each_rule_refuses_and_can_be_switched_off(box, reason):
     assert refusal(box, rules=()) is None
 
 
+def test_new_objects_keep_a_distance_in_heights_of_the_taller_one():
+    for x0, reason in ((138, "apart"), (160, "apart"), (171, None), (60, None), (90, "apart")):
+        around = dataclasses.replace(AROUND, new_boxes=((10, 90, 12, 95), (x0, 35, x0 + 20, 100)))
+        assert refusal(around=around) == reason  # 65 pixels high: 32.5 apart
+        assert refusal(around=around, min_apart=0) is None
+        assert refusal(around=around, rules=tuple(rule for rule in RULES if rule != "apart")) is None
+    smaller_and_further = dataclasses.replace(AROUND, new_boxes=((130, 50, 134, 66),))
+    assert refusal(around=smaller_and_further) is None  # 34 rows up the road
+
+
 def test_feet_on_a_thing_count_by_what_the_thing_stands_on():
     assert refusal((30, 25, 50, 95), rules=("support",)) is None  # on the car, which stands on the road
 

@@ -1,5 +1,6 @@
 """scripts/insert.py from end to end: an official tree, the same bytes however it is made, clear refusals."""
 
+import itertools
 import json
 import os
 import signal
@@ -42,7 +43,7 @@ from tests.miniature import write_miniature
 from tests.town import write_checkpoint, write_density_checkpoint, write_town
 
 FRAMES = 4
-COMMAND = ("--per_image", "2-3", "--min_visible", "20", "--may_hide", "--render", "overlay")
+COMMAND = ("--per_image", "2-3", "--no_apart", "--min_visible", "20", "--may_hide", "--render", "overlay")
 
 
 def run(monkeypatch, *arguments, workers: int = 0) -> int:
@@ -673,6 +674,22 @@ def test_what_is_seen_of_an_object_is_told_as_it_is_in_the_end(tmp_path):
     assert image.seen(second["inserted_value"]) == {
         "extent": [185, 75, 195, 105], "pixels": 300, "hidden_pixels": 0,
     }  # fmt: skip
+
+
+def test_new_objects_of_an_image_keep_a_distance(out, source, checkpoint, tmp_path, monkeypatch):
+    def gaps(tree: Path) -> list[float]:
+        """Between the feet of any two new objects of an image, in heights of the taller one."""
+        found = []
+        for first, second in itertools.combinations([one for one in lines(tree) if "box" in one], 2):
+            if first["image"] == second["image"]:
+                (a0, b0, a1, b1), (c0, d0, c1, d1) = first["box"], second["box"]
+                found.append(np.hypot(max(c0 - a1, a0 - c1, 0), b1 - d1) / max(b1 - b0, d1 - d0))
+        return found
+
+    arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "out")
+    assert run(monkeypatch, *arguments, "--per_image", 2) == 0
+    assert min(gaps(out)) < 0.4
+    assert len(gaps(tmp_path / "out")) > 1 and min(gaps(tmp_path / "out")) > 0.45  # but for rounding
 
 
 def test_nothing_vanishes_unless_it_may(source, checkpoint, tmp_path, monkeypatch):

@@ -168,6 +168,8 @@ def test_an_object_behind_a_car_is_cut_from_a_whole_one(source, checkpoint, monk
     assert seen.sum() == facts["pixels"] < mask.size
     assert (image.rgb[seen] == 255).all() and np.array_equal(image.rgb[~seen], before[~seen])
     assert (image.instance_ids[ids == 26002] == 26002).all()
+    image.put("person", Patch(mask, 200, 60), Gates(rules=()), painter.paint)
+    assert [one.deal for one in asked] == [(request.deal[0], 1), (request.deal[0], 2)]
 
 
 def test_remains_of_a_covered_thing_are_painted_over(source, tmp_path):

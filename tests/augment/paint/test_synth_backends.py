@@ -126,6 +126,19 @@ def test_swap_never_shows_the_instance_itself(swap, tree):
     assert len(rows) == len(keys)  # a new object may look like any
 
 
+def test_swap_deals_its_instances_out_to_the_objects_of_a_picture(tree, tmp_path):
+    settings = {"bank": str(tmp_path / "b.npz"), "max_enlargement": 100.0}  # that no instance is out of reach
+    swap = make_backend("swap", settings, tree, "train")
+
+    def shown(**deal) -> int:
+        asked = request(tree, 26000, source=f"{TRAIN[0]}/26007", **deal)
+        return swap.choose(asked, asked.mask[20:-20, 20:-20], (20, 20), None)[0].row
+
+    pictures = [[shown(deal=(seed, number)) for number in range(1, 5)] for seed in range(8)]
+    assert all(len(set(rows)) == 4 for rows in pictures)
+    assert len({rows[0] for rows in pictures}) > 2  # what fits best is not shown in every picture
+
+
 def test_swap_covers_the_whole_silhouette(swap, tree):
     """Neither the old object nor the source's background: both are marked with a colour that must vanish."""
     green = np.array([0, 255, 0])
