@@ -5,6 +5,10 @@ number k (official rule). A new object that nothing hides goes to the end. One t
 whole, under what hides it, if the list has such a place and if no number changes by that; otherwise its
 visible part goes to the end. So an occluded object is an uncut outline wherever the order permits it.
 
+A polygon is one piece, a visible part may be several. They are joined by lines one pixel wide that lead
+around instances if there is room, over stuff and groups: these have no numbers, so what a line covers of them
+is drawn again above it.
+
 A dropped instance leaves the list, so that the official count of its class closes the gap; the instance map
 keeps all other numbers as they were, and the new ones go on from the highest.
 """
@@ -74,8 +78,28 @@ class Outlines:
             under = self._place_under(label, patch, hidden)
             if under is not None:
                 place, shape = under, patch.mask
+            elif _pieces(shape)[0] > 1:
+                return Outlines((*self.objects, *self._joined(label, patch, shape)))
         new = LabelledPolygon(label, outline(shape) + np.array([patch.x0, patch.y0], np.int32))
         return Outlines((*self.objects[:place], new, *self.objects[place:]))
+
+    def _joined(self, label: str, patch: Patch, visible: np.ndarray) -> list[LabelledPolygon]:
+        """An object seen in several pieces, `visible` (h,w) of its patch, and what its lines have covered."""
+        margin = max(visible.shape)  # pixels around the patch where lines may lead
+        left, top = min(margin, patch.x0), min(margin, patch.y0)
+        visible = np.pad(visible, ((top, margin), (left, margin)))
+        corner = np.array([patch.x0 - left, patch.y0 - top], np.int32)
+        height, width = visible.shape
+        shifted = [LabelledPolygon(thing.label, thing.polygon - corner) for thing in self.objects]
+        owners = topmost(shifted, width, height)
+        numberless = np.array([*(not thing.is_instance for thing in shifted), False])  # the last: no object
+        new = LabelledPolygon(label, outline(join_pieces(visible, numberless[owners])))
+        made = [new]
+        lines = (topmost([new], width, height) == 0) & ~visible & numberless[owners]
+        for owner in np.unique(owners[lines]).tolist():
+            count, parts = _pieces(lines & (owners == owner))
+            made += [LabelledPolygon(shifted[owner].label, outline(parts == n + 1)) for n in range(count)]
+        return [LabelledPolygon(thing.label, thing.polygon + corner) for thing in made]
 
     def _place_under(self, label: str, patch: Patch, hidden: np.ndarray) -> int | None:
         """Where a whole outline would be hidden in exactly these pixels, keeping all numbers; or None."""
@@ -88,6 +112,42 @@ class Outlines:
         if top[hidden].min() < place or any(thing.is_instance and thing.label == label for thing in later):
             return None
         return place
+
+
+def _pieces(mask: np.ndarray) -> tuple[int, np.ndarray]:
+    """How many 8-connected pieces a mask (h,w) bool has, and the piece 1, 2, ... of each pixel, else 0."""
+    count, pieces = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+    return count - 1, pieces
+
+
+def join_pieces(mask: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """A mask (h,w) bool, its pieces joined by the shortest lines over `free` pixels (h,w) bool.
+
+    Lines are one pixel wide. A piece that no such line leads to stays apart.
+    """
+    count, pieces = _pieces(np.pad(mask, 1))
+    width, pieces = pieces.shape[1], pieces.ravel()
+    closed = ~np.pad(free | mask, 1).ravel()  # or reached already
+    joined = pieces > 0
+    before = np.full(pieces.size, -1)  # the pixel from which one was reached; none within a piece
+    frontier = np.flatnonzero(pieces == 1 + np.argmax(np.bincount(pieces, minlength=count + 1)[1:]))
+    closed[frontier] = True
+    apart = count - 1
+    while apart and frontier.size:
+        step, first = np.unique(frontier[:, None] + (1, -1, width, -width), return_index=True)
+        step, first = step[~closed[step]], first[~closed[step]]
+        closed[step], before[step] = True, frontier[first // 4]
+        for piece in set(pieces[step].tolist()) - {0}:
+            pixel = before[step[np.argmax(pieces[step] == piece)]]
+            while before[pixel] >= 0:
+                joined[pixel] = True
+                pixel = before[pixel]
+            inside = np.flatnonzero(pieces == piece)
+            closed[inside], before[inside] = True, -1
+            apart -= 1
+            step = np.concatenate([step[pieces[step] != piece], inside])
+        frontier = step
+    return joined.reshape(-1, width)[1:-1, 1:-1]
 
 
 def outline(mask: np.ndarray) -> np.ndarray:

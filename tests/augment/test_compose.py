@@ -242,6 +242,31 @@ def test_an_occluded_object_is_uncut_where_the_order_permits(order, label, whole
     assert new.label == label and new.polygon[:, 1].max() == (24 if whole else 19)
 
 
+@pytest.mark.parametrize(
+    "in_front",
+    [
+        [box("pole", 28, 4, 31, 37)],  # stuff: what the joining line covers is drawn again
+        [box("car", 28, 4, 31, 37)],  # an instance: the line leads around it
+        [box("car", 28, 0, 31, 37), box("cargroup", 20, 38, 40, 39)],  # around it over a group
+        [box("pole", 26, 0, 27, 39), box("car", 28, 6, 31, 39)],
+    ],
+)
+def test_pieces_are_joined_without_a_trace_on_what_stands_in_front(in_front):
+    later = [
+        box("road", 0, 10, 24, 39),
+        box("road", 35, 10, 59, 39),
+    ]  # so that nothing fits under what is before
+    objects = [box("building", 0, 0, 59, 39), *in_front, *later]
+    _, ids = rasterise(objects, 60, 40)
+    patch = full_patch(12, 12, 50, 26)
+    hidden = ~np.isin(ids[patch.window], (7, 11))
+    wanted = ids.copy()
+    wanted[patch.window][~hidden] = 31000
+    after = Outlines(tuple(objects)).insert("train", patch, hidden)
+    assert after.objects[: len(objects)] == tuple(objects)
+    assert np.array_equal(official(after, 60, 40), wanted)
+
+
 def test_dropped_instances_leave_the_list():
     objects = [box("road", 0, 0, 59, 39), box("person", 1, 1, 3, 3), box("person", 5, 1, 8, 3)]
     _, ids = rasterise(objects, 60, 40)
