@@ -200,10 +200,16 @@ class WhereWhat(nn.Module):
 
     # ---- the density of places (option where = distribution)
 
-    def density(self, labels: Tensor) -> PlaceDensity:
-        """The density of places in small maps, channels (B,h,w) uint8."""
+    def learnt_density(self, labels: Tensor) -> PlaceDensity:
+        """What likelihood trains: the density of places in small maps, channels (B,h,w) uint8."""
         planes = full_precision(self.networks["place_density"](labels))
-        return PlaceDensity.of_planes(planes, self.small[1] / self.small[0]).at_temperature(self.temperature)
+        return PlaceDensity.of_planes(planes, self.small[1] / self.small[0])
+
+    def density(self, labels: Tensor) -> PlaceDensity:
+        """What places are drawn from: the learnt density, kept clear of things, at the model's temperature."""
+        things = labels >= FIRST_THING_CHANNEL
+        clear = self.learnt_density(labels).clear_of(things, self.options.clear_weight)
+        return clear.at_temperature(self.temperature)
 
     def theta_of_z(self, labels: Tensor, z_spatial: Tensor) -> Tensor:
         """theta (B,6) float64 for z (B,4), on small maps of channels (B or 1,h,w) uint8."""
@@ -250,7 +256,7 @@ class WhereWhat(nn.Module):
             theta = self.theta_of_z(views.batch.cond.labels_small, noise.z_spatial.flatten(1))
         theta = theta.to(views.batch.theta.dtype)
         theta = theta.detach() + joint * (theta - theta.detach()) if theta.requires_grad else theta
-        density = self.density(places.labels[:, half])
+        density = self.learnt_density(places.labels[:, half])
         nll_foot, nll_size = density.losses(places.boxes[:, half], places.known[:, half])
         overlap = density.overlap(places.labels[:, half] >= FIRST_THING_CHANNEL)
         return {"theta": theta, "nll_foot": nll_foot, "nll_size": nll_size, "density_overlap": overlap}

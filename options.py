@@ -76,6 +76,11 @@ class Options:
         least=0,
         most=1,
     )
+    clear_weight: float = setting(
+        0.0,
+        "places are drawn with exp(-clear_weight * share of the box on things) times their learnt density",
+        least=0,
+    )
     decoys: float = setting(
         1.0,
         "filled holes where nothing stood, for each erased instance, in maps without exact erasures",
@@ -175,7 +180,7 @@ PRESETS = {
         "theta_jitter": 0.5,
         "what_kl_weight": 0.012,
         "mask_loss": "bce",
-        "overlap_weight": 2.0,
+        "clear_weight": 4.0,
         "num_workers": 1,
         "save_every": 200,
     },
@@ -195,7 +200,7 @@ PRESETS = {
         "theta_jitter": 0.5,
         "what_kl_weight": 0.003,
         "mask_loss": "bce",
-        "overlap_weight": 2.0,
+        "clear_weight": 4.0,
         "num_workers": 4,
     },
     "tiny": {

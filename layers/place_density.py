@@ -12,7 +12,7 @@ has.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -113,10 +113,18 @@ class PlaceDensity:
         )
         return foot, (weight * size).sum()
 
-    def overlap(self, things: Tensor) -> Tensor:
-        """Expected share of a box that falls on things (B,h,w) bool, over feet; mean over scenes, scalar.
+    def clear_of(self, things: Tensor, weight: float) -> "PlaceDensity":
+        """The density times exp(-weight * share of the box on things); things (B,h,w) bool."""
+        return replace(self, logits=self.logits - weight * self._shares_on(things)) if weight else self
 
-        Each cell's box stands on its centre with the means of height and aspect, which get no gradient.
+    def overlap(self, things: Tensor) -> Tensor:
+        """Expected share of a box that falls on things (B,h,w) bool, over feet; mean over scenes, scalar."""
+        return (self.logits.flatten(1).softmax(1) * self._shares_on(things).flatten(1)).sum(1).mean()
+
+    def _shares_on(self, things: Tensor) -> Tensor:
+        """Share of each cell's box that falls on things, both (B,h,w).
+
+        A cell's box stands on its centre with the means of height and aspect, which get no gradient.
         """
         height, width = things.shape[1:]
         x = (torch.arange(width, device=things.device) + 0.5) / width
@@ -133,8 +141,7 @@ class PlaceDensity:
 
         covered = above_left(bottom, right) - above_left(top, right)
         covered = covered - above_left(bottom, left) + above_left(top, left)
-        share = covered / ((right - left) * (bottom - top)).clamp(min=1e-3)
-        return (self.logits.flatten(1).softmax(1) * share.flatten(1)).sum(1).mean()
+        return covered / ((right - left) * (bottom - top)).clamp(min=1e-3)
 
     def _sizes_at(self, x: Tensor, y: Tensor, scene: Tensor | None = None) -> tuple[Tensor, ...]:
         """Mean and sigma of log height, of log aspect, (N,) each, bilinear at feet x, y (N,) of scenes."""

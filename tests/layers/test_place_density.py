@@ -165,6 +165,11 @@ def test_overlap_is_the_share_of_boxes_on_things():
     found = density.overlap(things)
     assert float(found) == pytest.approx(expected, abs=2e-3) and expected > 0.02
 
+    clear = density.clear_of(things, 3.0)
+    assert float(clear.overlap(things)) < expected / 2 and torch.equal(clear.sizes, density.sizes)
+    where_clear = (density.logits - clear.logits) == 0
+    assert where_clear.any() and not where_clear.all()  # only places on things lose
+
     logits = density.logits.clone().requires_grad_()
     for _ in range(50):
         (gradient,) = torch.autograd.grad(PlaceDensity(logits, density.sizes, RATIO).overlap(things), logits)
