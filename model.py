@@ -206,7 +206,7 @@ class WhereWhat(nn.Module):
         return PlaceDensity.of_planes(planes, self.small[1] / self.small[0])
 
     def density(self, labels: Tensor) -> PlaceDensity:
-        """What places are drawn from: the learnt density, kept clear of things, at the model's temperature."""
+        """What places are drawn from: the learnt density, kept clear of things, at its temperature."""
         things = labels >= FIRST_THING_CHANNEL
         clear = self.learnt_density(labels).clear_of(things, self.options.clear_weight)
         return clear.at_temperature(self.temperature)
