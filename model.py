@@ -206,10 +206,10 @@ class WhereWhat(nn.Module):
         return PlaceDensity.of_planes(planes, self.small[1] / self.small[0])
 
     def density(self, labels: Tensor) -> PlaceDensity:
-        """What places are drawn from: the learnt density, kept clear of things, at its temperature."""
+        """What places are drawn from: the learnt density where boxes fit, kept clear of things."""
         things = labels >= FIRST_THING_CHANNEL
-        clear = self.learnt_density(labels).clear_of(things, self.options.clear_weight)
-        return clear.at_temperature(self.temperature)
+        fitting = self.learnt_density(labels).that_fit()
+        return fitting.clear_of(things, self.options.clear_weight).at_temperature(self.temperature)
 
     def theta_of_z(self, labels: Tensor, z_spatial: Tensor) -> Tensor:
         """theta (B,6) float64 for z (B,4), on small maps of channels (B or 1,h,w) uint8."""

@@ -117,6 +117,16 @@ class PlaceDensity:
         """The density times exp(-weight * share of the box on things); things (B,h,w) bool."""
         return replace(self, logits=self.logits - weight * self._shares_on(things)) if weight else self
 
+    def that_fit(self) -> "PlaceDensity":
+        """The density times the probability that the height, not cut off, fits between foot and upper edge.
+
+        Without it a stray foot in the sky has a box of next to no height.
+        """
+        rows = self.logits.shape[1]
+        y = (torch.arange(rows, device=self.logits.device) + 0.5)[:, None] / rows
+        mean, sigma = self.sizes[:, 0], self.sizes[:, 1].exp()
+        return replace(self, logits=self.logits + torch.special.log_ndtr((_tallest(y) - mean) / sigma))
+
     def overlap(self, things: Tensor) -> Tensor:
         """Expected share of a box that falls on things (B,h,w) bool, over feet; mean over scenes, scalar."""
         return (self.logits.flatten(1).softmax(1) * self._shares_on(things).flatten(1)).sum(1).mean()
