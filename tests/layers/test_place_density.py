@@ -111,7 +111,10 @@ def test_gradients_agree_with_finite_differences():
 
     boxes = places(density.theta_of_z(z))[None]
     known = torch.ones(1, len(z), dtype=torch.bool)
-    losses = lambda logits, sizes: PlaceDensity(logits, sizes, RATIO).losses(boxes, known)  # noqa: E731
+
+    def losses(logits, sizes):
+        return PlaceDensity(logits, sizes, RATIO).losses(boxes, known)
+
     assert torch.autograd.gradcheck(losses, inputs[1:], eps=1e-6, atol=1e-5, rtol=1e-3)
 
 
