@@ -128,7 +128,7 @@ def heatmap(settings: argparse.Namespace) -> None:
     files = {settings.out: encode_png(picture)}
     if settings.json:
         content = {
-            "image": image.frame.name,
+            "image": image.name,
             "width": width,
             "height": height,
             "class": model.target.name,
@@ -149,7 +149,7 @@ def heatmap(settings: argparse.Namespace) -> None:
         except OSError as error:
             raise InputError(f"{name}: can't be written ({error.strerror}); choose another") from None
     counts = Counter(refusal or "passes" for refusal in refusals)
-    print(f"{len(boxes)} places of a {model.target.name} in {image.frame.name}")
+    print(f"{len(boxes)} places of a {model.target.name} in {image.name}")
     if concentration:
         print(
             f"density of feet: entropy {concentration['entropy']:.2f} nats of {np.log(mass.size):.2f};"

@@ -46,10 +46,7 @@ def draw_places(model: WhereWhat, image: EditedImage, count: int, seed: int) -> 
     small = working_maps(image.label_ids, image.instance_ids, model.small, device)
     size = model.options.z_dim_spatial
     z = np.array(
-        [
-            generator(seed, image.frame.name, k, "heatmap").standard_normal(size, np.float32)
-            for k in range(count)
-        ]
+        [generator(seed, image.name, k, "heatmap").standard_normal(size, np.float32) for k in range(count)]
     )
     boxes, scores = [], []
     for first in range(0, count, BATCH):

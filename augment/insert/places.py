@@ -1,4 +1,4 @@
-"""Inserting objects into one image and writing its part of the new tree: what each worker does.
+"""Inserting objects into one image, and writing its part of the new tree: what each worker does.
 
 The noise of an attempt follows from (seed, name of the image, number of the object, number of the attempt)
 alone, and the model is always asked for CANDIDATES places at once, so that the files are the same to the
@@ -32,13 +32,11 @@ FIT_FRAMES = 200  # at most so many frames, evenly spaced, enter the fit of heig
 WORK = ".work"  # folder of the records of finished images, while a run is under way
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a worker must know; everything that decides the content of the files, and where they go."""
+@dataclass(frozen=True, kw_only=True)
+class Insertion:
+    """Everything besides an image that decides what is inserted into it."""
 
     checkpoints: tuple[str, ...]  # one for each class
-    out: str
-    split: str
     seed: int
     attempts: int  # for each object
     gates: Gates
@@ -46,8 +44,16 @@ class Settings:
     z_spatial: tuple[float, ...] | None = None  # fixed noise
     z_appr: tuple[float, ...] | None = None
     temperature: float = 1.0  # of the density of places
-    rendering: Rendering | None = None  # how leftImg8bit is painted; None: there is none
+    rendering: Rendering | None = None  # how pictures are painted; None: not at all
     device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Insertion):
+    """What a worker must know: besides, how images are read and where the new ones go."""
+
+    out: str
+    split: str
     camera: str = "auto"  # one of CAMERA_CHOICES
 
 
@@ -122,7 +128,7 @@ def training_boxes(frames: list[Frame], model: WhereWhat) -> np.ndarray:
 class Inserter:
     """The models of a run, ready to insert into one image after another."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Insertion):
         """Raises InputError if a checkpoint or the region's picture can't be read."""
         self.settings = settings
         self.device = torch.device(settings.device)
@@ -131,37 +137,20 @@ class Inserter:
         self.region = read_region(settings.gates.region_mask) if settings.gates.region_mask else None
         self.painter = Painter(settings.rendering, settings.seed) if settings.rendering else None
 
-    def run(self, task: Task) -> dict:
-        """Insert into one image and write its files, the record last; returns the record.
+    def edit(self, image: EditedImage, classes: tuple[str, ...]) -> list[dict]:
+        """Insert objects of these classes, one after another; the manifest's record of each.
 
-        A bad source file gives a record with status "failed" and the reason, and no file. OSError if the
-        output can't be written, InputError if there is nothing to paint with.
+        Raises InputError if the region's picture is not of the image's size, or if the back end fails.
         """
-        if self.painter:
-            self.painter.load()  # here, so that the reason why it can't be comes back from a worker process
-        settings, name = self.settings, task.frame.name
-        record = {"image": name, "stamp": stamp(task.frame), "status": "done"}
-        try:
-            image = read_image(task.frame, self.painter is not None, settings.camera)
-            if self.region is not None and self.region.shape != image.label_ids.shape:
-                raise InputError(f"{settings.gates.region_mask}: not of the size of {task.frame.label_path}")
-            record["before"] = count_instances(image.instance_ids)
-            record["objects"] = [
-                self.insert(image, number, class_name) for number, class_name in enumerate(task.classes, 1)
-            ]
-            for one in record["objects"]:
-                if one["status"] == "inserted":
-                    one |= image.seen(one["inserted_value"])
-            record["after"] = count_instances(image.instance_ids)
-            files = contents(image, settings.split)
-        except InputError as error:
-            record |= {"status": "failed", "reason": str(error)}
-            files = {}
-        out = Path(settings.out)
-        write_files(out, files)
-        record["files"] = sorted(files)
-        write_atomic(out / WORK / f"{name}.json", json.dumps(record).encode())
-        return record
+        if self.region is not None and self.region.shape != image.label_ids.shape:
+            raise InputError(
+                f"{self.settings.gates.region_mask}: not of the size of the maps of {image.name}"
+            )
+        records = [self.insert(image, number, class_name) for number, class_name in enumerate(classes, 1)]
+        for one in records:
+            if one["status"] == "inserted":
+                one |= image.seen(one["inserted_value"])
+        return records
 
     def insert(self, image: EditedImage, number: int, class_name: str) -> dict:
         """Insert object `number` (1, 2, ...) into an image, if a candidate passes the rules; its record."""
@@ -187,7 +176,7 @@ class Inserter:
         for attempt in range(settings.attempts):
             row = attempt % CANDIDATES
             if row == 0:
-                z_spatial, z_appr = self.noise(image.frame.name, number, attempt, model)
+                z_spatial, z_appr = self.noise(image.name, number, attempt, model)
                 theta = predict_places(model, *small, column(z_spatial, self.device))
                 boxes = boxes_of_theta(theta.cpu().numpy(), width, height)
             if reason := box_refusal(boxes[row], model.target, around, gates):
@@ -250,17 +239,38 @@ def read_region(path: str) -> np.ndarray:
 
 # ---- a worker process ---------------------------------------------------------------------------
 
-_inserter: Inserter | None = None
+_worker: tuple[Inserter, Settings] | None = None
 
 
 def start_worker(settings: Settings) -> None:
     """Get a process ready for `work`: one thread, so that rounding is the same everywhere."""
-    global _inserter
+    global _worker
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    _inserter = Inserter(settings)
+    _worker = Inserter(settings), settings
 
 
 def work(task: Task) -> dict:
-    """`Inserter.run` in a process that `start_worker` made ready."""
-    return _inserter.run(task)
+    """Insert into one image and write its files, the record last, which is returned.
+
+    In a process that `start_worker` made ready. A bad source file gives a record with status "failed" and the
+    reason, and no file. OSError if the output can't be written, InputError if there is nothing to paint with.
+    """
+    inserter, settings = _worker
+    if inserter.painter:
+        inserter.painter.load()  # here, so that the reason why it can't be comes back from a worker process
+    frame, out = task.frame, Path(settings.out)
+    record = {"image": frame.name, "stamp": stamp(frame), "status": "done"}
+    try:
+        image = read_image(frame, inserter.painter is not None, settings.camera)
+        record["before"] = count_instances(image.instance_ids)
+        record["objects"] = inserter.edit(image, task.classes)
+        record["after"] = count_instances(image.instance_ids)
+        files = contents(image, frame, settings.split)
+    except InputError as error:
+        record |= {"status": "failed", "reason": str(error)}
+        files = {}
+    write_files(out, files)
+    record["files"] = sorted(files)
+    write_atomic(out / WORK / f"{frame.name}.json", json.dumps(record).encode())
+    return record

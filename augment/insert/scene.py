@@ -1,7 +1,7 @@
 """An image that objects are inserted into: its maps as they are read, changed and written.
 
-Reads one frame of a Cityscapes tree, puts objects on it one after another, and makes the contents of the
-frame's files in the new tree. No model here.
+Reads one frame of a Cityscapes tree, or takes an image that is in memory already, puts objects on it one
+after another, and makes the contents of the frame's files in the new tree. No model here.
 """
 
 import json
@@ -38,17 +38,34 @@ from support.files import replacing, write_atomic
 class EditedImage:
     """An image at its own size H x W that objects are inserted into one after another."""
 
-    frame: Frame
+    name: str  # with a seed it decides everything random
     label_ids: np.ndarray  # (H,W) uint8
     instance_ids: np.ndarray  # (H,W) uint16
     feet: np.ndarray  # (H,W) int32, `contact_rows`
     inserted: np.ndarray  # (H,W) uint8, 1, 2, ... where an inserted object is seen
-    outlines: Outlines | None  # where the source has polygons
-    camera: Camera | None
     rgb: np.ndarray | None = None  # (H,W,3) uint8, where objects are painted
+    camera: Camera | None = None
+    outlines: Outlines | None = None  # where the source has polygons
     new_ids: list[int] = field(default_factory=list)  # of the inserted objects 1, 2, ...
     new_masks: list[Patch] = field(default_factory=list)  # theirs, hidden parts included
     next_number: dict[str, int] = field(default_factory=dict)  # by class
+
+    @classmethod
+    def of_maps(
+        cls,
+        name: str,
+        label_ids: np.ndarray,
+        instance_ids: np.ndarray,
+        rgb: np.ndarray | None = None,
+        camera: Camera | None = None,
+        outlines: Outlines | None = None,
+    ) -> "EditedImage":
+        """An image as it is before anything is inserted: label map (H,W) uint8, instance map (H,W) uint16.
+
+        The arrays are not copied, and never written to: each object makes new ones.
+        """
+        feet, inserted = contact_rows(label_ids, instance_ids), np.zeros(label_ids.shape, np.uint8)
+        return cls(name, label_ids, instance_ids, feet, inserted, rgb, camera, outlines)
 
     def new_id(self, name: str) -> int | None:
         """The next free instance id of a class; numbers are never used twice. None after the last."""
@@ -87,7 +104,7 @@ class EditedImage:
             return "hides", {}
         rendered = {}
         if paint is not None:
-            new = NewObject(name, self.frame.name, new_id, number, patch, hidden, composed)
+            new = NewObject(name, self.name, new_id, number, patch, hidden, composed)
             try:
                 self.rgb, facts = paint(self.rgb, new)
             except CannotFillError:
@@ -140,15 +157,13 @@ def read_image(frame: Frame, rgb: bool = False, camera: str = "auto") -> EditedI
             raise InputError(f"{path}: not a file of polygons ({reason}); copy it from the archive") from None
         if (height, width) != label_ids.shape:
             raise InputError(f"{path}: made for {width}x{height} pixels, unlike the maps beside it")
-    return EditedImage(
-        frame,
+    return EditedImage.of_maps(
+        frame.name,
         label_ids.copy(),
         instance_ids.copy(),
-        contact_rows(label_ids, instance_ids),
-        np.zeros(label_ids.shape, np.uint8),
-        outlines,
-        camera_of(frame, columns, rows, camera),
         read_picture(frame, label_ids.shape) if rgb else None,
+        camera_of(frame, columns, rows, camera),
+        outlines,
     )
 
 
@@ -213,12 +228,12 @@ def stamp(frame: Frame) -> list[int]:
     return [path.stat().st_size if path.exists() else -1 for path in paths]
 
 
-def contents(image: EditedImage, split: str) -> dict[str, bytes | Path]:
-    """The files of an image by their place below OUT: new content, or the source file to copy.
+def contents(image: EditedImage, frame: Frame, split: str) -> dict[str, bytes | Path]:
+    """The files of a frame's image by their place below OUT: new content, or the source file to copy.
 
     An image without a new object is copied as it is.
     """
-    frame, city = image.frame, city_of(image.frame)
+    city = city_of(frame)
     stem = f"gtFine/{split}/{city}/{frame.name}_gtFine"
     files: dict[str, bytes | Path] = {}
     if image.new_ids:
