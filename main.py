@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from loader.noise import draw_noise
 from loader.pairs import GRID_NOISE, Scene, TrainingPairs, first_scenes, training_loader
 from model import Averages, NonFiniteLossError, Optimisers, WhereWhat, sample, train_step
 from options import Options, parse, write_yaml
+from recorded import RecordedStep, can_record
 from support.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from support.errors import InputError, run_program
 from support.run_log import RunLog
@@ -63,7 +65,9 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
     # ---- model
     with torch.device(device):
         model = WhereWhat(options)
-    optimisers = Optimisers(model)
+    recorded = can_record(options, device, ranks.count)
+    optimisers = Optimisers(model, recorded)
+    step = RecordedStep(model, optimisers) if recorded else partial(train_step, model, optimisers)
     averages = Averages(model, options.average_decay) if options.average_decay else None
     grid_noise = draw_grid_noise(options, device)
 
@@ -133,7 +137,7 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
             log_now = iteration == 0 or (iteration + 1) % options.log_every == 0
             try:
                 # Looking at a loss makes the host wait for a GPU, so there it is done when logging only.
-                losses = train_step(model, optimisers, batch, noise, check=device.type == "cpu" or log_now)
+                losses = step(batch, noise, check=device.type == "cpu" or log_now)
             except NonFiniteLossError as error:
                 if error.nothing_updated and all_finite(model) and ranks.count == 1:
                     save()

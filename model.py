@@ -321,7 +321,7 @@ def coord_loss(theta: Tensor) -> Tensor:
 
     Over the grid, X from -1 to 1, t11*X + t13 reaches t13 - |t11| and t13 + |t11|: no grid is needed.
     """
-    scale, shift = theta[:, [0, 4]], theta[:, [2, 5]]  # (B,2): x and y
+    scale, shift = theta[:, 0::4], theta[:, 2::3]  # (B,2): x and y
     return (F.relu(1 + shift - scale.abs()) + F.relu(1 - shift - scale.abs())).sum(1).mean()
 
 
@@ -452,10 +452,11 @@ class Optimisers:
 
     The published program has seven Adams; Adam works number by number, so three over disjoint sets of
     parameters take the same steps. With float16 losses are scaled up before and gradients down after the
-    backward pass, and steps with infinite gradients are left out.
+    backward pass, and steps with infinite gradients are left out. `recorded` (on a GPU): steps can be
+    recorded as a CUDA graph, for which rates are tensors.
     """
 
-    def __init__(self, model: WhereWhat):
+    def __init__(self, model: WhereWhat, recorded: bool = False):
         options = model.options
         trained = {  # all but the biases that a norm removes
             group: [parameter for parameter in model.parameters_of(names) if parameter.requires_grad]
@@ -466,7 +467,11 @@ class Optimisers:
         fused = device.type in ("cpu", "cuda")  # one pass over the numbers instead of ten
         self.adams = {
             group: torch.optim.Adam(
-                parameters, lr=options.learning_rate, betas=(options.beta1, 0.999), fused=fused
+                parameters,
+                lr=options.learning_rate,
+                betas=(options.beta1, 0.999),
+                fused=fused,
+                capturable=recorded,
             )
             for group, parameters in self.parameters.items()
             if group != "where"
@@ -478,8 +483,13 @@ class Optimisers:
                 betas=(0.9, 0.99),
                 weight_decay=options.where_weight_decay,
                 fused=fused,
+                capturable=recorded,
             )
         self.rates = {group: adam.param_groups[0]["lr"] for group, adam in self.adams.items()}
+        self.live_rates = (
+            {g: torch.tensor(r, device=device) for g, r in self.rates.items()} if recorded else None
+        )
+        self.set_rates(1.0)
         self.scaler = torch.amp.GradScaler(
             "cuda" if device.type == "cuda" else "cpu", enabled=options.precision == "fp16"
         )
@@ -517,15 +527,20 @@ class Optimisers:
     def set_rates(self, share: float) -> None:
         """Use this share of each group's rate from now on."""
         for group, adam in self.adams.items():
-            adam.param_groups[0]["lr"] = share * self.rates[group]
+            rate = share * self.rates[group]
+            adam.param_groups[0]["lr"] = self.live_rates[group].fill_(rate) if self.live_rates else rate
 
     def state_dict(self) -> dict:
         states = {group: adam.state_dict() for group, adam in self.adams.items()}
+        for state in states.values():
+            for settings in state["param_groups"]:  # how this run was taken, which another need not be
+                settings |= {"lr": float(settings["lr"]), "capturable": False}
         return states | {"scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
         for group, adam in self.adams.items():
             adam.load_state_dict(state[group])
+            adam.param_groups[0]["capturable"] = self.live_rates is not None
             for parameter, moments in adam.state.items():
                 # Fused Adam walks through memory, so all must lie as this run's option channels_last says.
                 for name in ("exp_avg", "exp_avg_sq"):

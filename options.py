@@ -102,6 +102,11 @@ class Options:
     )
     tf32: bool = setting(False, "let GPUs round float32 factors to 10 bits in convolutions and products")
     channels_last: bool = setting(True, "memory format of maps; on CPUs twice as fast as the other")
+    cuda_graph: str = setting(
+        "auto",
+        "auto: on a GPU record the step once and replay it (one process, not with fp16 or compile); never",
+        ("auto", "never"),
+    )
     compile: bool = setting(False, "compile the networks with torch.compile (needs a C++ compiler on a CPU)")
     accumulate: int = setting(
         1, "parts that a batch goes through in, one after the other, to save memory", least=1

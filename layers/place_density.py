@@ -97,14 +97,19 @@ class PlaceDensity:
         boxes (B,K,4): x0, y0, x1, y1, shares of the image; known (B,K) bool: which count. Means over a
         scene's known boxes, 0 without any, then over scenes, so that parts of a batch add up to it.
         """
-        scene = known.nonzero()[:, 0]
-        x0, y0, x1, y1 = boxes[known].unbind(1)
+        # An unknown box is worked with as if it were the lower middle of the image, and weighs nothing: to
+        # leave it out, the host would wait for the GPU.
+        x0, y0, x1, y1 = boxes.flatten(0, 1).unbind(1)
+        unknown = ~known.flatten()
+        x0, x1 = x0.masked_fill(unknown, 0.25), x1.masked_fill(unknown, 0.75)
+        y0, y1 = y0.masked_fill(unknown, 0.5), y1.masked_fill(unknown, 1)
+        scene = torch.arange(len(known), device=known.device).repeat_interleave(known.shape[1])
         x, y, log_height = (x0 + x1) / 2, y1, (y1 - y0).log()
         log_aspect = ((x1 - x0) * self.ratio).log() - log_height
         height, width = self.logits.shape[1:]
         column, row = _cell(x, width), _cell(y, height)
         log_mass = self.logits.flatten(1).log_softmax(1).view_as(self.logits)
-        weight = 1 / (known.sum(1)[scene] * len(known))
+        weight = (known / (known.sum(1, keepdim=True).clamp(min=1) * len(known))).flatten()
         foot = -(weight * log_mass[scene, row, column]).sum()
         height_mean, height_sigma, aspect_mean, aspect_sigma = self._sizes_at(x, y, scene)
         size = _cut_normal_loss(log_height, height_mean, height_sigma, _tallest(y))

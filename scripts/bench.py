@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from loader.pairs import Batch, TrainingPairs, training_loader
 from main import keep_freed_memory, peak_memory_mb, seed_everything, set_speed
 from model import G_SIDE, Optimisers, WhereWhat, d_losses, g_gradients, g_terms, train_step
 from options import PRESETS, Options, validate
+from recorded import WARM_UP, RecordedStep, can_record
 from streets.scenes import write_streets
 from support.errors import InputError, Parser, run_program
 from tests.plain import PlainWhereWhat, plain_train_step
@@ -62,18 +64,29 @@ class Variant:
         if options.where == "published" and options.theta_space == "affine":
             # it starts at boxes as large as the image
             self.model.networks["stn"].theta.bias.data.copy_(TYPICAL_THETA)
-        self.optimisers = Optimisers(self.model)
+        recorded = name != "plain" and can_record(self.options, device, 1)
+        self.optimisers = Optimisers(self.model, recorded)
+        self.take = (
+            RecordedStep(self.model, self.optimisers)
+            if recorded
+            else partial(train_step, self.model, self.optimisers)
+        )
         self.batch, self.noise = batch.to(device), noise.to(device)
         if name == "plain":
             self.plain = PlainWhereWhat(self.model)
         elif options.compile:
             self.model.compile_networks()
 
+    def warm_up(self, count: int) -> None:
+        """So many iterations, after those that recording takes."""
+        for _ in range(count + (WARM_UP + 1) * isinstance(self.take, RecordedStep)):
+            self.step()
+
     def step(self) -> None:
         if self.name == "plain":
             plain_train_step(self.plain, self.optimisers, self.batch, self.noise)
         else:
-            train_step(self.model, self.optimisers, self.batch, self.noise)
+            self.take(self.batch, self.noise)
 
     def phases(self) -> dict[str, float]:
         """Seconds of one iteration by phase: forward (both halves), D, G (both updates)."""
@@ -125,7 +138,10 @@ def ceiling_gflops(device: torch.device) -> float:
 def count_gflop(variant: Variant) -> float:
     """GFLOP of one iteration, as torch counts them for convolutions and matrix products."""
     with FlopCounterMode(display=False) as counter:
-        variant.step()
+        if variant.name == "plain":
+            variant.step()
+        else:  # a recorded step names no operations
+            train_step(variant.model, variant.optimisers, variant.batch, variant.noise)
     return counter.get_total_flops() / 1e9
 
 
@@ -144,7 +160,7 @@ def loader_rate(pairs: TrainingPairs, options: Options, seconds: float = 5.0) ->
 def alone(names: list[str], arguments: argparse.Namespace, db_root: Path) -> dict[str, dict[str, float]]:
     """Each variant in a process of its own, steps in turn: seconds, and memory at its start and at most."""
     line = [sys.executable, "-m", "scripts.bench", "--db_root", str(db_root)]
-    for flag in ("preset", "batch_size", "threads", "device", "cache_dir", "accumulate"):
+    for flag in ("preset", "batch_size", "threads", "device", "cache_dir", "accumulate", "cuda_graph"):
         line += [f"--{flag}", str(getattr(arguments, flag))]
     line += ["--compile"] * arguments.compile + ["--no-channels_last"] * (not arguments.channels_last)
     pipe = subprocess.PIPE
@@ -195,8 +211,7 @@ def serve(name: str, options: Options, batch: Batch, noise: Noise, device: torch
     torch.optim.Adam([torch.zeros(1)])  # PyTorch loads its compiler with the first optimiser
     start = peak_memory_mb(device)
     variant = Variant(name, options, batch, noise, device)
-    for _ in range(2):
-        variant.step()
+    variant.warm_up(2)
     print(0, flush=True)
     for _ in sys.stdin:
         print(timed(variant.step, device), flush=True)
@@ -218,8 +233,7 @@ def bench(arguments: argparse.Namespace, db_root: Path) -> dict:
     names = ["plain"] * arguments.plain + arguments.variants.split(",")
     variants = [Variant(name, options, batch, noise, device) for name in names]
     for variant in variants:
-        for _ in range(arguments.warm_up):
-            variant.step()
+        variant.warm_up(arguments.warm_up)
     times = {name: [] for name in names}
     for _ in range(arguments.repeats):  # alternately, so that all see the same machine
         for variant in variants:
@@ -288,6 +302,7 @@ def bench_options(arguments: argparse.Namespace, db_root: Path) -> Options:
                 "accumulate": arguments.accumulate,
                 "channels_last": arguments.channels_last,
                 "compile": arguments.compile,
+                "cuda_graph": arguments.cuda_graph,
             }
         )
     )
@@ -335,7 +350,7 @@ def scaling(arguments: argparse.Namespace, db_root: Path) -> str:
         sized = dataclasses.replace(options, batch_size=size)
         batch = next(iter(training_loader(pairs, size)))
         variant = Variant("fp32", sized, batch, draw_noise(sized, range(size)), device)
-        variant.step()
+        variant.warm_up(1)
         seconds = statistics.median(timed(variant.step, device) for _ in range(arguments.repeats))
         rows.append(f"{size:5} {seconds:13.3f} {seconds / size:8.3f}")
     rows.append("images   first pass, s   s/image   later start, s")
@@ -372,6 +387,7 @@ def parser() -> Parser:
         help="memory format of maps, the plain version's excepted (default yes)",
     )
     parser.add_argument("--compile", action="store_true", help="compile the networks")
+    parser.add_argument("--cuda_graph", choices=("auto", "never"), default="auto", help="record the step")
     parser.add_argument("--scaling", action="store_true", help="cost against batch size and images instead")
     parser.add_argument("--json", metavar="FILE", help="write the result there")
     parser.add_argument("--alone", choices=VARIANTS, help=argparse.SUPPRESS)
