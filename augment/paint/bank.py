@@ -105,6 +105,15 @@ class Bank:
         return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), mask > 0
 
 
+def open_bank(path: Path) -> Bank:
+    """A bank that was made before, without a look at its data set. InputError if it can't be read."""
+    try:
+        return Bank(path)
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: no bank of instances ({reason}); make one with build_bank") from None
+
+
 def build_bank(
     db_root: Path, split: str, cache_file: Path, map_function: Callable = map, limits: Limits | None = None
 ) -> Bank:

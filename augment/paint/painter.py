@@ -45,7 +45,7 @@ class Rendering:
     name: str  # one of RENDERERS except "none"
     options: SynthOptions  # of which the back end, prompts, crop, feather and colour match count here
     shadow: float  # how dark the contact shadow is at most, 0..1
-    db_root: str  # where the instances to show come from
+    db_root: str  # where the instances to show come from; empty: the bank is taken as it is
     split: str
     bank: str  # file of these instances
     device: str  # for models, where their settings do not say otherwise
@@ -63,7 +63,7 @@ class Rendering:
 
     def make(self, name: str) -> Backend:
         """The back end, or `swap` underneath it. Raises InputError if it can't be made."""
-        return make_backend(name, self._settings(name), Path(self.db_root), self.split)
+        return make_backend(name, self._settings(name), self.db_root or None, self.split)
 
     def _settings(self, name: str) -> dict:
         settings = self.options.backend_settings if name == self.name else {}
@@ -190,7 +190,7 @@ class Painter:
         x0, y0, x1, y1 = bounding_box(remains | seen)
         size = rgb.shape[1::-1]
         crop = context_crop((x0, y0, x1 + 1, y1 + 1), size, 0.5, self.rendering.options.min_crop)
-        backend = make_backend("cv_inpaint", {}, Path(self.rendering.db_root), self.rendering.split)
+        backend = make_backend("cv_inpaint", {}, None, self.rendering.split)
         gone = crop.cut(remains | seen, mirror=False)
         (filled,) = backend.fill(Request(crop.cut(rgb), gone, "", "", ("",), "", self.seed))
         return paste(rgb, crop.back(filled), crop.inside(remains), crop.box, 0)

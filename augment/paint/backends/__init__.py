@@ -81,13 +81,15 @@ class Backend(Protocol):
         ...
 
 
-def make_backend(name: str, settings: dict, db_root: Path, split: str) -> Backend:
+def make_backend(name: str, settings: dict, db_root: Path | str | None, split: str) -> Backend:
     """A back end by name, from the settings of a YAML file's section; cheap for those without weights.
 
     `swap` opens its bank of instances here, and builds it first if it isn't there: see `prepare_backend`.
+    With db_root None no data set is looked at: the bank is taken as it is.
     Raises InputError for an unknown name or setting, a missing library, or a model that can't be loaded.
     """
-    return _maker(name)(name, settings_of(name, settings), Path(db_root), split)
+    root = None if db_root is None else Path(db_root)
+    return _maker(name)(name, settings_of(name, settings), root, split)
 
 
 def settings_of(name: str, settings: dict):

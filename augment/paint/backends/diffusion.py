@@ -73,7 +73,7 @@ _PIPELINES = {
 class Diffusion:
     """See the module. One for each process that has a GPU: the model is loaded when it is made."""
 
-    def __init__(self, name: str, settings: Settings, db_root: Path, split: str):
+    def __init__(self, name: str, settings: Settings, db_root: Path | None, split: str):
         """Raises InputError if a library is missing or the model can't be loaded."""
         self.name, self.version, self.settings = name, VERSION, settings
         self.device = choose_device(settings.device)

@@ -51,7 +51,7 @@ class Settings:
 class Recolor:
     """See the module."""
 
-    def __init__(self, name: str, settings: Settings, db_root: Path, split: str):
+    def __init__(self, name: str, settings: Settings, db_root: Path | None, split: str):
         self.name, self.version, self.settings = name, VERSION, settings
         self.details = {"params": {"strength": settings.strength}}
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from augment.paint.backends import CannotFillError, Request
-from augment.paint.bank import PARTS, Bank, Limits, build_bank, grid_of
+from augment.paint.bank import PARTS, Bank, Limits, build_bank, grid_of, open_bank
 from augment.paint.blend import resize, ring_of, ring_statistics
 from augment.paint.registration import continue_texture, displacement
 from support.settings import setting
@@ -74,10 +74,13 @@ class Choice:
 class Swap:
     """See the module. Samples of a request are different instances as long as there are enough."""
 
-    def __init__(self, name: str, settings: Settings, db_root: Path, split: str):
+    def __init__(self, name: str, settings: Settings, db_root: Path | None, split: str):
         self.name, self.version, self.settings = name, VERSION, settings
         self.details = {"params": dataclasses.asdict(settings) | {"bank": None}}  # it decides no pixel
-        self.bank = self.prepare(settings, db_root, split, map)
+        if db_root is None:
+            self.bank = open_bank(Path(settings.bank))
+        else:
+            self.bank = self.prepare(settings, db_root, split, map)
 
     @staticmethod
     def defaults(name: str) -> Settings:

@@ -1,0 +1,276 @@
+"""A training sample as an image that objects can be inserted into, and back.
+
+The forms of a sample: see `insertion.transform.InsertInstances`. Nothing of it is written to; what changes is
+made anew, in the form it came in.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+from augment.insert.scene import EditedImage
+from data.camera import published_camera
+from data.cityscapes import bounding_box
+from data.geometry import is_thing
+from data.labels import CHANNEL_OF_ID, FIRST_SINGLE_ID, INVALID_CHANNEL, LABEL_OF_VALUE, conversion_needed
+from support.errors import InputError
+
+MAX_DISAGREEMENT = 0.01  # share of pixels where masks and label map may differ
+_FORMS = (
+    'the target must be [instance map, label map], or a dictionary with "masks" and "labels" (see'
+    " InsertInstances)"
+)
+
+
+@dataclass
+class Sample:
+    """An image, its target, and the scene that they show, which is then edited."""
+
+    image: object
+    target: object
+    scene: EditedImage
+    values: np.ndarray | None  # (N,) of each mask in the instance map; None where the target has such a map
+    before: np.ndarray  # (H,W) uint16 instance map
+
+    @classmethod
+    def of(cls, image, target, name: str, camera: str) -> "Sample":
+        """Raises InputError for a sample that lacks what is needed. camera: one of CAMERA_CHOICES."""
+        rgb = pixels_of(image)
+        shape = rgb.shape[:2]
+        instances, semantic = parts_of(target)
+        label_ids = None if semantic is None else label_map(semantic, shape)
+        own_camera = None
+        if isinstance(instances, dict):
+            own_camera = instances.get("camera")
+            label_ids, instance_ids, values = maps_of_masks(instances, label_ids, shape)
+        else:
+            instance_ids, values = array_of(instances, shape, "instance map").astype(np.uint16), None
+            check_agreement(label_ids, instance_ids, "instance map")
+        if own_camera is None and camera == "cityscapes":
+            own_camera = published_camera(name, shape[1], shape[0])
+        scene = EditedImage.of_maps(name, label_ids, instance_ids, rgb, own_camera)
+        return cls(image, target, scene, values, instance_ids)
+
+    def after(self) -> tuple:
+        """Image and target as the scene is now."""
+        scene, target = self.scene, self.target
+        image = picture_like(scene.rgb, self.image)
+        instances, semantic = parts_of(target)
+        if semantic is not None:
+            semantic = map_like(scene.label_ids, semantic)
+        if self.values is None:
+            instances = map_like(scene.instance_ids, instances)
+        else:
+            instances = masks_with_new(instances, self.values, self.before, scene)
+        if isinstance(target, dict):
+            return image, instances if semantic is None else instances | {"semantic": semantic}
+        return image, type(target)([instances, semantic])
+
+
+# ---- the picture and maps -----------------------------------------------------------------------
+
+
+def pixels_of(image) -> np.ndarray:
+    """The picture (H,W,3) uint8 of a PIL image or a tensor (3,H,W)."""
+    if isinstance(image, Image.Image) and image.mode == "RGB":
+        return np.asarray(image)
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.dim() == 3 and len(image) == 3:
+        return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    raise InputError(
+        "InsertInstances: the image must be a PIL image in RGB or a uint8 tensor (3,H,W); place the transform"
+        " before those that scale or batch"
+    )
+
+
+def picture_like(rgb: np.ndarray, image):
+    """A picture (H,W,3) uint8 in the form of `image`."""
+    if isinstance(image, Image.Image):
+        return Image.fromarray(rgb)
+    return tv_tensors.wrap(torch.from_numpy(rgb).permute(2, 0, 1).contiguous(), like=image)
+
+
+def parts_of(target) -> tuple:
+    """The instances of a target, and its label map or None."""
+    if isinstance(target, dict):
+        return target, target.get("semantic")
+    if isinstance(target, list | tuple) and len(target) == 2:
+        return target
+    raise InputError(f"InsertInstances: {_FORMS}; this is {type(target).__name__}")
+
+
+def array_of(given, shape: tuple[int, int], name: str) -> np.ndarray:
+    """A map (H,W) of whole numbers 0..65535, from a PIL image, an array or a tensor (H,W) or (1,H,W)."""
+    array = given.numpy() if isinstance(given, Tensor) else np.asarray(given)
+    array = array[0] if array.ndim == 3 and len(array) == 1 else array
+    if array.shape != shape or array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 65535:
+        raise InputError(
+            f"InsertInstances: the {name} must have the picture's size {shape} and hold whole numbers from 0"
+            f" to 65535; this is {array.dtype} {array.shape}; {_FORMS}"
+        )
+    return array
+
+
+def label_map(given, shape: tuple[int, int]) -> np.ndarray:
+    """A label map (H,W) uint8. InputError for what holds other than Cityscapes' label ids."""
+    array = array_of(given, shape, "label map")
+    present = np.flatnonzero(np.bincount(array.ravel(), minlength=256))
+    unknown = [int(one) for one in present if one > 255 or CHANNEL_OF_ID[one] == INVALID_CHANNEL]
+    if unknown:
+        raise InputError(f"InsertInstances: the label map {conversion_needed(unknown)}; {_FORMS}")
+    return array.astype(np.uint8)
+
+
+def check_agreement(label_ids: np.ndarray, instance_ids: np.ndarray, name: str) -> None:
+    """Instances repeat the labels of the label map: tells maps in the wrong order, and renumbered labels."""
+    differs = is_thing(label_ids) & (LABEL_OF_VALUE[instance_ids] != label_ids)
+    if differs.mean() > MAX_DISAGREEMENT:
+        raise InputError(
+            f"InsertInstances: {name} and label map disagree on {100 * differs.mean():.0f} % of the picture;"
+            f" both must go by Cityscapes' label ids (24 person, 26 car, ...); {_FORMS}"
+        )
+
+
+def thing_masks(instance_map) -> tuple[Tensor, Tensor]:
+    """Masks (N,H,W) bool and label ids (N,) int64 of the instances in an instance map, by rising id.
+
+    instance_map: PIL image, array or tensor (H,W) or (1,H,W). Groups are no single instances: left out.
+    """
+    given = instance_map.numpy() if isinstance(instance_map, Tensor) else np.asarray(instance_map)
+    ids = torch.from_numpy(given.astype(np.int64)).reshape(given.shape[-2:])
+    values = ids.unique()
+    values = values[values >= FIRST_SINGLE_ID]
+    return ids == values[:, None, None], values // FIRST_SINGLE_ID
+
+
+def map_like(values: np.ndarray, given):
+    """A map (H,W) in the form of `given`."""
+    if isinstance(given, Image.Image):
+        return Image.fromarray(values.astype(np.asarray(given).dtype))
+    if isinstance(given, Tensor):
+        tensor = torch.from_numpy(values.astype(given.numpy().dtype)).reshape(given.shape)
+        return tv_tensors.wrap(tensor, like=given)
+    return values.astype(given.dtype).reshape(given.shape)
+
+
+# ---- masks --------------------------------------------------------------------------------------
+
+
+def maps_of_masks(
+    target: dict, label_ids: np.ndarray | None, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Label map (H,W) uint8, instance map (H,W) uint16 and the value (N,) of each mask in it.
+
+    label_ids: the target's own label map; without one the masks must cover the picture.
+    """
+    if "masks" not in target or "labels" not in target:
+        raise InputError(f'InsertInstances: the target lacks "masks" or "labels"; {_FORMS}')
+    masks, labels = target["masks"].numpy().astype(bool, copy=False), target["labels"].numpy()
+    if masks.shape != (len(labels), *shape):
+        raise InputError(
+            f"InsertInstances: masks {masks.shape} for {len(labels)} labels and a picture of {shape}"
+        )
+    if len(labels) and not (labels.min() >= 0 and labels.max() < len(LABEL_OF_VALUE) // FIRST_SINGLE_ID):
+        raise InputError(
+            f"InsertInstances: labels {labels.min()} to {labels.max()} are no label ids; {_FORMS}"
+        )
+    crowd = np.asarray(target.get("iscrowd", np.zeros(len(labels))), bool)
+    values, numbers = np.zeros(len(labels), np.uint16), Counter()
+    of_masks = np.full(shape, FIRST_SINGLE_ID - 1, np.uint16)  # no mask
+    for row, label in enumerate(labels.tolist()):
+        values[row] = label
+        if is_thing(np.array(label)) and not crowd[row]:
+            values[row] = label * FIRST_SINGLE_ID + numbers[label]
+            numbers[label] += 1
+        np.copyto(of_masks, values[row], where=masks[row])
+    if max(numbers.values(), default=0) > FIRST_SINGLE_ID:
+        raise InputError(f"InsertInstances: more than {FIRST_SINGLE_ID} instances of a class in one sample")
+    bare = of_masks == FIRST_SINGLE_ID - 1
+    if label_ids is None:
+        if bare.any():
+            raise InputError(
+                "InsertInstances: no label map of the scene, which tells the model where objects may stand;"
+                ' add it to the target as "semantic" (H,W) in Cityscapes label ids, or use masks that cover'
+                f" the whole picture (these leave {100 * bare.mean():.0f} % of it); {_FORMS}"
+            )
+        return LABEL_OF_VALUE[of_masks], of_masks, values
+    instance_ids = np.where(bare, label_ids, of_masks)
+    check_agreement(label_ids, instance_ids, "masks")
+    return label_ids, instance_ids, values
+
+
+def masks_with_new(target: dict, values: np.ndarray, before: np.ndarray, scene: EditedImage) -> dict:
+    """A target with its masks cut where a scene's new objects hide them, and those added.
+
+    values (N,): of each mask in instance maps; before: (H,W) uint16, that of the target.
+    """
+    changed = scene.instance_ids != before
+    x0, y0, x1, y1 = bounding_box(changed)
+    window = np.s_[y0 : y1 + 1, x0 : x1 + 1]
+    changed, ids = changed[window], scene.instance_ids[window]
+    seen = [value for value in scene.new_ids if (ids == value).any()]
+    old, count = target["masks"].numpy(), len(values)
+    masks = np.zeros((count + len(seen), *before.shape), old.dtype)
+    masks[:count] = old
+    boxes = _half_open(target["boxes"]) if "boxes" in target else None
+    lost, kept = np.zeros(count, np.int64), list(range(count))
+    for row in np.flatnonzero(
+        (masks[:count, window[0], window[1]].astype(bool) & changed).any((1, 2))
+    ).tolist():
+        mask = masks[row][window]
+        mask[changed] = ids[changed] == values[row]
+        lost[row] = np.count_nonzero(old[row]) - np.count_nonzero(masks[row])
+        if not masks[row].any():
+            kept.remove(row)
+        elif boxes is not None:
+            boxes[row] += torch.tensor(bounding_box(masks[row])) - torch.tensor(bounding_box(old[row]))
+    for mask, value in zip(masks[count:], seen, strict=True):
+        mask[window] = ids == value
+
+    labels, areas = [value // FIRST_SINGLE_ID for value in seen], [int((ids == v).sum()) for v in seen]
+    if len(kept) < count:
+        masks, count = np.concatenate([masks[kept], masks[count:]]), len(kept)
+    after = dict(target)
+    after["masks"] = tv_tensors.wrap(torch.from_numpy(masks), like=target["masks"])
+    after["labels"] = _rows(target["labels"], kept, labels)
+    if "area" in target:
+        of_old = target["area"]
+        left = [float(area) - less for area, less in zip(of_old, lost.tolist(), strict=True)]
+        left = of_old.new_tensor(left) if isinstance(of_old, Tensor) else left
+        after["area"] = _rows(left, kept, areas)
+    if "iscrowd" in target:
+        after["iscrowd"] = _rows(target["iscrowd"], kept, [0] * len(seen))
+    if boxes is not None:
+        new = [[x0, y0, x1 + 1, y1 + 1] for x0, y0, x1, y1 in map(bounding_box, masks[count:])]
+        after["boxes"] = _boxes_like(_rows(boxes, kept, new), target["boxes"])
+    return after
+
+
+def _rows(values, kept: list[int], new: list):
+    """Those rows of a tensor or a list that are kept, and new ones."""
+    if isinstance(values, Tensor):
+        added = torch.tensor(new, dtype=values.dtype).reshape(len(new), *values.shape[1:])
+        return torch.cat([values[kept], added])
+    return [*(values[row] for row in kept), *new]
+
+
+def _half_open(boxes: Tensor) -> Tensor:
+    """Corners x0, y0, x1, y1 (N,4) of boxes in any format, a copy; plain tensors hold corners already."""
+    if isinstance(boxes, tv_tensors.BoundingBoxes):
+        boxes = F.convert_bounding_box_format(boxes, new_format=tv_tensors.BoundingBoxFormat.XYXY)
+    return boxes.as_subclass(Tensor).clone()
+
+
+def _boxes_like(corners: Tensor, given: Tensor) -> Tensor:
+    """Corners (N,4) in the format of `given`."""
+    if not isinstance(given, tv_tensors.BoundingBoxes):
+        return corners
+    corners = tv_tensors.BoundingBoxes(
+        corners, format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=given.canvas_size
+    )
+    return F.convert_bounding_box_format(corners, new_format=given.format)

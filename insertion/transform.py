@@ -1,0 +1,188 @@
+"""`InsertInstances`: what scripts.insert does to a tree, done to a sample on its way into training."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import torch
+from torch.utils.data import get_worker_info
+from torchvision.transforms import v2
+
+from augment.insert.gates import Gates
+from augment.insert.options import InsertOptions
+from augment.insert.places import Inserter, Insertion
+from augment.insert.tree import plan
+from augment.options import SynthOptions
+from augment.paint.bank import build_bank, open_bank
+from augment.paint.painter import WITH_BANK, Rendering
+from data.camera import CAMERA_CHOICES
+from data.geometry import HeightFit
+from insertion.samples import Sample
+from support.checkpoints import find_checkpoint
+from support.errors import InputError
+from support.processes import Pool
+
+RENDERS = ("none", "overlay", *WITH_BANK)  # what paints fast enough for a training loop
+
+
+class InsertInstances(v2.Transform):
+    """Puts new objects on a sample as `scripts.insert` puts them on a tree: places, rules, masks, pixels.
+
+    Takes (image, target), and returns them with the new objects. What it needs:
+
+    - image: a uint8 picture in RGB, a PIL image or a tensor (3,H,W), such as `tv_tensors.Image`.
+    - a label map of the whole picture in Cityscapes label ids (0..33, 255 for licence plates), because the
+      model reads the scene in it: where road is, where houses are.
+    - the instances.
+
+    The target may be
+
+    - a pair [instance map, label map], each a PIL image, an array or a tensor (H,W) or (1,H,W): what
+      `torchvision.datasets.Cityscapes(target_type=["instance", "semantic"])` gives; of that as
+      `wrap_dataset_for_transforms_v2` wraps it the first is a dictionary like the following.
+    - a dictionary with "masks" (N,H,W) and "labels" (N,) in Cityscapes label ids, so place this transform
+      before one that renumbers them. The label map is "semantic" (H,W) or (1,H,W) or, if there is no such
+      entry, what the masks say, which then must cover the whole picture, surfaces included, as those of
+      the wrapped data set do with target_type="instance". "boxes", "area" and "iscrowd" are kept true if
+      there; instances marked as crowd count as groups. "camera" may hold a `data.camera.Camera`. All else
+      stays as it is.
+
+    Instances that a new object hides in part have their masks and boxes cut; those it hides altogether
+    leave the target. New ones come last. A new box ends behind its last pixel, x1 = x0 + width; of the others
+    each side moves by as much as that of the mask. If nothing fits, or by chance, the sample is returned as
+    it came.
+
+    Everything random follows from `seed` and a name of 16 hexadecimal digits, which torch's generator draws
+    for each sample: in a loader's workers it follows from torch's seed. The same seed and name give the maps
+    and the picture that scripts.insert gives for a frame of that name. Can be pickled; each process loads
+    the models once, with its first sample.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path | Sequence[str | Path],
+        per_image: tuple[int, int] = (0, 3),
+        p: float = 0.5,
+        render: str = "swap",
+        bank: str | Path | None = None,
+        *,
+        seed: int = 0,
+        attempts: int = InsertOptions.attempts,
+        gates: Gates | None = None,
+        camera: str = "auto",
+        fits: dict[str, HeightFit] | None = None,
+        temperature: float = 1.0,
+        shadow: float = InsertOptions.shadow,
+        device: str = "cpu",
+    ):
+        """Looks for the files; loads nothing yet.
+
+        Args:
+          checkpoint: run folder or state-*.pt, or several, one for each class.
+          per_image: least and most objects tried in a sample.
+          p: share of the samples that are worked on, 0..1.
+          render: how new objects are painted: swap, recolor, overlay (flat colours), none (only the maps
+            and masks change, so the picture no longer agrees with them).
+          bank: file of the instances that swap and recolor show; `make_bank` makes one.
+          seed: see the class.
+          attempts: places tried for each object.
+          gates: the rules that objects must pass; those of scripts.insert by default.
+          camera: how heights in metres are judged where the target has no camera, see CAMERA_CHOICES.
+          fits: heights by foot row for classes without a camera (`data.geometry.fit_heights`).
+          temperature: of the density of places.
+          shadow: darkest part of a contact shadow, 0..1.
+          device: of the models. CUDA and forked workers exclude each other.
+
+        Raises InputError for values out of range and for files that can't be used.
+        """
+        super().__init__()
+        if not (0 <= per_image[0] <= per_image[1] and 0 <= p <= 1):
+            raise InputError(f"per_image {per_image}, p {p}: wanted are 0 <= least <= most and 0 <= p <= 1")
+        if render not in RENDERS:
+            raise InputError(f"render {render!r}: choose {', '.join(RENDERS)}")
+        if camera not in CAMERA_CHOICES:
+            raise InputError(f"camera {camera!r}: choose {', '.join(CAMERA_CHOICES)}")
+        if (render in WITH_BANK) != (bank is not None):
+            raise InputError(f"bank: a file of instances belongs to {' and '.join(WITH_BANK)}, see make_bank")
+        if bank is not None:
+            open_bank(Path(bank))
+        rendering = None
+        if render != "none":
+            painting = SynthOptions() if render == "overlay" else SynthOptions(backend=render)
+            rendering = Rendering(render, painting, shadow, "", "", str(bank), device)
+        paths = [checkpoint] if isinstance(checkpoint, str | Path) else checkpoint
+        self.per_image, self.p, self.camera = tuple(per_image), p, camera
+        self.insertion = Insertion(
+            checkpoints=tuple(str(find_checkpoint(path)) for path in paths),
+            seed=seed,
+            attempts=attempts,
+            gates=gates or Gates(),
+            fits=fits or {},
+            temperature=temperature,
+            rendering=rendering,
+            device=device,
+        )
+        self._loaded: tuple[int, Inserter] | None = None  # and the process it belongs to
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_loaded": None}
+
+    def extra_repr(self) -> str:
+        return f"per_image={self.per_image}, p={self.p}, checkpoints={self.insertion.checkpoints}"
+
+    def forward(self, *inputs):
+        """(image, target), as two arguments or one, with new objects; see the class.
+
+        Raises InputError for a sample that lacks what is needed.
+        """
+        image, target = inputs if len(inputs) == 2 else inputs[0]
+        chosen, name = torch.rand(()).item() < self.p, draw_name()
+        if not chosen:
+            return image, target
+        sample = Sample.of(image, target, name, self.camera)
+        with one_thread():
+            inserter = self._inserter()
+            (classes,) = plan([name], tuple(sorted(inserter.models)), inserter.settings.seed, self.per_image)
+            inserter.edit(sample.scene, classes)
+        return sample.after() if sample.scene.new_ids else (image, target)
+
+    def _inserter(self) -> Inserter:
+        """The models, loaded once in each process: a forked one can't share an open bank."""
+        if self._loaded is None or self._loaded[0] != os.getpid():
+            if get_worker_info() is not None:
+                cv2.setNumThreads(1)
+            with torch.random.fork_rng(devices=[]):  # making networks draws from torch's generator
+                inserter = Inserter(self.insertion)
+            if inserter.painter:
+                inserter.painter.load()
+            self._loaded = os.getpid(), inserter
+        return self._loaded[1]
+
+
+def draw_name() -> str:
+    """A name for a sample, by torch's generator: 16 hexadecimal digits."""
+    return f"{torch.randint(2**63 - 1, ()).item():016x}"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch with one thread, as scripts.insert has it: rounding depends on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def make_bank(db_root: str | Path, split: str, path: str | Path, workers: int = 0) -> Path:
+    """Keep the instances of a split in a file for `InsertInstances(bank=...)`; the path.
+
+    A file that is up to date is left alone. workers: processes; with any, the calling script needs the usual
+    `if __name__ == "__main__"`. Raises InputError if the split has no pictures or no instances.
+    """
+    with Pool(workers) as pool:
+        build_bank(Path(db_root), split, Path(path), pool.map)
+    return Path(path)

@@ -1,0 +1,244 @@
+"""`InsertInstances`: the same maps as scripts.insert, true masks and boxes, the same in any loader worker."""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import tv_tensors
+from torchvision.datasets import Cityscapes, wrap_dataset_for_transforms_v2
+from torchvision.ops import masks_to_boxes
+from torchvision.transforms import v2
+
+from augment.insert.gates import Gates
+from augment.insert.scene import read_picture
+from data.camera import Camera
+from data.cityscapes import list_frames, read_maps
+from insertion import InsertInstances, make_bank, thing_masks
+from insertion.transform import draw_name
+from support.errors import InputError
+from tests.augment.insert.test_insert import run
+from tests.augment.insert.test_insert_render import write_source
+from tests.town import CAMERA, write_checkpoint
+
+LOOSE = Gates(rules=(), min_visible=20, may_hide=True)
+LOOSE_FLAGS = ("--no_gate", "--min_visible", 20, "--may_hide")
+KINDS = ["instance", "semantic"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp("source")
+    write_source(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("person"))
+
+
+@pytest.fixture(scope="module")
+def bank(source, tmp_path_factory):
+    return make_bank(source, "train", tmp_path_factory.mktemp("bank") / "bank.npz")
+
+
+@pytest.fixture(scope="module")
+def transform(checkpoint, bank):
+    return InsertInstances(checkpoint, (1, 3), 1.0, bank=bank, gates=LOOSE)
+
+
+def data_set(root: Path, kinds=KINDS, transforms=None) -> Cityscapes:
+    data = Cityscapes(str(root), split="train", mode="fine", target_type=kinds, transforms=transforms)
+    data.images.sort()
+    data.targets.sort(key=lambda files: files[0])
+    return data
+
+
+def arrays(sample) -> list[np.ndarray]:
+    """Picture, instance map and label map of a plain sample."""
+    image, target = sample
+    return [np.asarray(one) for one in (image, *target)]
+
+
+def same(first, second) -> bool:
+    return all(np.array_equal(one, other) for one, other in zip(arrays(first), arrays(second), strict=True))
+
+
+def test_maps_and_picture_are_those_of_scripts_insert(source, checkpoint, tmp_path, monkeypatch):
+    named, out, bank = tmp_path / "named", tmp_path / "out", tmp_path / "bank.npz"
+    names = []
+    for seed, frame in enumerate(list_frames(source, "train")):
+        torch.manual_seed(seed)
+        torch.rand(())  # the draw against p
+        names.append(draw_name())
+        for kind, endings in (("gtFine", ("_labelIds", "_instanceIds")), ("leftImg8bit", ("",))):
+            (named / kind / "train/ash").mkdir(parents=True, exist_ok=True)
+            for ending in endings:
+                path = f"{kind}/train/ash/%s_{kind}{ending}.png"
+                shutil.copy(source / (path % frame.name), named / (path % names[-1]))
+    command = (
+        "--checkpoint",
+        checkpoint,
+        "--db_root",
+        named,
+        "--out",
+        out,
+        "--per_image",
+        "1-3",
+        "--seed",
+        5,
+    )
+    assert run(monkeypatch, *command, *LOOSE_FLAGS, "--render", "swap", "--bank", bank) == 0
+
+    transform = InsertInstances(checkpoint, (1, 3), 1.0, bank=bank, gates=LOOSE, seed=5)
+    frames = {frame.name: frame for frame in list_frames(out, "train")}
+    changed = 0
+    for seed, (name, sample) in enumerate(zip(names, data_set(source), strict=True)):
+        torch.manual_seed(seed)
+        result = transform(*sample)
+        labels, ids = read_maps(frames[name])
+        picture = read_picture(frames[name], labels.shape)
+        assert all(map(np.array_equal, arrays(result), (picture, ids, labels)))
+        changed += not same(result, sample)
+    assert changed == len(names)
+
+
+@pytest.mark.parametrize("kinds", [KINDS, ["instance"]])
+def test_wrapped_data_sets_get_the_same_objects_as_masks(source, transform, kinds):
+    for index, plain in enumerate(data_set(source)):
+        torch.manual_seed(index)
+        _, ids, labels = arrays(transform(*plain))
+        image, target = wrap_dataset_for_transforms_v2(data_set(source, kinds))[index]
+        before = target[0] if isinstance(target, list | tuple) else target
+        count = len(before["masks"])
+        torch.manual_seed(index)
+        _, target = transform(image, target)
+        if len(kinds) == 2:
+            target, semantic = target
+            assert isinstance(semantic, tv_tensors.Mask) and np.array_equal(semantic.squeeze(0), labels)
+        values = np.unique(ids).tolist()
+        new = [value for value in values if value not in np.unique(arrays(plain)[1])]
+        expected = [ids == value for value in [*(v for v in values if v not in new), *new]]
+        assert isinstance(target["masks"], tv_tensors.Mask)
+        assert np.array_equal(target["masks"], expected)
+        assert target["labels"].tolist()[-len(new) :] == [24] * len(new)
+        assert len(new) and len(target["masks"]) <= count + len(new)
+
+
+def things(sample) -> tuple:
+    """Boxes, masks, areas and labels of the things, beside the label map."""
+    image, (ids, labels) = sample
+    masks, classes = thing_masks(ids)
+    boxes = masks_to_boxes(masks)
+    boxes[:, 2:] += 1
+    size = tuple(masks.shape[1:])
+    return image, {
+        "boxes": v2.functional.convert_bounding_box_format(
+            tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size), new_format="CXCYWH"
+        ),
+        "masks": tv_tensors.Mask(masks),
+        "labels": classes,
+        "area": masks.sum((1, 2)).float(),
+        "semantic": tv_tensors.Mask(torch.from_numpy(np.array(labels))),
+        "camera": Camera(**vars(CAMERA)),
+        "image_id": 7,
+    }
+
+
+def test_boxes_and_areas_are_cut_and_vanished_instances_leave(source, checkpoint, bank):
+    cut = left = 0
+    covering = Gates(rules=(), min_visible=600, may_hide=True)
+    transform = InsertInstances(checkpoint, (3, 3), 1.0, bank=bank, gates=covering)
+    for index, sample in enumerate(data_set(source)):
+        image, target = things(sample)
+        before = {key: value.clone() for key, value in target.items() if isinstance(value, torch.Tensor)}
+        torch.manual_seed(index)
+        _, after = transform(image, target)
+        assert all(torch.equal(target[key], value) for key, value in before.items())
+        masks = after["masks"]
+        boxes = masks_to_boxes(masks)
+        boxes[:, 2:] += 1
+        corners = v2.functional.convert_bounding_box_format(after["boxes"], new_format="XYXY")
+        assert torch.equal(corners, boxes) and after["boxes"].format == target["boxes"].format
+        assert torch.equal(after["area"], masks.sum((1, 2)).float()) and masks.any((1, 2)).all()
+        assert len(masks) == len(after["labels"]) == len(boxes) and after["image_id"] == 7
+        for mask, label in zip(masks, after["labels"].tolist(), strict=True):
+            assert (after["semantic"][mask] == label).all()
+        new = 3
+        left += len(before["masks"]) + new - len(masks)
+        cut += any(
+            (mask & ~old).sum() == 0 and not torch.equal(mask, old) and mask.any()
+            for old in before["masks"]
+            for mask in masks[:-new]
+        )
+    assert cut and left
+
+
+def test_a_sample_nothing_fits_into_comes_back_as_it_is(source, checkpoint, bank, transform):
+    sample = data_set(source)[0]
+    nowhere = InsertInstances(checkpoint, (1, 3), 1.0, bank=bank, gates=Gates(min_area=10**6))
+    never = InsertInstances(checkpoint, (1, 3), 0.0, bank=bank, gates=LOOSE)
+    for image, target in (nowhere(*sample), never(sample)):
+        assert image is sample[0] and target is sample[1]
+    assert not same(transform(sample), sample)
+
+
+def as_it_is(sample):
+    return sample
+
+
+def test_loader_workers_follow_torchs_seed_however_they_are_started(source, checkpoint, bank):
+    transform = InsertInstances(checkpoint, (1, 2), 0.7, bank=bank, gates=LOOSE)
+    transform(*data_set(source)[0])  # loaded here too: workers load for themselves
+    data = data_set(source, transforms=v2.Compose([pickle.loads(pickle.dumps(transform))]))
+    runs = []
+    for start in ("fork", "spawn", "fork"):
+        torch.manual_seed(3 if len(runs) < 2 else 4)
+        loader = DataLoader(data, None, num_workers=2, collate_fn=as_it_is, multiprocessing_context=start)
+        runs.append(list(loader))
+    assert all(map(same, runs[0], runs[1]))
+    assert not all(map(same, runs[0], runs[2]))
+    assert not all(map(same, runs[0], data_set(source)))
+
+
+def test_a_sample_that_lacks_what_is_needed_is_one_line(source, transform, checkpoint, bank, tmp_path):
+    image, target = things(data_set(source)[0])
+    ids, labels = data_set(source)[0][1]
+    without = {key: value for key, value in target.items() if key != "semantic"}
+    for bad, reason in (
+        ((image, without), "no label map of the scene"),
+        ((image, target | {"labels": target["labels"] - 23}), "disagree"),
+        ((image, [labels, ids]), "label map"),
+        ((image, {"boxes": target["boxes"]}), '"masks"'),
+        ((image, ids), "the target must be"),
+        ((image.convert("L"), [ids, labels]), "RGB"),
+        ((v2.functional.pil_to_tensor(image).float(), [ids, labels]), "uint8"),
+        ((image.resize((64, 32)), [ids, labels]), "size"),
+    ):
+        with pytest.raises(InputError, match=reason) as caught:
+            transform(*bad)
+        assert "\n" not in str(caught.value)
+    (tmp_path / "empty.npz").write_bytes(b"")
+    for settings in ({"bank": tmp_path / "empty.npz"}, {"bank": None}, {"render": "oil"}, {"p": 2}):
+        with pytest.raises(InputError):
+            InsertInstances(checkpoint, **({"bank": bank} | settings))
+    with pytest.raises(InputError, match="no checkpoint"):
+        InsertInstances(tmp_path, bank=bank)
+
+
+def test_tensors_come_back_as_tensors(source, transform):
+    image, (ids, labels) = data_set(source)[1]
+    torch.manual_seed(1)
+    expected = arrays(transform(image, [ids, labels]))
+    tensors = [torch.from_numpy(np.asarray(one).astype(np.int32))[None] for one in (ids, labels)]
+    torch.manual_seed(1)
+    picture, maps = transform(tv_tensors.Image(image), tensors)
+    assert isinstance(picture, tv_tensors.Image) and np.array_equal(picture.permute(1, 2, 0), expected[0])
+    for made, given, wanted in zip(maps, tensors, expected[1:], strict=True):
+        assert made.dtype == given.dtype and np.array_equal(made[0], wanted)
+    assert isinstance(Image.fromarray(expected[0]), Image.Image)
