@@ -170,7 +170,7 @@ def maps_of_masks(
     """
     if "masks" not in target or "labels" not in target:
         raise InputError(f'InsertInstances: the target lacks "masks" or "labels"; {_FORMS}')
-    masks, labels = target["masks"].numpy().astype(bool, copy=False), target["labels"].numpy()
+    masks, labels = _planes(target["masks"]).astype(bool, copy=False), target["labels"].numpy()
     if masks.shape != (len(labels), *shape):
         raise InputError(
             f"InsertInstances: masks {masks.shape} for {len(labels)} labels and a picture of {shape}"
@@ -214,7 +214,7 @@ def masks_with_new(target: dict, values: np.ndarray, before: np.ndarray, scene: 
     window = np.s_[y0 : y1 + 1, x0 : x1 + 1]
     changed, ids = changed[window], scene.instance_ids[window]
     seen = [value for value in scene.new_ids if (ids == value).any()]
-    old, count = target["masks"].numpy(), len(values)
+    old, count = _planes(target["masks"]), len(values)
     masks = np.zeros((count + len(seen), *before.shape), old.dtype)
     masks[:count] = old
     boxes = _half_open(target["boxes"]) if "boxes" in target else None
@@ -236,7 +236,8 @@ def masks_with_new(target: dict, values: np.ndarray, before: np.ndarray, scene: 
     if len(kept) < count:
         masks, count = np.concatenate([masks[kept], masks[count:]]), len(kept)
     after = dict(target)
-    after["masks"] = tv_tensors.wrap(torch.from_numpy(masks), like=target["masks"])
+    planes = torch.from_numpy(masks).reshape(-1, *target["masks"].shape[1:])
+    after["masks"] = tv_tensors.wrap(planes, like=target["masks"])
     after["labels"] = _rows(target["labels"], kept, labels)
     if "area" in target:
         of_old = target["area"]
@@ -249,6 +250,12 @@ def masks_with_new(target: dict, values: np.ndarray, before: np.ndarray, scene: 
         new = [[x0, y0, x1 + 1, y1 + 1] for x0, y0, x1, y1 in map(bounding_box, masks[count:])]
         after["boxes"] = _boxes_like(_rows(boxes, kept, new), target["boxes"])
     return after
+
+
+def _planes(masks: Tensor) -> np.ndarray:
+    """Masks (N,H,W) or (N,1,H,W) as (N,H,W)."""
+    array = masks.numpy()
+    return array[:, 0] if array.ndim == 4 and array.shape[1] == 1 else array
 
 
 def _rows(values, kept: list[int], new: list):

@@ -42,10 +42,10 @@ class InsertInstances(v2.Transform):
     - a pair [instance map, label map], each a PIL image, an array or a tensor (H,W) or (1,H,W): what
       `torchvision.datasets.Cityscapes(target_type=["instance", "semantic"])` gives; of that as
       `wrap_dataset_for_transforms_v2` wraps it the first is a dictionary like the following.
-    - a dictionary with "masks" (N,H,W) and "labels" (N,) in Cityscapes label ids, so place this transform
-      before one that renumbers them. The label map is "semantic" (H,W) or (1,H,W) or, if there is no such
-      entry, what the masks say, which then must cover the whole picture, surfaces included, as those of
-      the wrapped data set do with target_type="instance". "boxes", "area" and "iscrowd" are kept true if
+    - a dictionary with "masks" (N,H,W) or (N,1,H,W) and "labels" (N,) in Cityscapes label ids, so place this
+      transform before one that renumbers them. The label map is "semantic" (H,W) or (1,H,W) or, if there is
+      no such entry, what the masks say, which then must cover the whole picture, surfaces included, as those
+      of the wrapped data set do with target_type="instance". "boxes", "area" and "iscrowd" are kept true if
       there; instances marked as crowd count as groups. "camera" may hold a `data.camera.Camera`. All else
       stays as it is.
 
