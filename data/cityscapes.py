@@ -31,7 +31,7 @@ LISTED_FILES = 20  # broken files named in one message
 MAX_DISAGREEMENT = 0.01  # share of pixels where label and instance map may differ; in the real data it is 0
 
 # What Pillow raises for damaged PNG files, depending on the place of the damage.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
 _PNG_END = b"IEND\xaeB`\x82"
 _MODE_NAMES = {"1": "1-bit", "L": "8-bit grey", "I;16": "16-bit grey", "I": "16-bit grey", "P": "palette"}
 
@@ -111,8 +111,8 @@ def read_maps(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     Raises InputError, naming the file, if one is damaged or of another kind than its name says, or if the
     two don't belong together.
     """
-    labels = _read_png(frame.label_path, ("L",), "a label map is an 8-bit grey PNG of label ids")
-    instances = _read_png(frame.instance_path, ("I;16", "I"), "an instance map is a 16-bit grey PNG")
+    labels = read_png(frame.label_path, ("L",), "a label map is an 8-bit grey PNG of label ids")
+    instances = read_png(frame.instance_path, ("I;16", "I"), "an instance map is a 16-bit grey PNG")
     instances = instances.astype(np.uint16, copy=False)
     if labels.shape != instances.shape:
         label_size, instance_size = (f"{a.shape[1]}x{a.shape[0]}" for a in (labels, instances))
@@ -128,7 +128,7 @@ def read_maps(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     return labels, instances
 
 
-def _read_png(path: Path, modes: tuple[str, ...], wanted: str) -> np.ndarray:
+def read_png(path: Path, modes: tuple[str, ...], wanted: str) -> np.ndarray:
     """Pixels of a PNG file in one of Pillow's `modes`; InputError, quoting `wanted`, for anything else."""
     try:
         data = path.read_bytes()
@@ -137,7 +137,7 @@ def _read_png(path: Path, modes: tuple[str, ...], wanted: str) -> np.ndarray:
         Image.open(io.BytesIO(data), formats=("PNG",)).verify()  # the CRC of each chunk, which load() skips
         image = Image.open(io.BytesIO(data), formats=("PNG",))
         image.load()
-    except _DAMAGE as error:
+    except DAMAGE as error:
         text = " ".join(str(error).split())
         raise InputError(f"{path}: truncated or damaged ({text}); copy it from the archive again") from None
     if image.mode not in modes:

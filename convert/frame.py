@@ -1,0 +1,122 @@
+"""One item as the files of a frame in the tree."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from cityscapesscripts.helpers.labels import name2label
+
+from convert.mapping import GROUP, VOID
+from convert.polygons import polygons_of
+from convert.source import Category, Item, Segments, read_picture, values_in
+from data.writer import (
+    FrameName,
+    LabelledPolygon,
+    annotation_files,
+    encode_png,
+    frame_path,
+    instance_values,
+)
+from support.errors import InputError
+from support.files import digest, replacing, write_atomic
+
+_UNLABELED = "unlabeled"
+
+
+@dataclass(frozen=True)
+class Maps:
+    """label_ids (H,W) uint8, instance_ids (H,W) uint16, polygons in painter's order, and what was counted.
+
+    counts: segments, of these single instances, and pixels of each category that occurs, by name.
+    """
+
+    label_ids: np.ndarray
+    instance_ids: np.ndarray
+    objects: list[LabelledPolygon]
+    counts: dict[str, tuple[int, int, int]]
+
+
+def maps_of(segments: Segments, categories: dict[int, Category], mapping: dict[str, str]) -> Maps:
+    """The maps of an item's segments in Cityscapes labels. ValueError for too many instances of a class."""
+    present = values_in(segments.keys)
+    index = _index_of(segments.keys, present)
+    pixels = np.bincount(index.ravel(), minlength=len(present)).tolist()
+    labels, single = [_UNLABELED], [False]
+    part_of_label: dict[str, int] = {_UNLABELED: 0}
+    part_of_index = np.zeros(len(present), np.int32)
+    counts: Counter[tuple[str, int]] = Counter()
+    for place, key in enumerate(present):
+        if key not in segments.of_key:
+            continue
+        number, is_single = segments.of_key[key]
+        category = categories[number].name
+        for what, count in enumerate((1, int(is_single), pixels[place])):
+            counts[category, what] += count
+        label = mapping[category]
+        if label == VOID:
+            continue
+        if label in name2label and name2label[label].hasInstances:
+            if is_single:
+                part_of_index[place] = len(labels)
+                labels.append(label)
+                single.append(True)
+                continue
+            label += GROUP
+        if label not in part_of_label:
+            part_of_label[label] = len(labels)
+            labels.append(label)
+            single.append(False)
+        part_of_index[place] = part_of_label[label]
+    parts = part_of_index[index]
+    drawn = polygons_of(parts, labels, np.array(single))
+    objects = [polygon for _, polygon in drawn]
+    value_of_part = np.zeros(len(labels), np.uint16)
+    for (part, _), value in zip(drawn, instance_values(objects), strict=True):
+        value_of_part[part] = value
+    instance_ids = value_of_part[parts]
+    label_ids = np.where(instance_ids < 1000, instance_ids, instance_ids // 1000).astype(np.uint8)
+    names = sorted({category for category, _ in counts})
+    return Maps(
+        label_ids, instance_ids, objects, {name: tuple(counts[name, k] for k in range(3)) for name in names}
+    )
+
+
+def _index_of(keys: np.ndarray, present: list[int]) -> np.ndarray:
+    """The place of each key of a map (H,W) in the rising list of those that occur."""
+    if present[-1] < 2**17:
+        table = np.zeros(present[-1] + 1, np.int32)
+        table[present] = np.arange(len(present))
+        return table[keys]
+    return np.searchsorted(present, keys)
+
+
+def write_item(
+    out: Path, name: FrameName, item: Item, segments: Segments, maps: Maps, link: bool
+) -> dict[str, str]:
+    """Write the frame's picture and annotation files; their digests by path below `out`.
+
+    link: a picture that is an 8-bit RGB PNG becomes a symbolic link to it; others are written as such.
+    Raises InputError for a bad picture, OSError where writing fails.
+    """
+    rgb, content = read_picture(item.picture)
+    height, width = maps.label_ids.shape
+    if rgb.shape[:2] != (height, width):
+        raise InputError(
+            f"{item.picture}: has {rgb.shape[1]}x{rgb.shape[0]} pixels, but its annotation {width}x{height};"
+            " take both from the same archive"
+        )
+    picture = frame_path(out, "leftImg8bit", item.split, name, ".png")
+    link = link and content is not None
+    files = {picture: content or encode_png(rgb, photograph=True)}
+    for ending, annotation in annotation_files(maps.label_ids, maps.instance_ids, maps.objects).items():
+        files[frame_path(out, "gtFine", item.split, name, ending)] = annotation
+    for path, data in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if link and path == picture:
+            with replacing(path) as temporary:
+                os.symlink(item.picture.resolve(), temporary)
+        else:
+            write_atomic(path, data)
+    return {path.relative_to(out).as_posix(): digest(data) for path, data in files.items()}

@@ -1,0 +1,142 @@
+"""What every format says of its data set, and reading its files."""
+
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.cityscapes import DAMAGE, read_png
+from support.errors import InputError
+
+_NUMBERS = 1001  # of one label in the keys that `keys_of` makes: none, and 0 to 999
+
+
+@dataclass(frozen=True)
+class Category:
+    """A category by the data set's own name, and whether it tells instances of it apart."""
+
+    name: str
+    thing: bool
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture with its annotation, and where it comes to lie in the tree.
+
+    place: sequence and frame number (0..999999), unique within the city; None: counted by the engine.
+    segments: (key, category, whether a single instance) where a data set lists them in a file of its own.
+    """
+
+    split: str
+    city: str  # letters and digits
+    place: tuple[int, int] | None
+    picture: Path
+    annotations: tuple[Path, ...]
+    segments: tuple[tuple[int, int, bool], ...] = ()
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The items in the order in which they are counted, and the categories by their ids in the files."""
+
+    items: list[Item]
+    categories: dict[int, Category]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """keys (H,W) of any integer type; of_key: category and whether a single instance, by key.
+
+    Keys that `of_key` lacks are void.
+    """
+
+    keys: np.ndarray
+    of_key: dict[int, tuple[int, bool]]
+
+
+def existing_folder(path: Path, what: str) -> Path:
+    """The folder. Raises InputError, saying what it should hold, if there is none."""
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; it should hold {what}")
+    return path
+
+
+def read_json(path: Path, what: str) -> dict:
+    """The object in a JSON file. Raises InputError if there is none that can be read."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: can't be read as {what} ({getattr(error, 'strerror', error)})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: is no {what}: it holds no JSON object")
+    return content
+
+
+def read_picture(path: Path) -> tuple[np.ndarray, bytes | None]:
+    """A picture (H,W,3) uint8 RGB as its pixels lie in the file, and the file if it is an 8-bit RGB PNG.
+
+    A note on orientation is left alone, as annotations do. Raises InputError for a damaged file.
+    """
+    if path.suffix.lower() == ".png":
+        pixels, content = (
+            read_png(path, ("RGB", "RGBA", "L", "P", "1"), "a picture has 8 bits"),
+            path.read_bytes(),
+        )
+        with Image.open(io.BytesIO(content)) as image:
+            return (pixels, content) if image.mode == "RGB" else (np.asarray(image.convert("RGB")), None)
+    try:
+        with Image.open(path, formats=("JPEG",)) as image:
+            return np.asarray(image.convert("RGB")), None
+    except DAMAGE as error:
+        text = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise InputError(f"{path}: no whole JPEG or PNG ({text}); copy it from the archive again") from None
+
+
+def read_map(path: Path, bits: int) -> np.ndarray:
+    """A map (H,W) uint8 or uint16 of a grey PNG with 8 or 16 bits; 8 bits may be palette indices."""
+    modes = ("L", "P") if bits == 8 else ("I;16", "I")
+    return read_png(path, modes, f"it must have {bits} bits and one channel").astype(
+        f"uint{bits}", copy=False
+    )
+
+
+def keys_of(labels: np.ndarray, instances: np.ndarray, first: int) -> np.ndarray:
+    """Keys (H,W) int32 of a label map and an instance map of values label * 1000 + number, or bare labels.
+
+    Numbers below `first` mean no single instance, and so does an instance of another label than the label map
+    has there. Raises InputError if the maps differ in size.
+    """
+    if labels.shape != instances.shape:
+        sizes = " and ".join(f"{a.shape[1]}x{a.shape[0]}" for a in (labels, instances))
+        raise InputError(f"label map and instance map differ in size: {sizes} pixels")
+    label, number = np.divmod(instances.astype(np.int32), 1000)
+    single = (label == labels) & (number >= first) & (instances >= 1000)
+    return labels * np.int32(_NUMBERS) + np.where(single, number + 1, 0)
+
+
+def segments_of_keys(keys: np.ndarray, categories: dict[int, Category]) -> Segments:
+    """What keys made by `keys_of` mean. Raises InputError for labels that are no category."""
+    present = values_in(keys)
+    labels = {key: divmod(key, _NUMBERS) for key in present}
+    check_known((label for label, _ in labels.values()), categories)
+    return Segments(
+        keys,
+        {key: (label, number > 0 and categories[label].thing) for key, (label, number) in labels.items()},
+    )
+
+
+def check_known(labels: Iterable[int], categories: dict[int, Category]) -> None:
+    """Raises InputError for ids that are no category."""
+    if unknown := sorted(set(labels) - categories.keys()):
+        raise InputError(f"holds ids that are no category of the data set: {', '.join(map(str, unknown))}")
+
+
+def values_in(keys: np.ndarray) -> list[int]:
+    """The values of an integer map, rising."""
+    if keys.max() < 2**17:  # counting is faster than sorting
+        return np.flatnonzero(np.bincount(keys.ravel())).tolist()
+    return np.unique(keys).tolist()

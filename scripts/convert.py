@@ -1,0 +1,82 @@
+"""python -m scripts.convert --from mapillary --root datasets/vistas --out datasets/vistas_tree
+
+Makes the Cityscapes tree that everything here reads of another data set. The same command again goes on where
+a run was cut short. --show_mapping prints which category becomes which label.
+"""
+
+from pathlib import Path
+
+from convert.engine import (
+    Conversion,
+    convert,
+    find,
+    report_of,
+    report_text,
+    start_worker,
+    work,
+    write_summary,
+)
+from convert.formats import FORMATS
+from convert.mapping import mapping_of
+from data.cityscapes import name_some
+from support.errors import InputError, Parser, run_program, warn
+from support.files import alone_in, writing_to
+from support.processes import Pool, cores
+
+
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser("python -m scripts.convert", "Make a Cityscapes tree of another data set.")
+    about = "; ".join(f"{name} ({text})" for name, text in FORMATS.items())
+    parser.add_argument("--from", dest="format", required=True, choices=FORMATS, metavar="FORMAT", help=about)
+    parser.add_argument("--root", type=Path, help="folder of the data set, as its archives unpack")
+    parser.add_argument("--out", type=Path, help="folder of the tree; made if absent")
+    parser.add_argument(
+        "--split", help="convert one split of the tree only, for example train (default: all)"
+    )
+    parser.add_argument(
+        "--mapping",
+        type=Path,
+        metavar="FILE",
+        help="YAML lines 'category: label' that replace lines of the table",
+    )
+    parser.add_argument("--show_mapping", action="store_true", help="print the table in use, and stop")
+    parser.add_argument(
+        "--link", action="store_true", help="link pictures that are PNGs already instead of copying them"
+    )
+    parser.add_argument("--num_workers", type=int, default=cores(), help="processes (default: one a core)")
+    return parser
+
+
+def main() -> int:
+    flags = parser().parse_args()
+    mapping = mapping_of(flags.format, flags.mapping)
+    if flags.show_mapping:
+        print("\n".join(f"{category}: {label}" for category, label in mapping.items()))
+        return 0
+    if flags.root is None or flags.out is None:
+        raise InputError("give --root, the folder of the data set, and --out, that of the tree (see --help)")
+    conversion = Conversion(flags.format, flags.root, flags.out, mapping, flags.link)
+    tasks, data_set = find(conversion, flags.split)
+    with alone_in(flags.out), writing_to(flags.out):
+        with Pool(flags.num_workers, start_worker, (conversion, data_set.categories)) as pool:
+            lines = convert(
+                conversion, tasks, lambda todo: pool.with_bar("convert", work, todo, unit="picture")
+            )
+        report = report_of(lines, mapping)
+        failed = [line["reason"] for line in lines if line["status"] == "failed"]
+        results = {
+            "state": "with failures" if failed else "complete",
+            "pictures": len(lines),
+            "failed": failed,
+        }
+        write_summary(conversion, results | {"categories": report})
+    print(report_text(report))
+    print(f"{len(lines) - len(failed)} of {len(lines)} pictures are in {flags.out}")
+    if failed:
+        warn(f"{len(failed)} failed: {name_some(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_program(main)

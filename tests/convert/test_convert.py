@@ -1,0 +1,321 @@
+"""scripts.convert on a miniature of each data set: truth to the pixel, readers, bad input, going on."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from cityscapesscripts.helpers.annotation import Annotation
+from cityscapesscripts.helpers.labels import name2label
+from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
+from cityscapesscripts.preparation.json2labelImg import createLabelImage
+from kitti360scripts.evaluation.semantic_2d.instances2dict import instances2dict
+from torchvision.datasets import Cityscapes
+
+from convert.formats import FORMATS
+from convert.mapping import mapping_of
+from convert.polygons import polygons_of
+from data.writer import topmost
+from scripts import convert
+from scripts.synth import validate
+from tests.convert import miniatures
+from tests.programs import run_here
+
+
+def run(format_name: str, root: Path, out: Path, *more):
+    return run_here(
+        convert.main,
+        "--from",
+        format_name.split()[0],
+        "--root",
+        root,
+        "--out",
+        out,
+        "--num_workers",
+        1,
+        *more,
+    )
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module", params=miniatures.WRITERS)
+def converted(request, tmp_path_factory):
+    """Name of the format, the miniature's folder, the tree's, and how the program ended."""
+    folder = tmp_path_factory.mktemp("convert")
+    miniatures.WRITERS[request.param](folder / "source")
+    return (
+        request.param,
+        folder / "source",
+        folder / "tree",
+        run(request.param, folder / "source", folder / "tree"),
+    )
+
+
+def expected(format_name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Cityscapes label ids of the scene, and a number for each single instance, 0 elsewhere."""
+    names = {"pole": "wall"} if format_name == "coco_panoptic" else {}
+    labels = miniatures.encode(
+        miniatures.scene(), lambda segment: name2label[names.get(segment.label, segment.label)].id
+    )
+    numbers = np.zeros_like(labels)
+    for place, segment in enumerate(miniatures.scene(), 1):
+        # Vistas v1.2 knows no crowds
+        if segment.number is not None or (format_name == "mapillary v1.2" and segment.label == "car"):
+            numbers[segment.mask] = place
+    return labels, numbers
+
+
+def test_maps_are_the_source_to_the_pixel(converted):
+    format_name, _, out, done = converted
+    assert done.returncode == 0, done.stderr
+    labels, numbers = expected(format_name)
+    found = sorted((out / "gtFine").glob("*/*/*_labelIds.png"))
+    assert len(found) == 3
+    for path in found:
+        assert np.array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), labels)
+        ids = cv2.imread(str(path).replace("labelIds", "instanceIds"), cv2.IMREAD_UNCHANGED).astype(int)
+        assert np.array_equal(np.where(ids < 1000, ids, ids // 1000), labels)
+        assert np.array_equal(ids >= 1000, numbers > 0)
+        pairs = np.unique([ids[numbers > 0], numbers[numbers > 0]], axis=1)
+        assert pairs.shape[1] == len(set(pairs[0])) == len(set(pairs[1]))  # one value for one instance
+
+
+def test_polygons_are_drawn_to_the_same_maps_by_the_official_tools(converted):
+    for path in (converted[2] / "gtFine").glob("*/*/*_polygons.json"):
+        annotation = Annotation()
+        annotation.fromJsonFile(str(path))
+        for ending, draw in (("labelIds", createLabelImage), ("instanceIds", createInstanceImage)):
+            official = np.asarray(draw(annotation, "ids"))
+            ours = cv2.imread(str(path).replace("polygons.json", f"{ending}.png"), cv2.IMREAD_UNCHANGED)
+            assert np.mean(official != ours) < 0.002  # a line to the person behind the bicycle
+
+
+def test_readers_accept_the_tree(converted):
+    _, _, out, _ = converted
+    checked = run_here(validate.main, out, "--verify", "--num_workers", 1)
+    assert checked.returncode == 0, checked.stdout
+    read = Cityscapes(str(out), "train", target_type=["instance", "semantic", "polygon"])
+    image, (instance, semantic, polygons) = read[0]
+    assert len(read) == 2 and image.size == instance.size == semantic.size == (96, 64)
+    assert polygons["imgWidth"] == 96
+    assert len(Cityscapes(str(out), "val", target_type="semantic")) == 1
+
+
+def test_manifest_and_report_tell_what_became_of_what(converted):
+    format_name, source, out, done = converted
+    lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    for line in lines:
+        picture = next(path for path in line["outputs"] if path.startswith("leftImg8bit"))
+        ours, theirs = cv2.imread(str(out / picture)), cv2.imread(str(source / line["picture"]))
+        assert np.array_equal(ours, theirs)
+        assert all((source / path).is_file() for path in line["annotations"])
+    rows = json.loads((out / "convert.json").read_text())["categories"]
+    people = next(row for row in rows.values() if row["label"] == "person")
+    assert (people["fate"], people["segments"], people["single"]) == ("mapped", 9, 9)
+    assert people["pixels"] == 3 * sum(s.mask.sum() for s in miniatures.scene() if s.label == "person")
+    assert all(name in done.stdout for name in rows)
+
+
+def test_names_say_where_a_frame_comes_from(tmp_path):
+    miniatures.acdc(tmp_path / "acdc")
+    miniatures.kitti360(tmp_path / "kitti")
+    run("acdc", tmp_path / "acdc", tmp_path / "a", "--split", "train")
+    run("kitti360", tmp_path / "kitti", tmp_path / "k", "--link")
+    found = {path.name for path in tmp_path.glob("[ak]/leftImg8bit/*/*/*")}
+    assert found == {
+        "fog_000475_000041_leftImg8bit.png",
+        "night_010376_000054_leftImg8bit.png",
+        "kitti360_000000_000250_leftImg8bit.png",
+        "kitti360_000000_000251_leftImg8bit.png",
+        "kitti360_000002_004711_leftImg8bit.png",
+    }
+    assert all(path.is_symlink() for path in (tmp_path / "k").glob("leftImg8bit/*/*/*"))
+    assert not any(path.is_symlink() for path in (tmp_path / "a").glob("leftImg8bit/*/*/*"))
+
+
+def test_the_authors_tool_finds_the_same_instances_in_kitti360(tmp_path):
+    miniatures.kitti360(tmp_path)
+    maps = tmp_path / "data_2d_semantics/train" / miniatures.KITTI_VAL / "image_00"
+    name = "0000004711.png"
+    (read,) = tools.instances2dict(
+        [(str(maps / "instance" / name), str(maps / "confidence" / name))]
+    ).values()
+    areas = sorted(s.mask.sum() for s in miniatures.scene() if s.label == "person")
+    assert sorted(one["pixelCount"] for one in found["person"]) == areas
+    assert [one["instID"] for one in found["bicycle"]] == [33001]
+
+
+# ---- tables -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_the_table_of_a_format_is_shown_and_legal(format_name):
+    shown = run_here(convert.main, "--from", format_name, "--show_mapping")
+    assert shown.returncode == 0
+    table = dict(line.split(": ") for line in shown.stdout.splitlines())
+    assert table == mapping_of(format_name, None)
+    assert {"person", "car", "road", "sky"} <= set(table.values())
+
+
+def test_a_mapping_of_ones_own_replaces_lines_and_merges(tmp_path):
+    miniatures.bdd100k(tmp_path / "source")
+    (tmp_path / "own.yaml").write_text("vegetation: building\nperson: void\nbicycle: static\n")
+    done = run("bdd100k", tmp_path / "source", tmp_path / "out", "--mapping", tmp_path / "own.yaml")
+    rows = json.loads((tmp_path / "out/convert.json").read_text())["categories"]
+    assert done.returncode == 0
+    assert rows["vegetation"]["fate"] == rows["building"]["fate"] == "merged"
+    assert rows["person"]["fate"] == "dropped"
+    (path, *_) = (tmp_path / "out").glob("gtFine/*/*/*instanceIds.png")
+    assert set(np.unique(cv2.imread(str(path), -1))) == {0, 4, 7, 11, 17, 23, 26}
+
+
+def test_categories_that_no_table_knows_are_listed(tmp_path):
+    miniatures.coco_panoptic(tmp_path / "source")
+    for path in tmp_path.glob("source/annotations/*.json"):
+        path.write_text(path.read_text().replace('"tree-merged"', '"palm"').replace('"car"', '"kart"'))
+    done = run("coco_panoptic", tmp_path / "source", tmp_path / "out")
+    assert done.returncode == 2 and "kart, palm" in done.stderr and not (tmp_path / "out").exists()
+    (tmp_path / "own.yaml").write_text("palm: vegetation\nkart: car\n")
+    assert (
+        run(
+            "coco_panoptic", tmp_path / "source", tmp_path / "out", "--mapping", tmp_path / "own.yaml"
+        ).returncode
+        == 0
+    )
+
+
+# ---- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_folder_of_something_else_is_one_line(format_name, tmp_path):
+    (tmp_path / "source").mkdir()
+    for root in ("source", "missing"):
+        done = run(format_name, tmp_path / root, tmp_path / "out")
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(tmp_path / root) in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    (
+        (("--split", "test"), "only train, val"),
+        (("--mapping", "none.yaml"), "none.yaml: can't be read"),
+        (("--mapping", "wrong.yaml"), "'tree' is no Cityscapes label"),
+        (("--out", "source/tree"), "inside the data set"),
+        (("--out", "used"), "is not empty"),
+    ),
+)
+def test_a_wrong_flag_is_one_line(more, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    miniatures.idd(tmp_path / "source")
+    (tmp_path / "wrong.yaml").write_text("vegetation: tree\n")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/notes.txt").write_text("mine")
+    done = run("idd", Path("source"), Path("out"), *more)
+    assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists() and [p.name for p in (tmp_path / "used").iterdir()] == [
+        "notes.txt"
+    ]
+
+
+def test_a_bad_item_fails_alone_and_the_same_command_goes_on(tmp_path):
+    root, out = tmp_path / "source", tmp_path / "out"
+    miniatures.acdc(root)
+    bad = root / "gt/fog/train/GOPR0475/GOPR0475_frame_000041_gt_labelIds.png"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:-30])
+    done = run("acdc", root, out)
+    assert done.returncode == 1 and f"{bad}: truncated or damaged" in done.stderr
+    assert not any("fog" in name for name in files_of(out)) and len(list(out.glob("gtFine/*/*/*"))) == 8
+    before = {path: path.stat().st_mtime_ns for path in out.glob("gtFine/*/*/*")}
+    bad.write_bytes(whole)
+    done = run("acdc", root, out)
+    assert done.returncode == 0 and "holds 2 of 3 pictures already" in done.stdout
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+    assert run("acdc", root, tmp_path / "at_once").returncode == 0
+    one, other = files_of(out), files_of(tmp_path / "at_once")
+    del one["manifest.jsonl"], other["manifest.jsonl"]  # the times of the sources differ
+    assert one == other
+    again = run("acdc", root, out, "--link")
+    assert again.returncode == 2 and "another link" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    (
+        (lambda root: next(root.glob("images/10k/val/*")).unlink(), "is not there"),
+        (
+            lambda root: _edit(next(root.glob("labels/pan_seg/bitmasks/val/*")), _unknown),
+            "no category of the data set: 41",
+        ),
+        (
+            lambda root: _edit(next(root.glob("labels/pan_seg/bitmasks/val/*")), _smaller),
+            "but its annotation 40x64",
+        ),
+        (lambda root: _edit(next(root.glob("labels/pan_seg/bitmasks/val/*")), _grey), "four channels"),
+        (lambda root: _cut(next(root.glob("images/10k/val/*"))), "no whole JPEG"),
+    ),
+)
+def test_what_can_be_wrong_with_an_item_is_named(damage, says, tmp_path):
+    miniatures.bdd100k(tmp_path / "source")
+    damage(tmp_path / "source")
+    done = run("bdd100k", tmp_path / "source", tmp_path / "out")
+    assert done.returncode == 1 and says in done.stderr and "1 failed" in done.stderr
+    assert {path.parent.name for path in tmp_path.glob("out/gtFine/*/*")} == {"train"}
+
+
+def _edit(path: Path, change) -> None:
+    miniatures.save(path, change(cv2.cvtColor(cv2.imread(str(path), -1), cv2.COLOR_BGRA2RGBA)))
+
+
+def _unknown(mask: np.ndarray) -> np.ndarray:
+    mask[0, 0, 0] = 41
+    return mask
+
+
+def _smaller(mask: np.ndarray) -> np.ndarray:
+    return mask[:, :40].copy()
+
+
+def _grey(mask: np.ndarray) -> np.ndarray:
+    return mask[..., 0].copy()
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def test_a_run_that_was_cut_short_is_gone_on_with(tmp_path):
+    root, out = tmp_path / "source", tmp_path / "out"
+    miniatures.mapillary_12(root)
+    assert run("mapillary", root, out, "--split", "val").returncode == 0
+    with (out / "manifest.jsonl").open("a") as manifest:
+        manifest.write('{"stage": "convert", "key": "tr')
+    assert run("mapillary", root, out).returncode == 0
+    assert len((out / "manifest.jsonl").read_text().splitlines()) == 3
+    assert run_here(validate.main, out, "--verify", "--num_workers", 1).returncode == 0
+
+
+# ---- polygons -----------------------------------------------------------------------------------
+
+
+def test_polygons_of_a_wild_map_are_exact_for_stuff_and_nearly_so_for_instances():
+    rng = np.random.default_rng(1)
+    noise = cv2.GaussianBlur(rng.normal(size=(80, 120, 12)).astype(np.float32), (0, 0), 4)
+    parts = noise.argmax(2).astype(np.int32)
+    single = np.arange(12) >= 8
+    labels = [
+        *("unlabeled", "road", "sky", "building", "wall", "fence", "terrain", "vegetation"),
+        *["car"] * 4,
+    ]
+    drawn = polygons_of(parts, labels, single)
+    top = topmost([polygon for _, polygon in drawn], 120, 80)
+    wrong = np.array([part for part, _ in drawn])[top] != parts
+    assert sorted(part for part, _ in drawn if single[part]) == [8, 9, 10, 11]
+    assert not wrong[~single[parts]].any()
+    assert wrong.mean() < 0.01
