@@ -141,9 +141,8 @@ def test_the_authors_tool_finds_the_same_instances_in_kitti360(tmp_path):
     miniatures.kitti360(tmp_path)
     maps = tmp_path / "data_2d_semantics/train" / miniatures.KITTI_VAL / "image_00"
     name = "0000004711.png"
-    (read,) = tools.instances2dict(
-        [(str(maps / "instance" / name), str(maps / "confidence" / name))]
-    ).values()
+    files = str(maps / "instance" / name), str(maps / "confidence" / name)
+    (found,) = instances2dict([files]).values()
     areas = sorted(s.mask.sum() for s in miniatures.scene() if s.label == "person")
     assert sorted(one["pixelCount"] for one in found["person"]) == areas
     assert [one["instID"] for one in found["bicycle"]] == [33001]
