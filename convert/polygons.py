@@ -3,7 +3,7 @@
 Stuff comes first, the largest outlines before those within them; then the single instances, one polygon each;
 then once more what of the stuff the instances have covered: holes in them are filled, and pieces of one
 instance joined by lines. Only where pieces of an instance can't be joined but over another one, pixels of
-that are lost.
+that are lost, and where an instance is a spray of pieces, the smallest of them.
 """
 
 import cv2
@@ -14,6 +14,7 @@ from data.outlines import join_pieces, outline
 from data.writer import LabelledPolygon, topmost
 
 _MARGIN = 16  # pixels around an instance where lines between its pieces may lead
+_MOST = 40  # pieces of an instance, and holes in it, that its polygon shows; speckle has thousands
 
 
 def polygons_of(
@@ -64,20 +65,33 @@ def _instance_outline(
 ) -> np.ndarray:
     """One outline (N,2) of an instance: pieces joined, holes filled where no other instance is in them."""
     near = tuple(slice(max(0, edge.start - _MARGIN), edge.stop + _MARGIN) for edge in window)
-    others = parts[near]
-    mask, thing = others == part, single[others]
+    corner = np.array([near[1].start, near[0].start], np.int32)
+    thing = single[parts[near]]
+    mask = _largest(parts[near] == part, connectivity=8)
     shapes = _outlines(mask, near)
     if len(shapes) > 1:
         mask = join_pieces(mask, ~thing)
         shapes = _outlines(mask, near)
+    others = thing & ~mask
     if len(shapes) == 1:
         filled = np.zeros(mask.shape, np.uint8)
-        corner = np.array([near[1].start, near[0].start], np.int32)
         cv2.fillPoly(filled, [shapes[0] - corner], 1)
-        if not (filled.view(bool) & thing & ~mask).any():
+        if not (filled.view(bool) & others).any():
             return shapes[0]
-    holes = cv2.connectedComponents((~mask).view(np.uint8), connectivity=4)[1]
-    kept = np.zeros(holes.max() + 1, bool)
-    kept[holes[thing & ~mask]] = True
-    kept[np.concatenate([holes[0], holes[-1], holes[:, 0], holes[:, -1]])] = True
-    return outline(~kept[holes] | mask) + np.array([near[1].start, near[0].start], np.int32)
+    around = cv2.connectedComponents(np.pad(~mask, 1, constant_values=True).view(np.uint8), connectivity=4)[1]
+    holes = around[1:-1, 1:-1]
+    with_others = np.zeros(holes.max() + 1, bool)
+    with_others[holes[others]] = True
+    outside = holes == around[0, 0]
+    open_holes = _largest(with_others[holes] & ~mask & ~outside, connectivity=4)
+    return outline(~open_holes & ~outside) + corner
+
+
+def _largest(mask: np.ndarray, connectivity: int) -> np.ndarray:
+    """A mask (h,w) bool without all but its _MOST largest pieces."""
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=connectivity)
+    if count <= _MOST + 1:
+        return mask
+    kept = np.zeros(count, bool)
+    kept[1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")[:_MOST]] = True
+    return kept[pieces]
