@@ -104,22 +104,28 @@ def read_map(path: Path, bits: int) -> np.ndarray:
     )
 
 
+def colour_keys(path: Path) -> np.ndarray:
+    """The keys (H,W) int32 of a PNG in the COCO panoptic format, R + 256 G + 65536 B."""
+    colours = read_png(path, ("RGB",), "segment ids are colours (RGB, 8 bits)").astype(np.int32)
+    return colours @ np.array([1, 256, 65536], np.int32)
+
+
 def keys_of(labels: np.ndarray, instances: np.ndarray, first: int) -> np.ndarray:
     """Keys (H,W) int32 of a label map and an instance map of values label * 1000 + number, or bare labels.
 
     Numbers below `first` mean no single instance, and so does an instance of another label than the label map
-    has there. Raises InputError if the maps differ in size.
+    has there. Raises ValueError if the maps differ in size.
     """
     if labels.shape != instances.shape:
         sizes = " and ".join(f"{a.shape[1]}x{a.shape[0]}" for a in (labels, instances))
-        raise InputError(f"label map and instance map differ in size: {sizes} pixels")
+        raise ValueError(f"label map and instance map differ in size: {sizes} pixels")
     label, number = np.divmod(instances.astype(np.int32), 1000)
     single = (label == labels) & (number >= first) & (instances >= 1000)
     return labels * np.int32(_NUMBERS) + np.where(single, number + 1, 0)
 
 
 def segments_of_keys(keys: np.ndarray, categories: dict[int, Category]) -> Segments:
-    """What keys made by `keys_of` mean. Raises InputError for labels that are no category."""
+    """What keys made by `keys_of` mean. Raises ValueError for labels that are no category."""
     present = values_in(keys)
     labels = {key: divmod(key, _NUMBERS) for key in present}
     check_known((label for label, _ in labels.values()), categories)
@@ -130,9 +136,9 @@ def segments_of_keys(keys: np.ndarray, categories: dict[int, Category]) -> Segme
 
 
 def check_known(labels: Iterable[int], categories: dict[int, Category]) -> None:
-    """Raises InputError for ids that are no category."""
+    """Raises ValueError for ids that are no category."""
     if unknown := sorted(set(labels) - categories.keys()):
-        raise InputError(f"holds ids that are no category of the data set: {', '.join(map(str, unknown))}")
+        raise ValueError(f"holds ids that are no category of the data set: {', '.join(map(str, unknown))}")
 
 
 def values_in(keys: np.ndarray) -> list[int]:

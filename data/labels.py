@@ -132,5 +132,5 @@ def conversion_needed(labels: list[int]) -> str:
         f"holds {labels[:5]}, label ids above {LAST_ID}; take the official file of that name, or if this is"
         f" another data set, convert both maps first: labelIds to 0..{LAST_ID} by the names of the classes (0"
         " for one that Cityscapes has not), instanceIds to id * 1000 + k for each instance and to the bare id"
-        " elsewhere"
+        " elsewhere; scripts.convert does so for some data sets"
     )

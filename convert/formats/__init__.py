@@ -1,8 +1,8 @@
 """The formats that can be converted; a module of two functions each.
 
 find(root) lists the items and categories of a data set (InputError if it isn't one of that format);
-read(item, categories) gives an item's segments (InputError for a damaged file, or one that says what it
-can't mean).
+read(item, categories) gives an item's segments (InputError for a damaged file, ValueError for what it can't
+mean, to be said of the annotation).
 """
 
 from importlib import import_module

@@ -9,10 +9,16 @@ dropped.
 import re
 from pathlib import Path
 
-import numpy as np
-
-from convert.source import Category, DataSet, Item, Segments, existing_folder, read_json, values_in
-from data.cityscapes import read_png
+from convert.source import (
+    Category,
+    DataSet,
+    Item,
+    Segments,
+    colour_keys,
+    existing_folder,
+    read_json,
+    values_in,
+)
 from support.errors import InputError
 
 _PREFIX = "panoptic_"
@@ -65,11 +71,10 @@ def _add(root: Path, file: Path, content: dict, items: list[Item], categories: d
 def read(item: Item, categories: dict[int, Category]) -> Segments:
     """See `convert.formats`."""
     (path,) = item.annotations
-    colours = read_png(path, ("RGB",), "segment ids are colours (RGB, 8 bits)").astype(np.int32)
-    keys = colours @ np.array([1, 256, 65536], np.int32)
+    keys = colour_keys(path)
     of_key = {key: (category, single) for key, category, single in item.segments}
     if unlisted := [key for key in values_in(keys) if key and key not in of_key]:
-        raise InputError(f"{path}: holds segments that its JSON file doesn't list: {unlisted[:5]}")
+        raise ValueError(f"holds segments that its JSON file doesn't list: {unlisted[:5]}")
     if unknown := sorted({category for category, _ in of_key.values()} - categories.keys()):
-        raise InputError(f"{path}: its JSON file gives it categories that are not listed: {unknown}")
+        raise ValueError(f"its JSON file gives it categories that are not listed: {unknown}")
     return Segments(keys, of_key)

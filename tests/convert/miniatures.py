@@ -87,6 +87,26 @@ COCO = {
 }
 
 
+def _coco_segments(ids: dict[str, int]) -> tuple[np.ndarray, list[dict]]:
+    """The PNG (HEIGHT, WIDTH, 3) uint8 of the scene and the list of its segments; ids: category by label."""
+    colours, infos = np.zeros((HEIGHT, WIDTH, 3), np.uint8), []
+    for place, segment in enumerate(scene()):
+        key = 3 + 70_000 * place  # all three bytes are in use
+        colours[segment.mask] = key % 256, key // 256 % 256, key // 65536
+        ys, xs = np.nonzero(segment.mask)
+        box = [xs.min(), ys.min(), xs.max() - xs.min() + 1, ys.max() - ys.min() + 1]
+        infos.append(
+            {
+                "id": key,
+                "category_id": ids[segment.label],
+                "iscrowd": int(segment.label in THINGS and segment.number is None),
+                "bbox": [int(number) for number in box],
+                "area": int(segment.mask.sum()),
+            }
+        )
+    return colours, infos
+
+
 def coco_panoptic(root: Path) -> None:
     categories = [
         {
@@ -101,21 +121,7 @@ def coco_panoptic(root: Path) -> None:
     for split, names in (("train2017", ("000000000009", "000000000025")), ("val2017", ("000000000139",))):
         images, annotations = [], []
         for name in names:
-            colours, infos = np.zeros((HEIGHT, WIDTH, 3), np.uint8), []
-            for place, segment in enumerate(scene()):
-                key = 3 + 70_000 * place  # all three bytes are in use
-                colours[segment.mask] = key % 256, key // 256 % 256, key // 65536
-                ys, xs = np.nonzero(segment.mask)
-                box = [xs.min(), ys.min(), xs.max() - xs.min() + 1, ys.max() - ys.min() + 1]
-                infos.append(
-                    {
-                        "id": key,
-                        "category_id": COCO[segment.label][0],
-                        "iscrowd": int(segment.label in THINGS and segment.number is None),
-                        "bbox": [int(number) for number in box],
-                        "area": int(segment.mask.sum()),
-                    }
-                )
+            colours, infos = _coco_segments({role: number for role, (number, _) in COCO.items()})
             save(root / "annotations" / f"panoptic_{split}" / f"{name}.png", colours)
             save(root / split / f"{name}.jpg", picture())
             images.append({"id": int(name), "file_name": f"{name}.jpg", "width": WIDTH, "height": HEIGHT})
@@ -281,16 +287,28 @@ def idd(root: Path) -> None:
 
 
 def acdc(root: Path) -> None:
+    """The instances of the image at night are in the panoptic annotation, others in instance maps."""
     for place, frame in (
         ("fog/train/GOPR0475", "GOPR0475_frame_000041"),
         ("night/train/GP010376", "GP010376_frame_000054"),
         ("rain/val/GOPR0402", "GOPR0402_frame_000271"),
     ):
         labels = encode(scene(), lambda segment: CITYSCAPES[segment.label])
-        instances = encode(scene(), _with_number(CITYSCAPES))
         save(root / "gt" / place / f"{frame}_gt_labelIds.png", labels.astype(np.uint8))
-        save(root / "gt" / place / f"{frame}_gt_instanceIds.png", instances.astype(np.uint16))
         save(root / "rgb_anon" / place / f"{frame}_rgb_anon.png", picture())
+        if place.startswith("night"):
+            name = f"{place}/{frame}_gt_panoptic.png"
+            colours, infos = _coco_segments(CITYSCAPES)
+            save(root / "gt_panoptic" / name, colours)
+            content = {
+                "images": [{"id": frame, "file_name": f"{place}/{frame}_rgb_anon.png"}],
+                "annotations": [{"image_id": frame, "file_name": name, "segments_info": infos}],
+                "categories": [{"id": number, "name": name} for name, number in CITYSCAPES.items()],
+            }
+            (root / "gt_panoptic/train_gt_panoptic.json").write_text(json.dumps(content))
+        else:
+            instances = encode(scene(), _with_number(CITYSCAPES))
+            save(root / "gt" / place / f"{frame}_gt_instanceIds.png", instances.astype(np.uint16))
 
 
 WRITERS = {
