@@ -199,6 +199,22 @@ def test_a_folder_of_something_else_is_one_line(format_name, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("content", ('{"labels": [{"na', "[]", '{"annotations": []}', '{"labels": [1]}'))
+@pytest.mark.parametrize(
+    ("format_name", "file"),
+    (
+        ("mapillary", "config_v2.0.json"),
+        ("coco_panoptic", "annotations/panoptic_val2017.json"),
+        ("acdc", "gt_panoptic/train_gt_panoptic.json"),
+    ),
+)
+def test_a_broken_list_of_the_data_set_is_one_line(format_name, file, content, tmp_path):
+    miniatures.WRITERS["mapillary v2.0" if format_name == "mapillary" else format_name](tmp_path / "source")
+    (tmp_path / "source" / file).write_text(content)
+    done = run(format_name, tmp_path / "source", tmp_path / "out")
+    assert done.returncode == 2 and file in done.stderr and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     (
@@ -298,6 +314,16 @@ def test_a_run_that_was_cut_short_is_gone_on_with(tmp_path):
     assert run("mapillary", root, out).returncode == 0
     assert len((out / "manifest.jsonl").read_text().splitlines()) == 3
     assert run_here(validate.main, out, "--verify", "--num_workers", 1).returncode == 0
+
+
+def test_a_tree_is_not_mixed_with_other_pictures(tmp_path):
+    root, out = tmp_path / "source", tmp_path / "out"
+    miniatures.bdd100k(root)
+    assert run("bdd100k", root, out).returncode == 0
+    min(root.glob("labels/pan_seg/bitmasks/train/*")).unlink()
+    before = files_of(out)
+    done = run("bdd100k", root, out)
+    assert done.returncode == 2 and "choose another --out" in done.stderr and files_of(out) == before
 
 
 # ---- polygons -----------------------------------------------------------------------------------
