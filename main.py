@@ -24,12 +24,12 @@ from distributed import NO_LIMIT, Ranks, any_rank, average, choose_device, joine
 from loader.cache import prepare
 from loader.noise import draw_noise
 from loader.pairs import GRID_NOISE, Scene, TrainingPairs, first_scenes, training_loader
-from model import Averages, NonFiniteLossError, Optimisers, WhereWhat, sample, train_step
+from model import WhereWhat, sample
 from options import Options, parse, write_yaml
-from recorded import RecordedStep, can_record
 from support.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from support.errors import InputError, run_program
 from support.run_log import RunLog
+from training import Averages, NonFiniteLossError, Optimisers, RecordedStep, can_record, train_step
 
 GRID_COLUMNS = 6
 GRID_GAP = 3  # pixels, green

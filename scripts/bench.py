@@ -29,12 +29,12 @@ from loader.cache import prepare
 from loader.noise import Noise, draw_noise
 from loader.pairs import Batch, TrainingPairs, training_loader
 from main import keep_freed_memory, peak_memory_mb, seed_everything, set_speed
-from model import G_SIDE, Optimisers, WhereWhat, d_losses, g_gradients, g_terms, train_step
+from model import WhereWhat, d_losses
 from options import PRESETS, Options, validate
-from recorded import WARM_UP, RecordedStep, can_record
 from streets.scenes import write_streets
 from support.errors import InputError, Parser, run_program
 from tests.plain import PlainWhereWhat, plain_train_step
+from training import G_SIDE, WARM_UP, Optimisers, RecordedStep, can_record, g_gradients, g_terms, train_step
 
 VARIANTS = ("plain", "fp32", "bf16", "fp16")
 TYPICAL_THETA = torch.tensor([10.0, 0, 0, 0, 10, 0])  # a box of a tenth of the image, in its middle

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from data.labels import NUM_CHANNELS
 from loader.noise import HalfNoise, Noise
 from loader.pairs import Batch, Scene
-from model import D_NAMES, G_WEIGHTS, Optimisers, Paths, WhereWhat
+from model import D_NAMES, G_WEIGHTS, Paths, WhereWhat
 from networks import ENLARGEMENT, SceneEncoder
+from training import Optimisers
 
 
 def plain_edge_map(m: Tensor) -> Tensor:

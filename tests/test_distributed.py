@@ -12,9 +12,10 @@ import torch.distributed as dist
 import distributed
 from distributed import average_gradients
 from loader.noise import draw_noise
-from model import Optimisers, WhereWhat, train_step
+from model import WhereWhat
 from tests.miniature import write_miniature
 from tests.test_model import TINY, make_batch
+from training import Optimisers, train_step
 
 ROOT = Path(__file__).parents[1]
 

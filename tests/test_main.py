@@ -16,7 +16,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main
-import model
+import training
 from data.labels import CHANNEL_COLOURS, NUM_CHANNELS
 from data.pictures import OUTLINE
 from distributed import Ranks
@@ -288,7 +288,7 @@ def test_failing_save_leaves_the_earlier_checkpoint(streets, tmp_path, monkeypat
 
 
 def test_non_finite_loss_stops_after_saving_the_last_good_state(streets, tmp_path, monkeypatch, capsys):
-    original = model.d_losses
+    original = training.d_losses
 
     def poisoned(networks, views, paths):
         losses = original(networks, views, paths)
@@ -296,7 +296,7 @@ def test_non_finite_loss_stops_after_saving_the_last_good_state(streets, tmp_pat
         return losses | ({"d_obj": losses["d_obj"] * float("nan")} if poisoned.calls == 3 else {})
 
     poisoned.calls = 0
-    monkeypatch.setattr(model, "d_losses", poisoned)
+    monkeypatch.setattr(training, "d_losses", poisoned)
     with pytest.raises(
         InputError, match=r"d_obj turned nan at iteration 3; the last good state is .*00000002"
     ):

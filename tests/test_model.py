@@ -16,21 +16,17 @@ from model import (
     G_NETWORKS,
     G_WEIGHTS,
     SUP_NETWORKS,
-    NonFiniteLossError,
-    Optimisers,
     WhereWhat,
     d_losses,
-    g_gradients,
     g_losses,
-    g_terms,
     kl_losses,
     loss_names,
     mask_loss,
     sample,
-    train_step,
 )
 from options import PRESETS, Options
 from tests.plain import PlainWhereWhat, plain_train_step
+from training import NonFiniteLossError, Optimisers, g_gradients, g_terms, train_step
 
 TINY = Options(**PRESETS["tiny"])
 

@@ -26,21 +26,12 @@ import torch
 from data.labels import TARGET_CLASSES
 from loader.noise import HalfNoise, Noise
 from loader.pairs import Batch, Scene
-from model import (
-    D_NAMES,
-    G_NETWORKS,
-    SUP_NETWORKS,
-    Optimisers,
-    WhereWhat,
-    d_losses,
-    g_gradients,
-    g_terms,
-    loss_names,
-)
+from model import D_NAMES, G_NETWORKS, SUP_NETWORKS, WhereWhat, d_losses, loss_names
 from networks import edge_map, place
 from options import Options
 from tests.plain import PlainWhereWhat
 from tests.published import published_names
+from training import Optimisers, g_gradients, g_terms
 
 PARITY = Path(os.environ.get("PARITY_DIR", Path(__file__).parents[2] / "shared" / "parity"))
 FILES = sorted(PARITY.glob("*.npz"))

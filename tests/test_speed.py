@@ -14,11 +14,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from loader.noise import draw_noise
-from model import Optimisers, WhereWhat, d_losses, g_losses, kl_losses, loss_names, train_step
+from model import WhereWhat, d_losses, g_losses, kl_losses, loss_names
 from support.checkpoints import list_checkpoints, load_checkpoint
 from tests.miniature import write_miniature
 from tests.test_model import TINY, double, make_batch
 from tests.test_parity import FILES, biases_before_norm, build, load, read_batch, read_noise
+from training import Optimisers, train_step
 
 LOSSES = loss_names(TINY)
 ROOT = Path(__file__).parents[1]

@@ -8,9 +8,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from loader.noise import draw_noise
-from model import NonFiniteLossError, Optimisers, WhereWhat, train_step
-from recorded import WARM_UP, RecordedStep, can_record
+from model import WhereWhat
 from tests.test_model import TINY, make_batch, with_places
+from training import WARM_UP, NonFiniteLossError, Optimisers, RecordedStep, can_record, train_step
 
 PLACES = dataclasses.replace(TINY, where="distribution", joint_weight=1.0, mask_loss="bce")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
