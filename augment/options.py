@@ -76,7 +76,11 @@ class SynthOptions:
     prompts: str = setting("", "YAML of prompts; none: the built-in table", section="generate")
     style: str = setting("", "words added to each prompt, for example 'at night'", section="generate")
 
-    backend: str = setting("swap", "who repaints", BACKENDS, section="backend")
+    backend: str = setting(
+        "swap",
+        f"who repaints: {', '.join(BACKENDS)}, or one of your own as module:Class, see docs/synthesis.md",
+        section="backend",
+    )
     backend_settings: dict = field(default_factory=dict, metadata={"section": "backend"})
 
     colour_match: str = setting(
@@ -124,11 +128,20 @@ class SynthOptions:
         return THINGS if self.classes == "all" else tuple(self.classes.split(","))
 
 
+def is_own(backend: str) -> bool:
+    """Whether a back end is named as module:Class, which may come from outside this project."""
+    return re.fullmatch(r"[\w.]+:\w+", backend) is not None
+
+
 def checked(options: SynthOptions) -> SynthOptions:
     """The same options. Raises InputError for a value out of range, naming the option."""
     in_range(options)
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", options.scene_size):
         raise InputError(f"scene_size must be WIDTHxHEIGHT, for example 512x256, not {options.scene_size!r}")
+    if options.backend not in BACKENDS and not is_own(options.backend):
+        raise InputError(
+            f"backend '{options.backend}' is unknown: choose {', '.join(BACKENDS)}, or module:Class"
+        )
     for name in options.class_names:
         if name not in THINGS:
             raise InputError(f"classes: {name!r} has no instances in Cityscapes, only {', '.join(THINGS)}")

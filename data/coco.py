@@ -16,6 +16,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from data.cityscapes import Frame
+from data.geometry import Patch
 from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
 from support.errors import InputError
 from support.files import write_atomic
@@ -81,6 +82,14 @@ def annotations_of(
             }
         )
     return found
+
+
+def rle_of(patch: Patch, shape: tuple[int, int]) -> dict:
+    """A mask in an image of shape (H,W) as compressed RLE of the whole image; pycocotools.mask decodes it."""
+    whole = np.zeros(shape, np.uint8, order="F")
+    whole[patch.window] = patch.mask
+    code = rle.encode(whole)
+    return {"size": code["size"], "counts": code["counts"].decode()}
 
 
 def edge_polygons(mask: np.ndarray, box: list[int]) -> list[list[int]]:

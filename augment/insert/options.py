@@ -10,7 +10,7 @@ from cityscapesscripts.helpers.labels import name2label
 
 from augment.insert.gates import RULES, Gates
 from augment.insert.places import WORK, read_region
-from augment.options import WITH_WEIGHTS, SynthOptions, options_of
+from augment.options import WITH_WEIGHTS, SynthOptions, is_own, options_of
 from augment.paint.painter import RENDERERS, WITH_BANK, Rendering
 from data.camera import CAMERA_CHOICES
 from data.labels import TARGET_CLASSES
@@ -191,8 +191,7 @@ class InsertOptions:
         "none",
         "none: no leftImg8bit is written; overlay: flat colours; swap: instances of the data set, fitted into"
         " the new masks; recolor: the same in a colour of the prompt; sd_inpaint, sdxl_blend: diffusion"
-        " models (requirements-diffusion.txt)",
-        RENDERERS,
+        " models (requirements-diffusion.txt); module:Class: a back end of your own, see docs/synthesis.md",
         section="picture",
     )
     render_config: str = setting(
@@ -249,6 +248,8 @@ def parse(arguments: list[str] | None = None) -> InsertOptions:
 
     if not options.db_root and not options.image:
         raise InputError("--db_root is required (or --image for a single image)")
+    if options.render not in RENDERERS and not is_own(options.render):
+        raise InputError(f"--render {options.render}: choose {', '.join(RENDERERS)}, or module:Class")
     if options.instances and not options.image:
         raise InputError("--instances belongs to --image")
     if options.per_image and options.target:
@@ -260,7 +261,8 @@ def parse(arguments: list[str] | None = None) -> InsertOptions:
         )
     if options.render in WITH_BANK and not options.db_root:
         raise InputError(f"--render {options.render} shows instances of a data set; give it as --db_root")
-    for option, users in (("render_config", RENDERERS[2:]), ("bank", WITH_BANK)):
+    own = (options.render,) if is_own(options.render) else ()
+    for option, users in (("render_config", (*RENDERERS[2:], *own)), ("bank", WITH_BANK)):
         if getattr(options, option) and options.render not in users:
             raise InputError(f"--{option} belongs to --render {', '.join(users)}")
     if options.num_workers is None:  # torchrun sets LOCAL_WORLD_SIZE

@@ -19,6 +19,7 @@ from augment.paint.backends import CannotFillError
 from augment.paint.painter import NewObject
 from data.camera import Camera, camera_of
 from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, read_maps
+from data.coco import rle_of
 from data.geometry import Patch
 from data.labels import TARGET_CLASSES
 from data.outlines import Outlines
@@ -130,6 +131,7 @@ class EditedImage:
         visible = Patch(self.inserted[mask.window] == number, mask.x0, mask.y0)
         pixels = int(np.count_nonzero(visible.mask))
         return {
+            "amodal": rle_of(mask, self.label_ids.shape),
             "extent": list(visible.box),
             "pixels": pixels,
             "hidden_pixels": int(np.count_nonzero(mask.mask)) - pixels,

@@ -42,7 +42,7 @@ _FEATHER_SHARE = 0.03  # of the side of a square of the object's area: the soft 
 class Rendering:
     """How a run paints; everything that a worker must know."""
 
-    name: str  # one of RENDERERS except "none"
+    name: str  # one of RENDERERS except "none", or module:Class
     options: SynthOptions  # of which the back end, prompts, crop, feather and colour match count here
     shadow: float  # how dark the contact shadow is at most, 0..1
     db_root: str  # where the instances to show come from; empty: the bank is taken as it is

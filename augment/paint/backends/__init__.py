@@ -4,8 +4,9 @@
     asked = Request(rgb, mask, "car", "aachen_000000_000019/26001", ("a red car", "a white car"), "", seed)
     first, second = backend.fill(asked)
 
-`swap`, `recolor` and `cv_inpaint` need no weights; `sd_inpaint` and `sdxl_blend` need those of
-requirements-diffusion.txt, and nothing of them is imported before they are made.
+A back end from outside is named as module:Class. The class is made and asked for its settings as those here
+are (`Backend`). `swap`, `recolor` and `cv_inpaint` need no weights; `sd_inpaint` and `sdxl_blend` need
+those of requirements-diffusion.txt, and nothing of them is imported before they are made.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-from augment.options import BACKENDS
+from augment.options import BACKENDS, is_own
 from support.errors import InputError
 from support.settings import changed, checked
 
@@ -64,7 +65,11 @@ class Request:
 
 
 class Backend(Protocol):
-    """What the pipeline knows of a back end."""
+    """What the pipeline knows of a back end.
+
+    Its class is called as Class(name, settings, db_root, split) in each process that paints, and has a static
+    method defaults(name) that returns its settings with their defaults, a frozen dataclass.
+    """
 
     name: str
     version: str
@@ -114,6 +119,21 @@ def prepare_backend(
 
 
 def _maker(name: str) -> type:
+    if is_own(name):
+        return _own(name)
     if name not in BACKENDS:
-        raise InputError(f"back end '{name}' is unknown: choose {', '.join(BACKENDS)}")
+        raise InputError(f"back end '{name}' is unknown: choose {', '.join(BACKENDS)}, or module:Class")
     return import_module(f"{__name__}.{_MODULES[name]}").MAKER
+
+
+def _own(name: str) -> type:
+    """The class named as module:Class. InputError if there is none, or if it is no back end."""
+    module, class_name = name.split(":")
+    try:
+        maker = getattr(import_module(module), class_name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"back end {name}: {error}; the module must be importable from here") from None
+    lacking = [method for method in ("defaults", "fill") if not callable(getattr(maker, method, None))]
+    if lacking:
+        raise InputError(f"back end {name}: has no {' and no '.join(lacking)}, see docs/synthesis.md")
+    return maker

@@ -18,6 +18,7 @@ from cityscapesscripts.evaluation.instances2dict import instances2dict
 from cityscapesscripts.helpers.annotation import Annotation
 from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from cityscapesscripts.preparation.json2labelImg import createLabelImage
+from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from torchvision.datasets import Cityscapes
 
@@ -668,10 +669,19 @@ def test_what_is_seen_of_an_object_is_told_as_it_is_in_the_end(tmp_path):
     gates = Gates(rules=())
     _, first = image.put("person", Patch(np.ones((30, 10), bool), 180, 70), gates)
     _, second = image.put("person", Patch(np.ones((30, 10), bool), 185, 75), gates)
+    amodal = [image.seen(one["inserted_value"]).pop("amodal") for one in (first, second)]
+    for code, (x0, y0) in zip(amodal, ((180, 70), (185, 75)), strict=True):
+        whole = rle.decode(code)
+        assert (
+            whole.shape == image.label_ids.shape
+            and whole[y0 : y0 + 30, x0 : x0 + 10].sum() == whole.sum() == 300
+        )
     assert image.seen(first["inserted_value"]) == {
+        "amodal": amodal[0],
         "extent": [180, 70, 190, 100], "pixels": 300 - 125, "hidden_pixels": 125,
     }  # fmt: skip
     assert image.seen(second["inserted_value"]) == {
+        "amodal": amodal[1],
         "extent": [185, 75, 195, 105], "pixels": 300, "hidden_pixels": 0,
     }  # fmt: skip
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from augment.options import BACKENDS
+from augment.options import BACKENDS, options_of
 from augment.paint.backends import CannotFillError, Request, make_backend, prepare_backend, settings_of
 from augment.paint.backends.recolor import COLOURS
 from augment.paint.backends.swap import fit_into, relit
@@ -404,3 +404,23 @@ def test_preparing_builds_the_bank_once(tree, tmp_path):
     assert backend.name == "swap" and backend.version and backend.details["params"]["choices"] == 8
     for name in BACKENDS[1:]:
         prepare_backend(name, {}, tree, "train")  # nothing to do, and nothing is loaded
+
+
+def test_a_back_end_from_outside():
+    name = "tests.own_backend:Grey"
+    backend = make_backend(name, {"level": 7}, Path("nowhere"), "train")
+    rgb, mask = np.zeros((8, 8, 3), np.uint8), np.eye(8, dtype=bool)
+    (picture,) = backend.fill(Request(rgb, mask, "car", "a/1", ("a car",), "", 0))
+    assert (picture[mask] == 7).all() and not picture[~mask].any()
+    with pytest.raises(InputError, match="at most 255"):
+        settings_of(name, {"level": 256})
+    for bad, reason in (
+        ("tests.nowhere:Grey", "No module named"),
+        ("tests.own_backend:Blue", "Blue"),
+        ("tests.own_backend:NotOne", "no defaults and no fill"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            settings_of(bad, {})
+    assert options_of({"backend": name}).backend == name
+    with pytest.raises(InputError, match="or module:Class"):
+        options_of({"backend": "magic"})
