@@ -55,13 +55,13 @@ def joined() -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """The torch device of an option value; InputError if there is no such device here.
 
-    Of several processes on a machine each takes the GPU of its own number.
+    Of several processes that torchrun started on a machine each takes the GPU of its own number.
     """
     if name in ("auto", "cuda") and torch.cuda.is_available():
-        name = f"cuda:{local_rank}"
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     elif name == "auto":
         name = "cpu"
     try:

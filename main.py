@@ -44,7 +44,7 @@ IDENTITY_OPTIONS = (
 
 
 def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
-    device = choose_device(options.device, ranks.local)
+    device = choose_device(options.device)
     seed_everything(options.random_seed)
     set_speed(options, device)
     run_dir = Path(options.run_dir)

@@ -2,42 +2,31 @@
 
 Inserts objects into a whole Cityscapes-format split and writes an official tree: labelIds, instanceIds,
 color, polygons and camera where the source has them, masks of the inserted pixels, manifest.jsonl, and
-insert.json with the counts. The same command again goes on where a run was cut short; torchrun shares the
-images out over several processes or machines.
+insert.json with the counts. The same command again goes on where a run was cut short; torchrun, a Slurm job
+array or --shard share the images out over several processes or machines.
 
 With --render the new objects are painted on the RGB pictures too, which become leftImg8bit of the new tree.
 """
 
 import dataclasses
+import heapq
 import json
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from augment.engine.records import Item, Records, fingerprint
+from augment.engine.shards import Shard, shard_of_process
+from augment.engine.tree import is_current, opened
 from augment.insert.contact_sheet import contact_sheet
 from augment.insert.gates import Gates
 from augment.insert.options import InsertOptions, gates_of, parse, rendering_of
-from augment.insert.places import WORK, Settings, Task, start_worker, training_boxes, work
-from augment.insert.scene import sibling_path, single_frame
-from augment.insert.tree import (
-    MANIFEST,
-    PREVIEW,
-    VERSION,
-    abandon,
-    all_records,
-    finished_frame,
-    histogram,
-    is_done,
-    open_tree,
-    plan,
-    remove_records,
-    sum_up,
-    write_manifest,
-    write_summary,
-)
+from augment.insert.places import STAGE, Settings, Task, start_worker, training_boxes, work
+from augment.insert.scene import sibling_path, single_frame, sources_of
+from augment.insert.tree import INSERT, PREVIEW, finished_frame, histogram, plan, sum_up
 from augment.paint.painter import Rendering
 from data.camera import assumption_lines, assumptions
 from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, list_frames, name_some
@@ -45,11 +34,11 @@ from data.coco import write_coco
 from data.geometry import METRIC_RANGES, HeightFit, fit_heights, too_few
 from data.train_ids import write_train_ids
 from data.writer import encode_png
-from distributed import Ranks, choose_device, joined, wait_for_all
+from distributed import choose_device
 from model import WhereWhat, load_model
 from support.checkpoints import find_checkpoint
 from support.errors import InputError, run_program, warn
-from support.files import alone_in, digest, write_atomic, writing_to
+from support.files import digest, in_turn, write_atomic, writing_to
 from support.processes import Pool
 
 # ---- input --------------------------------------------------------------------------------------
@@ -81,7 +70,7 @@ def load_models(paths: list[str], settings: InsertOptions) -> dict[str, tuple[Pa
 
 
 def frames_of(settings: InsertOptions) -> list[Frame]:
-    """The images to insert into, sorted by name; those that lack a map are among them, to be named.
+    """All images of the split, sorted by name; those that lack a map are among them, to be named.
 
     Raises InputError if there are none, or if OUT lies in the input or around it.
     """
@@ -105,13 +94,16 @@ def frames_of(settings: InsertOptions) -> list[Frame]:
         if name not in known:
             files = (path.with_name(name + suffix) for suffix in (LABEL_SUFFIX, INSTANCE_SUFFIX))
             frames.append(Frame(name, *files))
-    return sorted(frames, key=lambda frame: frame.name)[: settings.scenes]
+    return sorted(frames, key=lambda frame: frame.name)
 
 
 def height_fits(
     settings: InsertOptions, gates: Gates, frames: list[Frame], models: list[WhereWhat]
 ) -> dict[str, HeightFit]:
-    """Fits of height against foot row, for classes and images where the camera does not tell the height."""
+    """Fits of height against foot row, for classes and images where the camera does not tell the height.
+
+    frames: all of the split, so that the fits are the same for any part of them.
+    """
     if "height" not in gates.rules:
         return {}
     cameras = settings.camera == "cityscapes" or not without_camera(frames)
@@ -144,14 +136,16 @@ def assumed_cameras(settings: InsertOptions, frames: list[Frame]) -> dict[str, d
 # ---- the run ------------------------------------------------------------------------------------
 
 
-def insert(settings: InsertOptions, ranks: Ranks, held: ExitStack) -> int:
-    """Insert, write the tree and print the counts; the exit status. `held` gets the lock on OUT."""
+def insert(settings: InsertOptions) -> int:
+    """Insert, write the tree and print the counts; the exit status."""
     start = time.monotonic()
     torch.set_num_threads(1)
-    out, device = Path(settings.out), choose_device(settings.device, ranks.local)
+    out, device = Path(settings.out), choose_device(settings.device)
+    shard = Shard() if settings.merge else shard_of_process(settings.shard)
     gates, rendering = gates_of(settings), rendering_of(settings, str(device))
     models = load_models(settings.checkpoint, settings)
-    frames = frames_of(settings)
+    there = frames_of(settings)
+    frames = there[: settings.scenes]
     if rendering:
         lacking = [f.name for f in frames if not sibling_path(f, "leftImg8bit", "_leftImg8bit.png")]
         if lacking:
@@ -163,24 +157,20 @@ def insert(settings: InsertOptions, ranks: Ranks, held: ExitStack) -> int:
             "--distance needs the data set's camera files; give --camera cityscapes if the pictures are"
             " Cityscapes', or use --height or --region instead"
         )
-    names = [frame.name for frame in frames]
-    per_image = settings.per_image or (1, 1)
-    planned = plan(names, tuple(sorted(models)), settings.seed, per_image, settings.target)
-    tasks = [Task(frame, classes) for frame, classes in zip(frames, planned, strict=True)]
-    checkpoints = {name: _sha256(path) for name, (path, _) in sorted(models.items())}
-    decisive = decisive_settings(settings, gates, rendering, frames, checkpoints, device)
+    hashes = {name: _sha256(path) for name, (path, _) in sorted(models.items())}
+    assumed = assumed_cameras(settings, frames)
+    decisive = decisive_settings(settings, gates, rendering, hashes, bool(assumed), device)
 
-    if ranks.rank == 0:  # for all of its job
-        held.enter_context(alone_in(out))
-    with writing_to(out):
-        summary = open_tree(out, decisive, settings.overwrite) if ranks.rank == 0 else None
-    wait_for_all()
-    if ranks.rank and not (out / WORK).is_dir():  # rank 0 found it complete
-        return 0
-    if summary is None:
-        fits = height_fits(settings, gates, frames, [model for _, model in models.values()])
+    with opened(INSERT, out, decisive, shard, settings.overwrite) as tree:
+        fits = height_fits(settings, gates, there, [model for _, model in models.values()])
+        tasks = tasks_of(settings, frames, tuple(sorted(models)), fits, rendering is not None)
+        mine = shard.of(frames)
+        todo = [] if settings.merge else tree.to_do(STAGE, [task.item for task in tasks.values()])
+        if len(todo) < len(mine) and todo:
+            print(f"{out} holds {len(mine) - len(todo)} of {len(mine)} images already: going on with it")
         job = Settings(
             checkpoints=tuple(str(path) for path, _ in models.values()),
+            hashes=hashes,
             out=settings.out,
             split=settings.split,
             seed=settings.seed,
@@ -194,79 +184,84 @@ def insert(settings: InsertOptions, ranks: Ranks, held: ExitStack) -> int:
             device=str(device),
             camera=settings.camera,
         )
-        mine = tasks[ranks.rank :: ranks.count]
         with writing_to(out):
-            todo = [task for task in mine if not is_done(out, task.frame)]
-            if len(todo) < len(mine):
-                print(f"{out} holds {len(mine) - len(todo)} of {len(mine)} images already: going on with it")
-            for task in todo:  # so that a record is always one of this run
-                (out / WORK / f"{task.frame.name}.json").unlink(missing_ok=True)
-            if rendering and ranks.rank == 0:
-                with Pool(settings.num_workers) as pool:
+            if rendering and todo:
+                with in_turn(out), Pool(settings.num_workers) as pool:
                     rendering.prepare(partial(pool.with_bar, "instances to show"))
-            wait_for_all()
-            try:
-                with Pool(settings.num_workers, start_worker, (job,)) as pool:
-                    for _ in pool.with_bar("images", work, todo, unit="image"):
-                        pass
-            except InputError:
-                if ranks.count == 1:
-                    abandon(out)
-                raise
-            if ranks.rank:
-                return 0
-            records = all_records(out, [task.frame for task in tasks])
-            lines = write_manifest(out, tasks, records, checkpoints)
-            results = sum_up(records)
-            state = "incomplete" if results["images_failed"] else "complete"
-            fitted = {name: dataclasses.asdict(fit) for name, fit in fits.items()}
-            summary = {"state": state, **results, "height_fits": fitted}
-            write_summary(out, decisive, summary)
-            if state == "complete":
-                remove_records(out)
-        seconds = time.monotonic() - start
-        print(f"{len(todo)} images in {seconds:.1f} s")
-    else:
-        print(f"{out} is complete already, nothing to do")
-        lines = [json.loads(line) for line in (out / MANIFEST).read_text().splitlines()]
-    with writing_to(out):
-        add_extras(settings, out, frames, lines, {name: model for name, (_, model) in models.items()})
-    for line in assumption_lines(assumed_cameras(settings, frames)):
-        print(line)
-    report(out, summary, lines)
-    return 1 if summary["images_failed"] else 0
+            with Pool(settings.num_workers, start_worker, (job,)) as pool:
+                for lines in pool.with_bar("images", work, [tasks[item.key] for item in todo], unit="image"):
+                    tree.append(lines)
+        if todo:
+            print(f"{len(todo)} images in {time.monotonic() - start:.1f} s")
+        elif not settings.merge:
+            print(
+                f"{out} is complete already, nothing to do" if shard.count == 1 else f"shard {shard} is done"
+            )
+
+        def finished(name: str) -> bool:
+            return is_current(tree.records.get(STAGE, name), tasks[name].item)
+
+        with tree.merging(list(tasks), finished) as merged:
+            if not merged:
+                return int(shard.count == 1)
+            results = sum_up(tree.records.blocks(STAGE))
+            results["state"] = "incomplete" if results["images_failed"] else "complete"
+            results["height_fits"] = {name: dataclasses.asdict(fit) for name, fit in fits.items()}
+            if assumed:
+                results["settings"] = decisive | {"assumed_cameras": assumed}
+            tree.write_summary(results)
+            add_extras(settings, tree.records, there, {name: model for name, (_, model) in models.items()})
+            for line in assumption_lines(assumed):
+                print(line)
+            report(out, results, tree.records)
+    return 1 if results["images_failed"] else 0
+
+
+def tasks_of(
+    settings: InsertOptions,
+    frames: list[Frame],
+    classes: tuple[str, ...],
+    fits: dict[str, HeightFit],
+    rgb: bool,
+) -> dict[str, Task]:
+    """What there is to do for each frame, by its name; classes: of the models; rgb: pictures are painted."""
+    names = [frame.name for frame in frames]
+    planned = plan(names, classes, settings.seed, settings.per_image or (1, 1), settings.target)
+    about_fits = {"fits": fingerprint({name: dataclasses.asdict(fit) for name, fit in fits.items()})}
+    tasks = {}
+    for frame, chosen in zip(frames, planned, strict=True):
+        asked = {"classes": list(chosen)} | (about_fits if fits else {})
+        tasks[frame.name] = Task(frame, Item(frame.name, sources_of(frame, rgb), asked))
+    return tasks
 
 
 def decisive_settings(
     settings: InsertOptions,
     gates: Gates,
     rendering: Rendering | None,
-    frames: list[Frame],
-    checkpoints: dict[str, str],
+    hashes: dict[str, str],
+    assumed: bool,
     device: torch.device,
 ) -> dict:
-    """Everything that decides the content of the files, as insert.json shows it."""
-    per_image = None if settings.target else list(settings.per_image or (1, 1))
-    names = [frame.name for frame in frames]
+    """Everything that decides the content of the files but for the images, as insert.json shows it.
+
+    hashes: of the checkpoint of each class; assumed: cameras are assumed.
+    """
     decisive = {
-        "version": VERSION,
-        "images": len(names),
-        "names": digest("\n".join(names).encode()),
         "split": settings.split,
-        "checkpoints": checkpoints,
+        "checkpoints": hashes,
         "seed": settings.seed,
         "attempts": settings.attempts,
         "temperature": settings.temperature,
-        "per_image": per_image,
+        "per_image": None if settings.target else list(settings.per_image or (1, 1)),
         "target": settings.target,
         "z_spatial": settings.z_spatial,
         "z_appr": settings.z_appr,
         "gates": dataclasses.asdict(gates) | {"region_mask": _sha256(gates.region_mask)},
         "render": rendering.to_json() if rendering else "none: leftImg8bit is not written",
         "device": device.type,  # rounding differs between kinds
+        "assumed_cameras": assumed,
     }
-    if assumed := assumed_cameras(settings, frames):
-        decisive["assumed_cameras"] = assumed
     return json.loads(json.dumps(decisive))  # tuples become lists, as in the file
 
 
@@ -278,43 +273,41 @@ def _sha256(path: Path | str | None) -> str | None:
 
 
 def add_extras(
-    settings: InsertOptions,
-    out: Path,
-    frames: list[Frame],
-    lines: list[dict],
-    models: dict[str, WhereWhat],
+    settings: InsertOptions, records: Records, frames: list[Frame], models: dict[str, WhereWhat]
 ) -> None:
-    """Write train ids, the COCO file and the contact sheet, where asked for."""
-    failed = {line["image"] for line in lines if line["status"] == "failed"}
-    good = [frame for frame in frames if frame.name not in failed]
-    inserted: dict[str, list[dict]] = {}
-    for line in lines:
-        if line["status"] == "inserted":
-            inserted.setdefault(line["image"], []).append(line)
-    made = [finished_frame(out, settings.split, frame) for frame in good]
-    if settings.train_ids:
+    """Write train ids, the COCO file and the contact sheet of the whole tree, where asked for."""
+    out, source = Path(settings.out), {frame.name: frame for frame in frames}
+
+    def inserted() -> Iterator[tuple[Frame, list[dict]]]:
+        """The finished frames, each with the lines of its new objects."""
+        for *objects, own in records.blocks(STAGE):
+            if own["status"] == "ok" and own["key"] in source:
+                yield source[own["key"]], [one for one in objects if one["status"] == "inserted"]
+
+    if settings.train_ids or settings.coco:
+        new_ids = {frame.name: tuple(one["instance_id"] for one in new) for frame, new in inserted()}
+        made = [finished_frame(out, settings.split, source[name]) for name in new_ids]
         with Pool(settings.num_workers) as pool:
-            for message in write_train_ids(made, pool.map):
-                warn(message)
-    if settings.coco:
-        new_ids = {name: tuple(one["instance_id"] for one in found) for name, found in inserted.items()}
-        with Pool(settings.num_workers) as pool:
-            path = write_coco(out, settings.split, made, new_ids, pool.map)
-        print(f"COCO annotation: {path}")
+            if settings.train_ids:
+                for message in write_train_ids(made, pool.map):
+                    warn(message)
+            if settings.coco:
+                print(f"COCO annotation: {write_coco(out, settings.split, made, new_ids, pool.map)}")
     if settings.preview:
-        pairs = [
-            (frame, finished_frame(out, settings.split, frame), inserted[frame.name])
-            for frame in good
-            if frame.name in inserted
-        ]
-        if pairs:
-            write_atomic(out / PREVIEW, encode_png(contact_sheet(pairs, models, settings.preview)))
+        changed = (
+            (frame, finished_frame(out, settings.split, frame), new) for frame, new in inserted() if new
+        )
+        largest = heapq.nsmallest(
+            settings.preview, changed, key=lambda one: (-max(new["pixels"] for new in one[2]), one[0].name)
+        )
+        if largest:
+            write_atomic(out / PREVIEW, encode_png(contact_sheet(largest, models, settings.preview)))
             print(f"contact sheet: {out / PREVIEW}")
         else:
             warn("no contact sheet: no object was inserted")
 
 
-def report(out: Path, summary: dict, lines: list[dict]) -> None:
+def report(out: Path, summary: dict, records: Records) -> None:
     """Print the counts."""
     print(histogram(summary))
     tried = sum(summary["objects_inserted"].values()) + sum(summary["objects_given_up"].values())
@@ -324,9 +317,8 @@ def report(out: Path, summary: dict, lines: list[dict]) -> None:
         if counts:
             listed = ", ".join(f"{reason} {count}" for reason, count in counts.items())
             print(f"refusals, {name}: {listed}")
-    for line in lines:
-        if line["status"] == "failed":
-            warn(f"skipped {line['image']}: {line['reason']}")
+    for name in summary["images_failed"]:
+        warn(f"skipped {name}: {records.get(STAGE, name)[-1]['reason']}")
     if summary["images_failed"]:
         count = len(summary["images_failed"])
         warn(f"{count} images skipped; mend them and give the same command again to add them")
@@ -335,12 +327,11 @@ def report(out: Path, summary: dict, lines: list[dict]) -> None:
 
 def main() -> int:
     settings = parse()
-    with joined() as ranks, ExitStack() as held:
-        try:
-            return insert(settings, ranks, held)
-        except KeyboardInterrupt:
-            print("stopped; the same command goes on from there")
-            return 130
+    try:
+        return insert(settings)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from there")
+        return 130
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from support.errors import InputError
 
-LOCK = ".lock"  # in a folder that a program is writing to
+LOCK = ".lock"  # in a folder that a program is writing to; with an ending, for a part of the work
 
 
 @contextmanager
@@ -46,33 +46,71 @@ def writing_to(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone_in(out: Path) -> Iterator[None]:
+def alone_in(out: Path, part: str = "") -> Iterator[None]:
     """The only process in the folder `out`, which is made if absent, as long as the block lasts.
 
-    The lock is the operating system's and ends with this process, however that ends. Raises InputError at
-    once if another process is there.
+    part: the only one that works on it there, such as "3-of-16"; nobody then has the whole folder. The locks
+    are the operating system's and end with this process, however that ends. Raises InputError at once if
+    another process is there.
     """
-    lock = FileLock(out / LOCK)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; choose another")
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
+    with ExitStack() as held:
+        with writing_to(out):
+            try:
+                held.enter_context(_held(out / (f"{LOCK}-{part}" if part else LOCK)))
+                if part:
+                    with in_turn(out):
+                        refused = (out / LOCK).exists() and _is_held(out / LOCK)
+                else:
+                    refused = any(_is_held(path) for path in out.glob(f"{LOCK}-*"))
+            except Timeout:
+                refused = True
+        if refused:
             raise InputError(
                 f"--out {out}: another process is at work there; wait for its end, or choose another --out"
-            ) from None
+            )
+        yield
+
+
+@contextmanager
+def in_turn(out: Path) -> Iterator[bool]:
+    """One process after another in the folder `out`, for what is done once; whether nobody has a part."""
+    with _held(out / f"{LOCK}-turn", wait=True):
+        yield not any(_is_held(path) for path in out.glob(f"{LOCK}-*-of-*"))
+
+
+@contextmanager
+def _held(path: Path, wait: bool = False) -> Iterator[None]:
+    """A lock, whose file goes with it. Raises Timeout if another process has it, unless told to wait."""
+    lock = FileLock(path)
+    lock.acquire(blocking=wait)
     try:
         yield
     finally:
-        (out / LOCK).unlink(missing_ok=True)  # while it is held: later it may be another's
+        path.unlink(missing_ok=True)  # while it is held: later it may be another's
         lock.release()
 
 
+def _is_held(path: Path) -> bool:
+    """Whether a process has a lock; the file that a killed one left is removed."""
+    try:
+        with _held(path):
+            return False
+    except Timeout:
+        return True
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file is there for locking only."""
+    return path.name.startswith(LOCK)
+
+
 def is_empty(out: Path) -> bool:
-    """Whether a folder holds nothing, or only a lock."""
-    return all(path.name == LOCK for path in out.iterdir())
+    """Whether a folder holds nothing, or only locks and what a process that was killed left half-written."""
+    return all(is_lock(path) or (path.name[0] == "." and path.suffix == ".tmp") for path in out.iterdir())
 
 
 def stamp(*paths: Path) -> list[int] | None:

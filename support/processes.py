@@ -25,6 +25,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def share_of_cores() -> int:
+    """The cores of this process, one at least, where torchrun started several on this machine."""
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 class Pool:
     """Processes that are started with the first item; with fewer than two, everything happens here.
 

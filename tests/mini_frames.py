@@ -11,8 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from augment.engine.records import MANIFEST, line_of, write_outputs
 from augment.repaint.focus import draw_window
-from augment.repaint.manifest import MANIFEST, line_of, sample_key, write_outputs
+from augment.repaint.manifest import sample_key
 from augment.repaint.truth import crop_truth, truth_files
 from data.camera import Camera
 from data.writer import (

@@ -1,21 +1,22 @@
 """The options of `scripts/insert.py`, their checks, and the rules they ask for."""
 
 import argparse
-import os
 import re
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from cityscapesscripts.helpers.labels import name2label
 
+from augment.engine.records import WORK
+from augment.engine.shards import HELP, Shard
 from augment.insert.gates import RULES, Gates
-from augment.insert.places import WORK, read_region
+from augment.insert.places import read_region
 from augment.options import WITH_WEIGHTS, SynthOptions, is_own, options_of
 from augment.paint.painter import RENDERERS, WITH_BANK, Rendering
 from data.camera import CAMERA_CHOICES
 from data.labels import TARGET_CLASSES
 from support.errors import InputError, Parser
-from support.processes import cores
+from support.processes import share_of_cores
 from support.settings import add_flags, checked, setting
 
 TRAINING_SPLITS = ("train", "train_extra")
@@ -98,7 +99,11 @@ class InsertOptions:
         False, "insert into a split that others are measured on (val, test)", section="input"
     )
     scenes: int | None = setting(
-        None, "the first so many images of the split (default all)", section="input", read=int, least=1
+        None,
+        "the first so many images of the split; more of them later add to the tree (default all)",
+        section="input",
+        read=int,
+        least=1,
     )
     image: str = setting("", "a single label map (labelIds.png) instead of a split", section="input")
     instances: str = setting("", "its instance map (default: the file beside it)", section="input")
@@ -225,6 +230,12 @@ class InsertOptions:
         read=int,
     )
     device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N", section="output")
+    shard: Shard | None = setting(None, HELP, section="output", read=Shard.parse, flag={"metavar": "I/N"})
+    merge: bool = setting(
+        False,
+        "insert nothing, merge what all shards have done (the last one to end does that by itself)",
+        section="output",
+    )
     overwrite: bool = setting(False, "replace an earlier insertion in --out", section="output")
 
 
@@ -265,10 +276,8 @@ def parse(arguments: list[str] | None = None) -> InsertOptions:
     for option, users in (("render_config", (*RENDERERS[2:], *own)), ("bank", WITH_BANK)):
         if getattr(options, option) and options.render not in users:
             raise InputError(f"--{option} belongs to --render {', '.join(users)}")
-    if options.num_workers is None:  # torchrun sets LOCAL_WORLD_SIZE
-        workers = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        if options.render in WITH_WEIGHTS:  # which may fill a GPU each
-            workers = 1
+    if options.num_workers is None:
+        workers = 1 if options.render in WITH_WEIGHTS else share_of_cores()  # they may fill a GPU each
         options = replace(options, num_workers=workers)
     return options
 

@@ -5,7 +5,6 @@ alone, and the model is always asked for CANDIDATES places at once, so that the 
 last byte for any number of workers. The first candidate, in order, that passes all rules is taken.
 """
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +15,20 @@ import torch
 from torch import Tensor
 
 from augment.compose import place_mask
+from augment.engine.records import Item, write_outputs
 from augment.insert.gates import Gates, Surroundings, box_refusal
-from augment.insert.scene import EditedImage, contents, count_instances, read_image, stamp, write_files
+from augment.insert.scene import EditedImage, contents, count_instances, read_image
 from augment.paint.painter import Painter, Rendering
 from data.cityscapes import Frame, read_maps, resize_nearest, usable_instances
 from data.geometry import HeightFit, boxes_of_theta
 from data.labels import CHANNEL_OF_ID
 from model import WhereWhat, boxed_planes, draw_shapes, load_model, predict_places
 from support.errors import InputError
-from support.files import write_atomic
 from support.seeds import generator
 
 CANDIDATES = 8  # places asked for at once; a constant, because rounding may depend on it
 FIT_FRAMES = 200  # at most so many frames, evenly spaced, enter the fit of heights
-WORK = ".work"  # folder of the records of finished images, while a run is under way
+STAGE = "insert"  # in the manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +53,16 @@ class Settings(Insertion):
 
     out: str
     split: str
+    hashes: dict[str, str]  # of the checkpoint of each class
     camera: str = "auto"  # one of CAMERA_CHOICES
 
 
 @dataclass(frozen=True)
 class Task:
-    """One image and the classes of the objects to insert into it, in this order."""
+    """One image, and what is asked for it: the classes of the objects to insert, in this order."""
 
     frame: Frame
-    classes: tuple[str, ...] = ()
+    item: Item
 
 
 # ---- the model on one image ---------------------------------------------------------------------
@@ -250,27 +250,29 @@ def start_worker(settings: Settings) -> None:
     _worker = Inserter(settings), settings
 
 
-def work(task: Task) -> dict:
-    """Insert into one image and write its files, the record last, which is returned.
+def work(task: Task) -> list[dict]:
+    """Insert into one image and write its files; the lines of its objects, and last its own.
 
-    In a process that `start_worker` made ready. A bad source file gives a record with status "failed" and the
+    In a process that `start_worker` made ready. A bad source file gives one line with status "failed" and the
     reason, and no file. OSError if the output can't be written, InputError if there is nothing to paint with.
     """
     inserter, settings = _worker
     if inserter.painter:
         inserter.painter.load()  # here, so that the reason why it can't be comes back from a worker process
-    frame, out = task.frame, Path(settings.out)
-    record = {"image": frame.name, "stamp": stamp(frame), "status": "done"}
+    frame = task.frame
+    own = task.item.line(STAGE, "ok", image=frame.name)  # before anything is read
     try:
         image = read_image(frame, inserter.painter is not None, settings.camera)
-        record["before"] = count_instances(image.instance_ids)
-        record["objects"] = inserter.edit(image, task.classes)
-        record["after"] = count_instances(image.instance_ids)
+        own["before"] = count_instances(image.instance_ids)
+        objects = inserter.edit(image, tuple(task.item.asked["classes"]))
+        own["after"] = count_instances(image.instance_ids)
         files = contents(image, frame, settings.split)
     except InputError as error:
-        record |= {"status": "failed", "reason": str(error)}
-        files = {}
-    write_files(out, files)
-    record["files"] = sorted(files)
-    write_atomic(out / WORK / f"{frame.name}.json", json.dumps(record).encode())
-    return record
+        return [own | {"status": "failed", "reason": str(error)}]
+    own["outputs"] = write_outputs(Path(settings.out), files)
+    lines = []
+    for one in objects:
+        about = {"stage": STAGE, "key": f"{frame.name}/{one['object']}", "image": frame.name}
+        about |= {"source": frame.label_path.name, "checkpoint": settings.hashes[one["class"]][:16]}
+        lines.append(about | one)
+    return [*lines, own]

@@ -5,7 +5,6 @@ after another, and makes the contents of the frame's files in the new tree. No m
 """
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +31,6 @@ from data.writer import (
     polygons_from_json,
 )
 from support.errors import InputError
-from support.files import replacing, write_atomic
 
 
 @dataclass
@@ -224,10 +222,14 @@ def city_of(frame: Frame) -> str:
     return folder.name if in_tree else frame.name.split("_")[0]
 
 
-def stamp(frame: Frame) -> list[int]:
-    """Sizes in bytes of the source maps, -1 if gone: an image whose source has changed is made again."""
-    paths = (frame.label_path, frame.instance_path)
-    return [path.stat().st_size if path.exists() else -1 for path in paths]
+def sources_of(frame: Frame, rgb: bool) -> dict[str, Path]:
+    """The files that an image of the new tree is made from, by name; rgb: with its picture."""
+    paths = [frame.label_path, frame.instance_path]
+    paths += [annotation_path(frame, ending) for ending in ("_polygons.json", "_color.png")]
+    paths.append(sibling_path(frame, "camera", "_camera.json"))
+    if rgb:
+        paths.append(sibling_path(frame, "leftImg8bit", "_leftImg8bit.png"))
+    return {path.name: path for path in paths if path}
 
 
 def contents(image: EditedImage, frame: Frame, split: str) -> dict[str, bytes | Path]:
@@ -257,14 +259,3 @@ def contents(image: EditedImage, frame: Frame, split: str) -> dict[str, bytes | 
         picture = painted or sibling_path(frame, "leftImg8bit", "_leftImg8bit.png")
         files[f"leftImg8bit/{split}/{city}/{frame.name}_leftImg8bit.png"] = picture
     return files
-
-
-def write_files(out: Path, files: dict[str, bytes | Path]) -> None:
-    """Write what `contents` returns below `out`, each file at once. OSError if that fails."""
-    for path, content in files.items():
-        (out / path).parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, Path):
-            with replacing(out / path) as temporary:
-                shutil.copyfile(content, temporary)
-        else:
-            write_atomic(out / path, content)

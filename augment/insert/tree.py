@@ -1,31 +1,30 @@
-"""The tree that an insertion makes, as a whole: what is planned for it, opening, resuming, summing up.
+"""The tree that an insertion makes, as a whole: what is planned for it, and summing up.
 
-OUT/insert.json holds the settings and, at the end, the counts; OUT/.work/NAME.json says that an image is
-finished and disappears when all are; OUT/manifest.jsonl has a line for each object that was tried.
+OUT/insert.json holds the settings and the counts, OUT/manifest.jsonl a line for each object that was tried
+and one for each image.
 """
 
-import json
-import shutil
-import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from augment.insert.places import WORK, Task
-from augment.insert.scene import city_of, stamp
+from augment.engine.tree import Program
+from augment.insert.places import STAGE
+from augment.insert.scene import city_of
 from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame
 from data.labels import TARGET_CLASSES
 from support.errors import InputError
-from support.files import digest, is_empty, write_atomic
 from support.seeds import generator
 
-VERSION = 3  # of manifest.jsonl and insert.json
-SUMMARY = "insert.json"
-MANIFEST = "manifest.jsonl"
 PREVIEW = "preview.png"
-WAIT = 1800  # seconds without a new image of any rank after which rank 0 gives up
+INSERT = Program(
+    "insert",
+    "4",
+    "insert.json",
+    (STAGE,),
+    ("gtFine", "camera", "leftImg8bit", "inserted", "annotations", PREVIEW),
+)
 MOST_OBJECTS = 255  # in one image; the mask of inserted pixels has 8 bits
-_OURS = ("gtFine", "camera", "leftImg8bit", "inserted", "annotations", WORK, MANIFEST, PREVIEW, SUMMARY)
 
 
 # ---- the plan -----------------------------------------------------------------------------------
@@ -64,165 +63,23 @@ def plan(
     return [tuple(chosen) for chosen in planned]
 
 
-# ---- opening and resuming -----------------------------------------------------------------------
-
-
-def fingerprint(decisive: dict) -> str:
-    """Hash of everything that decides what is written."""
-    return digest(json.dumps(decisive, sort_keys=True).encode())
-
-
-def open_tree(out: Path, decisive: dict, overwrite: bool) -> dict | None:
-    """Make the folder OUT ready for a run with these settings; the summary if that is complete there.
-
-    A run of the same settings that was cut short is gone on with; anything else in OUT is refused, except
-    that `overwrite` removes an earlier insertion. Raises InputError.
-    """
-    summary = read_summary(out)
-    if overwrite and summary is not None:
-        for name in _OURS:  # never more than an insertion writes
-            path = out / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        summary = None
-    if summary is None:
-        if not is_empty(out):
-            raise InputError(f"--out {out}: is not empty and holds no earlier insertion; choose another")
-        (out / WORK).mkdir(parents=True, exist_ok=True)
-        write_summary(out, decisive, {"state": "unfinished"})
-        return None
-    if summary.get("fingerprint") != fingerprint(decisive):
-        raise InputError(
-            f"--out {out}: holds an insertion with other settings or data (see its {SUMMARY}); choose"
-            " another --out, or give --overwrite to replace it"
-        )
-    if summary["state"] == "complete":
-        return summary
-    for left_over in out.rglob(".*.tmp"):
-        left_over.unlink()
-    (out / WORK).mkdir(exist_ok=True)
-    return None
-
-
-def abandon(out: Path) -> None:
-    """Remove what `open_tree` made unless an image is finished: the next command may have other settings."""
-    if not any((out / WORK).glob("*.json")):
-        shutil.rmtree(out / WORK)
-        (out / SUMMARY).unlink()
-
-
-def read_summary(out: Path) -> dict | None:
-    """What OUT/insert.json holds, None if there is none. InputError if it is damaged."""
-    path = out / SUMMARY
-    try:
-        summary = json.loads(path.read_text())
-        return summary if summary["state"] and summary["fingerprint"] else None
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged ({error}); remove {out}, or choose another --out") from None
-
-
-def write_summary(out: Path, decisive: dict, results: dict) -> None:
-    """Write OUT/insert.json: settings, their hash, and `results` with the key "state"."""
-    content = {
-        "version": VERSION,
-        "fingerprint": fingerprint(decisive),
-        **results,
-        "settings": decisive,
-    }
-    write_atomic(out / SUMMARY, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def read_record(out: Path, frame: Frame) -> dict | None:
-    """The record of an image that this run or an earlier one worked on, None if there is none."""
-    try:
-        return json.loads((out / WORK / f"{frame.name}.json").read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def is_done(out: Path, frame: Frame) -> bool:
-    """Whether an image is finished: record and files are there and the source is still the same."""
-    record = read_record(out, frame)
-    return (
-        record is not None
-        and record["status"] == "done"
-        and record["stamp"] == stamp(frame)
-        and all((out / path).exists() for path in record["files"])
-    )
-
-
-# ---- the run ----------------------------------------------------------------------------------
-
-
-def all_records(out: Path, frames: list[Frame]) -> list[dict]:
-    """The records of all images, waiting for the other ranks. InputError if none comes for too long."""
-    records: dict[str, dict] = {}
-    last = time.monotonic()
-    while len(records) < len(frames):
-        for frame in frames:
-            name = frame.name
-            if name not in records and (record := read_record(out, frame)):
-                records[name] = record
-                last = time.monotonic()
-        if len(records) < len(frames):
-            if time.monotonic() - last > WAIT:
-                raise InputError(
-                    f"{out}: {len(frames) - len(records)} images of other ranks do not come; start again"
-                )
-            time.sleep(1)
-    return [records[frame.name] for frame in frames]
-
-
-def remove_records(out: Path) -> None:
-    """Drop the records of a complete run: the manifest holds what they say."""
-    for path in (out / WORK).iterdir():
-        path.unlink()
-    (out / WORK).rmdir()
-
-
 # ---- summing up ---------------------------------------------------------------------------------
 
 
-def manifest_lines(task: Task, record: dict, checkpoints: dict[str, str]) -> list[dict]:
-    """The lines of one image; checkpoints: hash of each class's checkpoint."""
-    frame = task.frame
-    line = {"version": VERSION, "image": frame.name, "source": frame.label_path.name}
-    if record["status"] == "failed":
-        return [line | {"status": "failed", "reason": record["reason"]}]
-    return [line | {"checkpoint": checkpoints[one["class"]][:16], **one} for one in record["objects"]]
-
-
-def write_manifest(
-    out: Path, tasks: list[Task], records: list[dict], checkpoints: dict[str, str]
-) -> list[dict]:
-    """Write OUT/manifest.jsonl in the order of the tasks, and return its lines."""
-    lines = [
-        line
-        for task, record in zip(tasks, records, strict=True)
-        for line in manifest_lines(task, record, checkpoints)
-    ]
-    write_atomic(out / MANIFEST, "".join(json.dumps(line) + "\n" for line in lines).encode())
-    return lines
-
-
-def sum_up(records: Iterable[dict]) -> dict:
-    """Counts over all images: instances before and after, objects, refusals by reason."""
+def sum_up(blocks: Iterable[list[dict]]) -> dict:
+    """Counts over all images, each with the lines of its objects and last its own."""
     before, after, inserted, refused = Counter(), Counter(), Counter(), Counter()
     refusals: dict[str, Counter] = {}
     failed, changed, images = [], 0, 0
-    for record in records:
+    for *objects, own in blocks:
         images += 1
-        if record["status"] == "failed":
-            failed.append(record["image"])
+        if own["status"] == "failed":
+            failed.append(own["image"])
             continue
-        before.update(record["before"])
-        after.update(record["after"])
-        changed += any(one["status"] == "inserted" for one in record["objects"])
-        for one in record["objects"]:
+        before.update(own["before"])
+        after.update(own["after"])
+        changed += any(one["status"] == "inserted" for one in objects)
+        for one in objects:
             (inserted if one["status"] == "inserted" else refused)[one["class"]] += 1
             refusals.setdefault(one["class"], Counter()).update(one["refusals"])
     return {

@@ -1,14 +1,15 @@
-"""A run as a whole: opening OUT, what is still to do in each stage, and doing it.
+"""A run as a whole: its settings, what is still to do in each stage, and doing it.
 
 OUT/synth.json holds the options, OUT/manifest.jsonl what was done. Stages meet on these two and the files
-below OUT/work.
+below OUT/work. An item is a frame; its parts are instances in the stage select, then samples.
 """
 
 import argparse
 import dataclasses
 import json
-import shutil
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -16,76 +17,44 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from augment.engine.records import Item, are_there, fingerprint, line_of
+from augment.engine.tree import Tree, is_current, sources_changed, warn_of_changes
 from augment.options import SynthOptions, from_saved
 from augment.paint.backends import prepare_backend
-from augment.repaint.manifest import (
-    CODE_VERSION,
-    MANIFEST,
-    SCHEMA,
-    STATUSES,
-    Manifest,
-    fingerprint,
-    instance_key,
-    line_of,
-    sample_key,
-)
+from augment.repaint.manifest import STAGES, STATUSES, SYNTH, sample_key
 from augment.repaint.select import Source, balanced, in_scope, source_frames
 from augment.repaint.stages import Job, Patch
 from augment.repaint.workers import pool_of, survey, work
 from streets.scenes import SETTINGS_FILE, write_streets
 from support.errors import InputError
-from support.files import digest, is_empty, write_atomic, writing_to
+from support.files import digest, in_turn, writing_to
 from support.processes import Pool
 
-SUMMARY = "synth.json"
 STREETS = "work/streets"
-_OURS = (
-    "leftImg8bit",
-    "gtFine",
-    "camera",
-    "panorama",
-    "annotations",
-    "work",
-    MANIFEST,
-    SUMMARY,
-    "score.json",
-)
+_MAPS = (("leftImg8bit", ".png"), ("gtFine", "_instanceIds.png"))
+_SOURCES = {"select": _MAPS, "generate": (), "integrate": (*_MAPS, ("gtFine", "_polygons.json"))}
 
 
-# ---- opening ------------------------------------------------------------------------------------
-
-
-def read_summary(out: Path) -> dict | None:
-    """What OUT/synth.json holds, None if there is none. InputError if it is damaged."""
-    path = Path(out) / SUMMARY
-    try:
-        summary = json.loads(path.read_text())
-        if summary.keys() >= {"config_hash", "run_id", "options"}:
-            return summary
-        raise ValueError("incomplete")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: damaged ({error}); remove {out}, or choose another --out") from None
+# ---- settings -----------------------------------------------------------------------------------
 
 
 def saved_options(out: Path) -> SynthOptions:
     """The options of the run in OUT. InputError if there is none, or if it is damaged."""
-    summary = read_summary(out)
+    summary = SYNTH.read_summary(out)
     if summary is None:
-        raise InputError(f"--out {out}: holds no {SUMMARY}; begin with python -m scripts.synth.select")
-    return from_saved(summary["options"], str(out / SUMMARY))
+        raise InputError(f"--out {out}: holds no {SYNTH.summary}; begin with python -m scripts.synth.select")
+    return from_saved(summary["settings"].get("options"), str(Path(out) / SYNTH.summary))
 
 
-def config_hash(options: SynthOptions) -> str:
-    """A hash of all that decides what a run writes, except the frames themselves."""
-    content = dataclasses.asdict(options) | {"schema": SCHEMA, "code_version": CODE_VERSION}
+def decisive_settings(options: SynthOptions) -> dict:
+    """All that decides what a run writes, except the frames themselves, as synth.json shows it."""
+    prompts = None
     if options.prompts:
         try:
-            content["prompts"] = digest(Path(options.prompts).read_bytes())
+            prompts = digest(Path(options.prompts).read_bytes())
         except OSError as error:
             raise InputError(f"--prompts {options.prompts}: can't be read ({error.strerror})") from None
-    return fingerprint(content)
+    return json.loads(json.dumps({"options": dataclasses.asdict(options), "prompts": prompts}))
 
 
 def check_out(out: Path, options: SynthOptions) -> None:
@@ -97,41 +66,6 @@ def check_out(out: Path, options: SynthOptions) -> None:
         if there == root or root in there.parents or there in root.parents:
             raise InputError(f"--out {out}: inside the input {root} or around it; choose another")
         source_frames(Path(options.db_root), options.split)  # rather now than when OUT is begun
-
-
-def prepare_out(out: Path, options: SynthOptions, overwrite: bool, dry_run: bool) -> None:
-    """Make OUT ready for these options, or find it ready. Raises InputError for a folder of anything else."""
-    summary = read_summary(out)
-    if overwrite and summary is not None and not dry_run:
-        for name in _OURS:  # never more than a run writes
-            path = out / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-    if summary is None or overwrite:
-        if summary is None and out.is_dir() and not is_empty(out):
-            raise InputError(f"--out {out}: is not empty and holds no earlier run; choose another")
-        if not dry_run:
-            write_summary(out, options, None, {})
-    elif summary["config_hash"] != config_hash(options):
-        raise InputError(
-            f"--out {out}: holds a run with other settings (see its {SUMMARY}); choose another --out, or give"
-            " --overwrite to replace it"
-        )
-
-
-def write_summary(out: Path, options: SynthOptions, run_id: str | None, counts: dict) -> None:
-    """Write OUT/synth.json: options, their hash, the run's id, items by stage and status."""
-    content = {
-        "schema": SCHEMA,
-        "code_version": CODE_VERSION,
-        "config_hash": config_hash(options),
-        "run_id": run_id,
-        "options": dataclasses.asdict(options),
-        "counts": counts,
-    }
-    write_atomic(out / SUMMARY, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def make_scenes(out: Path, options: SynthOptions, workers: int) -> None:
@@ -161,42 +95,34 @@ def input_of(out: Path, options: SynthOptions) -> Path:
 class Run:
     """An opened OUT and the frames to work on."""
 
-    out: Path
+    tree: Tree
     root: Path  # of the input
     options: SynthOptions
     sources: list[Source]  # all frames of the split
     scope: list[Source]  # those that --only and --limit leave
-    manifest: Manifest
     verify: bool = False
 
     @classmethod
-    def open(cls, flags: argparse.Namespace, options: SynthOptions) -> "Run":
-        """Open OUT with these options. Raises InputError if OUT, the input or the scope can't be used."""
-        out = Path(flags.out)
-        root = input_of(out, options)
+    def open(cls, tree: Tree, flags: argparse.Namespace, options: SynthOptions) -> "Run":
+        """A run of an opened tree. Raises InputError if the input or the scope can't be used."""
+        root = input_of(tree.out, options)
         sources = source_frames(root, options.split)
-        names = [str(one.name) for one in sources]
-        common = {"schema": SCHEMA, "run_id": fingerprint([config_hash(options), names])[:12]}
-        common |= {"config_hash": config_hash(options), "code_version": CODE_VERSION}
-        summary = read_summary(out) or {"run_id": None}
-        if summary["run_id"] not in (None, common["run_id"]) and not getattr(flags, "overwrite", False):
+        summary = SYNTH.read_summary(tree.out) or {}
+        names = fingerprint([str(one.name) for one in sources])
+        if summary.get("frames", names) != names:
             raise InputError(
-                f"{root}: split {options.split} has other frames than when {out} was begun; put them back,"
-                " choose another --out, or begin anew with --overwrite"
+                f"{root}: split {options.split} has other frames than when {tree.out} was begun; put them"
+                " back, choose another --out, or begin anew with --overwrite"
             )
-        scope = in_scope(sources, flags.only, flags.limit)
-        with writing_to(out):
-            run = cls(out, root, options, sources, scope, Manifest(out, common, flags.dry_run), flags.verify)
-            if not flags.dry_run:
-                for left_over in out.rglob(".*.tmp"):
-                    left_over.unlink()
-                run.save()
+        run = cls(tree, root, options, sources, in_scope(sources, flags.only, flags.limit), flags.verify)
+        if "frames" not in summary and not flags.dry_run:
+            with writing_to(tree.out):
+                tree.write_summary({"frames": names, "counts": {}})
         return run
 
-    def save(self) -> None:
-        """Write OUT/synth.json."""
-        counts = {stage: self.counts(stage, self.sources) for stage in ("select", "generate", "integrate")}
-        write_summary(self.out, self.options, self.manifest.common["run_id"], counts)
+    @property
+    def out(self) -> Path:
+        return self.tree.out
 
     def pool(self, workers: int) -> Pool:
         """Processes for this run."""
@@ -210,128 +136,157 @@ class Run:
         settings = {"bank": str(self.out / "work" / "bank.npz")} | self.options.backend_settings
         return dataclasses.replace(self.options, backend_settings=settings)
 
-    def done(self, stage: str, key: str) -> dict | None:
-        """The last line of an item that need not be worked on again, else None."""
-        line = self.manifest.get(stage, key)
-        return line if self.manifest.is_done(line, self.root if self.verify else None) else None
+    # ---- what was done --------------------------------------------------------------------------
 
-    # ---- what there is to do --------------------------------------------------------------------
-
-    def chosen(self, source: Source) -> list[dict]:
-        """The select lines of a frame's instances, by id; none if it was not selected from."""
-        frame = self.manifest.get("select", source.key)
-        if frame is None or frame["status"] != "ok":
-            return []
-        return [
-            self.manifest.get("select", instance_key(source.name, instance_id))
-            for instance_id in frame["chosen"]
-        ]
+    def lines(self, stage: str, source: Source) -> dict[str, dict]:
+        """The lines of a frame's parts by key."""
+        return {line["key"]: line for line in self.tree.records.get(stage, source.key)[:-1]}
 
     def patches(self, source: Source) -> Iterator[tuple[str, Patch]]:
         """Key and patch of each sample of a frame, in order; `generated` may be None."""
-        for rank, selected in enumerate(self.chosen(source)):
+        generated = self.lines("generate", source)
+        for rank, selected in enumerate(self.lines("select", source).values()):
             for sample in range(1, self.options.samples + 1):
                 key = sample_key(source.name, selected["instance_id"], sample)
-                number = rank * self.options.samples + sample - 1
-                yield key, Patch(selected, self.manifest.get("generate", key), number)
+                yield key, Patch(selected, generated.get(key), rank * self.options.samples + sample - 1)
 
-    def to_do(self, stage: str, source: Source) -> list:
-        """The items of a frame that a stage has still to work on.
-
-        select: [None] for a frame; generate: select lines; integrate: Patch of what was generated.
-        """
-        if stage == "select":
-            finished = self.done("select", source.key) and all(
-                self.done("select", line["key"]) for line in self.chosen(source)
-            )
-            return [] if finished else [None]
-        if stage == "generate":
-            pending = {}
-            for key, patch in self.patches(source):
-                line = self.done("generate", key)
-                if line is None or line["inputs"] != patch.selected["outputs"]:
-                    pending[patch.selected["key"]] = patch.selected
-            return list(pending.values())
-        pending = []
-        for key, patch in self.patches(source):
-            if patch.generated is None or patch.generated["status"] != "ok":
-                continue
-            line = self.done("integrate", key)
-            if line is None or not patch.generated["outputs"].items() <= line["inputs"].items():
-                pending.append(patch)
-        return pending
-
-    # ---- doing it -------------------------------------------------------------------------------
-
-    def stage(self, name: str, pool: Pool) -> dict[str, int]:
-        """Do what a stage has still to do; the items in scope by status. InputError if it has no input."""
-        before = {"generate": "select", "integrate": "generate"}.get(name)
-        if before and not any(self.counts(before, self.sources).values()):
-            raise InputError(f"{self.out}: nothing to {name}; first python -m scripts.synth.{before}")
-        pending = [source for source in self.scope if self.to_do(name, source)]
-        if pending and name == "generate":
-            options = self.worker_options
-            spread = partial(pool.with_bar, f"prepare {options.backend}")
-            prepare_backend(options.backend, options.backend_settings, self.root, options.split, spread)
-        with writing_to(self.out):
-            bar = tqdm(desc=name, total=len(pending), unit="frame", disable=None)
-            for lines in pool.map(work, self.jobs(name, pending, pool)):
-                for line in lines:
-                    self.manifest.append(line)
-                bar.update()
-            bar.close()
-            if name == "integrate":
-                self.skip_missing()
-            self.manifest.tidy()
-            self.save()
-        counts = self.counts(name, self.scope)
-        if name == "select" and not counts["ok"] and not counts["failed"]:
-            raise InputError(
-                f"{self.root}: no instance in {len(self.scope)} frames of {self.options.split} passes the"
-                " filters; lower min_area or min_side, or give other classes"
-            )
-        return counts
-
-    def jobs(self, name: str, pending: list[Source], pool: Pool) -> Iterator[Job]:
-        """The jobs of a stage, made one after another."""
-        if name == "select":
-            chosen = {}
-            if pending and self.options.policy == "class_balanced":
-                found = pool.map(survey, tqdm(self.sources, "survey", unit="frame", disable=None))
-                keys = [source.key for source in self.sources]
-                chosen = balanced(dict(zip(keys, found, strict=True)), self.options)
-            for source in pending:
-                yield Job(name, source, tuple(chosen[source.key]) if chosen else None)
-        else:
-            for source in pending:
-                yield Job(name, source, tuple(self.to_do(name, source)))
-
-    def skip_missing(self) -> None:
-        """A line for each sample that can't be integrated because it was not generated."""
-        for source in self.scope:
-            for key, patch in self.patches(source):
-                if patch.generated is None or patch.generated["status"] != "ok":
-                    made = patch.generated or {"status": "not done", "reason": "stage generate has not run"}
-                    reason = f"generate {made['status']}: {made['reason']}"
-                    self.manifest.append(line_of("integrate", key, "skipped", reason))
-
-    def items(self, stage: str, sources: list[Source]) -> Iterator[tuple[str, str]]:
-        """Key and status of frames' items: instances in select, then samples; a frame that has none."""
-        scope = {source.key for source in sources}
-        for (where, key), (_, status) in sorted(self.manifest.places.items()):
-            parts = key.split("/")
-            whole_frame = len(parts) == 3 and status == "ok"
-            if where == stage and "/".join(parts[:3]) in scope and not whole_frame:
-                yield key, status
+    def told(self, stage: str, sources: list[Source]) -> Iterator[dict]:
+        """The lines of frames that tell what became of them: their parts', or their own if they have none."""
+        for source in sources:
+            lines = self.tree.records.get(stage, source.key)
+            yield from lines[:-1] or [line for line in lines if line["status"] != "ok"]
 
     def counts(self, stage: str, sources: list[Source]) -> dict[str, int]:
         """Items of frames by status."""
-        found = dict.fromkeys(STATUSES, 0)
-        for _, status in self.items(stage, sources):
-            found[status] += 1
-        return found
+        found = Counter(line["status"] for line in self.told(stage, sources))
+        return {status: found[status] for status in STATUSES}
 
-    def lines(self, stage: str, status: str, most: int) -> list[dict]:
+    def first(self, stage: str, status: str, most: int) -> list[dict]:
         """The first lines, at most so many, of items in scope with a status."""
-        keys = (key for key, found in self.items(stage, self.scope) if found == status)
-        return [self.manifest.get(stage, key) for key in islice(keys, most)]
+        return list(islice((line for line in self.told(stage, self.scope) if line["status"] == status), most))
+
+    # ---- what there is to do --------------------------------------------------------------------
+
+    def item(self, stage: str, source: Source) -> Item:
+        """A frame as a stage sees it."""
+        paths = (source.path(kind, ending) for kind, ending in _SOURCES[stage])
+        return Item(source.key, {path.name: path for path in paths})
+
+    def to_do(self, stage: str, source: Source, again: bool = True) -> list:
+        """The parts of a frame that a stage has still to work on.
+
+        select: [None] for a frame; generate: select lines; integrate: Patch. again: also what was skipped or
+        failed, and what was made but is gone.
+        """
+        block = self.tree.records.get(stage, source.key)
+        stale = not is_current(block, self.item(stage, source))
+        if stage == "select":
+            return [None] if stale or any(self._is_open(line, {}, again) for line in block) else []
+        lines, pending = {line["key"]: line for line in block}, {}
+        for key, patch in self.patches(source):
+            before, line = patch.selected if stage == "generate" else patch.generated, lines.get(key)
+            if before is None or before["status"] != "ok":  # then it is skipped
+                is_open = line is None or line["status"] != "skipped"
+            else:
+                is_open = stale or line is None or self._is_open(line, before["outputs"], again)
+            if is_open:
+                part = patch.selected if stage == "generate" else patch
+                pending[part["key"] if stage == "generate" else key] = part
+        return list(pending.values())
+
+    def _is_open(self, line: dict, made_from: dict[str, str], again: bool) -> bool:
+        """Whether an item that has a line must be worked on; made_from: digests of the stage before."""
+        if line["status"] != "ok":
+            return again
+        inputs, outputs = line.get("inputs", {}), line.get("outputs", {})
+        if not made_from.items() <= inputs.items():
+            return True
+        if not again:
+            return False
+        if self.verify:
+            made = {path: sha for path, sha in inputs.items() if path.startswith("work/")}
+            read = {path: sha for path, sha in inputs.items() if path not in made}
+            if not are_there(self.out, made, True) or not are_there(self.root, read, True):
+                return True
+        return not are_there(self.out, outputs, self.verify)
+
+    # ---- doing it -------------------------------------------------------------------------------
+
+    def stage(self, name: str, pool: Pool) -> None:
+        """Do what a stage has still to do in this process's shard. InputError if it has no input."""
+        before = {"generate": "select", "integrate": "generate"}.get(name)
+        records, mine = self.tree.records, self.tree.shard.of(self.scope)
+        if before and not records.places[before] and self.tree.shard.count == 1:
+            raise InputError(f"{self.out}: nothing to {name}; first python -m scripts.synth.{before}")
+        pending = [source for source in mine if self.to_do(name, source)]
+        changed = [
+            changed
+            for source in pending
+            if (block := records.get(name, source.key))
+            for changed in sources_changed(block, self.item(name, source))
+            if name == "select" or changed.endswith(".json")  # the others are named by select
+        ]
+        warn_of_changes(changed)
+        if pending and name == "generate":
+            options = self.worker_options
+            spread = partial(pool.with_bar, f"prepare {options.backend}")
+            with in_turn(self.out):
+                prepare_backend(options.backend, options.backend_settings, self.root, options.split, spread)
+        with writing_to(self.out):
+            results = pool.map(work, self.jobs(name, pending, pool))
+            bar = tqdm(zip(pending, results, strict=True), name, len(pending), unit="frame", disable=None)
+            for source, lines in bar:
+                self.tree.append(self.block(name, source, lines))
+        if name == "select" and self.tree.shard.count == 1:
+            counts = self.counts(name, mine)
+            if not counts["ok"] and not counts["failed"]:
+                raise InputError(
+                    f"{self.root}: no instance in {len(mine)} frames of {self.options.split} passes the"
+                    " filters; lower min_area or min_side, or give other classes"
+                )
+
+    def jobs(self, name: str, pending: list[Source], pool: Pool) -> Iterator[Job]:
+        """The jobs of a stage, made one after another."""
+        chosen = {}
+        if name == "select" and pending and self.options.policy == "class_balanced":
+            found = pool.map(survey, tqdm(self.sources, "survey", unit="frame", disable=None))
+            keys = [source.key for source in self.sources]
+            chosen = balanced(dict(zip(keys, found, strict=True)), self.options)
+        for source in pending:
+            if name == "select":
+                parts = tuple(chosen[source.key]) if chosen else None
+            else:
+                parts = tuple(part for part in self.to_do(name, source) if name == "generate" or part.is_made)
+            yield Job(name, source, self.item(name, source), parts)
+
+    def block(self, stage: str, source: Source, new: list[dict]) -> list[dict]:
+        """All lines of a frame after a job: of what it worked on, of the others as they were, its own."""
+        *made, own = new
+        if stage == "select":
+            return new
+        lines = self.lines(stage, source) | {line["key"]: line for line in made}
+        parts = []
+        for key, patch in self.patches(source):
+            if stage == "integrate" and not patch.is_made:
+                before = patch.generated or {"status": "not done", "reason": "stage generate has not run"}
+                reason = f"generate {before['status']}: {before['reason']}"
+                parts.append(line_of(stage, key, "skipped", reason))
+            elif key in lines:
+                parts.append(lines[key])
+        if any(line["status"] == "failed" for line in parts):
+            own = own | {"status": "failed", "reason": "some of its samples failed"}
+        return [*parts, own]
+
+    def merging(self, stages: tuple[str, ...]) -> AbstractContextManager[bool]:
+        """See `Tree.merging`: whether this process is the one that ends some stages."""
+        scope = {source.key: source for source in self.scope}
+        return self.tree.merging(
+            list(scope),
+            lambda key: not any(self.to_do(stage, scope[key], again=False) for stage in stages),
+        )
+
+    def save(self) -> None:
+        """Write OUT/synth.json."""
+        names = fingerprint([str(one.name) for one in self.sources])
+        counts = {stage: self.counts(stage, self.sources) for stage in STAGES}
+        self.tree.write_summary({"frames": names, "counts": counts})

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from augment.crops import Crop, context_crop
+from augment.engine.records import Item, line_of, write_outputs
 from augment.options import SynthOptions
 from augment.paint.backends import Backend, CannotFillError, Request, make_backend
 from augment.paint.blend import match_colours, paste, resize
 from augment.paint.prompts import Prompts, draw_prompts, load_prompts
 from augment.repaint.focus import Window, draw_window
 from augment.repaint.inputs import Inputs
-from augment.repaint.manifest import instance_key, line_of, sample_key, write_outputs
+from augment.repaint.manifest import instance_key, sample_key
 from augment.repaint.select import Candidate, Source, candidates_of, choose
 from augment.repaint.truth import crop_truth, has_fragment, truth_files
 from data.writer import FrameName, LabelledPolygon, encode_png
@@ -34,18 +35,24 @@ class Patch:
     """A sample to integrate."""
 
     selected: dict  # line of its instance in the stage select
-    generated: dict  # its line in the stage generate
+    generated: dict | None  # its line in the stage generate, if any
     number: int  # of the synthetic frame among those of its source frame, from 0
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there is a picture to integrate."""
+        return self.generated is not None and self.generated["status"] == "ok"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A frame and the items of it to work on in a stage."""
+    """A frame and the parts of it to work on in a stage."""
 
     stage: str
     source: Source
+    item: Item
     # select: ids chosen over the whole split, None to choose here; generate: select lines; integrate: Patch
-    items: tuple | None = None
+    parts: tuple | None = None
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,12 @@ class Worker:
         return load_prompts(self.options.prompts or None)
 
     def run(self, job: Job) -> list[dict]:
-        """The lines of a job's items. OSError if files can't be written."""
-        return {"select": self.select, "generate": self.generate, "integrate": self.integrate}[job.stage](job)
+        """The lines of a job's parts, and last that of its frame. OSError if files can't be written."""
+        own = job.item.line(job.stage, "ok")  # before anything is read
+        lines = {"select": self.select, "generate": self.generate, "integrate": self.integrate}[job.stage](
+            job
+        )
+        return [*lines[:-1], own | lines[-1]] if job.stage == "select" else [*lines, own]
 
     # ---- select ---------------------------------------------------------------------------------
 
@@ -97,10 +108,10 @@ class Worker:
         except InputError as error:
             return [_timed(line_of("select", source.key, "failed", _reason(error)), start)]
         candidates = candidates_of(ids, self.options)
-        if job.items is None:
+        if job.parts is None:
             chosen = choose(candidates, self.options)
         else:
-            chosen = [one for one in candidates if one.instance_id in job.items]
+            chosen = [one for one in candidates if one.instance_id in job.parts]
         chosen = sorted(chosen, key=lambda one: one.instance_id)
         facts = {"inputs": inputs.digests, "size": ids.shape[::-1]}
         facts["chosen"] = [one.instance_id for one in chosen]
@@ -133,7 +144,7 @@ class Worker:
     def generate(self, job: Job) -> list[dict]:
         """Repaint instances; the lines of all their samples. InputError for a back end that can't be made."""
         _ = self.backend, self.prompts  # made now: what is wrong with them is wrong with every item
-        return [line for selected in job.items for line in self._repaint(job.source.name, selected)]
+        return [line for selected in job.parts for line in self._repaint(job.source.name, selected)]
 
     def _repaint(self, name: FrameName, selected: dict) -> list[dict]:
         options, start, inputs = self.options, time.monotonic(), Inputs(self.out)
@@ -185,15 +196,17 @@ class Worker:
 
     def integrate(self, job: Job) -> list[dict]:
         """Paste patches into their frame and crop them out again; a line for each."""
+        if not job.parts:
+            return []
         source, inputs = job.source, Inputs(self.out)
         try:
             scene = _Scene(source, *inputs.frame(source), inputs.objects(source), inputs.digests)
         except InputError as error:
             return [
                 line_of("integrate", one.generated["key"], "failed", _reason(error), **_about(one.selected))
-                for one in job.items
+                for one in job.parts
             ]
-        return [self._put(scene, patch) for patch in job.items]
+        return [self._put(scene, patch) for patch in job.parts]
 
     def _put(self, scene: _Scene, patch: Patch) -> dict:
         start, key = time.monotonic(), patch.generated["key"]

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from augment.repaint.manifest import MANIFEST
+from augment.engine.records import MANIFEST
 from data.cityscapes import list_frames
 from data.coco import write_coco
 from data.train_ids import write_train_ids
@@ -111,26 +111,29 @@ def splits_of(out: Path) -> list[str]:
     return sorted({folder.name for folder in folders})
 
 
-def repainted(out: Path) -> dict[str, tuple[int, ...]]:
-    """The id of the repainted instance in each synthetic frame, by frame name, from the manifest."""
-    path = Path(out) / MANIFEST
+def new_instances(out: Path) -> tuple[str, dict[str, tuple[int, ...]]]:
+    """How new instances of a tree are called, "inserted" or "synthetic", and their ids by frame name."""
+    path, source = Path(out) / MANIFEST, "synthetic"
     found: dict[str, tuple[int, ...]] = {}
     if not path.exists():
-        return found
+        return source, found
     with path.open() as lines:
         for number, text in enumerate(lines, 1):
             try:
                 line = json.loads(text)
-                if line["stage"] != "integrate" or line["status"] != "ok":
-                    continue
-                pictures = [name for name in line["outputs"] if name.startswith("leftImg8bit/")]
-                new_id = line["id_map"].get(str(line["instance_id"]))
-                for picture in pictures:
-                    found[str(FrameName.parse(picture))] = () if new_id is None else (new_id,)
+                if line["stage"] == "insert":
+                    source = "inserted"
+                if line["status"] == "inserted":
+                    found[line["image"]] = (*found.get(line["image"], ()), line["instance_id"])
+                elif line["stage"] == "integrate" and line["status"] == "ok" and "sources" not in line:
+                    pictures = [name for name in line["outputs"] if name.startswith("leftImg8bit/")]
+                    new_id = line["id_map"].get(str(line["instance_id"]))
+                    for picture in pictures:
+                        found[str(FrameName.parse(picture))] = () if new_id is None else (new_id,)
             except (ValueError, KeyError, TypeError, AttributeError):
                 if text.endswith("\n"):  # the last line may be cut short
                     raise InputError(f"{path}, line {number}: damaged; integrate again") from None
-    return found
+    return source, found
 
 
 def export_coco(
@@ -142,13 +145,13 @@ def export_coco(
 ) -> tuple[list[Path], int]:
     """Write the COCO annotation of all frames of some splits of a tree; the paths, and frames left out.
 
-    "source" is "synthetic" for repainted instances, "original" for all others; for the options see
-    `data.coco.annotations_of`. A frame with a bad instance map is left out with a warning. Raises InputError
-    for a split without frames.
+    "source" is "synthetic" for repainted instances, "inserted" for inserted ones, "original" for all others;
+    for the options see `data.coco.annotations_of`. A frame with a bad instance map is left out with a
+    warning. Raises InputError for a split without frames.
     """
-    new_ids = repainted(out)
+    source, new_ids = new_instances(out)
     left_out: list[str] = []
-    options = ("synthetic", category_ids, polygons, left_out)
+    options = (source, category_ids, polygons, left_out)
     paths = [
         write_coco(out, split, list_frames(out, split), new_ids, map_function, *options) for split in splits
     ]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cityscapesscripts.helpers.labels import id2label
 
-from augment.repaint.manifest import MANIFEST
+from augment.engine.records import MANIFEST
 from data.coco import CATEGORY_IDS, categories, coco_path
 from data.tree_rules import Finding, TreeFrame, check_frame
 from data.writer import FrameName, frame_path

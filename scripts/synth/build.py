@@ -7,8 +7,8 @@ reader of Cityscapes takes. The source is only read; a second call changes nothi
 from functools import partial
 from pathlib import Path
 
-from augment.options import from_saved
-from augment.repaint.running import SUMMARY, input_of, read_summary
+from augment.repaint.manifest import SYNTH
+from augment.repaint.running import input_of, saved_options
 from augment.repaint.tree import MODES, add_raw, add_train_ids
 from support.errors import InputError, Parser, run_program
 from support.files import alone_in, writing_to
@@ -33,14 +33,13 @@ def parser() -> Parser:
 
 def main() -> int:
     flags = parser().parse_args()
-    summary = read_summary(flags.out)
-    if summary is not None:
-        options = from_saved(summary["options"], str(flags.out / SUMMARY))
+    if SYNTH.read_summary(flags.out) is not None:
+        options = saved_options(flags.out)
         db_root = flags.db_root or input_of(flags.out, options)
         splits = flags.splits or [split for split in options.raw_splits.split(",") if split]
         mode, train_ids = flags.mode or options.raw, flags.train_ids or options.train_ids
     elif flags.db_root is None:
-        raise InputError(f"--out {flags.out}: holds no {SUMMARY}; name the data set with --db_root")
+        raise InputError(f"--out {flags.out}: holds no {SYNTH.summary}; name the data set with --db_root")
     else:
         db_root, splits, mode = flags.db_root, flags.splits or ["train", "val"], flags.mode or MODES[0]
         train_ids = flags.train_ids

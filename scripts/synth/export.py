@@ -1,7 +1,7 @@
 """python -m scripts.synth.export --out datasets/synth
 
-Writes OUT/annotations/instancesonly_filtered_gtFine_SPLIT.json, the COCO annotation of all frames of a tree,
-raw and synthetic.
+Writes OUT/annotations/instancesonly_filtered_gtFine_SPLIT.json, the COCO annotation of all frames of a tree:
+raw and synthetic ones, or those of an insertion.
 """
 
 import json
@@ -45,9 +45,9 @@ def main() -> int:
         paths, left_out = export_coco(flags.out, splits, flags.category_ids, flags.polygons, spread)
     for path in paths:
         content = json.loads(path.read_text())
-        new = sum(one["source"] == "synthetic" for one in content["annotations"])
+        new = sum(one["source"] != "original" for one in content["annotations"])
         print(f"{path}: {len(content['images'])} images, {len(content['annotations'])} annotations,", end=" ")
-        print(f"{new} of them repainted")
+        print(f"{new} of them new")
     return 1 if left_out else 0
 
 

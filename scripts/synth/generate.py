@@ -4,7 +4,7 @@ Repaints the instances that scripts.synth.select chose: OUT/work/generate, and t
 OUT/manifest.jsonl. The options are those given to select.
 """
 
-from augment.repaint.command import finish, generate_workers, parse, resume, run_verb, stage_parser
+from augment.repaint.command import do_stage, generate_workers, parse, resume, run_verb, stage_parser
 from support.errors import Parser
 
 
@@ -16,10 +16,7 @@ def parser() -> Parser:
 def main() -> int:
     flags, _ = parse(parser())
     with resume(flags) as run:
-        if run is None:
-            return 0
-        with run.pool(generate_workers(flags, run)) as pool:
-            return finish(run, {"generate": run.stage("generate", pool)})
+        return 0 if run is None else do_stage(run, flags, "generate", generate_workers(flags, run))
 
 
 if __name__ == "__main__":

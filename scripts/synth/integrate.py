@@ -4,7 +4,7 @@ Pastes what scripts.synth.generate painted into the frames: OUT/panorama holds t
 OUT/leftImg8bit and OUT/gtFine the focus crops with their truth. The options are those given to select.
 """
 
-from augment.repaint.command import finish, parse, resume, run_verb, stage_parser
+from augment.repaint.command import do_stage, parse, resume, run_verb, stage_parser
 from support.errors import Parser
 
 
@@ -16,10 +16,7 @@ def parser() -> Parser:
 def main() -> int:
     flags, _ = parse(parser())
     with resume(flags) as run:
-        if run is None:
-            return 0
-        with run.pool(flags.num_workers) as pool:
-            return finish(run, {"integrate": run.stage("integrate", pool)})
+        return 0 if run is None else do_stage(run, flags, "integrate", flags.num_workers)
 
 
 if __name__ == "__main__":

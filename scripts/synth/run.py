@@ -10,10 +10,10 @@ import time
 from functools import partial
 
 from augment.repaint.command import finish, generate_workers, parse, run_verb, stage_parser, start
+from augment.repaint.manifest import STAGES
 from augment.repaint.running import Run
 from augment.repaint.tree import add_raw, add_train_ids, export_coco, splits_of
 from support.errors import Parser
-from support.files import writing_to
 
 
 def parser() -> Parser:
@@ -30,23 +30,22 @@ def main() -> int:
 
 def all_stages(run: Run, flags: argparse.Namespace, begin: float) -> int:
     """Do all stages and print the counts; the exit status. begin: of the program, monotonic seconds."""
-    options = run.options
-    counts, left_out = {}, 0
+    options, left_out = run.options, 0
     painters = generate_workers(flags, run)
     with run.pool(flags.num_workers) as pool, run.pool(painters) as paint_pool:
-        counts["select"] = run.stage("select", pool)
-        counts["generate"] = run.stage("generate", pool if painters == flags.num_workers else paint_pool)
-        counts["integrate"] = run.stage("integrate", pool)
-        with writing_to(run.out):
-            raw = add_raw(
-                run.root, run.out, [split for split in options.raw_splits.split(",") if split], options.raw
-            )
+        for stage in () if flags.merge else STAGES:
+            run.stage(stage, paint_pool if stage == "generate" and painters != flags.num_workers else pool)
+        with run.merging(STAGES) as merged:
+            if not merged:
+                return int(run.tree.shard.count == 1)
+            splits = [split for split in options.raw_splits.split(",") if split]
+            raw = add_raw(run.root, run.out, splits, options.raw)
             if options.train_ids:
                 left_out += add_train_ids(run.out, partial(pool.with_bar, "train ids"))
             if options.coco:
                 bar = partial(pool.with_bar, "export")
                 left_out += export_coco(run.out, splits_of(run.out), map_function=bar)[1]
-    status = finish(run, counts) or int(left_out > 0)
+            status = finish(run, STAGES) or int(left_out > 0)
     print(f"build      {raw} raw files by {options.raw}")
     print(f"seconds    {time.monotonic() - begin:.1f}")
     print(f"tree       {run.out}")

@@ -24,7 +24,7 @@ SCORE = "score.json"
 
 def parser() -> Parser:
     """The command line."""
-    parser = stage_parser("score", "Score the synthetic frames of a run.")
+    parser = stage_parser("score", "Score the synthetic frames of a run.", sharded=False)
     group = parser.add_argument_group("weights; without them a figure is reported as unavailable")
     group.add_argument("--inception_weights", default="", metavar="FILE", help="for FID and KID")
     group.add_argument("--lpips_weights", default="", metavar="FILE", help="torchvision's AlexNet, for LPIPS")
@@ -36,8 +36,9 @@ def parser() -> Parser:
 def samples_of(run: Run, pictures: bool) -> Iterator[Sample]:
     """The integrated samples in scope."""
     for source in run.scope:
+        integrated = run.lines("integrate", source)
         for key, patch in run.patches(source):
-            line = run.manifest.get("integrate", key)
+            line = integrated.get(key)
             if line is not None and line["status"] == "ok":
                 yield Sample(run.out, source, line, patch.generated, pictures)
 

@@ -5,7 +5,7 @@ lines of the stage in OUT/manifest.jsonl. The options of the later stages are gi
 OUT/synth.json. The same command goes on where it was cut short.
 """
 
-from augment.repaint.command import finish, parse, run_verb, stage_parser, start
+from augment.repaint.command import do_stage, parse, run_verb, stage_parser, start
 from support.errors import Parser
 
 
@@ -17,10 +17,7 @@ def parser() -> Parser:
 def main() -> int:
     flags, options = parse(parser())
     with start(flags, options) as run:
-        if run is None:
-            return 0
-        with run.pool(flags.num_workers) as pool:
-            return finish(run, {"select": run.stage("select", pool)})
+        return 0 if run is None else do_stage(run, flags, "select", flags.num_workers)
 
 
 if __name__ == "__main__":

@@ -25,16 +25,12 @@ from augment.paint.painter import Painter, Rendering
 from data.cityscapes import list_frames, read_maps
 from data.geometry import Patch, is_thing
 from data.writer import FrameName, LabelledPolygon, rasterise, write_frame
-from tests.augment.insert.test_insert import content, run
+from tests.augment.insert.test_insert import content, lines, records, run
 from tests.mini_frames import mini_objects, mini_picture
 from tests.town import CAMERA, write_checkpoint
 
 WIDTH, HEIGHT, FRAMES = 256, 128, 4
 COMMAND = ("--per_image", "2", "--no_gate", "--min_visible", "20", "--may_hide", "--max_overlap", "0.6")
-
-
-def lines(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
 
 
 def write_source(root: Path) -> None:
@@ -259,7 +255,7 @@ def test_a_killed_run_goes_on_to_the_same_tree(out, arguments, tmp_path, monkeyp
     tree = tmp_path / "tree"
     command = [*map(str, arguments), "--out", str(tree), "--num_workers", "1"]
     process = subprocess.Popen([sys.executable, "-m", "scripts.insert", *command])
-    while process.poll() is None and not list(tree.glob(".work/*.json")):
+    while process.poll() is None and not any(records(tree)):
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

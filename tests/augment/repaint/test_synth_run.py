@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from cityscapesscripts.helpers.labels import id2label
 
-import augment.repaint.manifest
-from augment.repaint.manifest import MANIFEST, same_lines
+import augment.engine.records
+from augment.engine.records import MANIFEST
 from augment.repaint.validate import validate_tree
 from data.cityscapes import list_frames
 from scripts.synth import build, export, generate, integrate, run, score, select
@@ -51,9 +51,16 @@ def tree(out: Path) -> dict[str, str]:
     return found
 
 
+def same_lines(path: Path) -> list[dict]:
+    """The lines of a manifest without what is measured."""
+    lines = map(json.loads, path.read_text().splitlines())
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
 def lines_of(out: Path, stage: str) -> list[dict]:
-    lines = map(json.loads, (out / MANIFEST).read_text().splitlines())
-    return [line for line in lines if line["stage"] == stage]
+    """The lines of a stage's instances and samples, and of the frames that select looked at."""
+    lines = [json.loads(text) for text in (out / MANIFEST).read_text().splitlines()]
+    return [x for x in lines if x["stage"] == stage and (stage == "select" or "sources" not in x)]
 
 
 def picture(path: Path) -> np.ndarray:
@@ -279,7 +286,7 @@ def test_a_first_look_at_few_frames_can_grow(source, finished, tmp_path, monkeyp
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on(source, finished, tmp_path, monkeypatch):
-    write, left = augment.repaint.manifest.write_atomic, [20]
+    write, left = augment.engine.records.write_atomic, [20]
 
     def write_some(path, content):
         left[0] -= 1
@@ -289,7 +296,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(source, finished, tmp_path,
 
     flags = ("--db_root", source, "--out", tmp_path / "out", *PLAIN)
     with monkeypatch.context() as patched:
-        patched.setattr(augment.repaint.manifest, "write_atomic", write_some)
+        patched.setattr(augment.engine.records, "write_atomic", write_some)
         with pytest.raises(InputError, match=r"No space left.*the same command goes on") as error:
             call(patched, run, *flags)
         assert "\n" not in str(error.value)

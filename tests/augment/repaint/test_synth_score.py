@@ -124,7 +124,7 @@ def test_score_of_a_run(tmp_path, monkeypatch, capsys):
     lines = [json.loads(text) for text in (out / "manifest.jsonl").read_text().splitlines()]
     change, whole = [], []
     for line in lines:
-        if line["stage"] == "integrate":
+        if line["stage"] == "integrate" and "inputs" in line:
             inputs, outputs = list(line["inputs"]), list(line["outputs"])
             raw = cv2.imread(str(source / next(path for path in inputs if path.startswith("leftImg8bit"))))
             ids_path = next(path for path in inputs if path.endswith("_instanceIds.png"))

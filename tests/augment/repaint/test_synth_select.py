@@ -1,4 +1,4 @@
-"""Choosing instances, cutting crops, the options, and the manifest that stages meet on."""
+"""Choosing instances, cutting crops, the options."""
 
 import dataclasses
 import json
@@ -12,12 +12,10 @@ from augment.crops import Crop, context_crop
 from augment.options import SynthOptions, as_yaml, from_saved, options_of
 from augment.paint.blend import paste
 from augment.repaint.command import parse
-from augment.repaint.manifest import MANIFEST, Manifest, line_of, write_outputs
 from augment.repaint.select import balanced, candidates_of, choose, in_scope, source_frames
 from data.writer import rasterise
 from scripts.synth import run
 from support.errors import InputError
-from support.files import digest
 from support.seeds import seed_of
 from tests.mini_frames import CARAVAN_ID, HOLED_ID, MOTORCYCLE_ID, TINY_ID, TRAIN, mini_objects, write_mini
 
@@ -249,64 +247,7 @@ def test_print_config_explains_every_option(monkeypatch, capsys):
     assert printed.count("  # ") >= len(names)
 
 
-# ---- manifest -----------------------------------------------------------------------------------
-
-COMMON = {"schema": 1, "run_id": "r", "config_hash": "c", "code_version": "1"}
-
-
-def test_the_last_line_of_an_item_counts_and_a_cut_one_does_not(tmp_path):
-    manifest = Manifest(tmp_path, COMMON)
-    manifest.append(line_of("select", "b", "failed", "no picture"))
-    manifest.append(line_of("select", "a", "ok", seconds=1))
-    manifest.append(line_of("generate", "a", "skipped", "nothing fits"))
-    manifest.append(line_of("select", "b", "ok", seconds=2))
-    with (tmp_path / MANIFEST).open("ab") as file:
-        file.write(b'{"stage": "select", "key": "c", "sta')
-    read_only = Manifest(tmp_path, COMMON, read_only=True)
-    assert read_only.get("select", "c") is None
-    again = Manifest(tmp_path, COMMON)
-    assert again.get("select", "b") == COMMON | line_of("select", "b", "ok", seconds=2)
-    again.append(line_of("generate", "b", "ok"))
-    again.tidy()
-    lines = [json.loads(text) for text in (tmp_path / MANIFEST).read_text().splitlines()]
-    assert [(line["stage"], line["key"], line["status"]) for line in lines] == [
-        ("select", "a", "ok"),
-        ("select", "b", "ok"),
-        ("generate", "a", "skipped"),
-        ("generate", "b", "ok"),
-    ]
-    again.append(line_of("generate", "c", "ok"))
-    assert again.get("generate", "a")["reason"] == "nothing fits"
-    assert Manifest(tmp_path, COMMON).get("generate", "c")["status"] == "ok"
-
-
-def test_a_damaged_line_is_named(tmp_path):
-    (tmp_path / MANIFEST).write_text('{"stage": "select", "key": "a", "status": "ok"}\nrubbish\n')
-    with pytest.raises(InputError, match="line 2: damaged"):
-        Manifest(tmp_path, COMMON)
-
-
-def test_an_item_is_done_only_if_line_settings_and_files_agree(tmp_path):
-    source, out = tmp_path / "in", tmp_path / "out"
-    source.mkdir()
-    out.mkdir()
-    (source / "raw.png").write_bytes(b"raw")
-    outputs = write_outputs(out, {"work/a.png": b"one", "work/b.png": b"two"})
-    assert outputs == {"work/a.png": digest(b"one"), "work/b.png": digest(b"two")}
-    manifest = Manifest(out, COMMON)
-    inputs = {"raw.png": digest(b"raw"), "work/a.png": digest(b"one")}
-    line = COMMON | line_of("select", "a", "ok", inputs=inputs, outputs=outputs)
-    assert manifest.is_done(line) and manifest.is_done(line, source)
-    assert not manifest.is_done(None)
-    assert not manifest.is_done(line | {"status": "failed"})
-    assert not manifest.is_done(line | {"config_hash": "other"})
-    (out / "work/b.png").write_bytes(b"changed")
-    assert manifest.is_done(line) and not manifest.is_done(line, source)
-    (out / "work/b.png").unlink()
-    assert not manifest.is_done(line)
-    write_outputs(out, {"work/b.png": b"two"})
-    (source / "raw.png").write_bytes(b"other")
-    assert not manifest.is_done(line, source)
+# ---- seeds --------------------------------------------------------------------------------------
 
 
 def test_seeds_follow_from_run_stage_key_and_sample():

@@ -16,7 +16,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from augment.repaint.tree import add_raw, export_coco, repainted, splits_of
+from augment.repaint.tree import add_raw, export_coco, new_instances, splits_of
 from data.cityscapes import list_frames
 from data.coco import annotations_of, categories, coco_path
 from data.writer import encode_png
@@ -155,7 +155,7 @@ def test_build_takes_what_it_needs_from_flags_and_says_what_it_lacks(source, tmp
 
 
 def test_the_file_lists_raw_and_synthetic_frames_and_which_instances_are_repainted(tree):
-    assert len(repainted(tree)) == 2 * len(TRAIN)
+    assert len(new_instances(tree)[1]) == 2 * len(TRAIN)
     content = json.loads(coco_path(tree, "train").read_text())
     assert len(content["images"]) == 3 * len(TRAIN)
     assert all((tree / "leftImg8bit" / "train" / one["file_name"]).exists() for one in content["images"])
@@ -311,6 +311,6 @@ def test_export_names_what_is_not_there(tmp_path, monkeypatch):
         run(export, monkeypatch, "--out", tmp_path)
     (tmp_path / "manifest.jsonl").write_text('{"stage": "integrate"}\n')
     with pytest.raises(InputError, match="line 1: damaged"):
-        repainted(tmp_path)
+        new_instances(tmp_path)
     (tmp_path / "manifest.jsonl").write_text('{"stage": "integ')  # cut short, as by a kill
-    assert repainted(tmp_path) == {}
+    assert new_instances(tmp_path) == ("synthetic", {})
