@@ -2,7 +2,8 @@
 
 Repaints instances of a Cityscapes-format split and writes a data set with the frames that come of it: all
 stages in order, select, generate, integrate, build, export. Without --db_root, built-in street scenes are
-made and used. The same command again goes on where a run was cut short.
+made and used. The same command again goes on where a run was cut short; torchrun, a Slurm job array or
+--shard share the frames out over several processes or machines.
 """
 
 import argparse
