@@ -7,9 +7,6 @@ import contextlib
 import ctypes
 import dataclasses
 import random
-import resource
-import signal
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -28,7 +25,8 @@ from model import WhereWhat, sample
 from options import Options, parse, write_yaml
 from support.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from support.errors import InputError, run_program
-from support.run_log import RunLog
+from support.processes import StopRequest
+from support.run_log import RunLog, peak_memory_mb
 from training import Averages, NonFiniteLossError, Optimisers, RecordedStep, can_record, train_step
 
 GRID_COLUMNS = 6
@@ -285,27 +283,6 @@ def all_finite(model: WhereWhat) -> bool:
     return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
-class StopRequest:
-    """Within the `with` block Ctrl-C and SIGTERM only ask the loop to end; a second one ends at once."""
-
-    def __init__(self):
-        self.signal_name = ""
-
-    def __enter__(self) -> "StopRequest":
-        self._before = {
-            number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        return self
-
-    def _ask(self, number, _frame) -> None:
-        self.signal_name = signal.Signals(number).name
-        signal.signal(number, self._before[number])
-
-    def __exit__(self, *_exception) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
 # ---- run folder ---------------------------------------------------------------------------------
 
 
@@ -318,17 +295,6 @@ def start_run_folder(options: Options, run_dir: Path, state: dict | None) -> Non
         raise InputError(f"run_dir {run_dir} can't be written ({error.strerror}): choose another") from None
     if state is None:  # a run that died before its first checkpoint may have left lines
         (run_dir / "stats.jsonl").unlink(missing_ok=True)
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Largest memory so far in MB: allocated on a GPU, resident on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count the parent's memory in at the moment of the fork
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 # ---- sample grids -------------------------------------------------------------------------------

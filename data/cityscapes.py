@@ -105,6 +105,13 @@ def _by_name(folder: Path, suffix: str) -> dict[str, Path]:
     return paths
 
 
+def picture_path(frame: Frame) -> Path:
+    """Where the RGB picture of a frame of a tree lies, if there is one."""
+    folder = frame.label_path.absolute().parent  # db_root/gtFine/split/city
+    root, split, city = folder.parents[2], folder.parent.name, folder.name
+    return root / "leftImg8bit" / split / city / f"{frame.name}_leftImg8bit.png"
+
+
 def read_maps(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     """The label map (H,W) uint8, ids 0..33 or 255, and the instance map (H,W) uint16 of a frame.
 

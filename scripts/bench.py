@@ -28,11 +28,12 @@ from distributed import choose_device
 from loader.cache import prepare
 from loader.noise import Noise, draw_noise
 from loader.pairs import Batch, TrainingPairs, training_loader
-from main import keep_freed_memory, peak_memory_mb, seed_everything, set_speed
+from main import keep_freed_memory, seed_everything, set_speed
 from model import WhereWhat, d_losses
 from options import PRESETS, Options, validate
 from streets.scenes import write_streets
 from support.errors import InputError, Parser, run_program
+from support.run_log import peak_memory_mb
 from tests.plain import PlainWhereWhat, plain_train_step
 from training import G_SIDE, WARM_UP, Optimisers, RecordedStep, can_record, g_gradients, g_terms, train_step
 

@@ -88,6 +88,27 @@ class Pool:
         return iter(tqdm(self.map(function, items), title, len(items), unit=unit, disable=None))
 
 
+class StopRequest:
+    """Within the `with` block Ctrl-C and SIGTERM only ask the loop to end; a second one ends at once."""
+
+    def __init__(self):
+        self.signal_name = ""
+
+    def __enter__(self) -> "StopRequest":
+        self._before = {
+            number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def _ask(self, number, _frame) -> None:
+        self.signal_name = signal.Signals(number).name
+        signal.signal(number, self._before[number])
+
+    def __exit__(self, *_exception) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """SIGINT waits, and is blocked for good in processes that are started meanwhile."""

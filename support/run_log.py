@@ -1,10 +1,13 @@
 """What a run tells: log.txt for people, stats.jsonl for programs, TensorBoard for curves and pictures."""
 
 import json
+import resource
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -59,3 +62,14 @@ class RunLog:
         self._board.close()
         self._stats.close()
         self._text.close()
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Largest memory so far in MB: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count the parent's memory in at the moment of the fork
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

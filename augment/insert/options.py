@@ -22,7 +22,7 @@ from support.settings import add_flags, checked, setting
 TRAINING_SPLITS = ("train", "train_extra")
 
 
-def _range(text: str) -> tuple[int, int]:
+def range_of(text: str) -> tuple[int, int]:
     """ "2" or "1-3"."""
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
     if match is None or int(match[2] or match[1]) < int(match[1]):
@@ -115,7 +115,7 @@ class InsertOptions:
     )
 
     per_image: tuple[int, int] | None = setting(
-        None, "objects tried in each image, a number or a range (default 1)", section="what", read=_range
+        None, "objects tried in each image, a number or a range (default 1)", section="what", read=range_of
     )
     target: dict[str, int] | None = setting(
         None, "objects tried in all instead, for example person=2000,rider=500", section="what", read=_budget

@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from augment.compose import IN_FRONT, POLE_LIKE
 from augment.paint.blend import ring_of, ring_statistics
-from data.cityscapes import Frame, list_frames
+from data.cityscapes import Frame, list_frames, picture_path
 from data.labels import FIRST_SINGLE_ID
 from support.errors import InputError, warn
 from support.files import replacing, stamp
@@ -124,7 +124,7 @@ def build_bank(
     or if the file can't be written.
     """
     limits, cache_file = limits or Limits(), Path(cache_file)
-    found = [(frame, _picture_path(frame)) for frame in list_frames(db_root, split, skip_incomplete=True)]
+    found = [(frame, picture_path(frame)) for frame in list_frames(db_root, split, skip_incomplete=True)]
     frames = [(frame, path) for frame, path in found if path.is_file()]
     if not frames:
         raise InputError(
@@ -168,12 +168,6 @@ class _Found:
         """The freer an instance stands, the smaller."""
         worth = self.solidity * (1 - self.covered) * (0.5 if any(self.cut) else 1)
         return -worth, self.frame, self.instance_id
-
-
-def _picture_path(frame: Frame) -> Path:
-    folder = frame.label_path.absolute().parent  # db_root/gtFine/split/city
-    root, split, city = folder.parents[2], folder.parent.name, folder.name
-    return root / "leftImg8bit" / split / city / f"{frame.name}_leftImg8bit.png"
 
 
 def _state(frames: list[tuple[Frame, Path]], split: str, limits: Limits) -> str:

@@ -1,0 +1,190 @@
+"""What is compared: the arms, and the recipes that make their data from n scenes.
+
+A recipe makes trees below a folder and returns how many objects or frames there are. The programs of the
+project are called by name with the arguments that a shell would give them, in this process, so that a killed
+measurement leaves none behind.
+"""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+
+from augment.insert.options import range_of
+from benefit.pasting import paste_tree
+from streets.scenes import write_streets
+from support.checkpoints import find_checkpoint
+from support.errors import InputError
+
+SPLIT = "train"
+SCENE_SEEDS, HELD_OUT_SEED, FINAL_SEED = 1000, 500, 700  # of the generator; the first plus that of the case
+DRAWN_SCENES = 6  # of a val split that main.py wants to draw, and nothing learns from
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What a segmenter learns from, beside the n scenes themselves."""
+
+    meaning: str
+    recipes: tuple[str, ...] = ()
+
+
+ARMS = {
+    "real": Arm("the n scenes alone"),
+    "copy-paste": Arm("persons of other scenes at random places", ("copy_paste",)),
+    "prior": Arm("persons of other scenes where they stood there", ("prior",)),
+    "inserted": Arm("scripts.insert with a model trained on the n scenes", ("inserted",)),
+    "repainted": Arm("scripts.synth.run on the n scenes", ("repainted",)),
+    "all": Arm("inserted and repainted", ("inserted", "repainted")),
+}
+NEEDS_MODEL = ("inserted",)  # of the recipes
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the recipes of one case start from."""
+
+    tree: Path  # the n scenes
+    model: Path  # run folder of the model of places and shapes, for recipes in NEEDS_MODEL
+    seed: int
+    copies: int
+    per_image: str
+    device: str
+
+
+def run_program(name: str, arguments: dict, log: Path) -> None:
+    """Call the `main` of a program with --flag value for each argument; what it prints goes to a file.
+
+    A value None leaves a flag without a value. Raises InputError if it ends with a status other than 0.
+    """
+    words = [
+        str(word) for flag, value in arguments.items() for word in (f"--{flag}", value) if word is not None
+    ]
+    threads = torch.get_num_threads()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.open("a") as file,
+        patch.object(sys, "argv", [name, *words]),
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        print(name, *words)
+        status = import_module(name).main()
+    torch.set_num_threads(threads)  # some of them want only one
+    if status:
+        raise InputError(f"{name} ended with status {status}: see {log}")
+
+
+# ---- scenes and model ---------------------------------------------------------------------------
+
+
+def write_training_scenes(folder: Path, n: int, seed: int, size: tuple[int, int]) -> dict:
+    """n scenes of a seed; of the same seed, those of a smaller n are the first of them."""
+    report = write_streets(folder / "tree", n, DRAWN_SCENES, size, SCENE_SEEDS + seed, overwrite=True)
+    return {"scenes": n, "instances": report.instances}
+
+
+def write_held_out(folder: Path, count: int, size: tuple[int, int], seed: int) -> dict:
+    """Scenes to be measured on."""
+    report = write_streets(folder / "tree", 0, count, size, seed, overwrite=True)
+    return {"scenes": count, "instances": report.instances}
+
+
+def train_placement(folder: Path, tree: Path, preset: str, iterations: int, seed: int, device: str) -> dict:
+    """Train the model of places and shapes on the scenes of a tree. KeyboardInterrupt if it was stopped."""
+    arguments = {
+        "preset": preset,
+        "db_root": tree,
+        "run_dir": folder / "run",
+        "cache_dir": folder / "cache",
+        "max_iters": iterations,
+        "random_seed": seed,
+        "num_workers": 0,
+        "sample_every": 0,
+        "save_every": max(1, iterations // 4),
+        "device": device,
+        "resume": "auto",
+    }
+    run_program("main", arguments, folder / "log.txt")
+    done = int(find_checkpoint(folder / "run").stem.rpartition("-")[2])
+    if done < iterations:
+        raise KeyboardInterrupt
+    return {"iterations": done}
+
+
+# ---- recipes ------------------------------------------------------------------------------------
+
+
+def inserted(folder: Path, source: Source) -> dict:
+    """Persons where the model says, once for each copy."""
+    objects = 0
+    for copy in range(source.copies):
+        out = folder / f"tree{copy}"
+        arguments = {
+            "checkpoint": source.model,
+            "db_root": source.tree,
+            "split": SPLIT,
+            "out": out,
+            "per_image": source.per_image,
+            "render": "swap",
+            "bank": folder / "bank.npz",
+            "seed": _seed(source, copy),
+            "num_workers": 1,
+            "device": source.device,
+        }
+        run_program("scripts.insert", arguments, folder / "log.txt")
+        objects += json.loads((out / "insert.json").read_text())["objects_inserted"].get("person", 0)
+    return {"objects": objects, "frames": _frames(folder)}
+
+
+def pasted(method: str, folder: Path, source: Source) -> dict:
+    """Persons of other pictures, once for each copy."""
+    per_image = range_of(source.per_image)
+    objects = sum(
+        paste_tree(method, source.tree, SPLIT, folder / f"tree{copy}", per_image, _seed(source, copy))
+        for copy in range(source.copies)
+    )
+    return {"objects": objects, "frames": _frames(folder)}
+
+
+def repainted(folder: Path, source: Source) -> dict:
+    """The largest instances with other pixels, in windows around them."""
+    arguments = {
+        "db_root": source.tree,
+        "split": SPLIT,
+        "out": folder / "tree0",
+        "samples": source.copies,
+        "raw_splits": "",
+        "seed": source.seed,
+        "backend": "swap",
+        "num_workers": 1,
+    }
+    run_program("scripts.synth.run", arguments, folder / "log.txt")
+    return {"frames": _frames(folder)}
+
+
+RECIPES: dict[str, Callable[[Path, Source], dict]] = {
+    "copy_paste": lambda folder, source: pasted("copy_paste", folder, source),
+    "prior": lambda folder, source: pasted("prior", folder, source),
+    "inserted": inserted,
+    "repainted": repainted,
+}
+
+
+def trees_of(folder: Path) -> list[Path]:
+    """The trees that a recipe made below a folder."""
+    return sorted(path for path in folder.glob("tree*") if path.is_dir())
+
+
+def _seed(source: Source, copy: int) -> int:
+    return 1000 * source.seed + copy
+
+
+def _frames(folder: Path) -> int:
+    return sum(1 for tree in trees_of(folder) for _ in tree.glob(f"gtFine/{SPLIT}/*/*_instanceIds.png"))

@@ -1,0 +1,191 @@
+"""What a measurement found: figures of every arm over seeds, beside `real`; benefit.json, Markdown, plot."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+from benefit.arms import ARMS, NEEDS_MODEL
+from benefit.options import BenefitOptions
+from benefit.tasks import SETTINGS, Case, cases_of, read_result
+from support.files import write_atomic
+
+FIGURES = {"person": "person AP", "mean": "mean AP over classes"}
+BASE = "real"
+CONFIDENCE = 0.95
+
+
+def summarise(options: BenefitOptions, out: Path) -> dict:
+    """All figures of the arms that are finished.
+
+    "held_out" and, with options.final, "final": rows with n, arm, and for each of FIGURES the values (0..1)
+    by seed, their mean and spread, and the difference to `real`; "cost": seconds by n and arm.
+    """
+    sets = {"held_out": Case.arm} | ({"final": Case.final} if options.final else {})
+    settings = json.loads((out / SETTINGS).read_text())
+    content = {"settings": settings, "cost": [_cost(options, out, n, arm) for n, arm in _rows(options)]}
+    for name, place in sets.items():
+        content[name] = rows_of(options, lambda case, arm, place=place: read_result(out, place(case, arm)))
+    return content
+
+
+def rows_of(options: BenefitOptions, result_of: Callable[[Case, str], dict | None]) -> list[dict]:
+    """A row for each n and arm; result_of(case, arm): what `segment.training.measure` returned, or None."""
+    found: dict[tuple[int, str], dict[int, dict]] = {}
+    for case in cases_of(options):
+        for arm in options.arms:
+            if result := result_of(case, arm):
+                coco = result["coco"]
+                values = {"person": coco["classes"]["person"]["AP"], "mean": coco["AP"]}
+                found.setdefault((case.n, arm), {})[case.seed] = values
+    rows = []
+    for n, arm in _rows(options):
+        values = found.get((n, arm), {})
+        base = found.get((n, BASE), {})
+        row = {"n": n, "arm": arm}
+        for figure in FIGURES:
+            own = {seed: one[figure] for seed, one in values.items() if one[figure] is not None}
+            pairs = [(own[seed], base[seed][figure]) for seed in own if arm != BASE and base.get(seed)]
+            row[figure] = {"by_seed": own, **spread(list(own.values())), "to_real": difference(pairs)}
+        rows.append(row)
+    return rows
+
+
+def spread(values: list[float]) -> dict:
+    """Mean and sample standard deviation, None where there are too few values."""
+    return {
+        "mean": float(np.mean(values)) if values else None,
+        "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+    }
+
+
+def difference(pairs: list[tuple[float, float]]) -> dict | None:
+    """Mean difference of pairs (arm, real) with the half-width of its 95 % interval by Student's t."""
+    if not pairs:
+        return None
+    differences = [one - other for one, other in pairs]
+    found = spread(differences)
+    half = None
+    if len(pairs) > 1:
+        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(pairs) - 1)
+        half = float(quantile * found["deviation"] / np.sqrt(len(pairs)))
+    return {"mean": found["mean"], "half_width": half, "pairs": len(pairs)}
+
+
+def _rows(options: BenefitOptions) -> list[tuple[int, str]]:
+    return [(n, arm) for n in options.n for arm in ARMS if arm in options.arms]
+
+
+def _cost(options: BenefitOptions, out: Path, n: int, arm: str) -> dict:
+    """Mean seconds over the seeds that are finished: training the model of places, making data, training."""
+    recipes = ARMS[arm].recipes
+    cases = [case for case in cases_of(options) if case.n == n]
+    parts = {
+        "placement": [f"{case.name}/placement" for case in cases if set(NEEDS_MODEL) & set(recipes)],
+        "data": [case.data(recipe) for case in cases for recipe in recipes],
+        "training": [case.arm(arm) for case in cases],
+    }
+    cost = {"n": n, "arm": arm}
+    for part, names in parts.items():
+        seconds = [result["seconds"] for name in names if (result := read_result(out, name))]
+        per_case = len(recipes) if part == "data" else 1
+        cost[part] = float(np.mean(seconds)) * per_case if seconds else 0.0
+    objects = [
+        result["objects"]
+        for case in cases
+        for recipe in recipes
+        if (result := read_result(out, case.data(recipe))) and "objects" in result
+    ]
+    return cost | {"objects": float(np.mean(objects)) if objects else 0.0}
+
+
+# ---- shown --------------------------------------------------------------------------------------
+
+
+def write_report(options: BenefitOptions, out: Path) -> str:
+    """Write benefit.json, benefit.md and a plot for each set of scenes; the Markdown."""
+    content = summarise(options, out)
+    text = markdown(content)
+    write_atomic(out / "benefit.json", (json.dumps(content, indent=1) + "\n").encode())
+    write_atomic(out / "benefit.md", text.encode())
+    for name in ("held_out", "final"):
+        if name in content:
+            plot(content[name], out / f"benefit_{name}.png")
+    return text
+
+
+def markdown(content: dict) -> str:
+    """Tables in points of 100: mean ± deviation over seeds, difference to `real` with its 95 % interval."""
+    parts = []
+    for name, title in (("held_out", "Held-out scenes"), ("final", "Second held-out scenes")):
+        if name not in content:
+            continue
+        heads = ["n", "training data", "seeds"]
+        heads += [head for label in FIGURES.values() for head in (label, "to real")]
+        lines = [f"{title}:", "", _line(heads), _line(["---"] * len(heads))]
+        for row in content[name]:
+            seeds = len(row["person"]["by_seed"])
+            cells = [str(row["n"]), row["arm"], str(seeds)]
+            for figure in FIGURES:
+                cells += [_with_spread(row[figure]), _with_interval(row[figure]["to_real"])]
+            lines.append(_line(cells))
+        parts.append("\n".join(lines))
+    heads = ["n", "training data", "objects", "model of places, s", "making data, s", "training and AP, s"]
+    lines = ["Cost, mean over seeds:", "", _line(heads), _line(["---"] * len(heads))]
+    for row in content["cost"]:
+        seconds = [f"{row[part]:.0f}" for part in ("placement", "data", "training")]
+        lines.append(_line([str(row["n"]), row["arm"], f"{row['objects']:.0f}", *seconds]))
+    return "\n\n".join([*parts, "\n".join(lines)]) + "\n"
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _with_spread(figure: dict) -> str:
+    if figure["mean"] is None:
+        return "-"
+    deviation = "" if figure["deviation"] is None else f" ± {100 * figure['deviation']:.1f}"
+    return f"{100 * figure['mean']:.1f}{deviation}"
+
+
+def _with_interval(found: dict | None) -> str:
+    if found is None:
+        return "-"
+    half = "" if found["half_width"] is None else f" ± {100 * found['half_width']:.1f}"
+    return f"{100 * found['mean']:+.1f}{half}"
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Person AP of each arm over n, a bar with the spread over seeds and a dot for each seed."""
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    sizes = list(dict.fromkeys(row["n"] for row in rows))
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(arms)
+    for number, arm in enumerate(arms):
+        for place, n in enumerate(sizes):
+            person = next(row["person"] for row in rows if (row["n"], row["arm"]) == (n, arm))
+            if person["mean"] is None:
+                continue
+            x = place + (number - (len(arms) - 1) / 2) * width
+            axes.bar(
+                x,
+                100 * person["mean"],
+                0.9 * width,
+                yerr=100 * (person["deviation"] or 0),
+                color=f"C{number}",
+                label=arm if place == 0 else None,
+            )
+            dots = [100 * value for value in person["by_seed"].values()]
+            axes.plot([x] * len(dots), dots, "k.", markersize=3)
+    axes.set_xticks(range(len(sizes)), [f"{n} scenes" for n in sizes])
+    axes.set_ylabel("person AP on held-out scenes, points")
+    axes.legend(fontsize=8, ncols=3)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=120, format="png")
+    write_atomic(path, png.getvalue())

@@ -1,0 +1,251 @@
+"""The work of a measurement, cut into tasks that any number of processes take from a shared folder.
+
+A task has a folder below OUT, named as it is. Who works on it holds the lock there, which the operating
+system takes back from a process that dies; result.json, written at the end as a whole, says that it is done.
+"""
+
+import contextlib
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from benefit.arms import (
+    ARMS,
+    FINAL_SEED,
+    HELD_OUT_SEED,
+    NEEDS_MODEL,
+    RECIPES,
+    SPLIT,
+    Source,
+    train_placement,
+    trees_of,
+    write_held_out,
+    write_training_scenes,
+)
+from benefit.options import FREE, BenefitOptions
+from distributed import Ranks, choose_device
+from segment.options import SegmentOptions, validate
+from segment.samples import Truth
+from segment.training import learn, measure, read_truths, trained
+from support.errors import InputError
+from support.files import write_atomic
+
+RESULT = "result.json"
+SETTINGS = "settings.json"
+HELD_OUT, FINAL = "held_out", "final"  # the two sets of scenes to be measured on
+WAIT = 0.5  # seconds between looks at what others do
+
+
+@dataclass(frozen=True)
+class Task:
+    """One piece of work; work(folder) returns what result.json holds beside the seconds it took."""
+
+    name: str
+    needs: tuple[str, ...]  # names of tasks that must be done before
+    work: Callable[[Path], dict]
+
+
+@dataclass(frozen=True)
+class Case:
+    """n scenes of a seed."""
+
+    n: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"n{self.n:03d}_seed{self.seed}"
+
+    def arm(self, arm: str) -> str:
+        return f"{self.name}/arms/{arm}"
+
+    def data(self, recipe: str) -> str:
+        return f"{self.name}/data/{recipe}"
+
+    def final(self, arm: str) -> str:
+        return f"{self.name}/final/{arm}"
+
+
+def cases_of(options: BenefitOptions) -> list[Case]:
+    """Seed by seed, so that a measurement that is cut short has whole seeds."""
+    return [Case(n, seed) for seed in range(options.seeds) for n in options.n]
+
+
+# ---- the list -----------------------------------------------------------------------------------
+
+
+def tasks_of(options: BenefitOptions) -> list[Task]:
+    """All tasks of a measurement, in the order in which they are to be taken."""
+    out = Path(options.out).absolute()
+    first, models, data, arms, last = [], [], [], [], []
+    held_out = partial(write_held_out, count=options.held_out, size=options.scene_size)
+    first.append(Task(HELD_OUT, (), partial(held_out, seed=HELD_OUT_SEED)))
+    if options.final:
+        last.append(Task(FINAL, (), partial(held_out, seed=FINAL_SEED)))
+    for case in cases_of(options):
+        scenes, model = f"{case.name}/scenes", f"{case.name}/placement"
+        source = Source(
+            out / scenes / "tree",
+            out / model / "run",
+            case.seed,
+            options.copies,
+            options.per_image,
+            options.device,
+        )
+        first.append(
+            Task(
+                scenes,
+                (),
+                partial(write_training_scenes, n=case.n, seed=case.seed, size=options.scene_size),
+            )
+        )
+        recipes = dict.fromkeys(recipe for arm in options.arms for recipe in ARMS[arm].recipes)
+        if set(NEEDS_MODEL) & set(recipes):
+            work = partial(
+                train_placement,
+                tree=source.tree,
+                preset=options.place_preset,
+                iterations=options.place_iterations,
+                seed=case.seed,
+                device=options.device,
+            )
+            models.append(Task(model, (scenes,), work))
+        for recipe in recipes:
+            needs = (scenes, model) if recipe in NEEDS_MODEL else (scenes,)
+            data.append(Task(case.data(recipe), needs, partial(RECIPES[recipe], source=source)))
+        for arm in options.arms:
+            made = tuple(case.data(recipe) for recipe in ARMS[arm].recipes)
+            arms.append(
+                Task(
+                    case.arm(arm),
+                    (HELD_OUT, scenes, *made),
+                    partial(train_arm, options=options, case=case, arm=arm),
+                )
+            )
+            if options.final:
+                work = partial(measure_finally, options=options, case=case, arm=arm)
+                last.append(Task(case.final(arm), (FINAL, case.arm(arm)), work))
+    return [*first, *models, *data, *arms, *last]
+
+
+def train_arm(folder: Path, options: BenefitOptions, case: Case, arm: str) -> dict:
+    """Train the segmenter of an arm and measure it on the held-out scenes."""
+    settings = segmenter_of(options, case, arm, HELD_OUT)
+    truths = truths_of(settings.val, settings.size)
+    device = choose_device(options.device)
+    with contextlib.redirect_stdout(io.StringIO()):  # log.txt in its folder says the same
+        model = learn(settings, list(truths), device, Ranks())
+    if model is None:
+        raise KeyboardInterrupt
+    return measure(model, settings, list(truths), device)
+
+
+def measure_finally(folder: Path, options: BenefitOptions, case: Case, arm: str) -> dict:
+    """Measure the segmenter of an arm on the second set of held-out scenes."""
+    settings = segmenter_of(options, case, arm, FINAL)
+    device = choose_device(options.device)
+    truths = truths_of(settings.val, settings.size)
+    return measure(trained(settings, device), settings, list(truths), device)
+
+
+def segmenter_of(options: BenefitOptions, case: Case, arm: str, measured_on: str) -> SegmentOptions:
+    """What scripts.segment would be told for an arm: real scenes and made ones, `share` of these."""
+    out = Path(options.out).absolute()
+    recipes = ARMS[arm].recipes
+    made = [trees_of(out / case.data(recipe)) for recipe in recipes]
+    shares = [options.share / len(recipes) / len(trees) for trees in made for _ in trees]
+    settings = SegmentOptions(
+        data=[str(out / case.name / "scenes/tree"), *(str(tree) for trees in made for tree in trees)],
+        share=(1 - sum(shares), *shares),
+        split=SPLIT,
+        val=str(out / measured_on / "tree"),
+        out=str(out / case.arm(arm) / "run"),
+        size=options.size,
+        arch=options.arch,
+        iterations=options.iterations,
+        batch_size=options.batch_size,
+        optimiser=options.optimiser,
+        learning_rate=options.learning_rate,
+        precision=options.precision,
+        least_area=options.least_area,
+        official=False,
+        resume="auto",
+        random_seed=case.seed,
+        num_workers=0,
+        save_every=200,
+        picture_every=options.iterations,
+        keep_checkpoints=1,
+    )
+    return validate(settings)
+
+
+@cache
+def truths_of(tree: str, size: tuple[int, int]) -> tuple[Truth, ...]:
+    """The frames to be measured on, read once in a process."""
+    return tuple(read_truths(SegmentOptions(data=[], val=tree, out="", size=size, num_workers=0)))
+
+
+# ---- sharing it ---------------------------------------------------------------------------------
+
+
+def open_folder(options: BenefitOptions) -> Path:
+    """Make OUT ready. Raises InputError if it holds a measurement with other settings."""
+    out = Path(options.out)
+    ours = {name: value for name, value in asdict(options).items() if name not in FREE}
+    ours = json.loads(json.dumps(ours))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / "settings.lock"):
+            path = out / SETTINGS
+            theirs = json.loads(path.read_text()) if path.exists() else None
+            if theirs is None:
+                write_atomic(path, (json.dumps(ours, indent=1) + "\n").encode())
+    except (OSError, ValueError) as error:
+        raise InputError(f"--out {out}: can't be used ({error}); choose another") from None
+    for name, value in ours.items():
+        if theirs is not None and theirs.get(name) != value:
+            raise InputError(
+                f"--out {out}: holds a measurement with {name} {theirs.get(name)}, this one has {value}:"
+                " choose another --out"
+            )
+    return out
+
+
+def read_result(out: Path, name: str) -> dict | None:
+    """What a task found, None if it isn't done."""
+    try:
+        return json.loads((out / name / RESULT).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def work_off(out: Path, tasks: list[Task], told: Callable[[str, dict], None]) -> None:
+    """Do tasks until all are done, here or by others; told(name, result) after each that is done here."""
+    while open_tasks := [task for task in tasks if not (out / task.name / RESULT).exists()]:
+        waiting = {task.name for task in open_tasks}
+        if not any(try_task(out, task, told) for task in open_tasks if waiting.isdisjoint(task.needs)):
+            time.sleep(WAIT)
+
+
+def try_task(out: Path, task: Task, told: Callable[[str, dict], None]) -> bool:
+    """Do a task unless another process does; whether anything changed."""
+    folder = out / task.name
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "task.lock", timeout=0):
+            if (folder / RESULT).exists():
+                return True
+            start = time.monotonic()
+            result = task.work(folder.absolute())
+            result["seconds"] = time.monotonic() - start
+            write_atomic(folder / RESULT, (json.dumps(result, indent=1) + "\n").encode())
+    except Timeout:
+        return False
+    told(task.name, result)
+    return True

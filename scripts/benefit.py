@@ -1,0 +1,45 @@
+"""python -m scripts.benefit --out runs/benefit
+
+Trains the same segmenter on n built-in scenes alone and together with data made from them, measures all of
+them on the same held-out scenes, and writes benefit.json, benefit.md and a plot. The same command goes on
+where it was stopped; started several times, each process takes tasks that no other works on:
+
+    for k in 1 2 3 4; do python -m scripts.benefit --out runs/benefit & done; wait
+"""
+
+from benefit.options import parse, parser
+from benefit.report import write_report
+from benefit.tasks import open_folder, tasks_of, work_off
+from support.errors import run_program
+
+__all__ = ["parser"]
+
+
+def tell(name: str, result: dict) -> None:
+    """One line for a task that is done."""
+    line = f"{name:<32}{result['seconds']:>7.0f} s"
+    if "coco" in result:
+        person = result["coco"]["classes"]["person"]["AP"]
+        line += "".join(
+            f"   {what} {100 * (value or 0):.1f}"
+            for what, value in (("person AP", person), ("mean AP", result["coco"]["AP"]))
+        )
+    print(line, flush=True)
+
+
+def main() -> int:
+    options = parse()
+    out = open_folder(options)
+    if not options.report:
+        try:
+            work_off(out, tasks_of(options), tell)
+        except KeyboardInterrupt:
+            print("\nstopped; the same command goes on from there")
+            return 130
+    print(write_report(options, out))
+    print(f"report     {out / 'benefit.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,22 @@
+"""python -m scripts.segment --data datasets/cityscapes datasets/more --val datasets/cityscapes --out runs/seg
+
+Trains torchvision's Mask R-CNN on Cityscapes trees and measures it: AP of COCO and of Cityscapes. torchrun
+spreads it over several GPUs.
+"""
+
+from distributed import joined
+from segment.options import parse, parser
+from segment.training import run
+from support.errors import run_program
+
+__all__ = ["parser"]
+
+
+def main() -> None:
+    options = parse()
+    with joined() as ranks:
+        run(options, ranks)
+
+
+if __name__ == "__main__":
+    run_program(main)

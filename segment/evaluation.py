@@ -1,0 +1,177 @@
+"""Average precision of predicted instances: COCO's by pycocotools, Cityscapes' by the official program.
+
+Predictions are measured on the maps of the data set, at their own size, whatever size the networks see.
+"""
+
+import contextlib
+import copy
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as program  # noqa: N813 (not a class)
+import cv2
+import numpy as np
+import torch
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+from torchvision.models.detection import MaskRCNN
+
+from data.coco import categories
+from data.labels import TARGET_CLASSES
+from segment.samples import CLASSES, Truth
+
+MASK_LEVEL = 0.5  # of a predicted mask's probability
+SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}  # COCO's, pixels
+_WHOLE = "all"
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """An instance that a segmenter sees."""
+
+    number: int  # position in CLASSES
+    score: float  # 0..1
+    code: dict  # run-length code of its mask at the size of the annotation
+
+
+@torch.inference_mode()
+def detect(model: MaskRCNN, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
+    """What a model in eval mode sees on pictures (3,h,w) in 0..1, on its device.
+
+    For each: boxes (N,4), labels (N), scores (N), masks (N,1,H,W) in 0..1, at the sizes (H,W) asked for.
+    """
+    batch, _ = model.transform(images)
+    features = model.backbone(batch.tensors)
+    proposals, _ = model.rpn(batch, features)
+    found, _ = model.roi_heads(features, proposals, batch.image_sizes)
+    return model.transform.postprocess(found, batch.image_sizes, sizes)
+
+
+def predict(
+    model: MaskRCNN, truths: list[Truth], device: torch.device, batch: int = 4
+) -> Iterator[list[Predicted]]:
+    """The instances that a model sees on each frame, in order."""
+    model.eval()
+    for start in range(0, len(truths), batch):
+        part = truths[start : start + batch]
+        images = [truth.image.to(device).float() / 255 for truth in part]
+        seen = detect(model, images, [truth.size for truth in part])
+        for one in seen:
+            masks = (one["masks"][:, 0] >= MASK_LEVEL).byte().cpu().numpy()
+            codes = rle.encode(np.asfortranarray(masks.transpose(1, 2, 0)))
+            numbers, scores = one["labels"].tolist(), one["scores"].tolist()
+            yield [Predicted(*facts) for facts in zip(numbers, scores, codes, strict=True) if _area(facts[2])]
+
+
+def _area(code: dict) -> int:
+    return int(rle.area(code))
+
+
+# ---- COCO ---------------------------------------------------------------------------------------
+
+
+def coco_figures(truths: list[Truth], predictions: list[list[Predicted]], least_area: int = 0) -> dict:
+    """AP, AP50, AP75 over all classes that occur, the same for each class, and AP by size, by pycocotools.
+
+    0..1, None where there is nothing to find. least_area: instances with fewer pixels count neither as missed
+    nor as found.
+    """
+    images = [{"id": n, "height": t.size[0], "width": t.size[1]} for n, t in enumerate(truths, 1)]
+    truth_rows = [one | {"image_id": n} for n, truth in enumerate(truths, 1) for one in truth.annotations]
+    found_rows = [
+        {
+            "image_id": n,
+            "category_id": one.number,
+            "score": one.score,
+            "segmentation": one.code,
+            "area": _area(one.code),
+            "bbox": rle.toBbox(one.code).tolist(),
+            "iscrowd": 0,
+        }
+        for n, found in enumerate(predictions, 1)
+        for one in found
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(_coco(images, truth_rows), _coco(images, found_rows), "segm")
+        ranges = {_WHOLE: (least_area, 1e10), **SIZES}
+        evaluation.params.areaRng = [list(limits) for limits in ranges.values()]
+        evaluation.params.areaRngLbl = list(ranges)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    # (thresholds 0.5..0.95, recalls, classes, ranges, most detections); -1 where a class does not occur
+    precision = evaluation.eval["precision"][..., -1]
+    return {
+        **_at_thresholds(precision[..., 0]),
+        "by_size": {name: _mean(precision[..., n]) for n, name in enumerate(ranges) if name != _WHOLE},
+        "classes": {name: _at_thresholds(precision[:, :, n, 0]) for n, name in enumerate(TARGET_CLASSES)},
+    }
+
+
+def _coco(images: list[dict], rows: list[dict]) -> COCO:
+    data = COCO()
+    annotations = [row | {"id": number} for number, row in enumerate(rows, 1)]
+    data.dataset = {"images": images, "annotations": annotations, "categories": categories()}
+    data.createIndex()
+    return data
+
+
+def _at_thresholds(precision: np.ndarray) -> dict[str, float | None]:
+    return {"AP": _mean(precision), "AP50": _mean(precision[0]), "AP75": _mean(precision[5])}
+
+
+def _mean(precision: np.ndarray) -> float | None:
+    known = precision[precision > -1]
+    return float(known.mean()) if known.size else None
+
+
+# ---- Cityscapes ---------------------------------------------------------------------------------
+
+
+def cityscapes_figures(truths: list[Truth], predictions: list[list[Predicted]], folder: Path) -> dict:
+    """AP and AP50 over all classes that occur and for each, by the official Cityscapes program.
+
+    Its prediction files are written below `folder`: NAME_pred.txt with a line for each mask, masks in NAME/.
+    Instances below 100 pixels count neither way, as always with that program. 0..1, None as above.
+    """
+    files = [write_prediction(folder, truth, found) for truth, found in zip(truths, predictions, strict=True)]
+    maps = [str(truth.frame.instance_path.absolute()) for truth in truths]
+    settings = copy.copy(program.args)
+    settings.predictionPath = str(folder.absolute())
+    settings.quiet = True
+    program.setInstanceLabels(settings)
+    instances = program.instances2dict(maps, False)
+    # The program asks for a function that newer NumPy versions only have under its other name.
+    with np.errstate(all="ignore"), patch.object(np, "in1d", np.isin, create=True):
+        matches = program.matchGtWithPreds(files, maps, instances, settings)
+        averages = program.computeAverages(program.evaluateMatches(matches, settings), settings)
+    return {
+        "AP": _number(averages["allAp"]),
+        "AP50": _number(averages["allAp50%"]),
+        "classes": {
+            name: {"AP": _number(one["ap"]), "AP50": _number(one["ap50%"])}
+            for name, one in averages["classes"].items()
+        },
+    }
+
+
+def write_prediction(folder: Path, truth: Truth, found: list[Predicted]) -> str:
+    """Write the official prediction files of a frame; the path of its text file."""
+    name = truth.frame.name
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number, one in enumerate(found):
+        mask = f"{name}/{number:03d}.png"
+        cv2.imwrite(str(folder / mask), rle.decode(one.code) * 255)
+        lines.append(f"{mask} {TARGET_CLASSES[CLASSES[one.number]].label_id} {one.score:.6f}\n")
+    path = folder / f"{name}_pred.txt"
+    path.write_text("".join(lines))
+    return str(path.absolute())
+
+
+def _number(value) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,170 @@
+"""What a segmenter learns from: the frames of Cityscapes trees, decoded once and kept at working size.
+
+A sample holds its picture in 8 bits and one map that says which instance each pixel shows; masks are made
+of it when they are wanted, on the device that wants them.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from data.cityscapes import Frame, list_frames, picture_path, read_maps, resize_nearest
+from data.coco import annotations_of
+from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
+from support.errors import InputError
+from support.processes import Pool
+from support.seeds import seed_of
+
+CLASSES = ("background", *TARGET_CLASSES)  # by the number that the networks know them by
+_NUMBER_OF_LABEL = {target.label_id: number for number, target in enumerate(TARGET_CLASSES.values(), 1)}
+LEAST_PIXELS = 8  # at working size; smaller pieces are not learnt from
+
+Target = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A frame at working size h x w."""
+
+    image: Tensor  # (3,h,w) uint8 RGB
+    instance: Tensor  # (h,w) int16: 0 for none, else 1..N
+    labels: Tensor  # (N,) int64, positions in CLASSES
+    boxes: Tensor  # (N,4) float32: x0, y0, x1, y1, half-open, pixels
+
+    def on(self, device: torch.device) -> tuple[tv_tensors.Image, Target]:
+        """Picture and target as torchvision's detection models take them: boxes, masks (N,h,w), labels."""
+        image, instance = (part.to(device, non_blocking=True) for part in (self.image, self.instance))
+        numbers = torch.arange(1, len(self.labels) + 1, device=device, dtype=instance.dtype)
+        masks = instance[None] == numbers[:, None, None]
+        boxes = tv_tensors.BoundingBoxes(
+            self.boxes.to(device, non_blocking=True), format="XYXY", canvas_size=tuple(instance.shape)
+        )
+        labels = self.labels.to(device, non_blocking=True)
+        target = {"boxes": boxes, "masks": tv_tensors.Mask(masks.byte()), "labels": labels}
+        return tv_tensors.Image(image), target
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A frame that predictions are measured on."""
+
+    frame: Frame
+    image: Tensor  # (3,h,w) uint8 RGB at working size
+    size: tuple[int, int]  # of the annotation, H, W
+    annotations: list[dict]  # `data.coco.annotations_of`, at that size
+
+
+def frames_of(root: str, split: str, flag: str) -> list[Frame]:
+    """The frames of a split that have a picture. Raises InputError, naming the flag, for anything else."""
+    if not (Path(root) / "gtFine" / split).is_dir():
+        raise InputError(f"{flag} {root}: has no folder gtFine/{split}; give the folder of a Cityscapes tree")
+    frames = list_frames(root, split)
+    lacking = [frame.name for frame in frames if not picture_path(frame).is_file()]
+    if lacking:
+        raise InputError(
+            f"{flag} {root}: {len(lacking)} of {len(frames)} frames have no picture in leftImg8bit/{split},"
+            f" the first is {lacking[0]}; unpack or render them"
+        )
+    return frames
+
+
+def read_picture(frame: Frame, size: tuple[int, int] | None) -> Tensor:
+    """The picture of a frame, (3,h,w) uint8 RGB of size (width, height); None: its own size."""
+    picture = cv2.imread(str(picture_path(frame)), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise InputError(f"{picture_path(frame)}: can't be read as a picture; copy it again")
+    if size and size != picture.shape[1::-1]:
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1)))
+
+
+def read_sample(frame: Frame, size: tuple[int, int] | None) -> Sample:
+    """A frame to learn from, at size (width, height). Raises InputError for a bad file.
+
+    Groups are no instances: they stay background, as in torchvision's reference training.
+    """
+    cv2.setNumThreads(1)
+    image = read_picture(frame, size)
+    _, instance_ids = read_maps(frame)
+    ids = resize_nearest(instance_ids, image.shape[2], image.shape[1])
+    areas = np.bincount(ids.ravel(), minlength=2**16)
+    values = [
+        value
+        for value in np.flatnonzero(areas >= LEAST_PIXELS).tolist()
+        if value >= FIRST_SINGLE_ID and value // 1000 in _NUMBER_OF_LABEL
+    ]
+    lookup = np.zeros(2**16, np.int16)
+    lookup[values] = np.arange(1, len(values) + 1)
+    instance = lookup[ids]
+    boxes = [
+        (columns.start, rows.start, columns.stop, rows.stop)
+        for rows, columns in ndimage.find_objects(instance, len(values))
+    ]
+    labels = [_NUMBER_OF_LABEL[value // 1000] for value in values]
+    return Sample(
+        image,
+        torch.from_numpy(instance),
+        torch.tensor(labels, dtype=torch.int64),
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+    )
+
+
+def read_truth(frame: Frame, size: tuple[int, int] | None) -> Truth:
+    """A frame to be measured on; its picture at size (width, height). Raises InputError for a bad file."""
+    _, instance_ids = read_maps(frame)
+    return Truth(frame, read_picture(frame, size), instance_ids.shape, annotations_of(instance_ids))
+
+
+def read_all(frames: list[Frame], size: tuple[int, int] | None, workers: int, read=read_sample) -> list:
+    """`read` for each frame, spread over processes. Raises InputError for a bad file."""
+    with Pool(workers) as pool:
+        return list(pool.map(partial(_numpy_safe, read, size), frames))
+
+
+def _numpy_safe(read, size: tuple[int, int] | None, frame: Frame):
+    return read(frame, size)
+
+
+# ---- batches ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Several trees and the share of each in what is learnt from."""
+
+    trees: list[list[Sample]]
+    shares: tuple[float, ...]  # they sum to 1
+
+    def draw(self, seed: int, position: int) -> Sample:
+        """The sample at a position of the endless sequence: without regard to what came before."""
+        rng = np.random.default_rng([seed, position])
+        tree = self.trees[int(rng.choice(len(self.trees), p=self.shares))]
+        return tree[int(rng.integers(len(tree)))]
+
+
+FLIP = v2.RandomHorizontalFlip(0.5)
+
+
+def batch_of(
+    mixture: Mixture, seed: int, positions: range, device: torch.device
+) -> tuple[list[Tensor], list[Target]]:
+    """Pictures (3,h,w) in 0..1 and targets of these positions, flipped at random.
+
+    Everything random, also what the model draws afterwards, follows from seed and positions: torch's
+    generators are seeded with them here.
+    """
+    torch.manual_seed(seed_of(seed, "batch", "", positions.start))
+    images, targets = [], []
+    for position in positions:
+        image, target = FLIP(*mixture.draw(seed, position).on(device))
+        images.append(v2.functional.to_dtype(image, torch.float32, scale=True).as_subclass(Tensor))
+        targets.append({name: value.as_subclass(Tensor) for name, value in target.items()})
+    return images, targets

@@ -1,0 +1,307 @@
+"""Training a segmenter and measuring it, in the order in which things happen: `run`.
+
+Everything random follows from (random_seed, position in the sequence of samples), so that a run that was
+stopped and resumed ends, on a CPU, with the same weights to the bit as one that was not.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+from torchvision.models.detection import MaskRCNN
+from tqdm import tqdm
+
+from distributed import NO_LIMIT, Ranks, any_rank, average, average_gradients, choose_device, wait_for_all
+from segment.evaluation import cityscapes_figures, coco_figures, detect, predict
+from segment.models import build
+from segment.options import OPTIMISERS, SegmentOptions
+from segment.pictures import sheet
+from segment.samples import Mixture, Truth, batch_of, frames_of, read_all, read_truth
+from support.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from support.errors import InputError
+from support.files import write_atomic
+from support.processes import StopRequest
+from support.run_log import RunLog, peak_memory_mb
+
+RESULT = "evaluation.json"
+PICTURES = 4  # frames of --val that are drawn
+STEPS_DOWN = ((2 / 3, 0.1), (8 / 9, 0.01))  # share of the run, factor of the learning rate from there
+LOSSES = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg")
+MOST_GRADIENT = 10.0  # norm
+
+# A checkpoint fits a run only if these agree.
+IDENTITY = ("arch", "data", "share", "split", "size", "batch_size", "optimiser", "iterations", "random_seed")
+
+
+def run(options: SegmentOptions, ranks: Ranks) -> None:
+    """Train (unless eval_only), measure, write RESULT, print the figures."""
+    out, device = Path(options.out), choose_device(options.device, ranks.local)
+    truths = read_truths(options)
+    model = trained(options, device) if options.eval_only else learn(options, truths, device, ranks)
+    if model is not None and not ranks.rank:
+        figures = measure(model, options, truths, device)
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(out / RESULT, (json.dumps(figures, indent=1) + "\n").encode())
+        print(table(figures))
+        print(f"figures    {out / RESULT}")
+    wait_for_all(NO_LIMIT)
+
+
+def read_truths(options: SegmentOptions) -> list[Truth]:
+    """The frames of --val. Raises InputError for a bad tree."""
+    frames = frames_of(options.val, options.val_split, "--val")
+    return read_all(frames, options.size, options.num_workers, read_truth)
+
+
+def read_mixture(options: SegmentOptions) -> Mixture:
+    """The frames of --data. Raises InputError for a bad tree, or pictures of several sizes without --size."""
+    found = [frames_of(root, options.split, "--data") for root in options.data]
+    trees = [read_all(frames, options.size, options.num_workers) for frames in found]
+    sizes = {tuple(sample.image.shape[1:]) for tree in trees for sample in tree}
+    if len(sizes) > 1:
+        raise InputError(f"--data: pictures of {len(sizes)} sizes; give --size WIDTHxHEIGHT")
+    weights = options.share or [len(tree) for tree in trees]
+    return Mixture(trees, tuple(weight / sum(weights) for weight in weights))
+
+
+def trained(options: SegmentOptions, device: torch.device) -> MaskRCNN:
+    """The model to measure: --weights, else the newest checkpoint of --out. Raises InputError."""
+    given = options.weights not in ("none", "imagenet")
+    model = build(options.arch, options.weights if given else str(find_checkpoint(options.out))).to(device)
+    set_precision(model, options, device)
+    return model
+
+
+def set_precision(model: MaskRCNN, options: SegmentOptions, device: torch.device) -> None:
+    """Let the backbone, where nearly all arithmetic is, count in bf16 if that is wanted.
+
+    Not the heads: torchvision decodes boxes in the numbers that it gets, and bf16 knows of a column beyond
+    256 only which pair of pixels it is in.
+    """
+    wanted = "bf16" if options.precision == "auto" and device.type == "cuda" else options.precision
+    if wanted == "fp32":
+        return
+    forward = model.backbone.forward
+
+    def in_bf16(images: Tensor) -> dict[str, Tensor]:
+        with torch.autocast(device.type, torch.bfloat16):
+            features = forward(images)
+        return {level: feature.float() for level, feature in features.items()}
+
+    model.backbone.forward = in_bf16
+
+
+# ---- training -----------------------------------------------------------------------------------
+
+
+def learn(
+    options: SegmentOptions, truths: list[Truth], device: torch.device, ranks: Ranks
+) -> MaskRCNN | None:
+    """Train to the last iteration; None if a signal stopped it before. Leaves the run folder behind.
+
+    truths: of which the first are drawn. Raises InputError for bad data, a run folder that holds another run,
+    and a loss that is not finite.
+    """
+    out = Path(options.out)
+    checkpoints = out / "checkpoints"
+    state = find_state(options, checkpoints)
+    mixture = read_mixture(options)
+    torch.manual_seed(options.random_seed)
+    model = build(options.arch, "none" if state else options.weights).to(device)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = optimiser_of(options, parameters, device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = False  # the number of proposals changes from step to step
+    iteration = 0
+    if state:
+        iteration = state["iteration"]
+        model.load_state_dict(state["networks"])
+        optimiser.load_state_dict(state["optimisers"])
+    if not ranks.rank:
+        start_run_folder(options, out, fresh=state is None)
+    log = RunLog(out, purge_after=iteration, silent=ranks.rank > 0)
+    frames = sum(len(tree) for tree in mixture.trees)
+    log.line(
+        f"{frames} frames of {len(mixture.trees)} trees, {sum(p.numel() for p in parameters):,} parameters to"
+        f" learn, {options.iterations} iterations of {ranks.count} x {options.batch_size} on {device}"
+    )
+    if state:
+        log.line(f"resumed at iteration {iteration}")
+    wait_for_all()
+
+    def save() -> Path:
+        if ranks.rank:
+            return checkpoints
+        content = {
+            "iteration": iteration,
+            "samples_seen": iteration * options.batch_size * ranks.count,
+            "options": as_saved(options),
+            "networks": model.state_dict(),
+            "optimisers": optimiser.state_dict(),
+            "window": average({name: float(value) for name, value in window.items()}),
+        }
+        return save_checkpoint(checkpoints, content, options.keep_checkpoints)
+
+    set_precision(model, options, device)
+    window = state["window"] if state else empty_window()
+    started, iterations_before = time.perf_counter(), iteration
+    bar = tqdm(total=options.iterations, initial=iteration, unit="it", disable=True if ranks.rank else None)
+    model.train()
+    with StopRequest() as stop:
+        while iteration < options.iterations and not any_rank(bool(stop.signal_name)):
+            first = (iteration * ranks.count + ranks.rank) * options.batch_size
+            positions = range(first, first + options.batch_size)
+            images, targets = batch_of(mixture, options.random_seed, positions, device)
+            set_rate(optimiser, options, iteration)
+            losses = model(images, targets)
+            optimiser.zero_grad(set_to_none=False)
+            sum(losses.values()).backward()
+            fill_gradients(parameters)
+            average_gradients(parameters)
+            torch.nn.utils.clip_grad_norm_(parameters, MOST_GRADIENT)
+            optimiser.step()
+            iteration += 1
+            bar.update()
+            for name in LOSSES:
+                window[name] = window[name] + losses[name].detach()
+            window["count"] += 1
+            last = iteration == options.iterations
+            if iteration == 1 or last or iteration % options.log_every == 0:
+                means = average({name: float(window[name]) / window["count"] for name in LOSSES})
+                if not all(map(torch.isfinite, torch.tensor(list(means.values())))):
+                    raise InputError(
+                        f"the loss is not finite at iteration {iteration}; the last good state is in"
+                        f" {checkpoints}: start again with a lower --learning_rate"
+                    )
+                seconds = (time.perf_counter() - started) / (iteration - iterations_before)
+                log.stats(first // max(frames, 1), iteration, means, seconds, peak_memory_mb(device))
+                window = empty_window()
+                started, iterations_before = time.perf_counter(), iteration
+            if options.picture_every and (last or iteration % options.picture_every == 0) and not ranks.rank:
+                log.picture(draw(model, truths[:PICTURES], device), 0, iteration)
+                model.train()
+            if iteration % options.save_every == 0 and not last:
+                save()
+    bar.close()
+    path = save()
+    done = iteration == options.iterations
+    ending = "finished" if done else f"stopped by {stop.signal_name or 'another process'} after"
+    log.line(
+        f"{ending} {iteration} iterations, saved {path}" + ("" if done else "; go on with --resume auto")
+    )
+    log.close()
+    return model if done else None
+
+
+def empty_window() -> dict:
+    """Sums of the losses since the last log line, and how many iterations they cover."""
+    return dict.fromkeys((*LOSSES, "count"), 0.0)
+
+
+def find_state(options: SegmentOptions, checkpoints: Path) -> dict | None:
+    """The checkpoint to go on from, if any. Raises InputError if it doesn't fit these options."""
+    if not list_checkpoints(checkpoints):
+        return None
+    if options.resume != "auto":
+        raise InputError(
+            f"--out {options.out} already holds a run: give --resume auto to go on with it, or another --out"
+        )
+    path = find_checkpoint(checkpoints)
+    state = load_checkpoint(path)
+    ours = as_saved(options)
+    for name in IDENTITY:
+        if state["options"].get(name) != ours[name]:
+            raise InputError(
+                f"{path} was trained with {name} {state['options'].get(name)}, this run has {ours[name]}:"
+                " make them agree, or choose another --out"
+            )
+    return state
+
+
+def as_saved(options: SegmentOptions) -> dict:
+    """The options as plain values, as YAML and a checkpoint keep them."""
+    return json.loads(json.dumps(dataclasses.asdict(options)))
+
+
+def start_run_folder(options: SegmentOptions, out: Path, fresh: bool) -> None:
+    """Make the folder and write options.yaml. Raises InputError if it can't be written."""
+    try:
+        (out / "samples").mkdir(parents=True, exist_ok=True)
+        (out / "options.yaml").write_text(yaml.safe_dump(as_saved(options), sort_keys=False))
+    except OSError as error:
+        raise InputError(f"--out {out}: can't be written ({error.strerror}); choose another") from None
+    if fresh:  # a run that died before its first checkpoint may have left lines
+        (out / "stats.jsonl").unlink(missing_ok=True)
+
+
+def optimiser_of(
+    options: SegmentOptions, parameters: list[Tensor], device: torch.device
+) -> torch.optim.Optimizer:
+    rate = options.learning_rate or OPTIMISERS[options.optimiser]
+    if options.optimiser == "sgd":
+        return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=options.weight_decay)
+    return torch.optim.AdamW(parameters, rate, weight_decay=options.weight_decay, fused=device.type == "cuda")
+
+
+def set_rate(optimiser: torch.optim.Optimizer, options: SegmentOptions, iteration: int) -> None:
+    """Rises over the warm-up, then falls in steps."""
+    warmup = min(options.warmup, options.iterations // 10)
+    rate = options.learning_rate or OPTIMISERS[options.optimiser]
+    rate *= min(1.0, (iteration + 1) / (warmup + 1))
+    reached = [factor for share, factor in STEPS_DOWN if iteration >= share * options.iterations]
+    for group in optimiser.param_groups:
+        group["lr"] = rate * min(reached, default=1.0)
+
+
+def fill_gradients(parameters: list[Tensor]) -> None:
+    """Zeros where a step used no parameter of a head, so that all ranks average the same ones."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+# ---- measuring ----------------------------------------------------------------------------------
+
+
+def measure(model: MaskRCNN, options: SegmentOptions, truths: list[Truth], device: torch.device) -> dict:
+    """Figures of a model: "coco", and "cityscapes" where the official program is asked for."""
+    bar = tqdm(predict(model, truths, device), "predictions", len(truths), disable=None)
+    predictions = list(bar)
+    figures = {"coco": coco_figures(truths, predictions, options.least_area)}
+    if options.official:
+        figures["cityscapes"] = cityscapes_figures(truths, predictions, Path(options.out) / "predictions")
+    return figures
+
+
+def draw(model: MaskRCNN, truths: list[Truth], device: torch.device) -> np.ndarray:
+    """A picture of what a model sees on some frames, at working size: (H,W,3) uint8."""
+    model.eval()
+    images = [truth.image.to(device).float() / 255 for truth in truths]
+    seen = detect(model, images, [tuple(image.shape[1:]) for image in images])
+    return sheet([truth.image for truth in truths], seen)
+
+
+def table(figures: dict) -> str:
+    """Figures of `measure` as text, in points of 100."""
+    coco, cityscapes = figures["coco"], figures.get("cityscapes", {})
+    rows = {"all": coco, **coco["classes"]}
+    official = {"all": cityscapes, **cityscapes.get("classes", {})}
+    lines = [f"{'':<12}{'AP':>7}{'AP50':>7}{'AP75':>7}{'official AP':>13}{'AP50':>7}"]
+    for name, row in rows.items():
+        others = official.get(name, {})
+        values = [*(row[key] for key in ("AP", "AP50", "AP75")), others.get("AP"), others.get("AP50")]
+        cells = ("-" if value is None else f"{100 * value:.1f}" for value in values)
+        lines.append(
+            f"{name:<12}"
+            + "".join(f"{cell:>{width}}" for cell, width in zip(cells, (7, 7, 7, 13, 7), strict=True))
+        )
+    lines += [
+        f"{name:<12}{'-' if value is None else f'{100 * value:.1f}':>7}"
+        for name, value in coco["by_size"].items()
+    ]
+    return "\n".join(lines)

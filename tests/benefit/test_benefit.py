@@ -1,0 +1,163 @@
+"""The measurement of benefit: tasks shared and resumed, data, statistics, a miniature of it all."""
+
+import json
+import multiprocessing
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benefit import tasks
+from benefit.options import parse
+from benefit.pasting import donors_of, paste_tree
+from benefit.report import difference, rows_of, write_report
+from benefit.tasks import Case, Task, segmenter_of, tasks_of, work_off
+from data.cityscapes import list_frames, read_maps
+from scripts import benefit as program
+from streets.scenes import write_streets
+from tests.programs import run_here
+
+SMALL = {
+    "n": 3,
+    "seeds": 1,
+    "held_out": 2,
+    "scene_size": "256x128",
+    "size": "128x64",
+    "copies": 1,
+    "place_iterations": 1,
+    "iterations": 2,
+    "batch_size": 2,
+    "device": "cpu",
+}
+
+
+def flags(out: Path, **more) -> list[str]:
+    given = {"out": out, **SMALL, **more}
+    return [word for name, value in given.items() for word in (f"--{name}", *map(str, np.atleast_1d(value)))]
+
+
+# ---- sharing ------------------------------------------------------------------------------------
+
+
+def note(name: str, folder: Path) -> dict:
+    """A task that takes a moment and writes down that it was done, and after what."""
+    time.sleep(0.05)
+    with (folder.parent / "done.txt").open("a") as file:
+        file.write(f"{name}\n")
+    return {}
+
+
+def share(out: Path) -> None:
+    names = [f"task{number}" for number in range(8)]
+    work = [Task(name, ("first",), partial(note, name)) for name in names]
+    work_off(out, [*work, Task("first", (), partial(note, "first"))], lambda name, result: None)
+
+
+def test_processes_share_the_tasks_and_do_each_once_after_what_it_needs(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=share, args=(tmp_path,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    done = (tmp_path / "done.txt").read_text().split()
+    assert done[0] == "first" and sorted(done[1:]) == [f"task{number}" for number in range(8)]
+
+
+# ---- arms ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ("prior", "copy_paste"))
+def test_persons_of_other_pictures_are_pasted_and_seen(tmp_path, method):
+    write_streets(tmp_path / "tree", 4, 0, (256, 128), seed=1)
+    frames = list_frames(tmp_path / "tree", "train")
+    donors = [donor for frame in frames for donor in donors_of(frame)]
+    assert donors and all(donor.mask.any() for donor in donors)
+    pasted = paste_tree(method, tmp_path / "tree", "train", tmp_path / "out", (1, 2), seed=0)
+    before, after = (
+        sum(int((np.unique(read_maps(frame)[1]) // 1000 == 24).sum()) for frame in list_frames(root, "train"))
+        for root in (tmp_path / "tree", tmp_path / "out")
+    )
+    assert pasted >= 4 and after > before
+    pictures = [
+        [path.read_bytes() for path in sorted((tmp_path / name / "leftImg8bit").rglob("*.png"))]
+        for name in ("tree", "out")
+    ]
+    assert len(pictures[1]) == 4 and pictures[0] != pictures[1]
+
+
+def test_an_arm_learns_as_long_as_another_and_half_from_made_data(tmp_path):
+    options = parse(flags(tmp_path, arms=["real", "all"]))
+    for recipe, count in (("inserted", 2), ("repainted", 1)):
+        for copy in range(count):
+            (tmp_path / f"n003_seed0/data/{recipe}/tree{copy}").mkdir(parents=True)
+    real, both = (segmenter_of(options, Case(3, 0), arm, "held_out") for arm in ("real", "all"))
+    assert real.share == (1.0,) and both.share == (0.5, 0.125, 0.125, 0.25)
+    assert real.data == both.data[:1] and real.iterations == both.iterations and real.val == both.val
+    assert "/final/" not in str([task.name for task in tasks_of(options)])
+
+
+# ---- statistics ---------------------------------------------------------------------------------
+
+
+def test_differences_are_paired_by_seed_with_students_interval():
+    found = difference([(0.31, 0.3), (0.42, 0.4), (0.13, 0.1)])
+    assert found["mean"] == pytest.approx(0.02)
+    assert found["half_width"] == pytest.approx(4.303 * 0.01 / np.sqrt(3), rel=1e-3) and found["pairs"] == 3
+    assert difference([(0.3, 0.2)])["half_width"] is None and difference([]) is None
+
+
+def test_a_seed_that_real_lacks_is_not_compared(tmp_path):
+    values = {("real", 0): 0.2, ("all", 0): 0.3, ("all", 1): 0.9}
+
+    def result_of(case, arm):
+        ap = values.get((arm, case.seed))
+        return ap and {"coco": {"AP": ap, "classes": {"person": {"AP": ap}}}}
+
+    rows = rows_of(parse(flags(tmp_path, seeds=2, arms=["real", "all"])), result_of)
+    assert [row["person"]["mean"] for row in rows] == pytest.approx([0.2, 0.6])
+    assert rows[1]["person"]["to_real"]["mean"] == pytest.approx(0.1)
+    assert rows[0]["person"]["to_real"] is None
+
+
+# ---- all of it ----------------------------------------------------------------------------------
+
+
+def test_a_miniature_from_start_to_end_with_a_stop_on_the_way(tmp_path, monkeypatch):
+    arguments = flags(tmp_path / "out")
+    real_learn, calls = tasks.learn, []
+
+    def stopped_learn(*given):
+        calls.append(given[0].out)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real_learn(*given)
+
+    monkeypatch.setattr(tasks, "learn", stopped_learn)
+    assert run_here(program.main, *arguments).returncode == 130
+    results = sorted((tmp_path / "out").rglob("result.json"))
+    stamps = [path.stat().st_mtime_ns for path in results]
+    assert len([path for path in results if "arms" in str(path)]) == 2
+    done = run_here(program.main, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert [path.stat().st_mtime_ns for path in results] == stamps
+    assert len(calls) == 7 and len(set(calls)) == 6
+
+    content = json.loads((tmp_path / "out/benefit.json").read_text())
+    arms = ["real", "copy-paste", "prior", "inserted", "repainted", "all"]
+    assert [row["arm"] for row in content["held_out"]] == arms
+    assert all(row["mean"]["mean"] is not None for row in content["held_out"])
+    cost = {row["arm"]: row for row in content["cost"]}
+    assert cost["copy-paste"]["objects"] > 0 and cost["real"]["data"] == 0 < cost["inserted"]["placement"]
+    table = (tmp_path / "out/benefit.md").read_text()
+    assert all(f"| 3 | {arm} | 1 |" in table for arm in arms)
+    assert (tmp_path / "out/benefit_held_out.png").stat().st_size > 1000
+
+    final = parse([*arguments, "--final"])
+    work_off(tmp_path / "out", tasks_of(final), lambda name, result: None)
+    assert len(calls) == 7 and "Second held-out scenes" in write_report(final, tmp_path / "out")
+    other = run_here(program.main, *flags(tmp_path / "out", iterations=3))
+    assert other.returncode == 2 and "with iterations 2, this one has 3" in other.stderr

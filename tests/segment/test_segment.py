@@ -1,0 +1,231 @@
+"""The segmenter: what it learns from, its training, exact resume, figures, bad input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as rle
+
+from distributed import Ranks
+from scripts import segment as program
+from segment.evaluation import Predicted, cityscapes_figures, coco_figures
+from segment.models import build
+from segment.options import parse
+from segment.samples import CLASSES, Mixture, Sample, batch_of, frames_of, read_sample, read_truth
+from segment.training import RESULT, learn, measure, read_truths
+from streets.scenes import write_streets
+from support.checkpoints import list_checkpoints, load_checkpoint
+from tests.programs import run_here
+from tests.test_main import assert_same, stats
+from tests.town import write_town
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory) -> Path:
+    """Two scenes to learn from and two to be measured on."""
+    root = tmp_path_factory.mktemp("streets") / "tree"
+    write_streets(root, 2, 2, (256, 128), seed=3)
+    return root
+
+
+def flags(root: Path, out: Path, **more) -> list[str]:
+    given = {
+        "data": root,
+        "val": root,
+        "out": out,
+        "arch": "maskrcnn_small_fpn",
+        "iterations": 4,
+        "batch_size": 2,
+        "optimiser": "adamw",
+        "num_workers": 0,
+        "device": "cpu",
+        "save_every": 2,
+        "log_every": 1,
+        "picture_every": 4,
+        **more,
+    }
+    return [word for name, value in given.items() for word in (f"--{name}", *map(str, np.atleast_1d(value)))]
+
+
+# ---- samples ------------------------------------------------------------------------------------
+
+
+def test_a_sample_holds_the_singles_and_leaves_groups_out(tmp_path):
+    write_town(tmp_path, 1)
+    (frame,) = frames_of(str(tmp_path), "train", "--data")
+    sample = read_sample(frame, None)
+    assert [CLASSES[number] for number in sample.labels] == ["person", "person", "car"]
+    image, target = sample.on(CPU)
+    assert image.shape == (3, 128, 256) and target["masks"].shape == (3, 128, 256)
+    assert target["boxes"][2].tolist() == [20, 80, 81, 113]
+    assert target["masks"][2, 80:113, 20:81].all() and target["masks"][2].sum() == 61 * 33
+    half = read_sample(frame, (128, 64))
+    assert half.boxes[1].tolist() == [10, 40, 40, 56] or half.image.shape == (3, 64, 128)
+
+
+def test_a_batch_follows_from_seed_and_position_and_flips_masks_with_the_picture(tmp_path):
+    write_town(tmp_path, 2)
+    samples = [read_sample(frame, None) for frame in frames_of(str(tmp_path), "train", "--data")]
+    mixture = Mixture([samples], (1.0,))
+    images, targets = batch_of(mixture, 0, range(8), CPU)
+    again, _ = batch_of(mixture, 0, range(8), CPU)
+    assert_same(images, again)
+    widths = {tuple(target["boxes"][2].tolist()) for target in targets}
+    assert len(widths) > 2  # two frames, some of them flipped
+    for image, target in zip(images, targets, strict=True):
+        assert image.min() >= 0 and image.max() <= 1
+        x0, y0, x1, y1 = target["boxes"][2].int().tolist()
+        assert target["masks"][2, y0:y1, x0:x1].all() and target["masks"][2].sum() == (x1 - x0) * (y1 - y0)
+
+
+def test_a_picture_without_instances_and_missing_classes_can_be_learnt_from():
+    model = build("maskrcnn_small_fpn", "none").train()
+    sample = Sample(
+        torch.zeros(3, 64, 128, dtype=torch.uint8),
+        torch.zeros(64, 128, dtype=torch.int16),
+        torch.zeros(0, dtype=torch.int64),
+        torch.zeros(0, 4),
+    )
+    losses = model(*batch_of(Mixture([[sample]], (1.0,)), 0, range(2), CPU))
+    assert sum(losses.values()).isfinite() and losses["loss_mask"] == 0
+
+
+# ---- figures ------------------------------------------------------------------------------------
+
+
+def perfect(truth) -> list[Predicted]:
+    """A prediction for each single instance that is there."""
+    return [
+        Predicted(one["category_id"], 0.9, one["segmentation"])
+        for one in truth.annotations
+        if not one["iscrowd"]
+    ]
+
+
+def test_perfect_predictions_have_ap_1_by_both_programs_and_worse_ones_less(tmp_path):
+    write_streets(tmp_path / "tree", 0, 3, (512, 256), seed=5)
+    truths = [read_truth(frame, None) for frame in frames_of(str(tmp_path / "tree"), "val", "--val")]
+    predictions = [perfect(truth) for truth in truths]
+    coco = coco_figures(truths, predictions)
+    official = cityscapes_figures(truths, predictions, tmp_path / "files")
+    for figures in (coco, official):
+        assert [figures[name] for name in ("AP", "AP50")] == pytest.approx([1, 1])
+        assert figures["classes"]["person"]["AP"] == pytest.approx(1)
+    present = {one["category_id"] for truth in truths for one in truth.annotations}
+    assert {n for n, name in enumerate(CLASSES) if n and coco["classes"][name]["AP"] is not None} == present
+
+    missing = [[one for one in found if CLASSES[one.number] != "person"][:-1] for found in predictions]
+    coco, official = coco_figures(truths, missing), cityscapes_figures(truths, missing, tmp_path / "worse")
+    assert coco["classes"]["person"]["AP"] == official["classes"]["person"]["AP"] == 0.0
+    assert coco["AP"] < 1 and official["AP"] < 1
+
+
+def test_nothing_predicted_is_ap_0_and_small_instances_can_be_left_out(tmp_path):
+    write_town(tmp_path, 1, "val")
+    truths = [read_truth(frame, None) for frame in frames_of(str(tmp_path), "val", "--val")]
+    assert coco_figures(truths, [[]])["AP"] == 0.0
+    large = [one for one in perfect(truths[0]) if rle.area(one.code) >= 100]
+    assert coco_figures(truths, [large])["classes"]["person"]["AP"] < 1
+    assert coco_figures(truths, [large], least_area=100)["classes"]["person"]["AP"] == pytest.approx(1)
+
+
+# ---- training -----------------------------------------------------------------------------------
+
+
+def test_two_scenes_can_be_learnt_by_heart(streets, tmp_path):
+    options = parse(
+        flags(
+            streets,
+            tmp_path / "run",
+            val_split="train",
+            iterations=150,
+            learning_rate=1e-3,
+            picture_every=0,
+            save_every=1000,
+            least_area=150,
+        )
+    )
+    truths = read_truths(options)
+    figures = measure(learn(options, truths, CPU, Ranks()), options, truths, CPU)
+    assert figures["coco"]["AP50"] > 0.8
+
+
+def test_a_resumed_run_ends_like_one_that_was_not_stopped(streets, tmp_path):
+    whole = parse(flags(streets, tmp_path / "whole"))
+    learn(whole, read_truths(whole), CPU, Ranks())
+    parts = parse([*flags(streets, tmp_path / "parts"), "--resume", "auto"])
+    learn(parts, read_truths(parts), CPU, Ranks())
+    for path in list_checkpoints(tmp_path / "parts/checkpoints")[1:]:
+        path.unlink()
+    learn(parts, read_truths(parts), CPU, Ranks())
+    states = [
+        load_checkpoint(list_checkpoints(tmp_path / name / "checkpoints")[-1]) for name in ("whole", "parts")
+    ]
+    assert states[0]["iteration"] == states[1]["iteration"] == 4
+    assert_same(states[0]["networks"], states[1]["networks"])
+    assert_same(states[0]["optimisers"], states[1]["optimisers"])
+    assert stats(tmp_path / "whole") == stats(tmp_path / "parts")
+
+
+def test_a_run_leaves_its_folder_and_can_be_measured_again(streets, tmp_path):
+    out = tmp_path / "run"
+    done = run_here(program.main, *flags(streets, out, share=[1.0]))
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in out.iterdir() if not path.name.startswith("events")}
+    kept = {"options.yaml", "log.txt", "stats.jsonl", "samples", "checkpoints", "predictions", RESULT}
+    assert names == kept
+    assert [path.name for path in (out / "samples").iterdir()] == ["epoch_00_iter_0004.png"]
+    before = json.loads((out / RESULT).read_text())
+    assert set(before) == {"coco", "cityscapes"}
+    assert run_here(program.main, *flags(streets, out), "--eval_only").returncode == 0
+    assert json.loads((out / RESULT).read_text()) == before
+
+
+# ---- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    (
+        ({"data": "nowhere"}, "--data nowhere: has no folder gtFine/train"),
+        ({"val_split": "test"}, "has no folder gtFine/test"),
+        ({"share": [1.0, 2.0]}, "--share: 2 numbers for 1 trees"),
+        ({"arch": "yolo"}, "--arch: invalid choice"),
+        ({"weights": "nowhere.pt"}, "--weights nowhere.pt: no such file"),
+        ({"weights": "coco"}, "--weights coco: there are none for maskrcnn_small_fpn"),
+        ({"iterations": 0}, "iterations must be at least 1"),
+    ),
+)
+def test_a_mistake_is_one_line_and_status_2(streets, tmp_path, change, said):
+    done = run_here(program.main, *flags(streets, tmp_path / "run", **change))
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert said in line
+
+
+def test_weights_of_other_classes_or_another_arch_are_refused(streets, tmp_path):
+    weights = build("maskrcnn_small_fpn", "none").state_dict()
+    head = "roi_heads.box_predictor.cls_score.weight"
+    torch.save(weights | {head: torch.zeros(91, 256)}, tmp_path / "other.pt")
+    torch.save(weights, tmp_path / "small.pt")
+    for change, said in (
+        ({"weights": tmp_path / "other.pt"}, "knows 91 classes, these data have 9"),
+        ({"weights": tmp_path / "small.pt", "arch": "maskrcnn_resnet18_fpn"}, "weights of another arch"),
+    ):
+        done = run_here(program.main, *flags(streets, tmp_path / "run", **change))
+        assert done.returncode == 2 and said in done.stderr
+
+
+def test_a_run_folder_is_not_written_over(streets, tmp_path):
+    options = flags(streets, tmp_path / "run", iterations=1, picture_every=0)
+    assert run_here(program.main, *options).returncode == 0
+    assert "already holds a run" in run_here(program.main, *options).stderr
+    other = flags(streets, tmp_path / "run", iterations=2, picture_every=0)
+    assert (
+        "trained with iterations 1, this run has 2"
+        in run_here(program.main, *other, "--resume", "auto").stderr
+    )
