@@ -1,6 +1,7 @@
 """The segmenters: torchvision's Mask R-CNN on several backbones, and where their weights come from."""
 
-from functools import partial
+from collections import OrderedDict
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -15,8 +16,8 @@ from torchvision.models.detection.backbone_utils import (
 )
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.resnet import BasicBlock, ResNet
-from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.models.resnet import BasicBlock
+from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from segment.samples import CLASSES
 from support.checkpoints import find_checkpoint
@@ -29,7 +30,8 @@ ARCHS = (
     "maskrcnn_small_fpn",
 )
 _LEVELS = ["0", "1", "2", "3"]  # of the pyramid, strides 4 to 32
-_SMALL_WIDTH = 64  # channels of the small arch's pyramid and heads
+_SMALL_STAGES = (32, 64, 128, 192)  # channels of the small arch's backbone, strides 4 to 32
+_SMALL_WIDTH = 48  # channels of its pyramid and heads
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -138,11 +140,16 @@ def _mobilenet(weights: str) -> MaskRCNN:
 
 
 def _small() -> MaskRCNN:
-    """A ResNet of one block a stage, a narrow pyramid, small heads, few proposals: learns on a CPU."""
-    body = ResNet(BasicBlock, [1, 1, 1, 1], norm_layer=group_norm)
+    """A narrow backbone of one residual block a stage, a narrow pyramid, small heads: learns on a CPU."""
+    stages, before = {"stem": _stem(_SMALL_STAGES[0])}, _SMALL_STAGES[0]
+    for number, channels in enumerate(_SMALL_STAGES, 1):
+        stages[f"layer{number}"] = _block(before, channels)
+        before = channels
     layers = {f"layer{number}": level for number, level in enumerate(_LEVELS, 1)}
     width = _SMALL_WIDTH
-    backbone = BackboneWithFPN(body, layers, [64, 128, 256, 512], width, norm_layer=partial(nn.GroupNorm, 8))
+    backbone = BackboneWithFPN(
+        nn.Sequential(OrderedDict(stages)), layers, list(_SMALL_STAGES), width, norm_layer=group_norm
+    )
     return MaskRCNN(
         backbone,
         rpn_anchor_generator=_anchors(),
@@ -157,9 +164,26 @@ def _small() -> MaskRCNN:
         box_batch_size_per_image=64,
         box_detections_per_img=50,
         mask_roi_pool=MultiScaleRoIAlign(_LEVELS, 14, 2),
-        mask_head=MaskRCNNHeads(width, (width, width), 1),
+        mask_head=MaskRCNNHeads(width, (width, width), 1, norm_layer=group_norm),
         mask_predictor=MaskRCNNPredictor(width, width, len(CLASSES)),
     )
+
+
+def _stem(channels: int) -> nn.Sequential:
+    """Two convolutions that halve the picture."""
+    sizes = (3, channels // 2, channels)
+    parts = [
+        Conv2dNormActivation(low, high, stride=2, norm_layer=group_norm) for low, high in pairwise(sizes)
+    ]
+    return nn.Sequential(*parts)
+
+
+def _block(before: int, channels: int) -> BasicBlock:
+    """A residual block; one that changes the number of channels halves the map too."""
+    if before == channels:
+        return BasicBlock(channels, channels, norm_layer=group_norm)
+    shortcut = Conv2dNormActivation(before, channels, 1, 2, norm_layer=group_norm, activation_layer=None)
+    return BasicBlock(before, channels, 2, shortcut, norm_layer=group_norm)
 
 
 def _anchors() -> AnchorGenerator:
