@@ -59,7 +59,7 @@ class BenefitOptions:
     iterations: int = setting(600, "steps, the same in every arm", section="segmenter", least=1)
     batch_size: int = setting(8, "pictures a step", section="segmenter", least=1)
     optimiser: str = setting("adamw", "see scripts.segment", tuple(OPTIMISERS), section="segmenter")
-    learning_rate: float = setting(5e-4, "after the warm-up", section="segmenter", above=0)
+    learning_rate: float = setting(2e-3, "after the warm-up", section="segmenter", above=0)
     precision: str = setting("fp32", "see scripts.segment", ("auto", "fp32", "bf16"), section="segmenter")
     least_area: int = setting(
         40, "pixels; smaller instances count neither as missed nor as found", section="segmenter", least=0

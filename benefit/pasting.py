@@ -57,7 +57,9 @@ def paste_tree(
         render="swap",
         bank=str(out / "bank.npz"),
     )
-    painter = Painter(rendering_of(options, "cpu"), seed)
+    rendering = rendering_of(options, "cpu")
+    rendering.prepare(map)
+    painter = Painter(rendering, seed)
     painter.load()
     pasted = 0
     for frame, classes in zip(
@@ -67,7 +69,7 @@ def paste_tree(
         others = [donor for donor in donors if donor.frame != frame.name]
         for number in range(1, len(classes) + 1):
             pasted += paste_one(image, others, method, generator(seed, frame.name, number, method), painter)
-        write_files(out, contents(image, split))
+        write_files(out, contents(image, frame, split))
     return pasted
 
 

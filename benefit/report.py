@@ -11,7 +11,8 @@ from scipy import stats
 
 from benefit.arms import ARMS, NEEDS_MODEL
 from benefit.options import BenefitOptions
-from benefit.tasks import SETTINGS, Case, cases_of, read_result
+from benefit.sharing import read_result
+from benefit.tasks import SETTINGS, Case, cases_of
 from support.files import write_atomic
 
 FIGURES = {"person": "person AP", "mean": "mean AP over classes"}

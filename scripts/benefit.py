@@ -9,7 +9,8 @@ where it was stopped; started several times, each process takes tasks that no ot
 
 from benefit.options import parse, parser
 from benefit.report import write_report
-from benefit.tasks import open_folder, tasks_of, work_off
+from benefit.sharing import work_off
+from benefit.tasks import open_folder, tasks_of
 from support.errors import run_program
 
 __all__ = ["parser"]

@@ -16,6 +16,7 @@ from torchvision.models.detection.backbone_utils import (
 )
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d, MultiScaleRoIAlign
 
@@ -63,10 +64,17 @@ def build(arch: str, weights: str) -> MaskRCNN:
             f"--weights {weights}: can't be downloaded ({reason}); put the file into torch.hub's folder"
             f" ({torch.hub.get_dir()}/checkpoints), or give --weights none"
         ) from None
-    model.transform._skip_resize = True
+    model.transform = AsTheyAre(1, 1, model.transform.image_mean, model.transform.image_std)
     if weights not in ("none", "imagenet", "coco"):
         model.load_state_dict(read_weights(weights, arch))
     return model
+
+
+class AsTheyAre(GeneralizedRCNNTransform):
+    """torchvision's preparation of pictures without its resizing: they come at the size that is wanted."""
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None):
+        return image, target
 
 
 def read_weights(path: str, arch: str) -> dict[str, Tensor]:
@@ -157,11 +165,10 @@ def _small() -> MaskRCNN:
         rpn_post_nms_top_n_train=200,
         rpn_pre_nms_top_n_test=200,
         rpn_post_nms_top_n_test=200,
-        rpn_batch_size_per_image=64,
         box_roi_pool=MultiScaleRoIAlign(_LEVELS, 7, 2),
         box_head=TwoMLPHead(width * 7 * 7, 256),
         box_predictor=FastRCNNPredictor(256, len(CLASSES)),
-        box_batch_size_per_image=64,
+        box_batch_size_per_image=128,
         box_detections_per_img=50,
         mask_roi_pool=MultiScaleRoIAlign(_LEVELS, 14, 2),
         mask_head=MaskRCNNHeads(width, (width, width), 1, norm_layer=group_norm),

@@ -1,9 +1,8 @@
 """The measurement of benefit: tasks shared and resumed, data, statistics, a miniature of it all."""
 
 import json
-import multiprocessing
-import time
-from functools import partial
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,14 @@ from benefit import tasks
 from benefit.options import parse
 from benefit.pasting import donors_of, paste_tree
 from benefit.report import difference, rows_of, write_report
-from benefit.tasks import Case, Task, segmenter_of, tasks_of, work_off
+from benefit.sharing import work_off
+from benefit.tasks import Case, segmenter_of, tasks_of
 from data.cityscapes import list_frames, read_maps
 from scripts import benefit as program
 from streets.scenes import write_streets
 from tests.programs import run_here
 
+ROOT = Path(__file__).parents[2]
 SMALL = {
     "n": 3,
     "seeds": 1,
@@ -41,28 +42,27 @@ def flags(out: Path, **more) -> list[str]:
 # ---- sharing ------------------------------------------------------------------------------------
 
 
-def note(name: str, folder: Path) -> dict:
-    """A task that takes a moment and writes down that it was done, and after what."""
+WORKER = """
+import sys, time
+from functools import partial
+from pathlib import Path
+from benefit.sharing import Task, work_off
+
+def note(name, folder):
     time.sleep(0.05)
     with (folder.parent / "done.txt").open("a") as file:
-        file.write(f"{name}\n")
+        file.write(name + chr(10))
     return {}
 
-
-def share(out: Path) -> None:
-    names = [f"task{number}" for number in range(8)]
-    work = [Task(name, ("first",), partial(note, name)) for name in names]
-    work_off(out, [*work, Task("first", (), partial(note, "first"))], lambda name, result: None)
+names = [f"task{number}" for number in range(8)]
+work = [Task(name, ("first",), partial(note, name)) for name in names]
+work_off(Path(sys.argv[1]), [*work, Task("first", (), partial(note, "first"))], lambda name, result: None)
+"""
 
 
 def test_processes_share_the_tasks_and_do_each_once_after_what_it_needs(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=share, args=(tmp_path,)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+    processes = [subprocess.Popen([sys.executable, "-c", WORKER, tmp_path], cwd=ROOT) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
     done = (tmp_path / "done.txt").read_text().split()
     assert done[0] == "first" and sorted(done[1:]) == [f"task{number}" for number in range(8)]
 
