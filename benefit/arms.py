@@ -33,17 +33,24 @@ class Arm:
 
     meaning: str
     recipes: tuple[str, ...] = ()
+    live: bool = False  # new persons each time a scene is drawn
 
 
+NEEDS_MODEL = ("inserted",)  # of the recipes
 ARMS = {
     "real": Arm("the n scenes alone"),
     "copy-paste": Arm("persons of other scenes at random places", ("copy_paste",)),
     "prior": Arm("persons of other scenes where they stood there", ("prior",)),
     "inserted": Arm("scripts.insert with a model trained on the n scenes", ("inserted",)),
+    "on-the-fly": Arm("the transform InsertInstances with that model, new places in every epoch", live=True),
     "repainted": Arm("scripts.synth.run on the n scenes", ("repainted",)),
     "all": Arm("inserted and repainted", ("inserted", "repainted")),
 }
-NEEDS_MODEL = ("inserted",)  # of the recipes
+
+
+def needs_model(arm: str) -> bool:
+    """Whether an arm wants the model of places and shapes."""
+    return ARMS[arm].live or bool(set(ARMS[arm].recipes) & set(NEEDS_MODEL))
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,8 @@ def run_program(name: str, arguments: dict, log: Path) -> None:
         print(name, *words)
         status = import_module(name).main()
     torch.set_num_threads(threads)  # some of them want only one
+    if status == 130:  # stopped by Ctrl-C
+        raise KeyboardInterrupt
     if status:
         raise InputError(f"{name} ended with status {status}: see {log}")
 
@@ -136,6 +145,7 @@ def inserted(folder: Path, source: Source) -> dict:
             "bank": folder / "bank.npz",
             "seed": _seed(source, copy),
             "num_workers": 1,
+            "shard": "1/1",  # whatever job this process is part of
             "device": source.device,
         }
         run_program("scripts.insert", arguments, folder / "log.txt")
@@ -164,6 +174,7 @@ def repainted(folder: Path, source: Source) -> dict:
         "seed": source.seed,
         "backend": "swap",
         "num_workers": 1,
+        "shard": "1/1",
     }
     run_program("scripts.synth.run", arguments, folder / "log.txt")
     return {"frames": _frames(folder)}

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from augment.compose import place_mask
+from augment.engine.records import write_outputs
 from augment.insert.gates import Gates
 from augment.insert.options import InsertOptions, rendering_of
-from augment.insert.scene import EditedImage, contents, read_image, write_files
+from augment.insert.scene import EditedImage, contents, read_image
 from augment.insert.tree import plan
 from augment.paint.painter import Painter
 from data.cityscapes import Frame, bounding_box, list_frames, read_maps
@@ -69,7 +70,7 @@ def paste_tree(
         others = [donor for donor in donors if donor.frame != frame.name]
         for number in range(1, len(classes) + 1):
             pasted += paste_one(image, others, method, generator(seed, frame.name, number, method), painter)
-        write_files(out, contents(image, frame, split))
+        write_outputs(out, contents(image, frame, split))
     return pasted
 
 

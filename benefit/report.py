@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from benefit.arms import ARMS, NEEDS_MODEL
+from benefit.arms import ARMS, needs_model
 from benefit.options import BenefitOptions
 from benefit.sharing import read_result
 from benefit.tasks import SETTINGS, Case, cases_of
@@ -86,7 +86,7 @@ def _cost(options: BenefitOptions, out: Path, n: int, arm: str) -> dict:
     recipes = ARMS[arm].recipes
     cases = [case for case in cases_of(options) if case.n == n]
     parts = {
-        "placement": [f"{case.name}/placement" for case in cases if set(NEEDS_MODEL) & set(recipes)],
+        "placement": [f"{case.name}/placement" for case in cases if needs_model(arm)],
         "data": [case.data(recipe) for case in cases for recipe in recipes],
         "training": [case.arm(arm) for case in cases],
     }

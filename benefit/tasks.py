@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from augment.insert.options import range_of
 from benefit.arms import (
     ARMS,
     FINAL_SEED,
@@ -17,11 +18,13 @@ from benefit.arms import (
     RECIPES,
     SPLIT,
     Source,
+    needs_model,
     train_placement,
     trees_of,
     write_held_out,
     write_training_scenes,
 )
+from benefit.live import LiveFrames
 from benefit.options import FREE, BenefitOptions
 from benefit.sharing import Task
 from distributed import Ranks, choose_device
@@ -90,7 +93,7 @@ def tasks_of(options: BenefitOptions) -> list[Task]:
             )
         )
         recipes = dict.fromkeys(recipe for arm in options.arms for recipe in ARMS[arm].recipes)
-        if set(NEEDS_MODEL) & set(recipes):
+        if any(map(needs_model, options.arms)):
             work = partial(
                 train_placement,
                 tree=source.tree,
@@ -105,6 +108,7 @@ def tasks_of(options: BenefitOptions) -> list[Task]:
             data.append(Task(case.data(recipe), needs, partial(RECIPES[recipe], source=source)))
         for arm in options.arms:
             made = tuple(case.data(recipe) for recipe in ARMS[arm].recipes)
+            made += (model,) if ARMS[arm].live else ()
             arms.append(
                 Task(
                     case.arm(arm),
@@ -124,10 +128,25 @@ def train_arm(folder: Path, options: BenefitOptions, case: Case, arm: str) -> di
     truths = truths_of(settings.val, settings.size)
     device = choose_device(options.device)
     with contextlib.redirect_stdout(io.StringIO()):  # log.txt in its folder says the same
-        model = learn(settings, list(truths), device, Ranks())
+        live = live_frames(folder, options, case) if ARMS[arm].live else None
+        model = learn(settings, list(truths), device, Ranks(), live)
     if model is None:
         raise KeyboardInterrupt
     return measure(model, settings, list(truths), device)
+
+
+def live_frames(folder: Path, options: BenefitOptions, case: Case) -> LiveFrames:
+    """The scenes of a case with new persons each time they are drawn."""
+    start = Path(options.out).absolute() / case.name
+    return LiveFrames(
+        start / "scenes/tree",
+        SPLIT,
+        start / "placement/run",
+        folder / "bank.npz",
+        range_of(options.per_image),
+        case.seed,
+        options.size,
+    )
 
 
 def measure_finally(folder: Path, options: BenefitOptions, case: Case, arm: str) -> dict:
@@ -141,11 +160,11 @@ def measure_finally(folder: Path, options: BenefitOptions, case: Case, arm: str)
 def segmenter_of(options: BenefitOptions, case: Case, arm: str, measured_on: str) -> SegmentOptions:
     """What scripts.segment would be told for an arm: real scenes and made ones, `share` of these."""
     out = Path(options.out).absolute()
-    recipes = ARMS[arm].recipes
-    made = [trees_of(out / case.data(recipe)) for recipe in recipes]
-    shares = [options.share / len(recipes) / len(trees) for trees in made for _ in trees]
+    real = out / case.name / "scenes/tree"
+    made = [[real]] if ARMS[arm].live else [trees_of(out / case.data(recipe)) for recipe in ARMS[arm].recipes]
+    shares = [options.share / len(made) / len(trees) for trees in made for _ in trees]
     settings = SegmentOptions(
-        data=[str(out / case.name / "scenes/tree"), *(str(tree) for trees in made for tree in trees)],
+        data=[str(tree) for trees in [[real], *made] for tree in trees],
         share=(1 - sum(shares), *shares),
         split=SPLIT,
         val=str(out / measured_on / "tree"),

@@ -4,6 +4,7 @@ A sample holds its picture in 8 bits and one map that says which instance each p
 of it when they are wanted, on the device that wants them.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,24 +77,28 @@ def frames_of(root: str, split: str, flag: str) -> list[Frame]:
     return frames
 
 
-def read_picture(frame: Frame, size: tuple[int, int] | None) -> Tensor:
-    """The picture of a frame, (3,h,w) uint8 RGB of size (width, height); None: its own size."""
+def read_picture(frame: Frame) -> np.ndarray:
+    """The picture of a frame, (H,W,3) uint8 RGB. Raises InputError if it can't be read."""
     picture = cv2.imread(str(picture_path(frame)), cv2.IMREAD_COLOR)
     if picture is None:
         raise InputError(f"{picture_path(frame)}: can't be read as a picture; copy it again")
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def image_of(picture: np.ndarray, size: tuple[int, int] | None) -> Tensor:
+    """A picture (H,W,3) uint8 as (3,h,w) of size (width, height); None: of its own size."""
     if size and size != picture.shape[1::-1]:
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    return torch.from_numpy(np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1)))
+        smaller = size[0] < picture.shape[1]
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
 
 
-def read_sample(frame: Frame, size: tuple[int, int] | None) -> Sample:
-    """A frame to learn from, at size (width, height). Raises InputError for a bad file.
+def sample_of(picture: np.ndarray, instance_ids: np.ndarray, size: tuple[int, int] | None) -> Sample:
+    """What is learnt from a picture (H,W,3) uint8 and instance map (H,W) uint16 at size (width, height).
 
     Groups are no instances: they stay background, as in torchvision's reference training.
     """
-    cv2.setNumThreads(1)
-    image = read_picture(frame, size)
-    _, instance_ids = read_maps(frame)
+    image = image_of(picture, size)
     ids = resize_nearest(instance_ids, image.shape[2], image.shape[1])
     areas = np.bincount(ids.ravel(), minlength=2**16)
     values = [
@@ -117,20 +122,24 @@ def read_sample(frame: Frame, size: tuple[int, int] | None) -> Sample:
     )
 
 
+def read_sample(frame: Frame, size: tuple[int, int] | None) -> Sample:
+    """A frame to learn from, at size (width, height). Raises InputError for a bad file."""
+    return sample_of(read_picture(frame), read_maps(frame)[1], size)
+
+
 def read_truth(frame: Frame, size: tuple[int, int] | None) -> Truth:
     """A frame to be measured on; its picture at size (width, height). Raises InputError for a bad file."""
     _, instance_ids = read_maps(frame)
-    return Truth(frame, read_picture(frame, size), instance_ids.shape, annotations_of(instance_ids))
+    image = image_of(read_picture(frame), size)
+    return Truth(frame, image, instance_ids.shape, annotations_of(instance_ids))
 
 
-def read_all(frames: list[Frame], size: tuple[int, int] | None, workers: int, read=read_sample) -> list:
+def read_all(
+    frames: list[Frame], size: tuple[int, int] | None, workers: int, read: Callable = read_sample
+) -> list:
     """`read` for each frame, spread over processes. Raises InputError for a bad file."""
     with Pool(workers) as pool:
-        return list(pool.map(partial(_numpy_safe, read, size), frames))
-
-
-def _numpy_safe(read, size: tuple[int, int] | None, frame: Frame):
-    return read(frame, size)
+        return list(pool.map(partial(read, size=size), frames))
 
 
 # ---- batches ------------------------------------------------------------------------------------
@@ -140,7 +149,7 @@ def _numpy_safe(read, size: tuple[int, int] | None, frame: Frame):
 class Mixture:
     """Several trees and the share of each in what is learnt from."""
 
-    trees: list[list[Sample]]
+    trees: list[Sequence[Sample]]
     shares: tuple[float, ...]  # they sum to 1
 
     def draw(self, seed: int, position: int) -> Sample:

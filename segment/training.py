@@ -7,6 +7,7 @@ stopped and resumed ends, on a CPU, with the same weights to the bit as one that
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from segment.evaluation import cityscapes_figures, coco_figures, detect, predict
 from segment.models import build
 from segment.options import OPTIMISERS, SegmentOptions
 from segment.pictures import sheet
-from segment.samples import Mixture, Truth, batch_of, frames_of, read_all, read_truth
+from segment.samples import Mixture, Sample, Truth, batch_of, frames_of, read_all, read_truth
 from support.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from support.errors import InputError
 from support.files import write_atomic
@@ -40,7 +41,7 @@ IDENTITY = ("arch", "data", "share", "split", "size", "batch_size", "optimiser",
 
 def run(options: SegmentOptions, ranks: Ranks) -> None:
     """Train (unless eval_only), measure, write RESULT, print the figures."""
-    out, device = Path(options.out), choose_device(options.device, ranks.local)
+    out, device = Path(options.out), choose_device(options.device)
     truths = read_truths(options)
     model = trained(options, device) if options.eval_only else learn(options, truths, device, ranks)
     if model is not None and not ranks.rank:
@@ -58,13 +59,18 @@ def read_truths(options: SegmentOptions) -> list[Truth]:
     return read_all(frames, options.size, options.num_workers, read_truth)
 
 
-def read_mixture(options: SegmentOptions) -> Mixture:
-    """The frames of --data. Raises InputError for a bad tree, or pictures of several sizes without --size."""
-    found = [frames_of(root, options.split, "--data") for root in options.data]
+def read_mixture(options: SegmentOptions, live: Sequence[Sample] | None = None) -> Mixture:
+    """The frames of --data; live: takes the place of the last of these trees.
+
+    Raises InputError for a bad tree, or pictures of several sizes without --size.
+    """
+    roots = options.data[:-1] if live else options.data
+    found = [frames_of(root, options.split, "--data") for root in roots]
     trees = [read_all(frames, options.size, options.num_workers) for frames in found]
     sizes = {tuple(sample.image.shape[1:]) for tree in trees for sample in tree}
     if len(sizes) > 1:
         raise InputError(f"--data: pictures of {len(sizes)} sizes; give --size WIDTHxHEIGHT")
+    trees += [live] if live else []
     weights = options.share or [len(tree) for tree in trees]
     return Mixture(trees, tuple(weight / sum(weights) for weight in weights))
 
@@ -100,17 +106,22 @@ def set_precision(model: MaskRCNN, options: SegmentOptions, device: torch.device
 
 
 def learn(
-    options: SegmentOptions, truths: list[Truth], device: torch.device, ranks: Ranks
+    options: SegmentOptions,
+    truths: list[Truth],
+    device: torch.device,
+    ranks: Ranks,
+    live: Sequence[Sample] | None = None,
 ) -> MaskRCNN | None:
     """Train to the last iteration; None if a signal stopped it before. Leaves the run folder behind.
 
-    truths: of which the first are drawn. Raises InputError for bad data, a run folder that holds another run,
-    and a loss that is not finite.
+    truths: of which the first are drawn. live: samples that take the place of the last tree of --data and may
+    come out otherwise each time, following torch's generator. Raises InputError for bad data, a run folder
+    that holds another run, and a loss that is not finite.
     """
     out = Path(options.out)
     checkpoints = out / "checkpoints"
     state = find_state(options, checkpoints)
-    mixture = read_mixture(options)
+    mixture = read_mixture(options, live)
     torch.manual_seed(options.random_seed)
     model = build(options.arch, "none" if state else options.weights).to(device)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benefit import tasks
+from benefit.live import LiveFrames
 from benefit.options import parse
 from benefit.pasting import donors_of, paste_tree
 from benefit.report import difference, rows_of, write_report
@@ -16,8 +18,10 @@ from benefit.sharing import work_off
 from benefit.tasks import Case, segmenter_of, tasks_of
 from data.cityscapes import list_frames, read_maps
 from scripts import benefit as program
+from segment.samples import read_sample
 from streets.scenes import write_streets
 from tests.programs import run_here
+from tests.town import write_density_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -100,6 +104,21 @@ def test_an_arm_learns_as_long_as_another_and_half_from_made_data(tmp_path):
     assert "/final/" not in str([task.name for task in tasks_of(options)])
 
 
+def test_live_frames_get_new_persons_that_follow_from_torchs_generator(tmp_path):
+    write_streets(tmp_path / "tree", 2, 0, (256, 128), seed=1)
+    model = write_density_checkpoint(tmp_path / "model")
+    live = LiveFrames(tmp_path / "tree", "train", model, tmp_path / "bank.npz", (3, 3), 0, (256, 128))
+    plain = read_sample(live.frames[0], (256, 128))
+    samples = []
+    for seed in (0, 0, 1, 2, 3):
+        torch.manual_seed(seed)
+        samples.append(live[0])
+    assert torch.equal(samples[0].image, samples[1].image) and torch.equal(samples[0].boxes, samples[1].boxes)
+    grown = [sample for sample in samples if len(sample.labels) > len(plain.labels)]
+    assert grown and all(not torch.equal(sample.image, plain.image) for sample in grown)
+    assert len({len(sample.labels) for sample in samples} | {len(plain.labels)}) > 1
+
+
 # ---- statistics ---------------------------------------------------------------------------------
 
 
@@ -144,10 +163,10 @@ def test_a_miniature_from_start_to_end_with_a_stop_on_the_way(tmp_path, monkeypa
     done = run_here(program.main, *arguments)
     assert done.returncode == 0, done.stderr
     assert [path.stat().st_mtime_ns for path in results] == stamps
-    assert len(calls) == 7 and len(set(calls)) == 6
+    assert len(calls) == 8 and len(set(calls)) == 7
 
     content = json.loads((tmp_path / "out/benefit.json").read_text())
-    arms = ["real", "copy-paste", "prior", "inserted", "repainted", "all"]
+    arms = ["real", "copy-paste", "prior", "inserted", "on-the-fly", "repainted", "all"]
     assert [row["arm"] for row in content["held_out"]] == arms
     assert all(row["mean"]["mean"] is not None for row in content["held_out"])
     cost = {row["arm"]: row for row in content["cost"]}
@@ -158,6 +177,6 @@ def test_a_miniature_from_start_to_end_with_a_stop_on_the_way(tmp_path, monkeypa
 
     final = parse([*arguments, "--final"])
     work_off(tmp_path / "out", tasks_of(final), lambda name, result: None)
-    assert len(calls) == 7 and "Second held-out scenes" in write_report(final, tmp_path / "out")
+    assert len(calls) == 8 and "Second held-out scenes" in write_report(final, tmp_path / "out")
     other = run_here(program.main, *flags(tmp_path / "out", iterations=3))
     assert other.returncode == 2 and "with iterations 2, this one has 3" in other.stderr
