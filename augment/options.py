@@ -115,6 +115,7 @@ class SynthOptions:
     )
     train_ids: bool = setting(False, "write labelTrainIds.png of all frames of the tree", section="build")
     coco: bool = setting(True, "write COCO annotation of the split", section="build")
+    panoptic: bool = setting(False, "write COCO panoptic annotation, by the official tool", section="build")
 
     @property
     def size(self) -> tuple[int, int]:

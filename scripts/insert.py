@@ -12,7 +12,7 @@ import dataclasses
 import heapq
 import json
 import time
-from collections.abc import Iterator
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import torch
 
 from augment.engine.records import Item, Records, fingerprint
 from augment.engine.shards import Shard, shard_of_process
-from augment.engine.tree import is_current, opened
+from augment.engine.tree import Tree, is_current, opened
 from augment.insert.contact_sheet import contact_sheet
 from augment.insert.gates import Gates
 from augment.insert.options import InsertOptions, gates_of, parse, rendering_of
@@ -28,11 +28,10 @@ from augment.insert.places import STAGE, Settings, Task, start_worker, training_
 from augment.insert.scene import sibling_path, single_frame, sources_of
 from augment.insert.tree import INSERT, PREVIEW, finished_frame, histogram, plan, sum_up
 from augment.paint.painter import Rendering
+from augment.tree import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
 from data.camera import assumption_lines, assumptions
 from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, list_frames, name_some
-from data.coco import write_coco
 from data.geometry import METRIC_RANGES, HeightFit, fit_heights, too_few
-from data.train_ids import write_train_ids
 from data.writer import encode_png
 from distributed import choose_device
 from model import WhereWhat, load_model
@@ -140,7 +139,7 @@ def insert(settings: InsertOptions) -> int:
     """Insert, write the tree and print the counts; the exit status."""
     start = time.monotonic()
     torch.set_num_threads(1)
-    out, device = Path(settings.out), choose_device(settings.device)
+    out, device, beside = Path(settings.out), choose_device(settings.device), settings.raw != "none"
     shard = Shard() if settings.merge else shard_of_process(settings.shard)
     gates, rendering = gates_of(settings), rendering_of(settings, str(device))
     models = load_models(settings.checkpoint, settings)
@@ -161,6 +160,9 @@ def insert(settings: InsertOptions) -> int:
     assumed = assumed_cameras(settings, frames)
     decisive = decisive_settings(settings, gates, rendering, hashes, bool(assumed), device)
 
+    if settings.dry_run:
+        tell_plan(settings, frames, tuple(sorted(models)), decisive, shard)
+        return 0
     with opened(INSERT, out, decisive, shard, settings.overwrite) as tree:
         fits = height_fits(settings, gates, there, [model for _, model in models.values()])
         tasks = tasks_of(settings, frames, tuple(sorted(models)), fits, rendering is not None)
@@ -183,6 +185,7 @@ def insert(settings: InsertOptions) -> int:
             rendering=rendering,
             device=str(device),
             camera=settings.camera,
+            beside=beside,
         )
         with writing_to(out):
             if rendering and todo:
@@ -210,6 +213,9 @@ def insert(settings: InsertOptions) -> int:
             if assumed:
                 results["settings"] = decisive | {"assumed_cameras": assumed}
             tree.write_summary(results)
+            if beside:
+                count = add_raw(Path(settings.db_root), out, [settings.split], settings.raw)
+                print(f"{count} raw files by {settings.raw}")
             add_extras(settings, tree.records, there, {name: model for name, (_, model) in models.items()})
             for line in assumption_lines(assumed):
                 print(line)
@@ -233,6 +239,27 @@ def tasks_of(
         asked = {"classes": list(chosen)} | (about_fits if fits else {})
         tasks[frame.name] = Task(frame, Item(frame.name, sources_of(frame, rgb), asked))
     return tasks
+
+
+def tell_plan(
+    settings: InsertOptions, frames: list[Frame], classes: tuple[str, ...], decisive: dict, shard: Shard
+) -> None:
+    """Print what a run would do. Raises InputError where the run would refuse OUT."""
+    out, names = Path(settings.out), [frame.name for frame in frames]
+    planned = plan(names, classes, settings.seed, settings.per_image or (1, 1), settings.target)
+    finished = 0
+    if not settings.overwrite and INSERT.holds_run(out):
+        records = Tree(INSERT, out, decisive, shard).records
+        finished = sum(bool(records.get(STAGE, name)) for name in names)
+    wanted = Counter(name for chosen in planned for name in chosen)
+    listed = ", ".join(f"{count} {name}" for name, count in sorted(wanted.items()))
+    print(
+        f"{len(frames)} images of {settings.db_root or settings.image}, {finished} of them finished in {out}"
+    )
+    print(f"objects to be tried: {listed or 'none'}")
+    if shard.count > 1:
+        print(f"shard {shard}: {len(shard.of(frames))} images")
+    print("nothing was written (--dry_run)")
 
 
 def decisive_settings(
@@ -261,6 +288,7 @@ def decisive_settings(
         "render": rendering.to_json() if rendering else "none: leftImg8bit is not written",
         "device": device.type,  # rounding differs between kinds
         "assumed_cameras": assumed,
+        "beside": settings.raw != "none",
     }
     return json.loads(json.dumps(decisive))  # tuples become lists, as in the file
 
@@ -275,28 +303,23 @@ def _sha256(path: Path | str | None) -> str | None:
 def add_extras(
     settings: InsertOptions, records: Records, frames: list[Frame], models: dict[str, WhereWhat]
 ) -> None:
-    """Write train ids, the COCO file and the contact sheet of the whole tree, where asked for."""
-    out, source = Path(settings.out), {frame.name: frame for frame in frames}
-
-    def inserted() -> Iterator[tuple[Frame, list[dict]]]:
-        """The finished frames, each with the lines of its new objects."""
-        for *objects, own in records.blocks(STAGE):
-            if own["status"] == "ok" and own["key"] in source:
-                yield source[own["key"]], [one for one in objects if one["status"] == "inserted"]
-
-    if settings.train_ids or settings.coco:
-        new_ids = {frame.name: tuple(one["instance_id"] for one in new) for frame, new in inserted()}
-        made = [finished_frame(out, settings.split, source[name]) for name in new_ids]
-        with Pool(settings.num_workers) as pool:
-            if settings.train_ids:
-                for message in write_train_ids(made, pool.map):
-                    warn(message)
-            if settings.coco:
-                print(f"COCO annotation: {write_coco(out, settings.split, made, new_ids, pool.map)}")
+    """Write annotation for other readers, and the contact sheet of the whole tree, where asked for."""
+    out, source, beside = Path(settings.out), {frame.name: frame for frame in frames}, settings.raw != "none"
+    splits = [split for split in splits_of(out) if split == settings.split]  # none if all images failed
+    with Pool(settings.num_workers) as pool:
+        if settings.train_ids:
+            add_train_ids(out, pool.map)
+        if settings.coco and splits:
+            print(f"COCO annotation: {export_coco(out, splits, map_function=pool.map)[0][0]}")
+    if settings.panoptic and splits:
+        print(f"panoptic annotation: {add_panoptic(out, splits)[0]}")
     if settings.preview:
-        changed = (
-            (frame, finished_frame(out, settings.split, frame), new) for frame, new in inserted() if new
-        )
+        changed = []
+        for *objects, own in records.blocks(STAGE):
+            new = [one for one in objects if one["status"] == "inserted"]
+            if new and own["key"] in source:
+                frame = source[own["key"]]
+                changed.append((frame, finished_frame(out, settings.split, frame, beside), new))
         largest = heapq.nsmallest(
             settings.preview, changed, key=lambda one: (-max(new["pixels"] for new in one[2]), one[0].name)
         )

@@ -11,8 +11,10 @@ from augment.engine.records import WORK
 from augment.engine.shards import HELP, Shard
 from augment.insert.gates import RULES, Gates
 from augment.insert.places import read_region
+from augment.insert.scene import BESIDE
 from augment.options import WITH_WEIGHTS, SynthOptions, is_own, options_of
 from augment.paint.painter import RENDERERS, WITH_BANK, Rendering
+from augment.tree import RAW_MODES
 from data.camera import CAMERA_CHOICES
 from data.labels import TARGET_CLASSES
 from support.errors import InputError, Parser
@@ -213,7 +215,17 @@ class InsertOptions:
     )
     shadow: float = setting(0.5, "darkest part of a contact shadow, 0..1", section="picture", least=0, most=1)
 
+    raw: str = setting(
+        "none",
+        "put the source's frames into --out too, by symlink, hardlink or copy; the new ones, only those with"
+        f" a new object, are then of a city of their own, CITY{BESIDE}",
+        ("none", *RAW_MODES),
+        section="output",
+    )
     coco: bool = setting(False, "write a COCO annotation file too", section="output")
+    panoptic: bool = setting(
+        False, "write COCO panoptic annotation too, by the official tool", section="output"
+    )
     train_ids: bool = setting(False, "write labelTrainIds.png too", section="output")
     preview: int = setting(
         0,
@@ -236,6 +248,7 @@ class InsertOptions:
         "insert nothing, merge what all shards have done (the last one to end does that by itself)",
         section="output",
     )
+    dry_run: bool = setting(False, "say what there is to do, write nothing", section="output")
     overwrite: bool = setting(False, "replace an earlier insertion in --out", section="output")
 
 
@@ -263,6 +276,8 @@ def parse(arguments: list[str] | None = None) -> InsertOptions:
         raise InputError(f"--render {options.render}: choose {', '.join(RENDERERS)}, or module:Class")
     if options.instances and not options.image:
         raise InputError("--instances belongs to --image")
+    if options.raw != "none" and (options.image or options.render == "none"):
+        raise InputError("--raw: belongs to a split (--db_root) whose new frames have pictures (--render)")
     if options.per_image and options.target:
         raise InputError("--per_image and --target exclude each other")
     if not options.image and options.split not in TRAINING_SPLITS and not options.force:

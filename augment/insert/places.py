@@ -17,7 +17,7 @@ from torch import Tensor
 from augment.compose import place_mask
 from augment.engine.records import Item, write_outputs
 from augment.insert.gates import Gates, Surroundings, box_refusal
-from augment.insert.scene import EditedImage, contents, count_instances, read_image
+from augment.insert.scene import EditedImage, contents, count_instances, name_in_tree, read_image
 from augment.paint.painter import Painter, Rendering
 from data.cityscapes import Frame, read_maps, resize_nearest, usable_instances
 from data.geometry import HeightFit, boxes_of_theta
@@ -55,6 +55,7 @@ class Settings(Insertion):
     split: str
     hashes: dict[str, str]  # of the checkpoint of each class
     camera: str = "auto"  # one of CAMERA_CHOICES
+    beside: bool = False  # the source's frames lie in the new tree too
 
 
 @dataclass(frozen=True)
@@ -259,20 +260,20 @@ def work(task: Task) -> list[dict]:
     inserter, settings = _worker
     if inserter.painter:
         inserter.painter.load()  # here, so that the reason why it can't be comes back from a worker process
-    frame = task.frame
-    own = task.item.line(STAGE, "ok", image=frame.name)  # before anything is read
+    frame, name = task.frame, name_in_tree(task.frame, settings.beside)[1]
+    own = task.item.line(STAGE, "ok", image=name)  # before anything is read
     try:
         image = read_image(frame, inserter.painter is not None, settings.camera)
         own["before"] = count_instances(image.instance_ids)
         objects = inserter.edit(image, tuple(task.item.asked["classes"]))
         own["after"] = count_instances(image.instance_ids)
-        files = contents(image, frame, settings.split)
+        files = contents(image, frame, settings.split, settings.beside)
     except InputError as error:
         return [own | {"status": "failed", "reason": str(error)}]
     own["outputs"] = write_outputs(Path(settings.out), files)
     lines = []
     for one in objects:
-        about = {"stage": STAGE, "key": f"{frame.name}/{one['object']}", "image": frame.name}
+        about = {"stage": STAGE, "key": f"{frame.name}/{one['object']}", "image": name}
         about |= {"source": frame.label_path.name, "checkpoint": settings.hashes[one["class"]][:16]}
         lines.append(about | one)
     return [*lines, own]

@@ -32,6 +32,8 @@ from data.writer import (
 )
 from support.errors import InputError
 
+BESIDE = "ins"  # after the city of new images that lie beside those they were made from
+
 
 @dataclass
 class EditedImage:
@@ -222,6 +224,15 @@ def city_of(frame: Frame) -> str:
     return folder.name if in_tree else frame.name.split("_")[0]
 
 
+def name_in_tree(frame: Frame, beside: bool) -> tuple[str, str]:
+    """City and name of a frame's image in the new tree: its own, or CITYins where it lies beside it."""
+    city, name = city_of(frame), frame.name
+    if beside:
+        first, rest = name.split("_", 1)
+        city, name = city + BESIDE, f"{first}{BESIDE}_{rest}"
+    return city, name
+
+
 def sources_of(frame: Frame, rgb: bool) -> dict[str, Path]:
     """The files that an image of the new tree is made from, by name; rgb: with its picture."""
     paths = [frame.label_path, frame.instance_path]
@@ -232,14 +243,17 @@ def sources_of(frame: Frame, rgb: bool) -> dict[str, Path]:
     return {path.name: path for path in paths if path}
 
 
-def contents(image: EditedImage, frame: Frame, split: str) -> dict[str, bytes | Path]:
+def contents(image: EditedImage, frame: Frame, split: str, beside: bool) -> dict[str, bytes | Path]:
     """The files of a frame's image by their place below OUT: new content, or the source file to copy.
 
-    An image without a new object is copied as it is.
+    An image without a new object is copied as it is; where the source's frames lie beside the new ones it
+    has no files.
     """
-    city = city_of(frame)
-    stem = f"gtFine/{split}/{city}/{frame.name}_gtFine"
+    city, name = name_in_tree(frame, beside)
+    stem = f"gtFine/{split}/{city}/{name}_gtFine"
     files: dict[str, bytes | Path] = {}
+    if beside and not image.new_ids:
+        return files
     if image.new_ids:
         objects = list(image.outlines.objects) if image.outlines is not None else None
         made = annotation_files(image.label_ids, image.instance_ids, objects)
@@ -251,11 +265,11 @@ def contents(image: EditedImage, frame: Frame, split: str) -> dict[str, bytes | 
                 files[stem + ending] = path
         files[stem + "_labelIds.png"] = frame.label_path
         files[stem + "_instanceIds.png"] = frame.instance_path
-    files[f"inserted/{split}/{city}/{frame.name}_inserted.png"] = encode_png(image.inserted)
+    files[f"inserted/{split}/{city}/{name}_inserted.png"] = encode_png(image.inserted)
     if camera := sibling_path(frame, "camera", "_camera.json"):
-        files[f"camera/{split}/{city}/{frame.name}_camera.json"] = camera
+        files[f"camera/{split}/{city}/{name}_camera.json"] = camera
     if image.rgb is not None:
         painted = encode_png(image.rgb, photograph=True) if image.new_ids else None
         picture = painted or sibling_path(frame, "leftImg8bit", "_leftImg8bit.png")
-        files[f"leftImg8bit/{split}/{city}/{frame.name}_leftImg8bit.png"] = picture
+        files[f"leftImg8bit/{split}/{city}/{name}_leftImg8bit.png"] = picture
     return files

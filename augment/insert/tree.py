@@ -10,7 +10,7 @@ from pathlib import Path
 
 from augment.engine.tree import Program
 from augment.insert.places import STAGE
-from augment.insert.scene import city_of
+from augment.insert.scene import name_in_tree
 from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame
 from data.labels import TARGET_CLASSES
 from support.errors import InputError
@@ -74,7 +74,7 @@ def sum_up(blocks: Iterable[list[dict]]) -> dict:
     for *objects, own in blocks:
         images += 1
         if own["status"] == "failed":
-            failed.append(own["image"])
+            failed.append(own["key"])
             continue
         before.update(own["before"])
         after.update(own["after"])
@@ -106,7 +106,8 @@ def histogram(results: dict) -> str:
     return "\n".join(rows)
 
 
-def finished_frame(out: Path, split: str, frame: Frame) -> Frame:
-    """A source frame's counterpart in the tree OUT."""
-    folder = out / "gtFine" / split / city_of(frame)
-    return Frame(frame.name, folder / (frame.name + LABEL_SUFFIX), folder / (frame.name + INSTANCE_SUFFIX))
+def finished_frame(out: Path, split: str, frame: Frame, beside: bool) -> Frame:
+    """A source frame's counterpart in the tree OUT; see `name_in_tree`."""
+    city, name = name_in_tree(frame, beside)
+    folder = out / "gtFine" / split / city
+    return Frame(name, folder / (name + LABEL_SUFFIX), folder / (name + INSTANCE_SUFFIX))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from augment.repaint.manifest import SYNTH
 from augment.repaint.running import input_of, saved_options
-from augment.repaint.tree import MODES, add_raw, add_train_ids
+from augment.tree import RAW_MODES, add_raw, add_train_ids
 from support.errors import InputError, Parser, run_program
 from support.files import alone_in, writing_to
 from support.processes import Pool, cores
@@ -21,7 +21,7 @@ def parser() -> Parser:
     parser.add_argument("--out", required=True, type=Path, help="folder of the tree")
     parser.add_argument("--db_root", type=Path, help="data set of the raw frames (default: that of the run)")
     parser.add_argument("--splits", nargs="+", help="splits to put there (default: those of the run)")
-    parser.add_argument("--mode", choices=MODES, help="how (default: that of the run)")
+    parser.add_argument("--mode", choices=RAW_MODES, help="how (default: that of the run)")
     parser.add_argument(
         "--train_ids",
         action="store_true",
@@ -41,7 +41,7 @@ def main() -> int:
     elif flags.db_root is None:
         raise InputError(f"--out {flags.out}: holds no {SYNTH.summary}; name the data set with --db_root")
     else:
-        db_root, splits, mode = flags.db_root, flags.splits or ["train", "val"], flags.mode or MODES[0]
+        db_root, splits, mode = flags.db_root, flags.splits or ["train", "val"], flags.mode or RAW_MODES[0]
         train_ids = flags.train_ids
     left_out = 0
     with alone_in(flags.out), writing_to(flags.out):

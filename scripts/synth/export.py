@@ -1,14 +1,15 @@
 """python -m scripts.synth.export --out datasets/synth
 
 Writes OUT/annotations/instancesonly_filtered_gtFine_SPLIT.json, the COCO annotation of all frames of a tree:
-raw and synthetic ones, or those of an insertion.
+raw and synthetic ones, or those of an insertion. With --panoptic also
+OUT/gtFine/cityscapes_panoptic_SPLIT.json and its pictures, as the official tool makes them.
 """
 
 import json
 from functools import partial
 from pathlib import Path
 
-from augment.repaint.tree import export_coco, splits_of
+from augment.tree import add_panoptic, export_coco, splits_of
 from data.coco import CATEGORY_IDS
 from support.errors import InputError, Parser, run_program
 from support.files import alone_in, writing_to
@@ -31,6 +32,7 @@ def parser() -> Parser:
         action="store_true",
         help="outlines instead of run-length codes, for instances without holes that are no groups",
     )
+    parser.add_argument("--panoptic", action="store_true", help="write COCO panoptic annotation too")
     parser.add_argument("--num_workers", type=int, default=cores(), help="processes (default: one a core)")
     return parser
 
@@ -43,6 +45,9 @@ def main() -> int:
     with alone_in(flags.out), writing_to(flags.out), Pool(flags.num_workers) as pool:
         spread = partial(pool.with_bar, "export")
         paths, left_out = export_coco(flags.out, splits, flags.category_ids, flags.polygons, spread)
+        panoptic = add_panoptic(flags.out, splits) if flags.panoptic else []
+    for path in panoptic:
+        print(path)
     for path in paths:
         content = json.loads(path.read_text())
         new = sum(one["source"] != "original" for one in content["annotations"])

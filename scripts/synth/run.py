@@ -13,7 +13,7 @@ from functools import partial
 from augment.repaint.command import finish, generate_workers, parse, run_verb, stage_parser, start
 from augment.repaint.manifest import STAGES
 from augment.repaint.running import Run
-from augment.repaint.tree import add_raw, add_train_ids, export_coco, splits_of
+from augment.tree import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
 from support.errors import Parser
 
 
@@ -46,6 +46,8 @@ def all_stages(run: Run, flags: argparse.Namespace, begin: float) -> int:
             if options.coco:
                 bar = partial(pool.with_bar, "export")
                 left_out += export_coco(run.out, splits_of(run.out), map_function=bar)[1]
+            if options.panoptic:
+                add_panoptic(run.out, splits_of(run.out))
             status = finish(run, STAGES) or int(left_out > 0)
     print(f"build      {raw} raw files by {options.raw}")
     print(f"seconds    {time.monotonic() - begin:.1f}")

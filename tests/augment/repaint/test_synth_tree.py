@@ -16,7 +16,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from augment.repaint.tree import add_raw, export_coco, new_instances, splits_of
+from augment.tree import add_raw, export_coco, new_instances, splits_of
 from data.cityscapes import list_frames
 from data.coco import annotations_of, categories, coco_path
 from data.writer import encode_png

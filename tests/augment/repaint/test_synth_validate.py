@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from augment.repaint.tree import add_raw, add_train_ids, export_coco
 from augment.repaint.validate import RULES, validate_tree
+from augment.tree import add_raw, add_train_ids, export_coco
 from data.writer import encode_png
 from scripts.synth import validate
 from support.errors import InputError

@@ -1,4 +1,4 @@
-"""The tree around the synthetic frames: raw frames beside them, and COCO annotation of both.
+"""A whole tree of new frames: raw frames beside them, and annotation of both for other readers.
 
 The source is only read. Raw files enter the tree one by one, so that cities of both kinds lie side by side,
 as every reader of Cityscapes expects.
@@ -12,15 +12,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from tqdm import tqdm
+
 from augment.engine.records import MANIFEST
 from data.cityscapes import list_frames
 from data.coco import write_coco
+from data.panoptic import write_panoptic
 from data.train_ids import write_train_ids
 from data.writer import FrameName
 from support.errors import InputError, warn
 from support.files import replacing
 
-MODES = ("symlink", "hardlink", "copy")
+RAW_MODES = ("symlink", "hardlink", "copy")
 KINDS = ("leftImg8bit", "gtFine", "camera")
 
 
@@ -32,8 +35,8 @@ def add_raw(db_root: Path, out: Path, splits: list[str], mode: str) -> int:
     has none of them, if one of the two trees lies in the other, if another file stands where one would go, or
     if the disk does not permit `mode`.
     """
-    if mode not in MODES:
-        raise InputError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
+    if mode not in RAW_MODES:
+        raise InputError(f"mode must be one of {', '.join(RAW_MODES)}, not {mode!r}")
     root, out = Path(db_root).resolve(), Path(out).resolve()
     if out == root or root in out.parents:
         raise InputError(f"--out {out}: inside the input {root}; choose another")
@@ -158,3 +161,14 @@ def export_coco(
     for message in left_out:
         warn(f"{message}; left out of the annotation")
     return paths, len(left_out)
+
+
+def add_panoptic(out: Path, splits: list[str]) -> list[Path]:
+    """Write the panoptic annotation of all frames of some splits of a tree; the paths of the JSON files.
+
+    Raises InputError if a map can't be read.
+    """
+    try:
+        return [write_panoptic(out, split) for split in tqdm(splits, "panoptic", unit="split", disable=None)]
+    except (SyntaxError, ValueError, KeyError) as error:  # what Pillow and the official tool have to say
+        raise InputError(f"{out}: no panoptic annotation, a map can't be read ({error}); mend it") from None
