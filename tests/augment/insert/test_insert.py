@@ -729,7 +729,7 @@ def test_counts_over_images():
             {"class": "car", "status": "refused", "refusals": {"support": 3, "height": 1}},
             {"status": "ok", "image": "a", "before": none, "after": none | {"car": 1}},
         ],
-        [{"status": "failed", "image": "b"}],
+        [{"status": "failed", "key": "b"}],
     ]
     counts = sum_up(blocks)
     assert counts["images"] == 2 and counts["images_failed"] == ["b"] and counts["images_changed"] == 1

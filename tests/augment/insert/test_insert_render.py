@@ -270,7 +270,7 @@ def test_a_killed_run_goes_on_to_the_same_tree(out, arguments, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--render", "paint"), "invalid choice"),
+        (("--render", "paint"), "choose none"),
         (("--render", "swap", "--db_root", "bare"), "no leftImg8bit picture for"),
         (("--render", "overlay", "--db_root", "bare"), "go without --render"),
         (("--render", "swap", "--render_config", "nosuch.yaml"), "can't be read as YAML"),
