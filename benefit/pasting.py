@@ -70,7 +70,7 @@ def paste_tree(
         others = [donor for donor in donors if donor.frame != frame.name]
         for number in range(1, len(classes) + 1):
             pasted += paste_one(image, others, method, generator(seed, frame.name, number, method), painter)
-        write_outputs(out, contents(image, frame, split))
+        write_outputs(out, contents(image, frame, split, beside=False))
     return pasted
 
 
