@@ -59,10 +59,22 @@ class PlaceDensity:
         mass = self.mass().expand(len(z), -1, -1)
         column, x = _inverse_cumulative(mass.sum(1), share[:, 0])
         _, y = _inverse_cumulative(_column(mass, column), share[:, 1])
+        return self._theta_at(x, y, share[:, 2:])
+
+    def theta_at(self, feet: Tensor, z: Tensor) -> Tensor:
+        """theta (N,6) float64 of feet (N,2), x and y in shares of the image, and of z (N,2) for the size.
+
+        z = 0 is the median of heights and aspects at that foot.
+        """
+        x, y = feet.double().unbind(1)
+        return self._theta_at(x, y, _normal_share(z.double()).clamp(_LEAST_SHARE, 1 - _LEAST_SHARE))
+
+    def _theta_at(self, x: Tensor, y: Tensor, shares: Tensor) -> Tensor:
+        """theta (N,6) of feet x, y (N,), height and aspect (N,2) being so far up in their distributions."""
         height_mean, height_sigma, aspect_mean, aspect_sigma = self._sizes_at(x, y)
-        log_height = _cut_normal(share[:, 2], height_mean, height_sigma, _tallest(y))
+        log_height = _cut_normal(shares[:, 0], height_mean, height_sigma, _tallest(y))
         widest = _widest(x, log_height, self.ratio)
-        log_aspect = _cut_normal(share[:, 3], aspect_mean, aspect_sigma, widest)
+        log_aspect = _cut_normal(shares[:, 1], aspect_mean, aspect_sigma, widest)
         return _theta(x, y, log_height, log_aspect, self.ratio)
 
     def z_of_theta(self, theta: Tensor) -> Tensor:

@@ -24,14 +24,14 @@ from augment.engine.tree import Tree, is_current, opened
 from augment.insert.contact_sheet import contact_sheet
 from augment.insert.gates import Gates
 from augment.insert.options import InsertOptions, gates_of, parse, rendering_of
-from augment.insert.places import STAGE, Settings, Task, start_worker, training_boxes, work
+from augment.insert.places import STAGE, Settings, Task, needed_fits, start_worker, work
 from augment.insert.scene import sibling_path, single_frame, sources_of
 from augment.insert.tree import INSERT, PREVIEW, finished_frame, histogram, plan, sum_up
 from augment.paint.painter import Rendering
 from augment.tree import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
 from data.camera import assumption_lines, assumptions
 from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, list_frames, name_some
-from data.geometry import METRIC_RANGES, HeightFit, fit_heights, too_few
+from data.geometry import HeightFit
 from data.writer import encode_png
 from distributed import choose_device
 from model import WhereWhat, load_model
@@ -106,20 +106,10 @@ def height_fits(
     if "height" not in gates.rules:
         return {}
     cameras = settings.camera == "cityscapes" or not without_camera(frames)
-    fits = {}
     sample = frames
     if settings.image and settings.db_root:
         sample = list_frames(settings.db_root, settings.split)
-    for model in models:
-        name = model.target.name
-        if cameras and name in METRIC_RANGES:
-            continue
-        boxes = training_boxes(sample, model)
-        if reason := too_few(len(boxes)):
-            warn(f"no plausible heights of {name}: {reason}; the rule 'height' is off without a camera")
-        else:
-            fits[name] = fit_heights(boxes)
-    return fits
+    return needed_fits(sample, models, cameras)
 
 
 def without_camera(frames: list[Frame]) -> list[str]:

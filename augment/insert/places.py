@@ -20,10 +20,10 @@ from augment.insert.gates import Gates, Surroundings, box_refusal
 from augment.insert.scene import EditedImage, contents, count_instances, name_in_tree, read_image
 from augment.paint.painter import Painter, Rendering
 from data.cityscapes import Frame, read_maps, resize_nearest, usable_instances
-from data.geometry import HeightFit, boxes_of_theta
+from data.geometry import METRIC_RANGES, HeightFit, boxes_of_theta, fit_heights, too_few
 from data.labels import CHANNEL_OF_ID
 from model import WhereWhat, boxed_planes, draw_shapes, load_model, predict_places
-from support.errors import InputError
+from support.errors import InputError, warn
 from support.seeds import generator
 
 CANDIDATES = 8  # places asked for at once; a constant, because rounding may depend on it
@@ -126,6 +126,34 @@ def training_boxes(frames: list[Frame], model: WhereWhat) -> np.ndarray:
     return np.reshape(boxes, (-1, 4))
 
 
+def needed_fits(frames: list[Frame], models: list[WhereWhat], cameras: bool) -> dict[str, HeightFit]:
+    """Fits of height against foot row on these frames, for classes of which a camera does not tell the height.
+
+    cameras: whether all images have one. A class with too few instances has a warning instead.
+    """
+    fits = {}
+    for model in models:
+        name = model.target.name
+        if cameras and name in METRIC_RANGES:
+            continue
+        boxes = training_boxes(frames, model)
+        if reason := too_few(len(boxes)):
+            warn(f"no plausible heights of {name}: {reason}; the rule 'height' is off without a camera")
+        else:
+            fits[name] = fit_heights(boxes)
+    return fits
+
+
+@dataclass(frozen=True)
+class View:
+    """An image as a model sees it: what the rules look at, and channels and ids at the two working sizes."""
+
+    model: WhereWhat
+    around: Surroundings
+    small: tuple[Tensor, Tensor]
+    big: tuple[Tensor, Tensor]
+
+
 class Inserter:
     """The models of a run, ready to insert into one image after another."""
 
@@ -155,19 +183,7 @@ class Inserter:
 
     def insert(self, image: EditedImage, number: int, class_name: str) -> dict:
         """Insert object `number` (1, 2, ...) into an image, if a candidate passes the rules; its record."""
-        settings, model = self.settings, self.models[class_name]
-        gates = settings.gates
-        around = Surroundings(
-            image.label_ids,
-            image.instance_ids,
-            image.camera,
-            settings.fits.get(class_name),
-            self.region,
-            tuple(mask.box for mask in image.new_masks),
-        )
-        small = working_maps(image.label_ids, image.instance_ids, model.small, self.device)
-        big = working_maps(image.label_ids, image.instance_ids, model.big, self.device)
-        height, width = image.label_ids.shape
+        settings, view = self.settings, self.view(image, class_name)
         refusals: Counter[str] = Counter()
         record = {"object": number, "class": class_name, "status": "refused"}
         if image.camera and image.camera.assumed:
@@ -177,20 +193,9 @@ class Inserter:
         for attempt in range(settings.attempts):
             row = attempt % CANDIDATES
             if row == 0:
-                z_spatial, z_appr = self.noise(image.name, number, attempt, model)
-                theta = predict_places(model, *small, column(z_spatial, self.device))
-                boxes = boxes_of_theta(theta.cpu().numpy(), width, height)
-            if reason := box_refusal(boxes[row], model.target, around, gates):
-                refusals[reason] += 1
-                continue
-            one = theta[row : row + 1]
-            place_score = float(place_scores(model, *small, one)[0])
-            if "score" in gates.rules and place_score < gates.min_score:
-                refusals["score"] += 1
-                continue
-            compact = draw_shapes(model, *big, one, column(z_appr[row : row + 1], self.device))
-            patch = place_mask(compact[0, 0].cpu().numpy(), boxes[row], width, height)
-            reason, facts = image.put(class_name, patch, gates, self.painter and self.painter.paint)
+                z_spatial, z_appr = self.noise(image.name, number, attempt, view.model)
+                theta = predict_places(view.model, *view.small, column(z_spatial, self.device))
+            reason, facts = self.put(image, view, theta[row : row + 1], z_appr[row : row + 1])
             if reason:
                 refusals[reason] += 1
                 continue
@@ -202,13 +207,55 @@ class Inserter:
                 "temperature": settings.temperature,
                 "z_spatial": z_spatial[row].tolist(),
                 "z_appr": z_appr[row].tolist(),
-                "theta": one[0].tolist(),
-                "box": boxes[row].tolist(),
-                "score_place": place_score,
-                "score_shape": shape_score(model, compact),
                 **facts,
             }
         return record | {"refusals": dict(sorted(refusals.items()))}
+
+    def view(self, image: EditedImage, class_name: str) -> View:
+        """An image as the model of a class sees it now."""
+        model = self.models[class_name]
+        around = Surroundings(
+            image.label_ids,
+            image.instance_ids,
+            image.camera,
+            self.settings.fits.get(class_name),
+            self.region,
+            tuple(mask.box for mask in image.new_masks),
+        )
+        small, big = (
+            working_maps(image.label_ids, image.instance_ids, size, self.device)
+            for size in (model.small, model.big)
+        )
+        return View(model, around, small, big)
+
+    def put(
+        self, image: EditedImage, view: View, theta: Tensor, z_appr: np.ndarray
+    ) -> tuple[str | None, dict]:
+        """Put an object on an image at the place theta (1,6), unless a rule forbids it.
+
+        view: that of the image as it is; z_appr (1,z_dim) decides the shape. The class must have a free id.
+        Returns the rule broken or None, and the place, the scores and what is known of the object.
+        """
+        model, gates = view.model, self.settings.gates
+        height, width = image.label_ids.shape
+        box = boxes_of_theta(theta.cpu().numpy(), width, height)[0]
+        if reason := box_refusal(box, model.target, view.around, gates):
+            return reason, {}
+        place_score = float(place_scores(model, *view.small, theta)[0])
+        if "score" in gates.rules and place_score < gates.min_score:
+            return "score", {}
+        compact = draw_shapes(model, *view.big, theta, column(z_appr, self.device))
+        patch = place_mask(compact[0, 0].cpu().numpy(), box, width, height)
+        reason, facts = image.put(model.target.name, patch, gates, self.painter and self.painter.paint)
+        if reason:
+            return reason, {}
+        return None, {
+            "theta": theta[0].tolist(),
+            "box": box.tolist(),
+            "score_place": place_score,
+            "score_shape": shape_score(model, compact),
+            **facts,
+        }
 
     def noise(self, name: str, number: int, attempt: int, model: WhereWhat) -> tuple[np.ndarray, np.ndarray]:
         """Normal noise z_spatial, z_appr (CANDIDATES,z_dim) float32 of the attempts from `attempt` on."""

@@ -6,7 +6,7 @@ after another, and makes the contents of the frame's files in the new tree. No m
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -67,6 +67,17 @@ class EditedImage:
         """
         feet, inserted = contact_rows(label_ids, instance_ids), np.zeros(label_ids.shape, np.uint8)
         return cls(name, label_ids, instance_ids, feet, inserted, rgb, camera, outlines)
+
+    def copy(self) -> "EditedImage":
+        """The image as it is now, whatever is inserted into this one later."""
+        return replace(
+            self,
+            feet=self.feet.copy(),
+            inserted=self.inserted.copy(),
+            new_ids=list(self.new_ids),
+            new_masks=list(self.new_masks),
+            next_number=dict(self.next_number),
+        )
 
     def new_id(self, name: str) -> int | None:
         """The next free instance id of a class; numbers are never used twice. None after the last."""
