@@ -127,7 +127,7 @@ def training_boxes(frames: list[Frame], model: WhereWhat) -> np.ndarray:
 
 
 def needed_fits(frames: list[Frame], models: list[WhereWhat], cameras: bool) -> dict[str, HeightFit]:
-    """Fits of height against foot row on these frames, for classes of which a camera does not tell the height.
+    """Fits of height against foot row on these frames, for classes whose height no camera tells.
 
     cameras: whether all images have one. A class with too few instances has a warning instead.
     """
