@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-install requirements.txt requirements-diffusion.txt requirements-score.txt requirements-test.txt
+install requirements.txt requirements-diffusion.txt requirements-score.txt requirements-demo.txt requirements-test.txt
 
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .

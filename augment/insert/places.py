@@ -5,8 +5,9 @@ alone, and the model is always asked for CANDIDATES places at once, so that the 
 last byte for any number of workers. The first candidate, in order, that passes all rules is taken.
 """
 
+import copy
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -165,6 +166,15 @@ class Inserter:
         self.models = {model.target.name: model for model in models}
         self.region = read_region(settings.gates.region_mask) if settings.gates.region_mask else None
         self.painter = Painter(settings.rendering, settings.seed) if settings.rendering else None
+
+    def changed(self, painter: Painter | None, **settings) -> "Inserter":
+        """One with the same models, another painter and other settings; nothing is loaded anew."""
+        other = copy.copy(self)
+        other.settings, other.painter = replace(self.settings, **settings), painter
+        other.models = {name: copy.copy(model) for name, model in self.models.items()}
+        for model in other.models.values():
+            model.temperature = other.settings.temperature
+        return other
 
     def edit(self, image: EditedImage, classes: tuple[str, ...]) -> list[dict]:
         """Insert objects of these classes, one after another; the manifest's record of each.

@@ -1,0 +1,357 @@
+"""Everything that can be done in a session, each a function from a `State` to the next one.
+
+What a rule forbids leaves the objects as they are and says why. Raised is InputError, for files alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from augment.insert.gates import RULES, Gates
+from augment.insert.places import Inserter, View
+from augment.insert.scene import EditedImage
+from data.camera import published_camera
+from data.cityscapes import Frame, read_maps
+from data.geometry import boxes_of_theta, metric_heights
+from data.writer import FrameName
+from demo.state import Placed, Scene, State, Wishes
+from demo.studio import TRAIN, Studio
+from support.errors import InputError
+from support.seeds import generator
+
+UNDO = 30  # states that are kept
+# What forbids an object besides the rules that can be switched off.
+FORBIDDEN = {
+    "no_free_id": "instance maps have no number left for another one of its class",
+    "hides": "another thing would vanish behind it",
+    "covers_inserted": "a new object would vanish behind it",
+    "render": "there is no other instance to borrow pixels from",
+}
+UPLOADED = FrameName("upload", 0, 0)  # for maps whose file names are no frame's
+
+
+class RefusedError(Exception):
+    """Why an object can't stand there, as a sentence."""
+
+
+def rule_in_words(rule: str, wishes: Wishes, pixels: int) -> str:
+    """What a rule asks, its limits in numbers, of an image of so many pixels."""
+    gates = Gates(min_score=wishes.min_score)
+    limits = {name: f"{getattr(gates, name):g}" for name in ("min_apart", "max_overlap", "min_score")}
+    text = RULES[rule]
+    for name, limit in (limits | {"min_area": str(gates.least_area(pixels))}).items():
+        text = text.replace(name, limit)
+    return text
+
+
+def in_words(reason: str, wishes: Wishes, image: EditedImage) -> str:
+    """Why an object may not stand in an image."""
+    if reason in RULES:
+        return f"the rule “{reason}” asks: {rule_in_words(reason, wishes, image.label_ids.size)}"
+    return FORBIDDEN[reason]
+
+
+def action(function: Callable) -> Callable:
+    """A refused change leaves everything as it was, but for the message."""
+
+    @wraps(function)
+    def act(studio: Studio, state: State, *arguments) -> State:
+        try:
+            return function(studio, state, *arguments)
+        except RefusedError as refused:
+            return replace(state, message=f"**Refused:** {refused}.")
+
+    return act
+
+
+# ---- scenes -------------------------------------------------------------------------------------
+
+
+def begin(scene: Scene) -> State:
+    """A scene without new objects."""
+    height, width = scene.image.label_ids.shape
+    message = f"Scene {scene.frame.name}, {width}x{height} pixels. Click where an object is to stand."
+    return State(scene, (scene.image,), message=message)
+
+
+def upload(label: str | None, instance: str | None, picture: str | None, cityscapes: bool) -> State:
+    """A scene of a person's own: paths of label map, instance map and, if there is one, the picture.
+
+    cityscapes: whether Cityscapes' camera took it, so that heights in metres are known. Raises InputError,
+    naming the files as they were called, if one is missing or bad, or if they don't belong together.
+    """
+    if not label or not instance:
+        raise InputError("Two maps are needed: label ids (8-bit grey PNG) and instance ids (16-bit grey PNG)")
+    label_path, instance_path = Path(label), Path(instance)
+    try:
+        name = str(FrameName.parse(label_path.name))
+    except ValueError:
+        name = str(UPLOADED)
+    frame = Frame(name, label_path, instance_path)
+    try:
+        label_ids, instance_ids = read_maps(frame)
+    except InputError as error:
+        sentence = str(error)
+        for path in (label_path, instance_path):
+            sentence = sentence.replace(str(path), path.name)
+        raise InputError(sentence) from None
+    rgb = None
+    if picture:
+        bgr = cv2.imread(picture, cv2.IMREAD_COLOR)
+        if bgr is None or bgr.shape[:2] != label_ids.shape:
+            size = "no picture that can be read" if bgr is None else f"{bgr.shape[1]}x{bgr.shape[0]} pixels"
+            raise InputError(
+                f"{Path(picture).name}: {size}, wanted is one of the maps' size,"
+                f" {label_ids.shape[1]}x{label_ids.shape[0]}"
+            )
+        rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    camera = published_camera(name, *label_ids.shape[::-1]) if cityscapes else None
+    return begin(Scene(frame, TRAIN, EditedImage.of_maps(name, label_ids, instance_ids, rgb, camera)))
+
+
+# ---- objects ------------------------------------------------------------------------------------
+
+
+@action
+def click(studio: Studio, state: State, wishes: Wishes, x: float, y: float) -> State:
+    """Put an object with its foot at x, y (pixels): of the median size there, any shape."""
+    image, number = state.image.copy(), len(state.objects)
+    inserter, view = _asked(studio, image, wishes, wishes.class_name)
+    height, width = image.label_ids.shape
+    foot = torch.tensor([[x / width, y / height]], dtype=torch.float64, device=inserter.device)
+    theta = _density(view).theta_at(foot, torch.zeros_like(foot))[0].cpu().numpy()
+    z_appr = _shape_noise(state, view)
+    placed = _put(inserter, wishes, image, view, theta, z_appr)
+    after = _with(state, number, (placed,), (image,), draws=state.draws + 1)
+    return replace(after, message=f"Put there: {described(after, number)}.")
+
+
+@action
+def surprise(studio: Studio, state: State, wishes: Wishes) -> State:
+    """Put an object where the model draws one; the first of its places that passes the rules."""
+    image, number = state.image.copy(), len(state.objects)
+    inserter = studio.inserter_for(image, wishes, seed=state.draws)
+    record = inserter.insert(image, number + 1, wishes.class_name)
+    tried = [
+        f"{count} times {in_words(reason, wishes, image)}" for reason, count in record["refusals"].items()
+    ]
+    if record["status"] == "refused":
+        raise RefusedError(f"none of the places drawn will do; {'; '.join(tried)}")
+    facts = {key: record[key] for key in FACTS if key in record}
+    z_appr = np.array(record["z_appr"], np.float32)
+    placed = Placed(wishes.class_name, np.array(record["theta"]), z_appr, image.new_masks[-1], facts)
+    after = _with(state, number, (placed,), (image,), draws=state.draws + 1)
+    places = f" Places refused before it: {'; '.join(tried)}." if tried else ""
+    return replace(after, message=f"Drawn: {described(after, number)}.{places}")
+
+
+@action
+def move(studio: Studio, state: State, wishes: Wishes, number: int, value: float) -> State:
+    """Give one of the four numbers of z_spatial of the chosen object another value."""
+    z = place_noise(studio, state, wishes)
+    z[number] = value
+    image, placed = state.steps[state.chosen], state.objects[state.chosen]
+    inserter, view = _asked(studio, image, wishes, placed.class_name)
+    z_spatial = torch.from_numpy(z)[None].to(inserter.device)
+    if number < 2:
+        theta = _density(view).theta_of_z(z_spatial)
+    else:  # the foot stays to the last digit, also where the density is next to nothing
+        x0, _, x1, y1 = boxes_of_theta(placed.theta[None], 1, 1)[0]
+        foot = z_spatial.new_tensor([[(x0 + x1) / 2, y1]])
+        theta = _density(view).theta_at(foot, z_spatial[:, 2:])
+    theta = theta[0].cpu().numpy()
+    return _changed(studio, state, wishes, theta, placed.z_appr)
+
+
+@action
+def reshape(studio: Studio, state: State, wishes: Wishes, number: int, value: float) -> State:
+    """Move the chosen object's z_appr along direction 0, 1, ... to this value."""
+    placed = state.objects[state.chosen]
+    direction = studio.directions(placed.class_name)[number]
+    z_appr = placed.z_appr + (value - direction @ placed.z_appr) * direction
+    return _changed(studio, state, wishes, placed.theta, z_appr.astype(np.float32))
+
+
+@action
+def another_shape(studio: Studio, state: State, wishes: Wishes) -> State:
+    """Draw z_appr of the chosen object anew."""
+    if state.chosen is None:
+        raise RefusedError("there is no object yet")
+    placed = state.objects[state.chosen]
+    _, view = _asked(studio, state.image, wishes, placed.class_name)
+    state = replace(state, draws=state.draws + 1)
+    return _changed(studio, state, wishes, placed.theta, _shape_noise(state, view))
+
+
+@action
+def remove(studio: Studio, state: State, wishes: Wishes) -> State:
+    """Take the chosen object away."""
+    if state.chosen is None:
+        raise RefusedError("there is no object to remove")
+    name = named(state, state.chosen)
+    later, images = _again(studio, wishes, state.steps[state.chosen], state.objects[state.chosen + 1 :])
+    after = _with(state, state.chosen, later, images)
+    return replace(after, message=f"Removed: {name}.")
+
+
+@action
+def repaint(studio: Studio, state: State, wishes: Wishes) -> State:
+    """Paint all objects with the pixels that are wished for now; nothing can be undone then."""
+    objects, images = _again(studio, wishes, state.steps[0], state.objects)
+    steps = state.steps[0], *images
+    return replace(state, objects=objects, steps=steps, earlier=(), message="Painted anew.")
+
+
+def choose(state: State, number: int) -> State:
+    """Let sliders and buttons work on object 0, 1, ..."""
+    return replace(state, chosen=number, moving=False, message=f"Chosen: {described(state, number)}.")
+
+
+def told(state: State | None, error: InputError) -> State | None:
+    """The same state, with what is wrong with a file."""
+    return state and replace(state, message=f"**Can't be used:** {error}.")
+
+
+def undo(state: State) -> State:
+    """The state before the last change."""
+    if not state.earlier:
+        return replace(state, message="There is nothing to undo.")
+    return replace(state.earlier[-1], earlier=state.earlier[:-1], draws=state.draws, message="Undone.")
+
+
+def settled(state: State) -> State:
+    """The state when a slider is let go: the next change is one of its own for `undo`."""
+    return replace(state, moving=False)
+
+
+# ---- what is said of them -----------------------------------------------------------------------
+
+
+def place_noise(studio: Studio, state: State, wishes: Wishes) -> np.ndarray:
+    """z_spatial (4,) float64 of the chosen object, by the exact inverse at its place."""
+    placed = state.objects[state.chosen]
+    _, view = _asked(studio, state.steps[state.chosen], wishes, placed.class_name)
+    theta = torch.from_numpy(placed.theta)[None].to(view.small[0].device)
+    return _density(view).z_of_theta(theta)[0].cpu().numpy()
+
+
+def shape_values(studio: Studio, state: State) -> np.ndarray:
+    """How far the chosen object's z_appr goes along each of the directions that have a slider."""
+    placed = state.objects[state.chosen]
+    return studio.directions(placed.class_name) @ placed.z_appr
+
+
+def named(state: State, number: int) -> str:
+    """What object 0, 1, ... is called in the list."""
+    return f"{number + 1}: {state.objects[number].class_name}"
+
+
+def described(state: State, number: int) -> str:
+    """Object 0, 1, ... with its scores and what is seen of it, in words."""
+    facts, seen = state.objects[number].facts, state.image.seen(number + 1)
+    hidden = f", {seen['hidden_pixels']:,} more hidden" if seen["hidden_pixels"] else ""
+    return (
+        f"{state.objects[number].class_name} {number + 1}, score of the place {facts['score_place']:.2f} (the"
+        f" likeliest of the scene has 1), of the shape {facts['score_shape']:.2f} (0 drawn, 1 real);"
+        f" {seen['pixels']:,} pixels seen{hidden}"
+    )
+
+
+# ---- inner --------------------------------------------------------------------------------------
+
+
+FACTS = ("theta", "box", "score_place", "score_shape", "instance_id", "inserted_value", "dropped", "render")
+
+
+def _asked(studio: Studio, image: EditedImage, wishes: Wishes, class_name: str) -> tuple[Inserter, View]:
+    """What puts an object on an image, and the image as it sees it."""
+    inserter = studio.inserter_for(image, wishes)
+    return inserter, inserter.view(image, class_name)
+
+
+@torch.no_grad()
+def _density(view: View):
+    """The density of places in an image."""
+    return view.model.density(view.small[0])
+
+
+def _shape_noise(state: State, view: View) -> np.ndarray:
+    """z_appr (z_dim,) float32 of the next draw."""
+    size = view.model.options.z_dim_appr
+    return generator(state.draws, state.image.name, 0, "demo shape").standard_normal(size, np.float32)
+
+
+def _put(
+    inserter: Inserter, wishes: Wishes, image: EditedImage, view: View, theta: np.ndarray, z_appr: np.ndarray
+) -> Placed:
+    """Put an object on an image, which changes. Raises RefusedError."""
+    name = view.model.target.name
+    reason, facts = "no_free_id", {}
+    if image.new_id(name) is not None:
+        place = torch.from_numpy(theta)[None].float().to(inserter.device)
+        reason, facts = inserter.put(image, view, place, z_appr[None])
+    if reason:
+        text = in_words(reason, wishes, image)
+        if reason == "height" and image.camera:
+            box = boxes_of_theta(theta[None], *image.label_ids.shape[::-1])
+            text += f"; it would be {metric_heights(box, image.camera)[0]:.2f} m high"
+        raise RefusedError(text)
+    return Placed(name, theta, z_appr, image.new_masks[-1], facts)
+
+
+def _again(
+    studio: Studio, wishes: Wishes, image: EditedImage, objects: tuple[Placed, ...]
+) -> tuple[tuple[Placed, ...], tuple[EditedImage, ...]]:
+    """Put objects on an image as they were, one after another: they, and the image after each.
+
+    Rules that they passed once are not asked again. Raises RefusedError if one vanishes altogether.
+    """
+    inserter = studio.inserter_for(image, replace(wishes, force=True))
+    placed, images = [], []
+    for one in objects:
+        image = image.copy()
+        paint = inserter.painter and inserter.painter.paint
+        reason, facts = image.put(one.class_name, one.patch, inserter.settings.gates, paint)
+        if reason:
+            name = f"{one.class_name} {len(image.new_ids) + 1}"
+            raise RefusedError(f"{name} would be lost: {in_words(reason, wishes, image)}")
+        placed.append(replace(one, facts=one.facts | facts))
+        images.append(image)
+    return tuple(placed), tuple(images)
+
+
+def _changed(studio: Studio, state: State, wishes: Wishes, theta: np.ndarray, z_appr: np.ndarray) -> State:
+    """The chosen object at another place or of another shape, later ones as they were."""
+    number = state.chosen
+    image = state.steps[number].copy()
+    inserter, view = _asked(studio, image, wishes, state.objects[number].class_name)
+    placed = _put(inserter, wishes, image, view, theta, z_appr)
+    later, images = _again(studio, wishes, image, state.objects[number + 1 :])
+    after = _with(state, number, (placed, *later), (image, *images))
+    earlier = state.earlier if state.moving else after.earlier
+    message = f"Now: {described(after, number)}."
+    return replace(after, chosen=number, message=message, earlier=earlier, moving=True)
+
+
+def _with(
+    state: State,
+    number: int,
+    objects: tuple[Placed, ...],
+    images: tuple[EditedImage, ...],
+    draws: int | None = None,
+) -> State:
+    """The state with these objects and images instead of those from `number` on; the last is chosen."""
+    objects = (*state.objects[:number], *objects)
+    return State(
+        state.scene,
+        (*state.steps[: number + 1], *images),
+        objects,
+        len(objects) - 1 if objects else None,
+        state.draws if draws is None else draws,
+        earlier=(*state.earlier, replace(state, earlier=()))[-UNDO:],
+    )

@@ -1,0 +1,66 @@
+"""What a session of the page holds. Nothing of it is ever written to: an action makes another `State`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from augment.insert.gates import RULES
+from augment.insert.scene import EditedImage
+from data.cityscapes import Frame
+from data.geometry import Patch
+
+PIXELS = {
+    "swap": "pixels of other instances",
+    "overlay": "flat colour",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A scene that objects are put into."""
+
+    frame: Frame
+    split: str
+    image: EditedImage  # as it was read
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """An object that stands in the scene."""
+
+    class_name: str
+    theta: np.ndarray  # (6,) float64, the place
+    z_appr: np.ndarray  # (z_dim,) float32, the noise of the shape
+    patch: Patch  # its whole mask on the image
+    facts: dict  # what `Inserter.put` tells of it
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the page's switches say when an action is asked for."""
+
+    class_name: str
+    rules: tuple[str, ...] = tuple(RULES)  # those that are asked
+    force: bool = False  # put it there whatever they say
+    temperature: float = 1.0  # of the density of places
+    pixels: str = "swap"  # one of PIXELS
+    min_score: float = 0.0  # of the place, 0..1
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A scene, the objects in it in their order, and what is to be said about the last action."""
+
+    scene: Scene
+    steps: tuple[EditedImage, ...]  # the image with 0, 1, ... objects
+    objects: tuple[Placed, ...] = ()
+    chosen: int | None = None  # the object that sliders and buttons work on
+    draws: int = 0  # how often chance was asked; the next seed
+    message: str = ""
+    earlier: tuple["State", ...] = ()  # for undo, the latest last
+    moving: bool = False  # whether the last change was one of many that a dragged slider makes
+
+    @property
+    def image(self) -> EditedImage:
+        """The scene with all objects."""
+        return self.steps[-1]

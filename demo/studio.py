@@ -1,0 +1,143 @@
+"""What all sessions of the page share: the models, the scenes to choose from, and what paints."""
+
+from functools import cache, partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from augment.insert.gates import Gates
+from augment.insert.options import InsertOptions
+from augment.insert.places import Inserter, Insertion, column, needed_fits, working_maps
+from augment.insert.scene import EditedImage, read_image, read_picture, sibling_path
+from augment.options import SynthOptions
+from augment.paint.painter import Painter, Rendering
+from data.cityscapes import Frame, list_frames, read_maps
+from data.writer import colour_map
+from demo.options import STREETS, DemoOptions
+from demo.state import Scene, Wishes
+from distributed import choose_device
+from model import draw_shapes
+from streets.scenes import write_streets
+from support.errors import InputError
+from support.processes import Pool
+
+ATTEMPTS = 40  # places tried when chance is asked
+SHAPE_SLIDERS = 4  # directions of z_appr that have a slider
+SHAPE_DRAWS = 64  # masks that tell which directions these are
+THUMBNAIL_WIDTH = 256  # pixels
+TRAIN = "train"  # the split that pixels are borrowed from
+
+
+class Studio:
+    """Everything that is loaded once; sessions only read it."""
+
+    def __init__(self, options: DemoOptions, workers: int = 0):
+        """Make the built-in scenes and the bank of instances if they aren't there yet, and load the models.
+
+        workers: processes for that. Raises InputError for checkpoints and trees that can't be used.
+        """
+        insertion = Insertion(
+            checkpoints=tuple(options.checkpoint),
+            seed=0,
+            attempts=ATTEMPTS,
+            gates=Gates(),
+            fits={},
+            device=str(choose_device(options.device)),
+        )
+        loaded = Inserter(insertion)
+        models = loaded.models
+        if len(models) < len(options.checkpoint):
+            raise InputError(f"--checkpoint: two for one class, only {', '.join(models)} are told apart")
+        for name, model in models.items():
+            if model.options.where == "published":
+                raise InputError(
+                    f"--checkpoint: the {name} model has no density of places, which a click asks; take one"
+                    " trained with --where distribution"
+                )
+        root = Path(options.db_root) if options.db_root else built_in_scenes(Path(options.streets), workers)
+        self.split = options.split
+        self.frames = list_frames(root, self.split, skip_incomplete=True)[: options.scenes]
+        cameras = all(sibling_path(frame, "camera", "_camera.json") for frame in self.frames)
+        fits = needed_fits(self.frames, list(models.values()), cameras)
+        self.inserter = loaded.changed(None, fits=fits)
+        self.painters = {"overlay": self._painter(root, "overlay", options.bank)}
+        if all(sibling_path(frame, "leftImg8bit", "_leftImg8bit.png") for frame in self.frames):
+            swap = self._painter(root, "swap", options.bank)
+            with Pool(workers) as pool:
+                swap.rendering.prepare(partial(pool.with_bar, "instances to show"))
+            swap.load()
+            self.painters = {"swap": swap, **self.painters}
+        self.directions = cache(partial(shape_directions, self.inserter, self.frames[0]))
+
+    def _painter(self, root: Path, name: str, bank: str) -> Painter:
+        split = TRAIN if (root / "gtFine" / TRAIN).is_dir() else self.split
+        painting = SynthOptions(backend=name) if name == "swap" else SynthOptions()
+        device = self.inserter.settings.device
+        return Painter(
+            Rendering(name, painting, InsertOptions.shadow, str(root), split, bank, device), seed=0
+        )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that can be put into a scene."""
+        return tuple(self.inserter.models)
+
+    def scene(self, number: int) -> Scene:
+        """Scene 0, 1, ... of those on offer. Raises InputError if its files are bad."""
+        frame = self.frames[number]
+        picture = sibling_path(frame, "leftImg8bit", "_leftImg8bit.png") is not None
+        return Scene(frame, self.split, read_image(frame, picture))
+
+    def inserter_for(self, image: EditedImage, wishes: Wishes, seed: int = 0) -> Inserter:
+        """What puts objects on an image in the way that is wished for."""
+        painter = self.painters[wishes.pixels] if image.rgb is not None else None
+        gates = Gates(rules=wishes.rules, min_score=wishes.min_score)
+        if wishes.force:
+            gates = Gates(rules=(), may_hide=True)
+        return self.inserter.changed(painter, gates=gates, temperature=wishes.temperature, seed=seed)
+
+
+def built_in_scenes(out: Path, workers: int) -> Path:
+    """The folder of the built-in scenes, made if need be. Raises InputError if something else is in it."""
+    train, val, size, seed = STREETS
+
+    def bar(scenes, total: int):
+        return tqdm(scenes, "street scenes, made once", total, unit="scene", disable=None)
+
+    write_streets(out, train, val, size, seed, max(workers, 1), progress=bar)
+    return out
+
+
+def thumbnail(frame: Frame) -> np.ndarray:
+    """A small picture (h,w,3) uint8 of a frame. Raises InputError if its files are bad."""
+    label_ids, _ = read_maps(frame)
+    if sibling_path(frame, "leftImg8bit", "_leftImg8bit.png"):
+        picture = read_picture(frame, label_ids.shape)
+    else:
+        picture = colour_map(label_ids)[..., :3]
+    height = round(picture.shape[0] * THUMBNAIL_WIDTH / picture.shape[1])
+    return cv2.resize(picture, (THUMBNAIL_WIDTH, max(height, 1)), interpolation=cv2.INTER_AREA)
+
+
+@torch.no_grad()
+def shape_directions(inserter: Inserter, frame: Frame, class_name: str) -> np.ndarray:
+    """The directions of z_appr that change masks most, the strongest first: (SHAPE_SLIDERS,z_dim) float64.
+
+    Orthonormal; told by a linear fit of masks to their noise, all at one place of a frame.
+    """
+    model = inserter.models[class_name]
+    maps = read_maps(frame)
+    small, _ = working_maps(*maps, model.small, inserter.device)
+    foot, median = torch.tensor([[0.5, 0.75]]), torch.zeros(1, 2)
+    theta = model.density(small).theta_at(foot.to(inserter.device), median.to(inserter.device)).float()
+    noise = np.random.default_rng(0).standard_normal((SHAPE_DRAWS, model.options.z_dim_appr))
+    big = [tensor.expand(SHAPE_DRAWS, -1, -1) for tensor in working_maps(*maps, model.big, inserter.device)]
+    masks = draw_shapes(model, *big, theta.expand(SHAPE_DRAWS, -1), column(noise, inserter.device))
+    masks = masks.flatten(1).double().cpu().numpy()
+    change, *_ = np.linalg.lstsq(noise, masks - masks.mean(0), rcond=None)
+    directions = np.linalg.svd(change, full_matrices=False)[0].T[:SHAPE_SLIDERS]
+    largest = np.take_along_axis(directions, np.abs(directions).argmax(1)[:, None], 1)
+    return directions * np.sign(largest)  # which of the two signs is no one's choice otherwise
