@@ -5,6 +5,7 @@ becomes a line with status "failed"; only a file that can't be written is an err
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from augment.crops import Crop, context_crop
 from augment.engine.records import Item, line_of, write_outputs
 from augment.options import SynthOptions
-from augment.paint.backends import Backend, CannotFillError, Request, make_backend
+from augment.paint.backends import Backend, CannotFillError, Request, fill_all, make_backend
 from augment.paint.blend import match_colours, paste, resize
 from augment.paint.prompts import Prompts, draw_prompts, load_prompts
 from augment.repaint.focus import Window, draw_window
@@ -144,53 +145,48 @@ class Worker:
     def generate(self, job: Job) -> list[dict]:
         """Repaint instances; the lines of all their samples. InputError for a back end that can't be made."""
         _ = self.backend, self.prompts  # made now: what is wrong with them is wrong with every item
-        return [line for selected in job.parts for line in self._repaint(job.source.name, selected)]
+        start, asked = time.monotonic(), [self._ask(job.source.name, one) for one in job.parts]
+        filled = iter(fill_all(self.backend, [one for _, one in asked if isinstance(one, Request)]))
+        results = [next(filled) if isinstance(one, Request) else one for _, one in asked]
+        seconds = (time.monotonic() - start) / max(1, len(asked) * self.options.samples)
+        return [
+            line | {"seconds": round(seconds, 4)}
+            for selected, (facts, _), result in zip(job.parts, asked, results, strict=True)
+            for line in self._samples(job.source.name, selected, facts, result)
+        ]
 
-    def _repaint(self, name: FrameName, selected: dict) -> list[dict]:
-        options, start, inputs = self.options, time.monotonic(), Inputs(self.out)
+    def _ask(self, name: FrameName, selected: dict) -> tuple[dict, Request | InputError]:
+        """What all lines of an instance's samples say, and the request, or why there is none."""
+        options, inputs, backend = self.options, Inputs(self.out), self.backend
         instance_id, key = selected["instance_id"], selected["key"]
-        keys = [sample_key(name, instance_id, sample) for sample in range(1, options.samples + 1)]
         seed = seed_of(options.seed, "prompt", key)
         prompts = draw_prompts(selected["class"], seed, self.prompts, options.style, options.samples)
-        facts = _about(selected) | {"seed": seed_of(options.seed, "generate", key)}
+        facts = _about(selected) | {"seed": seed_of(options.seed, "generate", key), "prompts": prompts}
         facts["negative"] = self.prompts.negative
-
-        def without(status: str, error: Exception) -> list[dict]:
-            return [
-                _timed(line_of("generate", one, status, _reason(error), prompt=prompt, **facts), start)
-                for one, prompt in zip(keys, prompts, strict=True)
-            ]
-
+        facts["backend"] = {"name": backend.name, "version": backend.version} | backend.details
         try:
             rgb, mask = (inputs.made(path) for path in crop_files(selected))
-            backend = self.backend
-            facts["backend"] = {"name": backend.name, "version": backend.version} | backend.details
-            request = Request(
-                rgb,
-                mask > 0,
-                selected["class"],
-                f"{name}/{instance_id}",
-                prompts,
-                facts["negative"],
-                facts["seed"],
-            )
-            pictures = backend.fill(request)
-            shapes = [picture.shape for picture in pictures]
-            if shapes != [rgb.shape] * options.samples:
-                raise ValueError(f"{backend.name} gave pictures of {shapes} instead of {rgb.shape}")
-        except CannotFillError as error:
-            return without("skipped", error)
-        except Exception as error:  # a back end may fail in its own ways; the other items go on
-            return without("failed", error)
-        lines = []
-        for sample, picture in enumerate(pictures, 1):
-            path = f"work/generate/{name.city}/{name}_{instance_id}_{sample:03d}.png"
-            facts["outputs"] = write_outputs(self.out, {path: encode_png(picture, photograph=True)})
-            facts["prompt"] = prompts[sample - 1]
-            line = line_of("generate", keys[sample - 1], "ok", inputs=inputs.digests, **facts)
-            lines.append(_timed(line, start))
-            start = time.monotonic()
-        return lines
+        except InputError as error:
+            return facts, error
+        facts["inputs"] = inputs.digests
+        about = (selected["class"], f"{name}/{instance_id}", prompts, facts["negative"], facts["seed"])
+        return facts, Request(rgb, mask > 0, *about)
+
+    def _samples(
+        self, name: FrameName, selected: dict, facts: dict, result: list[np.ndarray] | Exception
+    ) -> Iterator[dict]:
+        """The lines of an instance's samples, after their files are written."""
+        facts, instance_id = dict(facts), selected["instance_id"]
+        for sample, prompt in enumerate(facts.pop("prompts"), 1):
+            key = sample_key(name, instance_id, sample)
+            if isinstance(result, Exception):
+                status = "skipped" if isinstance(result, CannotFillError) else "failed"
+                yield line_of("generate", key, status, _reason(result), prompt=prompt, **facts)
+            else:
+                path = f"work/generate/{name.city}/{name}_{instance_id}_{sample:03d}.png"
+                picture = encode_png(result[sample - 1], photograph=True)
+                outputs = write_outputs(self.out, {path: picture})
+                yield line_of("generate", key, "ok", prompt=prompt, outputs=outputs, **facts)
 
     # ---- integrate ------------------------------------------------------------------------------
 

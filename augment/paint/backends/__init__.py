@@ -86,6 +86,30 @@ class Backend(Protocol):
         ...
 
 
+def fill_all(backend: Backend, requests: list[Request]) -> list[list[np.ndarray] | Exception]:
+    """What a back end makes of each request, or why it makes nothing of it.
+
+    One that has a method `fill_all` itself paints them together, to fill its batches.
+    """
+    if len(requests) > 1 and hasattr(backend, "fill_all"):
+        try:
+            return backend.fill_all(requests)
+        except Exception:  # whose fault it is shows one by one
+            pass
+    return [_filled(backend, request) for request in requests]
+
+
+def _filled(backend: Backend, request: Request) -> list[np.ndarray] | Exception:
+    try:
+        pictures = backend.fill(request)
+        shapes = [picture.shape for picture in pictures]
+        if shapes != [request.rgb.shape] * request.count:
+            raise ValueError(f"{backend.name} gave pictures of {shapes} instead of {request.rgb.shape}")
+        return pictures
+    except Exception as error:  # a back end may fail in its own ways; the other requests go on
+        return error
+
+
 def make_backend(name: str, settings: dict, db_root: Path | str | None, split: str) -> Backend:
     """A back end by name, from the settings of a YAML file's section; cheap for those without weights.
 

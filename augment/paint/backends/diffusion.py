@@ -43,7 +43,9 @@ class Settings:
     offline: bool = setting(False, "take the model from the local cache only (as with HF_HUB_OFFLINE=1)")
     dtype: str = setting("fp16", "numbers of the model; on a CPU always fp32", tuple(_DTYPES))
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
-    batch_size: int = setting(4, "samples of an object painted at once; no sample depends on it", least=1)
+    batch_size: int = setting(
+        4, "samples painted at once, of all objects of a frame; no sample depends on it", least=1
+    )
     attention_slicing: bool = setting(False, "less memory, a little slower")
     size: int = setting(512, "longer side of the model's picture, pixels, a multiple of 8", least=LATENT)
     min_side: int = setting(128, "least side of the window enlarged to `size`, pixels of the frame", least=1)
@@ -103,41 +105,38 @@ class Diffusion:
 
     def fill(self, request: Request) -> list[np.ndarray]:
         """See `Backend`. Around the mask the model's own picture stays, for the colour match."""
-        rows, columns = window_of(request.mask, self.settings.min_side)
-        rgb = np.ascontiguousarray(request.rgb[rows, columns])
-        mask = np.ascontiguousarray(request.mask[rows, columns])
-        width, height = working_size(mask.shape[1], mask.shape[0], self.settings.size)
-        image = resize(rgb, width, height)
-        widened = widen(mask, width, height)
-        samples = range(request.count)
-        pictures = []
-        for start in range(0, request.count, self.settings.batch_size):
-            batch = samples[start : start + self.settings.batch_size]
-            for painted in self._paint(request, image, widened, batch):
-                picture = request.rgb.copy()
-                picture[rows, columns] = resize(painted, mask.shape[1], mask.shape[0])
-                pictures.append(picture)
-        return pictures
+        return self.fill_all([request])[0]
 
-    def _paint(self, request: Request, image: np.ndarray, mask: np.ndarray, samples: range) -> np.ndarray:
-        """Pictures (n,height,width,3) uint8 of some samples; image (height,width,3), mask (height,width)."""
-        count = len(samples)
-        # Random numbers are drawn on the CPU, so that a seed means the same everywhere.
-        generators = [
-            torch.Generator("cpu").manual_seed(request.sample_seed(sample) % 2**63) for sample in samples
-        ]
+    def fill_all(self, requests: list[Request]) -> list[list[np.ndarray]]:
+        """`fill` for several objects; samples of all that the model sees at one size share batches."""
+        by_size: dict[tuple[int, ...], list[_Sample]] = {}
+        for request in requests:
+            view = _View.of(request, self.settings)
+            wanted = [_Sample(request, view, sample) for sample in range(request.count)]
+            by_size.setdefault(view.mask.shape, []).extend(wanted)
+        pictures: dict[int, list[np.ndarray]] = {id(request): [] for request in requests}
+        for wanted in by_size.values():
+            for start in range(0, len(wanted), self.settings.batch_size):
+                batch = wanted[start : start + self.settings.batch_size]
+                for one, painted in zip(batch, self._paint(batch), strict=True):
+                    pictures[id(one.request)].append(one.view.put_back(one.request.rgb, painted))
+        return [pictures[id(request)] for request in requests]
+
+    def _paint(self, batch: list["_Sample"]) -> np.ndarray:
+        """Pictures (n,height,width,3) uint8 of samples that the model sees at one size."""
+        height, width = batch[0].view.mask.shape
         try:
             painted = self.pipeline(
-                prompt=[request.prompts[sample] for sample in samples],
-                negative_prompt=[request.negative] * count,
-                image=[Image.fromarray(image)] * count,
-                mask_image=[Image.fromarray(mask * 255)] * count,
-                height=mask.shape[0],
-                width=mask.shape[1],
+                prompt=[one.request.prompts[one.number] for one in batch],
+                negative_prompt=[one.request.negative for one in batch],
+                image=[Image.fromarray(one.view.image) for one in batch],
+                mask_image=[Image.fromarray(one.view.mask * 255) for one in batch],
+                height=height,
+                width=width,
                 num_inference_steps=self.settings.steps,
                 guidance_scale=self.settings.guidance,
                 strength=self.settings.strength,
-                generator=generators,
+                generator=[one.generator() for one in batch],
                 output_type="np",
             ).images
         except torch.cuda.OutOfMemoryError:
@@ -209,6 +208,44 @@ def load(name: str, settings: Settings, dtype: str) -> tuple[object, str]:
 
 
 # ---- what it sees -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _View:
+    """An object as the model sees it."""
+
+    rows: slice  # of the crop
+    columns: slice
+    image: np.ndarray  # (height,width,3) uint8, at the model's size
+    mask: np.ndarray  # (height,width) uint8, 0 or 1, one latent pixel wider all around
+
+    @classmethod
+    def of(cls, request: Request, settings: Settings) -> "_View":
+        rows, columns = window_of(request.mask, settings.min_side)
+        rgb = np.ascontiguousarray(request.rgb[rows, columns])
+        mask = np.ascontiguousarray(request.mask[rows, columns])
+        size = working_size(mask.shape[1], mask.shape[0], settings.size)
+        return cls(rows, columns, resize(rgb, *size), widen(mask, *size))
+
+    def put_back(self, rgb: np.ndarray, painted: np.ndarray) -> np.ndarray:
+        """The crop (h,w,3) uint8 with the model's picture (height,width,3) in its window."""
+        picture = rgb.copy()
+        height, width = picture[self.rows, self.columns].shape[:2]
+        picture[self.rows, self.columns] = resize(painted, width, height)
+        return picture
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One of the pictures that a request wants."""
+
+    request: Request
+    view: _View
+    number: int
+
+    def generator(self) -> torch.Generator:
+        """Its random numbers, drawn on the CPU, so that a seed means the same everywhere."""
+        return torch.Generator("cpu").manual_seed(self.request.sample_seed(self.number) % 2**63)
 
 
 def window_of(mask: np.ndarray, min_side: int) -> tuple[slice, slice]:

@@ -12,10 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from augment.paint.backends import Request, make_backend
+from augment.paint.backends import Request, fill_all, make_backend
 from augment.paint.backends.diffusion import DEFAULTS, widen, window_of, working_size
+from distributed import choose_device
 from scripts import insert
+from scripts.synth import run as synth
 from support.errors import InputError
+from tests.augment.repaint.test_synth_run import tree
+from tests.mini_frames import write_mini
+from tests.programs import run_here
 from tests.town import write_checkpoint, write_town
 
 REPOSITORY = Path(__file__).parents[3]
@@ -149,6 +154,56 @@ def test_samples_do_not_depend_on_batches_or_count(models, name):
         assert np.abs(one.astype(int) - other).max() <= 1
     assert np.array_equal(single.fill(request(1))[0], alone[0])
     assert not np.array_equal(single.fill(request(1, seed=6))[0], alone[0])
+
+
+def test_samples_of_several_objects_share_batches(models, name, monkeypatch):
+    backend = make_backend(name, {"model": models[name], "batch_size": 4, **TINY}, Path("."), "train")
+    alone = [backend.fill(one) for one in (request(3), request(2, seed=6), request(1, seed=7))]
+    sizes, paint = [], backend._paint
+    monkeypatch.setattr(backend, "_paint", lambda batch: sizes.append(len(batch)) or paint(batch))
+    together = fill_all(backend, [request(3), request(2, seed=6), request(1, seed=7)])
+    assert sizes == [4, 2]
+    for one, other in zip(together, alone, strict=True):
+        assert np.abs(np.array(one).astype(int) - np.array(other)).max() <= 1  # as above
+
+
+def test_an_object_that_fails_fails_alone(models, name, monkeypatch):
+    backend = make_backend(name, {"model": models[name], **TINY}, Path("."), "train")
+    paint = backend._paint
+
+    def broken(batch):
+        if any(one.request.seed == 6 for one in batch):
+            raise RuntimeError("out of photons")
+        return paint(batch)
+
+    monkeypatch.setattr(backend, "_paint", broken)
+    good, bad, also_good = fill_all(backend, [request(1), request(2, seed=6), request(1, seed=7)])
+    assert len(good) == len(also_good) == 1 and str(bad) == "out of photons"
+
+
+def test_two_shards_repaint_as_one_process_does(models, tmp_path):
+    write_mini(tmp_path / "in")
+    settings = "".join(
+        f"  {key}: {value}\n" for key, value in (TINY | {"model": models["sd_inpaint"]}).items()
+    )
+    (tmp_path / "config.yaml").write_text(f"backend:\n  name: sd_inpaint\n{settings}")
+    flags = ("--db_root", tmp_path / "in", "--config", tmp_path / "config.yaml", "--k", 2, "--num_workers", 1)
+    flags = (*flags, "--limit", 3, "--raw_splits", "", "--out")
+    assert run_here(synth.main, *flags, tmp_path / "one").returncode == 0
+    for shard in ("2/2", "1/2"):
+        done = run_here(synth.main, *flags, tmp_path / "two", "--shard", shard)
+        assert done.returncode == 0, done.stderr
+    assert tree(tmp_path / "two") == tree(tmp_path / "one")
+    assert "generate   12 ok" in done.stdout
+
+
+def test_each_process_of_torchrun_has_the_gpu_of_its_number(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert str(choose_device("auto")) == "cuda:0"
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert str(choose_device("auto")) == str(choose_device("cuda")) == "cuda:3"
+    assert str(choose_device("cuda:1")) == "cuda:1"
 
 
 def test_the_prompt_and_the_picture_reach_the_model(models, name):
