@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from support.errors import InputError
 
 LOCK = ".lock"  # in a folder that a program is writing to; with an ending, for a part of the work
+_MOMENT = 0.5  # seconds; one that only asks whether a lock is held has it for less
 
 
 @contextmanager
@@ -60,7 +61,8 @@ def alone_in(out: Path, part: str = "") -> Iterator[None]:
     with ExitStack() as held:
         with writing_to(out):
             try:
-                held.enter_context(_held(out / (f"{LOCK}-{part}" if part else LOCK)))
+                name = f"{LOCK}-{part}" if part else LOCK
+                held.enter_context(_held(out / name, _MOMENT if part else 0))
                 if part:
                     with in_turn(out):
                         refused = (out / LOCK).exists() and _is_held(out / LOCK)
@@ -76,17 +78,22 @@ def alone_in(out: Path, part: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def in_turn(out: Path) -> Iterator[bool]:
-    """One process after another in the folder `out`, for what is done once; whether nobody has a part."""
-    with _held(out / f"{LOCK}-turn", wait=True):
-        yield not any(_is_held(path) for path in out.glob(f"{LOCK}-*-of-*"))
+def in_turn(out: Path) -> Iterator[None]:
+    """One process after another in the folder `out`, for what is done once."""
+    with _held(out / f"{LOCK}-turn", seconds=-1):
+        yield
+
+
+def has_parts(out: Path) -> bool:
+    """Whether a process works on a part of the folder `out`, this one included."""
+    return any(_is_held(path) for path in out.glob(f"{LOCK}-*-of-*"))
 
 
 @contextmanager
-def _held(path: Path, wait: bool = False) -> Iterator[None]:
-    """A lock, whose file goes with it. Raises Timeout if another process has it, unless told to wait."""
+def _held(path: Path, seconds: float = 0) -> Iterator[None]:
+    """A lock, whose file goes with it. Raises Timeout if another has it for so long; never if negative."""
     lock = FileLock(path)
-    lock.acquire(blocking=wait)
+    lock.acquire(timeout=seconds)
     try:
         yield
     finally:

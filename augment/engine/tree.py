@@ -22,7 +22,7 @@ from augment.engine.records import (
 from augment.engine.shards import Shard
 from data.cityscapes import name_some
 from support.errors import InputError, warn
-from support.files import alone_in, in_turn, is_empty, is_lock, write_atomic, writing_to
+from support.files import alone_in, has_parts, in_turn, is_empty, is_lock, write_atomic, writing_to
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ class Tree:
             last = True
             if self.shard.count > 1:
                 self.alone.close()  # first: of two that end at the same time the later one then sees nobody
-                last = turn.enter_context(in_turn(self.out))
+                turn.enter_context(in_turn(self.out))
+                last = not has_parts(self.out)
                 self.records = Records(self.out, self.program.stages)
             missing = [number for number, key in enumerate(keys) if not finished(key)]
             files = shard_files(self.out)
@@ -134,7 +135,7 @@ class Tree:
             with writing_to(self.out):
                 if files or not self.was_ended:
                     for left_over in self.out.rglob(".*.tmp"):  # of processes that were killed
-                        left_over.unlink()
+                        left_over.unlink(missing_ok=True)
                     known = set(keys)
                     for stage, places in self.records.places.items():
                         for key in places.keys() - known:  # of a wider scope, or gone from the source

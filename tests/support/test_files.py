@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from support.errors import InputError
-from support.files import LOCK, alone_in, is_empty
+from support.files import LOCK, alone_in, has_parts, is_empty
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
@@ -35,6 +37,15 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     with alone_in(out), pytest.raises(InputError, match="another process"), alone_in(out):
         pass
     assert not list(out.iterdir())
+
+
+def test_who_only_asks_for_a_lock_keeps_nobody_away(tmp_path):
+    asking = FileLock(tmp_path / f"{LOCK}-1-of-2", thread_local=False)
+    asking.acquire()
+    threading.Timer(0.1, asking.release).start()
+    with alone_in(tmp_path, "1-of-2"):
+        assert has_parts(tmp_path)
+    assert not has_parts(tmp_path) and not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
