@@ -172,8 +172,3 @@ class Records:
             for places in self.places.values():
                 for key in sorted(places):
                     new.write(self._block(places[key]))
-
-    def close(self) -> None:
-        """Nothing can be looked up afterwards."""
-        for file in self._files:
-            file.close()

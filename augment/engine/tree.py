@@ -129,6 +129,8 @@ class Tree:
             files = shard_files(self.out)
             if missing:
                 print(f"{self.out}: {self._about(missing, len(keys), files)}")
+            elif not last:
+                print(f"{self.out}: all items are finished; another shard is still there, which merges them")
             if missing or not last:
                 yield False
                 return

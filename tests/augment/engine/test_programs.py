@@ -117,6 +117,17 @@ def test_shards_one_after_the_other_make_the_same_tree(program, whole, tmp_path)
     assert digests(out) == whole
 
 
+def test_what_a_lost_process_did_not_merge_is_merged_by_hand(program, whole, tmp_path):
+    out = tmp_path / "out"
+    program.here(out, "--shard", "1/2")
+    with alone_in(out, "1-of-2"):  # still there, and then it is lost
+        done = program.here(out, "--shard", "2/2")
+        assert done.returncode == 0 and "another shard is still there, which merges them" in done.stdout
+    assert not (out / "manifest.jsonl").exists()
+    assert program.here(out, "--merge").returncode == 0
+    assert digests(out) == whole
+
+
 @pytest.mark.parametrize("program", ["synth"], indirect=True)  # test_insert.py has the other
 def test_torchrun_makes_the_same_tree(program, whole, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

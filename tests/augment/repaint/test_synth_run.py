@@ -425,7 +425,7 @@ def test_bad_input_is_one_line_and_status_2(source, tmp_path, monkeypatch):
         (("--db_root", source, "--out", tmp_path / "b", "--only", "paris"), "no such frames"),
         (("--db_root", source, "--out", tmp_path / "c", "--min_area", 99999), "passes the filters"),
         (("--db_root", source, "--out", tmp_path / "d", "--k", 0), "k must be at least 1"),
-        (("--db_root", source, "--out", tmp_path / "e", "--backend", "magic"), "invalid choice"),
+        (("--db_root", source, "--out", tmp_path / "e", "--backend", "magic"), "is unknown: choose swap"),
     ):
         with pytest.raises(InputError, match=complaint) as error:
             call(monkeypatch, run, *flags)
