@@ -146,6 +146,7 @@ def learn(
     wait_for_all()
 
     def save() -> Path:
+        sums = average({name: float(value) for name, value in window.items()})  # of all ranks together
         if ranks.rank:
             return checkpoints
         content = {
@@ -154,7 +155,7 @@ def learn(
             "options": as_saved(options),
             "networks": model.state_dict(),
             "optimisers": optimiser.state_dict(),
-            "window": average({name: float(value) for name, value in window.items()}),
+            "window": sums,
         }
         return save_checkpoint(checkpoints, content, options.keep_checkpoints)
 

@@ -1,7 +1,11 @@
 """The segmenter: what it learns from, its training, exact resume, figures, bad input."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -21,6 +25,7 @@ from tests.programs import run_here
 from tests.test_main import assert_same, stats
 from tests.town import write_town
 
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 
@@ -186,6 +191,21 @@ def test_a_run_leaves_its_folder_and_can_be_measured_again(streets, tmp_path):
     assert json.loads((out / RESULT).read_text()) == before
 
 
+def test_two_processes_train_one_model_together(streets, tmp_path):
+    line = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "scripts.segment"]
+    done = subprocess.run(
+        [sys.executable, *line, *flags(streets, tmp_path / "run", iterations=2, batch_size=1)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    state = load_checkpoint(list_checkpoints(tmp_path / "run/checkpoints")[-1])
+    assert (state["iteration"], state["samples_seen"]) == (2, 4)
+    assert [row["iter"] for row in stats(tmp_path / "run")] == [1, 2]
+
+
 # ---- bad input ----------------------------------------------------------------------------------
 
 
@@ -219,6 +239,18 @@ def test_weights_of_other_classes_or_another_arch_are_refused(streets, tmp_path)
     ):
         done = run_here(program.main, *flags(streets, tmp_path / "run", **change))
         assert done.returncode == 2 and said in done.stderr
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line(streets, tmp_path, monkeypatch):
+    def fail(*_arguments, **_settings):
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    options = flags(streets, tmp_path / "run", arch="maskrcnn_resnet18_fpn", weights="imagenet")
+    done = run_here(program.main, *options)
+    assert done.returncode == 2
+    assert "--weights imagenet: can't be downloaded (<urlopen error no network>)" in done.stderr
 
 
 def test_a_run_folder_is_not_written_over(streets, tmp_path):
