@@ -23,7 +23,7 @@ from loader.noise import draw_noise
 from loader.pairs import GRID_NOISE, Scene, TrainingPairs, first_scenes, training_loader
 from model import WhereWhat, sample
 from options import Options, parse, write_yaml
-from support.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from support.checkpoints import PACKED, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from support.errors import InputError, run_program
 from support.processes import StopRequest
 from support.run_log import RunLog, peak_memory_mb
@@ -264,6 +264,8 @@ def find_state(options: Options, checkpoints: Path) -> dict | None:
         return None
     path = find_checkpoint(checkpoints if options.resume == "auto" else options.resume)
     state = load_checkpoint(path)
+    if path.suffix == PACKED:
+        raise InputError(f"--resume {options.resume}: holds only what samples; give a state-*.pt of a run")
     for name in IDENTITY_OPTIONS:
         theirs = state["options"].get(name, Options.__dataclass_fields__[name].default)
         ours = getattr(options, name)

@@ -21,7 +21,7 @@ from loader.noise import HalfNoise, Noise
 from loader.pairs import Batch, Scene
 from networks import build_networks, edge_map, full_precision, no_autocast, place, place_box, place_code
 from options import Options, from_dict
-from support.checkpoints import find_checkpoint, load_checkpoint
+from support.checkpoints import PACKED, find_checkpoint, load_checkpoint
 from support.errors import InputError
 
 G_NETWORKS = (
@@ -35,6 +35,11 @@ G_NETWORKS = (
 SUP_NETWORKS = ("where_encoder_sup", "what_encoder_sup")
 WHERE_NETWORKS = ("place_density",)
 D_NETWORKS = ("d_stn", "d_where", "d_obj", "d_what")
+# What sampling and its scores need, and what evaluation shows masks again with.
+SAMPLING_NETWORKS = (
+    *("where_encoder", "stn", "d_where", "where_encoder_sup"),  # where = published
+    *("place_density", "what_encoder", "generator", "d_obj", "what_encoder_sup"),
+)
 
 # g_loss is the sum of these terms with these weights (spec section 7), as far as a model has them.
 G_WEIGHTS = {
@@ -451,9 +456,10 @@ class Sample:
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu", temperature: float = 1.0) -> WhereWhat:
-    """The model of a checkpoint (a file, or a run folder: its newest), rebuilt from the checkpoint alone.
+    """The model of a checkpoint (a file, a run folder: its newest, or builtin:NAME), rebuilt from it alone.
 
-    Takes the averaged weights where the run kept some (option average_decay). Below 1 the temperature of the
+    Takes the averaged weights where the run kept some (option average_decay). A packed model has no networks
+    that only training needs. Below 1 the temperature of the
     density of places gathers places where it is high. Raises InputError if there is no checkpoint or if it
     can't be read, and for a temperature that can't be used.
     """
@@ -463,8 +469,12 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", temperature
     state = load_checkpoint(path)
     with torch.device(device):
         model = WhereWhat(from_dict(state["options"], str(path)))
+    weights = state["networks"] | state.get("averages", {})
+    if path.suffix == PACKED:  # it lacks what only training needs
+        for name in set(model.networks) - {key.split(".")[0] for key in weights}:
+            del model.networks[name]
     try:
-        model.networks.load_state_dict(state["networks"] | state.get("averages", {}))
+        model.networks.load_state_dict(weights)
     except RuntimeError:
         raise InputError(
             f"{path}: its networks are not those of its options; take another checkpoint"

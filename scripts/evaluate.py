@@ -40,7 +40,7 @@ from evaluation.shapes import mask_spread, shapes_of
 from loader.cache import FrameMaps, WorkingMaps, prepare
 from loader.pairs import Scene
 from model import WhereWhat, load_model, predict_places, sample
-from support.checkpoints import find_checkpoint
+from support.checkpoints import PACKED, find_checkpoint
 from support.errors import InputError, Parser, run_program
 from support.files import write_atomic
 from support.seeds import generator
@@ -53,7 +53,9 @@ def parser() -> Parser:
     """The command line."""
     parser = Parser("python -m scripts.evaluate", "Measure placements.")
     parser.add_argument(
-        "--checkpoint", required=True, help="run folder (its newest checkpoint) or state-*.pt"
+        "--checkpoint",
+        required=True,
+        help="run folder (its newest checkpoint), state-*.pt, or builtin:person",
     )
     parser.add_argument("--db_root", required=True, help="folder that holds gtFine/ and, if any, camera/")
     camera = "; ".join(f"{choice}: {meaning}" for choice, meaning in CAMERA_CHOICES.items())
@@ -108,6 +110,8 @@ def evaluate(settings: argparse.Namespace) -> dict:
         db_root=settings.db_root,
         cache_dir=settings.cache_dir or model.options.cache_dir,
     )
+    if not settings.out and checkpoint.suffix == PACKED:
+        raise InputError(f"--checkpoint {settings.checkpoint}: belongs to no run folder; give --out")
     out = Path(settings.out) if settings.out else run_folder(checkpoint) / "evaluation"
     if (out / RESULT).exists() and not settings.overwrite:
         raise InputError(f"{out / RESULT} exists: give --overwrite to replace it, or another --out")

@@ -33,7 +33,11 @@ def parser() -> Parser:
     """The command line."""
     parser = Parser("python -m scripts.heatmap", "Where would it place an object?")
     add = parser.add_argument
-    add("--checkpoint", required=True, help="run folder (its newest checkpoint) or state-*.pt")
+    add(
+        "--checkpoint",
+        required=True,
+        help="run folder (its newest checkpoint), state-*.pt, or builtin:person",
+    )
     add("--image", required=True, help="label map of the scene (labelIds.png)")
     add("--instances", help="its instance map (default: the file beside it)")
     add("--out", required=True, help="PNG to write")

@@ -4,19 +4,29 @@ Keys: format, iteration, samples_seen (global position in the data), options, ne
 window (sums of losses since the last log line), and averages (averaged weights of G) where used. There
 are no random states in it: all noise and all draws from the data depend on random_seed and the sample's
 position alone.
+
+A packed file, NAME.safetensors, holds only what samples: some networks in float16, and the options in its
+header. `builtin:NAME` means the one that comes with this project.
 """
 
+import json
 import os
 import pickle
 import zipfile
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from support.errors import InputError
-from support.files import replacing
+from support.files import replacing, write_atomic
 
 FORMAT = 1
+PACKED = ".safetensors"
+BUILTIN = "builtin:"
+_HEADER = "where_what"
+_BUILTIN_FOLDER = Path(__file__).resolve().parents[1] / "weights"
 REQUIRED_KEYS = ("iteration", "samples_seen", "options", "networks", "optimisers", "window")
 
 
@@ -50,10 +60,14 @@ def save_checkpoint(folder: Path, state: dict, keep: int) -> Path:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """A checkpoint given as the file itself, as its folder, or as the run folder (then the newest one).
+    """A checkpoint given as the file, its folder, the run folder (then the newest one), or builtin:NAME.
 
     Raises InputError if there is none.
     """
+    if str(path).startswith(BUILTIN):
+        path, name = _BUILTIN_FOLDER / (str(path).removeprefix(BUILTIN) + PACKED), path
+        if not path.is_file():
+            raise InputError(f"{name}: there is none; {', '.join(builtin_names())} come with this project")
     path = Path(path)
     if path.is_file():
         return path
@@ -63,8 +77,44 @@ def find_checkpoint(path: str | Path) -> Path:
     return found[-1]
 
 
+def builtin_names() -> list[str]:
+    """What may be given as a checkpoint without any training, e.g. builtin:person."""
+    return sorted(BUILTIN + path.stem for path in _BUILTIN_FOLDER.glob("*" + PACKED))
+
+
+def save_packed(path: Path, state: dict, networks: tuple[str, ...]) -> None:
+    """Write these networks of a checkpoint's state, averaged where it has averages, and its options."""
+    weights = state["networks"] | state.get("averages", {})
+    kept = {name: value.half() for name, value in weights.items() if name.split(".")[0] in networks}
+    header = {"format": FORMAT, "iteration": state["iteration"], "options": state["options"]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One entry: the library writes several in an order of chance.
+    content = save(
+        {n: t.contiguous() for n, t in kept.items()}, {_HEADER: json.dumps(header, sort_keys=True)}
+    )
+    write_atomic(path, content)
+
+
+def _load_packed(path: Path) -> dict:
+    """options, iteration and networks, in float32; InputError for anything but a packed file."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})[_HEADER])
+            networks = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        if header["format"] != FORMAT:
+            raise ValueError(f"format {header['format']}, not {FORMAT}")
+        return {"options": header["options"], "iteration": header["iteration"], "networks": networks}
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a readable packed model ({error}); pack it again") from None
+
+
 def load_checkpoint(path: Path) -> dict:
-    """The state in a checkpoint, tensors on the CPU; InputError if it is corrupt or something else."""
+    """The state in a checkpoint, tensors on the CPU; InputError if it is corrupt or something else.
+
+    Of a packed file: options, iteration and networks alone.
+    """
+    if path.suffix == PACKED:
+        return _load_packed(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (
