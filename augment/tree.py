@@ -23,6 +23,7 @@ from data.writer import FrameName
 from support.errors import InputError, warn
 from support.files import replacing
 
+BESIDE = "ins"  # after the city of frames with new objects that lie beside those they were made from
 RAW_MODES = ("symlink", "hardlink", "copy")
 KINDS = ("leftImg8bit", "gtFine", "camera")
 

@@ -11,10 +11,9 @@ from augment.engine.records import WORK
 from augment.engine.shards import HELP, Shard
 from augment.insert.gates import RULES, Gates
 from augment.insert.places import read_region
-from augment.insert.scene import BESIDE
 from augment.options import WITH_WEIGHTS, SynthOptions, is_own, options_of
 from augment.paint.painter import RENDERERS, WITH_BANK, Rendering
-from augment.tree import RAW_MODES
+from augment.tree import BESIDE, RAW_MODES
 from data.camera import CAMERA_CHOICES
 from data.labels import TARGET_CLASSES
 from support.errors import InputError, Parser

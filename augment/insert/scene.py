@@ -16,6 +16,7 @@ from augment.compose import compose, contact_rows, hidden_part
 from augment.insert.gates import Gates, mask_refusal
 from augment.paint.backends import CannotFillError
 from augment.paint.painter import NewObject
+from augment.tree import BESIDE
 from data.camera import Camera, camera_of
 from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, read_maps
 from data.coco import rle_of
@@ -31,8 +32,6 @@ from data.writer import (
     polygons_from_json,
 )
 from support.errors import InputError
-
-BESIDE = "ins"  # after the city of new images that lie beside those they were made from
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 The rules are those that the official data keep. A part of the data set is as good as all of it: a split
 without truth (test), or raw frames without colour images or polygons, break no rule as long as none of the
-split has them. Frames in cities named ...syn are ours and must have all four files; only where the raw
+split has them. Frames in cities named ...syn or ...ins are ours and must have all four files; only where the raw
 frames have no polygons can they have none.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from cityscapesscripts.helpers.labels import id2label
 
 from augment.engine.records import MANIFEST
+from augment.tree import BESIDE
 from data.coco import CATEGORY_IDS, categories, coco_path
 from data.tree_rules import Finding, TreeFrame, check_frame
 from data.writer import FrameName, frame_path
@@ -86,7 +87,7 @@ def _splits(root: Path) -> list[str]:
 
 
 def _ours(name: FrameName) -> bool:
-    return name.city.endswith("syn")
+    return name.city.endswith(("syn", BESIDE))
 
 
 def _files_by_name(
