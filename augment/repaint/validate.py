@@ -2,8 +2,8 @@
 
 The rules are those that the official data keep. A part of the data set is as good as all of it: a split
 without truth (test), or raw frames without colour images or polygons, break no rule as long as none of the
-split has them. Frames in cities named ...syn or ...ins are ours and must have all four files; only where the raw
-frames have no polygons can they have none.
+split has them. Frames in cities named ...syn or ...ins are ours and must have all four files; only where the
+raw frames have no polygons can they have none.
 """
 
 import json

@@ -7,12 +7,13 @@ import torch
 
 from loader.noise import draw_noise
 from main import find_state
-from model import SAMPLING_NETWORKS, Optimisers, WhereWhat, load_model, sample
+from model import SAMPLING_NETWORKS, WhereWhat, load_model, sample
 from options import Options
 from scripts import pack
 from support.checkpoints import builtin_names, find_checkpoint, load_checkpoint, save_checkpoint, save_packed
 from support.errors import InputError
 from tests.test_model import TINY, make_batch
+from training import Optimisers
 
 DENSITY = dataclasses.replace(TINY, where="distribution")
 
