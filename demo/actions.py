@@ -124,7 +124,7 @@ def click(studio: Studio, state: State, wishes: Wishes, x: float, y: float) -> S
     inserter, view = _asked(studio, image, wishes, wishes.class_name)
     height, width = image.label_ids.shape
     foot = torch.tensor([[x / width, y / height]], dtype=torch.float64, device=inserter.device)
-    theta = _density(view).theta_at(foot, torch.zeros_like(foot))[0].cpu().numpy()
+    theta = view.where.density.theta_at(foot, torch.zeros_like(foot))[0].cpu().numpy()
     z_appr = _shape_noise(state, view)
     placed = _put(inserter, wishes, image, view, theta, z_appr)
     after = _with(state, number, (placed,), (image,), draws=state.draws + 1)
@@ -159,11 +159,11 @@ def move(studio: Studio, state: State, wishes: Wishes, number: int, value: float
     inserter, view = _asked(studio, image, wishes, placed.class_name)
     z_spatial = torch.from_numpy(z)[None].to(inserter.device)
     if number < 2:
-        theta = _density(view).theta_of_z(z_spatial)
+        theta = view.where.density.theta_of_z(z_spatial)
     else:  # the foot stays to the last digit, also where the density is next to nothing
         x0, _, x1, y1 = boxes_of_theta(placed.theta[None], 1, 1)[0]
         foot = z_spatial.new_tensor([[(x0 + x1) / 2, y1]])
-        theta = _density(view).theta_at(foot, z_spatial[:, 2:])
+        theta = view.where.density.theta_at(foot, z_spatial[:, 2:])
     theta = theta[0].cpu().numpy()
     return _changed(studio, state, wishes, theta, placed.z_appr)
 
@@ -236,8 +236,8 @@ def place_noise(studio: Studio, state: State, wishes: Wishes) -> np.ndarray:
     """z_spatial (4,) float64 of the chosen object, by the exact inverse at its place."""
     placed = state.objects[state.chosen]
     _, view = _asked(studio, state.steps[state.chosen], wishes, placed.class_name)
-    theta = torch.from_numpy(placed.theta)[None].to(view.small[0].device)
-    return _density(view).z_of_theta(theta)[0].cpu().numpy()
+    theta = torch.from_numpy(placed.theta)[None].to(view.where.labels.device)
+    return view.where.density.z_of_theta(theta)[0].cpu().numpy()
 
 
 def shape_values(studio: Studio, state: State) -> np.ndarray:
@@ -272,12 +272,6 @@ def _asked(studio: Studio, image: EditedImage, wishes: Wishes, class_name: str) 
     """What puts an object on an image, and the image as it sees it."""
     inserter = studio.inserter_for(image, wishes)
     return inserter, inserter.view(image, class_name)
-
-
-@torch.no_grad()
-def _density(view: View):
-    """The density of places in an image."""
-    return view.model.density(view.small[0])
 
 
 def _shape_noise(state: State, view: View) -> np.ndarray:

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import torch
 
-from augment.insert.places import column, place_scores, working_maps
+from augment.insert.places import Where, column, working_maps
 from augment.insert.scene import EditedImage
 from data.geometry import boxes_of_theta, whole_pixels
-from model import WhereWhat, predict_places
+from model import WhereWhat
 from support.seeds import generator
 
 BATCH = 25  # places asked for at once
@@ -17,10 +17,9 @@ PLACES = 200  # drawn, where a model has no density
 @torch.no_grad()
 def density_of_feet(model: WhereWhat, image: EditedImage) -> np.ndarray | None:
     """Probability that the foot is in each cell (h,w) float64, 1 in all; None: the model has no density."""
-    if model.options.where == "published":
-        return None
-    labels, _ = working_maps(image.label_ids, image.instance_ids, model.small, model.device)
-    return model.density(labels).mass()[0].cpu().numpy()
+    maps = working_maps(image.label_ids, image.instance_ids, model.small, model.device)
+    density = Where(model, *maps).density
+    return None if density is None else density.mass()[0].cpu().numpy()
 
 
 def heat_map(model: WhereWhat, image: EditedImage) -> np.ndarray:
@@ -43,16 +42,15 @@ def draw_places(model: WhereWhat, image: EditedImage, count: int, seed: int) -> 
     """
     device = model.device
     height, width = image.label_ids.shape
-    small = working_maps(image.label_ids, image.instance_ids, model.small, device)
+    where = Where(model, *working_maps(image.label_ids, image.instance_ids, model.small, device))
     size = model.options.z_dim_spatial
     z = np.array(
         [generator(seed, image.name, k, "heatmap").standard_normal(size, np.float32) for k in range(count)]
     )
     boxes, scores = [], []
     for first in range(0, count, BATCH):
-        theta = predict_places(model, *small, column(z[first : first + BATCH], device))
-        maps = (tensor.expand(len(theta), -1, -1) for tensor in small)
-        scores.append(place_scores(model, *maps, theta))
+        theta = where.places(column(z[first : first + BATCH], device))
+        scores.append(where.scores(theta))
         boxes.append(boxes_of_theta(theta.cpu().numpy(), width, height))
     return np.concatenate(boxes), np.concatenate(scores)
 

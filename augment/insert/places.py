@@ -8,6 +8,7 @@ last byte for any number of workers. The first candidate, in order, that passes 
 import copy
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,7 @@ from augment.paint.painter import Painter, Rendering
 from data.cityscapes import Frame, read_maps, resize_nearest, usable_instances
 from data.geometry import METRIC_RANGES, HeightFit, boxes_of_theta, fit_heights, too_few
 from data.labels import CHANNEL_OF_ID
+from layers.place_density import PlaceDensity
 from model import WhereWhat, boxed_planes, draw_shapes, load_model, predict_places
 from support.errors import InputError, warn
 from support.seeds import generator
@@ -85,18 +87,38 @@ def column(z: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(z, np.float32))[:, :, None, None].to(device)
 
 
-@torch.no_grad()
-def place_scores(model: WhereWhat, labels_small: Tensor, ids_small: Tensor, theta: Tensor) -> np.ndarray:
-    """How real D where finds each box of theta (B,6) on small maps (B,h,w): (B,) in 0..1.
+class Where:
+    """The where module on one scene; what it reads off the maps is worked out once."""
 
-    The sigmoid of its mean logit over the patches; comparable within one checkpoint only. A model without
-    D where says how likely the foot is, the likeliest in the scene being 1.
-    """
-    if "d_where" not in model.networks:
-        return model.density(labels_small).likelihood(theta).cpu().numpy()
-    scene = model.canvas(labels_small, ids_small).paste(model.box(theta, model.small))
-    logits = model.networks["d_where"](boxed_planes(scene))
-    return logits.mean((1, 2, 3)).sigmoid().double().cpu().numpy()
+    def __init__(self, model: WhereWhat, labels_small: Tensor, ids_small: Tensor):
+        """labels_small (1,h,w) uint8 channels, ids_small (1,h,w) int32."""
+        self.model, self.labels, self.ids = model, labels_small, ids_small
+
+    @cached_property
+    @torch.no_grad()
+    def density(self) -> PlaceDensity | None:
+        """The density of places; None: the model has none."""
+        return None if self.model.options.where == "published" else self.model.density(self.labels)
+
+    def places(self, z_spatial: Tensor) -> Tensor:
+        """theta (B,6) for z (B,z_spatial,1,1)."""
+        if self.density is not None:
+            return self.density.theta_of_z(z_spatial.flatten(1)).float()
+        return predict_places(self.model, self.labels, self.ids, z_spatial)
+
+    @torch.no_grad()
+    def scores(self, theta: Tensor) -> np.ndarray:
+        """How real D where finds each box of theta (B,6): (B,) in 0..1.
+
+        The sigmoid of its mean logit over the patches; comparable within one checkpoint only. A model without
+        D where says how likely the foot is, the likeliest in the scene being 1.
+        """
+        if "d_where" not in self.model.networks:
+            return self.density.likelihood(theta).cpu().numpy()
+        maps = (tensor.expand(len(theta), -1, -1) for tensor in (self.labels, self.ids))
+        scene = self.model.canvas(*maps).paste(self.model.box(theta, self.model.small))
+        logits = self.model.networks["d_where"](boxed_planes(scene))
+        return logits.mean((1, 2, 3)).sigmoid().double().cpu().numpy()
 
 
 @torch.no_grad()
@@ -147,12 +169,12 @@ def needed_fits(frames: list[Frame], models: list[WhereWhat], cameras: bool) -> 
 
 @dataclass(frozen=True)
 class View:
-    """An image as a model sees it: what the rules look at, and channels and ids at the two working sizes."""
+    """An image as a model sees it: what the rules look at, and the maps at the two working sizes."""
 
     model: WhereWhat
     around: Surroundings
-    small: tuple[Tensor, Tensor]
-    big: tuple[Tensor, Tensor]
+    where: Where  # the small ones
+    big: tuple[Tensor, Tensor]  # channels and ids
 
 
 class Inserter:
@@ -204,7 +226,7 @@ class Inserter:
             row = attempt % CANDIDATES
             if row == 0:
                 z_spatial, z_appr = self.noise(image.name, number, attempt, view.model)
-                theta = predict_places(view.model, *view.small, column(z_spatial, self.device))
+                theta = view.where.places(column(z_spatial, self.device))
             reason, facts = self.put(image, view, theta[row : row + 1], z_appr[row : row + 1])
             if reason:
                 refusals[reason] += 1
@@ -236,7 +258,7 @@ class Inserter:
             working_maps(image.label_ids, image.instance_ids, size, self.device)
             for size in (model.small, model.big)
         )
-        return View(model, around, small, big)
+        return View(model, around, Where(model, *small), big)
 
     def put(
         self, image: EditedImage, view: View, theta: Tensor, z_appr: np.ndarray
@@ -251,7 +273,7 @@ class Inserter:
         box = boxes_of_theta(theta.cpu().numpy(), width, height)[0]
         if reason := box_refusal(box, model.target, view.around, gates):
             return reason, {}
-        place_score = float(place_scores(model, *view.small, theta)[0])
+        place_score = float(view.where.scores(theta)[0])
         if "score" in gates.rules and place_score < gates.min_score:
             return "score", {}
         compact = draw_shapes(model, *view.big, theta, column(z_appr, self.device))

@@ -36,6 +36,7 @@ PARTS = (
     *((1 - share, 0.0, 1.0, 1.0) for share in (0.8, 0.6, 0.4)),
     *((0.0, 0.0, 1.0, share) for share in (0.8, 0.6)),
 )
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)  # by byte
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
@@ -73,8 +74,17 @@ class Shelf:
 
     rows: np.ndarray  # (m,) of the table
     keys: np.ndarray  # (m,) "frame name/instance id"
-    shapes: np.ndarray  # (len(PARTS),m,GRID*GRID) float32, 0 or 1: each part stretched to the grid
+    shapes: np.ndarray  # (len(PARTS),m,GRID*GRID/8) uint8, packed: each part stretched to the grid
     areas: np.ndarray  # (len(PARTS),m) float32, ones in `shapes`
+
+    def overlaps(self, mask: np.ndarray) -> np.ndarray:
+        """Intersection over union of each part of each instance with a mask (GRID,GRID) bool.
+
+        (len(PARTS),m) float32. Counted in packed bits: a product of matrices wakes threads that then wait.
+        """
+        ones = cv2.LUT((self.shapes & np.packbits(mask)).reshape(-1, self.shapes.shape[2]), _ONES)
+        common = cv2.reduce(ones, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32F).reshape(self.areas.shape)
+        return common / np.maximum(self.areas + np.float32(mask.sum()) - common, 1)
 
 
 class Bank:
@@ -90,13 +100,13 @@ class Bank:
     def _shelf(self, class_name: str) -> "Shelf":
         rows = self.table.rows_of(class_name)
         shapes = np.unpackbits(self.table.shape[rows], axis=1).reshape(-1, GRID, GRID)
-        parts = np.empty((len(PARTS), len(rows), GRID * GRID), np.float32)
+        parts = np.empty((len(PARTS), len(rows), GRID * GRID), bool)
         for part, (x0, y0, x1, y1) in zip(parts, np.rint(np.array(PARTS) * GRID).astype(int), strict=True):
             for row, shape in zip(part, shapes, strict=True):
                 row[:] = grid_of(shape[y0:y1, x0:x1]).ravel()
         names = zip(self.table.frame[rows], self.table.instance_id[rows], strict=True)
         keys = np.array([f"{frame}/{instance_id}" for frame, instance_id in names])
-        return Shelf(rows, keys, parts, parts.sum(2))
+        return Shelf(rows, keys, np.packbits(parts, axis=2), parts.sum(2, dtype=np.float32))
 
     def _picture(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """An instance cut to its box: RGB (h,w,3) uint8 and mask (h,w) bool."""

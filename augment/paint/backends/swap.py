@@ -122,7 +122,8 @@ class Swap:
         if not len(rows):
             raise CannotFillError(f"swap: the data set shows no other {request.class_name}")
         h, w = whole.shape
-        wanted = grid_of(whole).astype(np.float32)
+        wanted = grid_of(whole)
+        overlaps = [shelf.overlaps(mask)[:, other] for mask in (wanted, wanted[:, ::-1])]
         x, y = corner
         height, width = request.mask.shape
         cut = np.array([x == 0, y == 0, x + w == width, y + h == height])
@@ -145,11 +146,9 @@ class Swap:
             of_part += np.where(enlarged > self.settings.max_enlargement, _FAR_TOO_SMALL, 0)
             lacking = np.array([part[0] > 0, part[1] > 0, part[2] < 1, part[3] < 1])
             for mirrored in (0, 1):
-                target, sides = (wanted[:, ::-1], cut[[2, 1, 0, 3]]) if mirrored else (wanted, cut)
-                common = shelf.shapes[number][other] @ target.ravel()
-                overlap = common / np.maximum(shelf.areas[number][other] + target.sum() - common, 1)
+                sides = cut[[2, 1, 0, 3]] if mirrored else cut
                 beyond = _CUT * (table.cut[rows] & ~sides).sum(1) + _PART * (lacking & ~sides).sum()
-                costs[mirrored, number] = of_part + beyond - overlap
+                costs[mirrored, number] = of_part + beyond - overlaps[mirrored][number]
         costs = costs.reshape(-1, len(rows))
         variant = costs.argmin(0)
         best = costs.min(0)
