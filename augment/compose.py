@@ -85,11 +85,19 @@ def contact_rows(label_ids: np.ndarray, instance_ids: np.ndarray) -> np.ndarray:
     in_groups = is_thing(label_ids) & (instance_ids < FIRST_SINGLE_ID)
     for label_id in np.flatnonzero(np.bincount(label_ids[in_groups], minlength=1)):
         region = in_groups & (label_ids == label_id)
+        window, top, _ = _window_of(region.view(np.uint8))
+        region = region[window]
         _, pieces, boxes, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8), connectivity=8)
-        foot_of_piece = boxes[:, cv2.CC_STAT_TOP] + boxes[:, cv2.CC_STAT_HEIGHT]
-        feet[region] = foot_of_piece[pieces[region]]
+        foot_of_piece = top + boxes[:, cv2.CC_STAT_TOP] + boxes[:, cv2.CC_STAT_HEIGHT]
+        feet[window][region] = foot_of_piece[pieces[region]]
     feet[(label_ids >= min(IN_FRONT)) & (label_ids <= max(IN_FRONT))] = FURTHER_DOWN
     return feet
+
+
+def _window_of(mask: np.ndarray) -> tuple[tuple[slice, slice], int, int]:
+    """The smallest window that holds what is not 0 in a mask (H,W) uint8, its top and its left."""
+    x, y, width, height = cv2.boundingRect(mask)
+    return np.s_[y : y + height, x : x + width], y, x
 
 
 def rides(instance_ids: np.ndarray) -> list[tuple[int, int]]:
@@ -117,10 +125,17 @@ def _add_pole_feet(feet: np.ndarray, label_ids: np.ndarray) -> None:
     Connected ones hang together. A pixel's foot is where the pole nearest in its columns meets the ground;
     where none is seen to meet it, the lowest row: what it stands on can't be further up than that.
     """
-    _, pieces, boxes, _ = cv2.connectedComponentsWithStats(_IS_POLE_LIKE[label_ids], connectivity=8)
+    pole_like = _IS_POLE_LIKE.take(label_ids)
+    if not pole_like.any():
+        return
+    around, top, left = _window_of(pole_like)
+    _, pieces, boxes, _ = cv2.connectedComponentsWithStats(
+        np.ascontiguousarray(pole_like[around]), connectivity=8
+    )
     for number, (x, y, width, height) in enumerate(boxes[1:, :4].tolist(), 1):
+        piece = pieces[y : y + height, x : x + width] == number
+        x, y = x + left, y + top
         window = np.s_[y : y + height, x : x + width]
-        piece = pieces[window] == number
         below = label_ids[y + 1 : y + height + 1, x : x + width]
         meets = piece & np.isin(label_ids[window], POLES)
         meets[: len(below)] &= np.isin(below, GROUND)

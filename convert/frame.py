@@ -109,7 +109,7 @@ def write_item(
         )
     picture = frame_path(out, "leftImg8bit", item.split, name, ".png")
     link = link and content is not None
-    files = {picture: content or encode_png(rgb, photograph=True)}
+    files = {picture: content or encode_png(rgb)}
     for ending, annotation in annotation_files(maps.label_ids, maps.instance_ids, maps.objects).items():
         files[frame_path(out, "gtFine", item.split, name, ending)] = annotation
     for path, data in files.items():

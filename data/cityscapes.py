@@ -17,6 +17,7 @@ from data.labels import (
     CHANNEL_OF_ID,
     FIRST_SINGLE_ID,
     INVALID_CHANNEL,
+    LABEL_OF_VALUE,
     LICENSE_PLATE_ID,
     TRAIN_ID_OF_ID,
     TargetClass,
@@ -155,13 +156,13 @@ def read_png(path: Path, modes: tuple[str, ...], wanted: str) -> np.ndarray:
 
 def _check_agreement(frame: Frame, labels: np.ndarray, instances: np.ndarray) -> None:
     """The instance map repeats the label map, which tells label ids from train ids and mixed-up files."""
-    expected = np.where(instances < FIRST_SINGLE_ID, instances, instances // 1000)
+    expected = LABEL_OF_VALUE.take(instances)
     # The licence plate has no id of its own in an instance map: the vehicle under it shows, or a huge value.
-    agree = (labels == expected) | ((labels == LICENSE_PLATE_ID) & (expected >= 24))
-    disagreement = 1 - agree.mean()
+    differ = (labels != expected) & ((labels != LICENSE_PLATE_ID) | (expected < 24))
+    disagreement = np.count_nonzero(differ) / differ.size
     if disagreement <= MAX_DISAGREEMENT:
         return
-    train_ids = TRAIN_ID_OF_ID[np.minimum(expected, 255)]
+    train_ids = TRAIN_ID_OF_ID[expected]
     if (train_ids == labels).mean() > 0.9:
         raise InputError(
             f"{frame.label_path}: holds train ids (0..18 and 255), not label ids; take the file ending in"

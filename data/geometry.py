@@ -42,7 +42,7 @@ _IS_THING[LICENSE_PLATE_ID] = True  # part of its vehicle
 
 def is_thing(label_ids: np.ndarray) -> np.ndarray:
     """Where a map of label ids (...) uint8 shows a thing (a class with instances): bool of its shape."""
-    return _IS_THING[label_ids]
+    return _IS_THING.take(label_ids)
 
 
 # ---- boxes --------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def thing_feet(label_ids: np.ndarray, instance_ids: np.ndarray) -> np.ndarray:
     rows, columns = np.nonzero(thing)
     ids = instance_ids[rows, columns]
     foot_of_id = np.zeros(2**16, np.int32)
-    np.maximum.at(foot_of_id, ids, rows.astype(np.int32) + 1)
+    foot_of_id[ids] = rows + 1  # from top to bottom, so that the lowest row stays
     feet = np.zeros(label_ids.shape, np.int32)
     feet[rows, columns] = foot_of_id[ids]
     return feet

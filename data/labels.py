@@ -106,6 +106,7 @@ def colourise(channels: np.ndarray) -> np.ndarray:
 FIRST_SINGLE_ID = 1000  # instance ids from here on are label*1000+k; smaller ones are bare label ids (groups)
 LABEL_OF_VALUE = np.arange(2**16, dtype=np.uint16)
 LABEL_OF_VALUE[FIRST_SINGLE_ID:] //= 1000
+LABEL_OF_VALUE[256:FIRST_SINGLE_ID] = 254  # there is no such label
 LABEL_OF_VALUE = LABEL_OF_VALUE.astype(np.uint8)  # (65536,): value of an instance map -> label id
 
 TRAIN_ID_OF_ID = np.full(256, 255, np.uint8)  # (256,): label id -> official train id, 255 where there is none

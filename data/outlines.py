@@ -87,7 +87,12 @@ class Outlines:
         """An object seen in several pieces, `visible` (h,w) of its patch, and what its lines have covered."""
         margin = max(visible.shape)  # pixels around the patch where lines may lead
         left, top = min(margin, patch.x0), min(margin, patch.y0)
-        visible = np.pad(visible, ((top, margin), (left, margin)))
+        end = (
+            np.max([(0, 0), *(thing.polygon.max(0) for thing in self.objects)], 0) + 1
+        )  # nothing leads further
+        room = end - (patch.x0, patch.y0) - visible.shape[::-1]
+        right, below = np.clip(room, 0, margin).tolist()
+        visible = np.pad(visible, ((top, below), (left, right)))
         corner = np.array([patch.x0 - left, patch.y0 - top], np.int32)
         height, width = visible.shape
         shifted = [LabelledPolygon(thing.label, thing.polygon - corner) for thing in self.objects]
@@ -97,8 +102,10 @@ class Outlines:
         made = [new]
         lines = (topmost([new], width, height) == 0) & ~visible & numberless[owners]
         for owner in np.unique(owners[lines]).tolist():
-            count, parts = _pieces(lines & (owners == owner))
-            made += [LabelledPolygon(shifted[owner].label, outline(parts == n + 1)) for n in range(count)]
+            made += [
+                LabelledPolygon(shifted[owner].label, part)
+                for part in outlines_of_pieces(lines & (owners == owner))
+            ]
         return [LabelledPolygon(thing.label, thing.polygon + corner) for thing in made]
 
     def _place_under(self, label: str, patch: Patch, hidden: np.ndarray) -> int | None:
@@ -127,27 +134,43 @@ def join_pieces(mask: np.ndarray, free: np.ndarray) -> np.ndarray:
     """
     count, pieces = _pieces(np.pad(mask, 1))
     width, pieces = pieces.shape[1], pieces.ravel()
+    sides = np.array([1, -1, width, -width])
     closed = ~np.pad(free | mask, 1).ravel()  # or reached already
     joined = pieces > 0
     before = np.full(pieces.size, -1)  # the pixel from which one was reached; none within a piece
-    frontier = np.flatnonzero(pieces == 1 + np.argmax(np.bincount(pieces, minlength=count + 1)[1:]))
+    inside = np.flatnonzero(joined)
+    inside = inside[np.argsort(pieces[inside], kind="stable")]
+    inside = np.split(inside, np.flatnonzero(np.diff(pieces[inside])) + 1)  # the pixels of piece 1, 2, ...
+    frontier = max(inside, key=len)
     closed[frontier] = True
     apart = count - 1
     while apart and frontier.size:
-        step, first = np.unique(frontier[:, None] + (1, -1, width, -width), return_index=True)
-        step, first = step[~closed[step]], first[~closed[step]]
-        closed[step], before[step] = True, frontier[first // 4]
-        for piece in set(pieces[step].tolist()) - {0}:
+        around = frontier[:, None] + sides
+        free_around = ~closed[around]
+        step, first = np.unique(around[free_around], return_index=True)
+        closed[step], before[step] = True, frontier[np.nonzero(free_around)[0][first]]
+        found = pieces[step]
+        for piece in np.unique(found[found > 0]).tolist():
             pixel = before[step[np.argmax(pieces[step] == piece)]]
             while before[pixel] >= 0:
                 joined[pixel] = True
                 pixel = before[pixel]
-            inside = np.flatnonzero(pieces == piece)
-            closed[inside], before[inside] = True, -1
+            closed[inside[piece - 1]], before[inside[piece - 1]] = True, -1
             apart -= 1
-            step = np.concatenate([step[pieces[step] != piece], inside])
+            step = np.concatenate([step[pieces[step] != piece], inside[piece - 1]])
         frontier = step
     return joined.reshape(-1, width)[1:-1, 1:-1]
+
+
+def outlines_of_pieces(mask: np.ndarray) -> list[np.ndarray]:
+    """The outline, as `outline` gives it, of each 8-connected piece of a mask (h,w) bool."""
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    cut = np.ascontiguousarray(mask[top : top + height, left : left + width]).view(np.uint8)
+    _, pieces, boxes, _ = cv2.connectedComponentsWithStats(cut, connectivity=8)
+    return [
+        outline(pieces[y : y + height, x : x + width] == number) + np.array([left + x, top + y], np.int32)
+        for number, (x, y, width, height) in enumerate(boxes[1:, :4].tolist(), 1)
+    ]
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
@@ -156,7 +179,9 @@ def outline(mask: np.ndarray) -> np.ndarray:
     Pillow and the official tools fill it to the same mask, to the pixel if the mask is one piece without
     holes. Further pieces and holes are joined to it by bridges one pixel wide.
     """
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    seen = np.uint8(mask[y : y + height, x : x + width])
+    contours, _ = cv2.findContours(seen, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y))
     rings = sorted((contour[:, 0] for contour in contours), key=len, reverse=True)
     joined, *rest = rings
     while rest:

@@ -7,18 +7,23 @@ official tools do, so that `cityscapesscripts` rebuilds the same pixels from the
 import json
 import os
 import re
+import struct
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from cityscapesscripts.helpers.labels import id2label, name2label
+from isal import isal_zlib
 from PIL import Image, ImageDraw
 
 from support.files import write_atomic
 
 INSTANCES_OF_A_CLASS = 1000  # on one image: instance ids are label * 1000 + number
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # PNG's number for so many channels
+_FILTER_SUB, _FILTER_UP = 1, 2
 _NAME = re.compile(r"([^_/]+)_(\d{6})_(\d{6})")
 
 
@@ -70,12 +75,13 @@ def topmost(objects: list[LabelledPolygon], width: int, height: int) -> np.ndarr
 
     Later objects cover earlier ones; licence plates (negative ids) are not drawn, as in the official tools.
     """
-    image = Image.new("I", (width, height), 0)
+    mode = "L" if len(objects) < 256 else "I"  # a byte a pixel is drawn and read several times faster
+    image = Image.new(mode, (width, height), 0)
     draw = ImageDraw.Draw(image)
     for number, thing in enumerate(objects, 1):
         if thing.label_id >= 0:
             draw.polygon(thing.polygon.ravel().tolist(), fill=number)
-    return np.asarray(image, np.int32) - 1
+    return np.subtract(np.asarray(image), 1, dtype=np.int32)
 
 
 def visible_only(top: np.ndarray) -> tuple[list[int], np.ndarray]:
@@ -160,18 +166,38 @@ def polygons_from_json(content: dict) -> tuple[list[LabelledPolygon], int, int]:
     return objects, content["imgWidth"], content["imgHeight"]
 
 
-def encode_png(image: np.ndarray, photograph: bool = False) -> bytes:
+def encode_png(image: np.ndarray) -> bytes:
     """PNG bytes of (H, W) uint8 or uint16, (H, W, 3) RGB or (H, W, 4) RGBA uint8; else ValueError.
 
-    photograph: no search for repetitions, which pictures from a camera have not: as small, a fifth faster.
+    Rows are kept as differences, from the row above in maps and from the pixel before in pictures, and
+    deflated at the fast level of ISA-L: in a tenth (maps) and a third (pictures) of the time that libpng
+    takes, and hardly larger. Processors with other vector instructions may give other bytes for the same
+    pixels.
     """
-    if image.ndim == 3 and image.dtype == np.uint8 and image.shape[2] in (3, 4):
-        order = cv2.COLOR_RGB2BGR if image.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
-        image = cv2.cvtColor(image, order)
-    elif image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    if (
+        image.dtype not in (np.uint8, *([np.uint16] if image.ndim == 2 else []))
+        or channels not in _COLOUR_TYPES
+    ):
         raise ValueError(f"no PNG for shape {image.shape}, dtype {image.dtype}")
-    parameters = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY] if photograph else []
-    return cv2.imencode(".png", image, parameters)[1].tobytes()
+    height, width = image.shape[:2]
+    pixels = image.astype(">u2").view(np.uint8) if image.dtype == np.uint16 else image
+    pixels = pixels.reshape(height, -1)
+    rows = np.empty((height, pixels.shape[1] + 1), np.uint8)
+    if channels == 3:
+        rows[:, 0] = _FILTER_SUB
+        rows[:, 1:4] = pixels[:, :3]
+        np.subtract(pixels[:, 3:], pixels[:, :-3], out=rows[:, 4:])
+    else:
+        rows[:, 0] = _FILTER_UP
+        rows[0, 1:] = pixels[0]
+        np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8 * image.itemsize, _COLOUR_TYPES[channels], 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", isal_zlib.compress(rows, 1)), (b"IEND", b"")
+    return _PNG_SIGNATURE + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
 
 
 def frame_path(root: Path, kind: str, split: str, name: FrameName, ending: str) -> Path:

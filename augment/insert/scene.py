@@ -279,7 +279,7 @@ def contents(image: EditedImage, frame: Frame, split: str, beside: bool) -> dict
     if camera := sibling_path(frame, "camera", "_camera.json"):
         files[f"camera/{split}/{city}/{name}_camera.json"] = camera
     if image.rgb is not None:
-        painted = encode_png(image.rgb, photograph=True) if image.new_ids else None
+        painted = encode_png(image.rgb) if image.new_ids else None
         picture = painted or sibling_path(frame, "leftImg8bit", "_leftImg8bit.png")
         files[f"leftImg8bit/{split}/{city}/{name}_leftImg8bit.png"] = picture
     return files

@@ -132,7 +132,7 @@ class Worker:
         outputs = write_outputs(
             self.out,
             {
-                f"{stem}_rgb.png": encode_png(crop.cut(rgb), photograph=True),
+                f"{stem}_rgb.png": encode_png(crop.cut(rgb)),
                 f"{stem}_mask.png": encode_png(mask.view(np.uint8) * 255),
             },
         )
@@ -184,7 +184,7 @@ class Worker:
                 yield line_of("generate", key, status, _reason(result), prompt=prompt, **facts)
             else:
                 path = f"work/generate/{name.city}/{name}_{instance_id}_{sample:03d}.png"
-                picture = encode_png(result[sample - 1], photograph=True)
+                picture = encode_png(result[sample - 1])
                 outputs = write_outputs(self.out, {path: picture})
                 yield line_of("generate", key, "ok", prompt=prompt, outputs=outputs, **facts)
 
@@ -214,9 +214,7 @@ class Worker:
             edited = self._edited(scene, patch.selected, picture)
             window, tries = self._window(scene, patch.selected, key)
             files, found = self._focus(scene, name, edited, window)
-            files[f"panorama/{scene.source.split}/{name.city}/{name}_leftImg8bit.png"] = encode_png(
-                edited, photograph=True
-            )
+            files[f"panorama/{scene.source.split}/{name.city}/{name}_leftImg8bit.png"] = encode_png(edited)
         except CannotFillError as error:
             return _timed(line_of("integrate", key, "skipped", _reason(error), **facts), start)
         except Exception as error:  # the other items go on
@@ -267,9 +265,7 @@ class Worker:
         cut = edited[window.y0 : window.y0 + window.height, window.x0 : window.x0 + window.width]
         truth_base = _path(scene.source.split, name, "gtFine")
         files = {f"{truth_base}{ending}": content for ending, content in truth_files(truth).items()}
-        files[f"{_path(scene.source.split, name, 'leftImg8bit')}.png"] = encode_png(
-            resize(cut, *size), photograph=True
-        )
+        files[f"{_path(scene.source.split, name, 'leftImg8bit')}.png"] = encode_png(resize(cut, *size))
         id_map = {str(old): new for old, new in sorted(truth.id_map.items())}
         return files, {"id_map": id_map, "dropped": sorted(truth.dropped)}
 
