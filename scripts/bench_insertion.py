@@ -1,32 +1,43 @@
 """Time insertion: python -m scripts.bench_insertion [--images 120] [--preset paper] [--db_root DIR]
 
 scripts.insert with an untrained model over a whole data set, start and writing included, against the
-published way to one sample of an image, which writes nothing. On a CPU.
+published way to one sample of an image, which writes nothing; scripts.synth.run with swap over the same; and
+the transform `insertion.InsertInstances` in one process with one thread. On a CPU.
 """
 
 import dataclasses
+import os
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from itertools import islice
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
 
-from data.cityscapes import Frame, list_frames
+from augment.insert.gates import Gates
+from augment.insert.scene import read_picture
+from data.cityscapes import Frame, list_frames, read_maps
 from data.labels import CHANNEL_OF_ID
+from insertion import InsertInstances, make_bank
 from loader.pairs import Scene
 from main import seed_everything
 from model import WhereWhat
 from options import PRESETS, Options
 from scripts.bench import timed
 from streets.scenes import write_streets
-from support.checkpoints import save_checkpoint
+from support.checkpoints import find_checkpoint, save_checkpoint
 from support.errors import InputError, Parser, run_program
 from tests.plain import PlainWhereWhat
+
+SMALL = (512, 256)  # the transform is timed on scenes of this size too
+SAMPLES = 40  # for the transform
 
 
 def plain_sampling(plain: PlainWhereWhat, frame: Frame) -> torch.Tensor:
@@ -49,18 +60,42 @@ def plain_seconds(model: WhereWhat, frames: list[Frame]) -> float:
         return statistics.median(timed(lambda f=f: plain_sampling(plain, f), cpu) for f in frames[:8])
 
 
-def insert_seconds(model: WhereWhat, options: Options, db_root: Path) -> tuple[float, int]:
-    """Seconds of one image in scripts.insert, and the number of images."""
-    with tempfile.TemporaryDirectory() as folder:
-        state = {"iteration": 0, "samples_seen": 0, "options": dataclasses.asdict(options), "optimisers": {}}
-        save_checkpoint(Path(folder), state | {"networks": model.networks.state_dict(), "window": {}}, keep=1)
-        line = [sys.executable, "-m", "scripts.insert", "--checkpoint", folder, "--db_root", str(db_root)]
-        line += ["--out", f"{folder}/out", "--no_gate", "--device", "cpu"]
-        done = subprocess.run(line, capture_output=True, text=True)
-    found = re.search(r"(\d+) images in ([\d.]+) s", done.stdout)
-    if done.returncode or not found:
-        raise InputError(f"scripts.insert failed: {(done.stderr.strip() or done.stdout).splitlines()[-1]}")
-    return float(found[2]) / int(found[1]), int(found[1])
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a program took, from its start to its end."""
+
+    output: str
+    seconds: float
+    megabytes: int  # of the largest of its processes, at most
+
+
+def measured(module: str, *arguments: str) -> Measured:
+    """Run a program of this project. Raises InputError if it fails."""
+    started = time.perf_counter()
+    line = [sys.executable, "-m", module, *arguments]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise InputError(f"{module} failed: {output.strip().splitlines()[-1]}")
+    return Measured(output, time.perf_counter() - started, usage.ru_maxrss // 1024)
+
+
+def transform_rate(
+    checkpoint: Path, gates: Gates, db_root: Path, bank: Path
+) -> tuple[float, tuple[int, int]]:
+    """Images that the transform makes in a second of one core, 1 to 3 objects in each; their size."""
+    transform = InsertInstances(checkpoint, (1, 3), 1.0, bank=make_bank(db_root, "train", bank), gates=gates)
+    samples = []
+    for frame in islice(list_frames(db_root, "train"), SAMPLES):
+        labels, ids = read_maps(frame)
+        samples.append((Image.fromarray(read_picture(frame, labels.shape)), [ids, labels]))
+    transform(*samples[0])  # loads the model
+    started = time.process_time()
+    for sample in samples:
+        transform(*sample)
+    return len(samples) / (time.process_time() - started), samples[0][0].size
 
 
 def parser() -> Parser:
@@ -69,6 +104,9 @@ def parser() -> Parser:
     parser.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="sizes and widths")
     parser.add_argument("--db_root", help="Cityscapes tree (default: built-in scenes, 2048x1024 pixels)")
     parser.add_argument("--images", type=int, default=120, help="built-in scenes made (default 120)")
+    parser.add_argument(
+        "--checkpoint", help="trained model for the transform (default: an untrained one, all rules off)"
+    )
     return parser
 
 
@@ -76,21 +114,46 @@ def main() -> None:
     arguments = parser().parse_args()
     if arguments.images < 1:
         raise InputError(f"--images must be at least 1, not {arguments.images}")
+    trained = find_checkpoint(arguments.checkpoint) if arguments.checkpoint else None
     options = Options(**PRESETS[arguments.preset])
-    with tempfile.TemporaryDirectory() as folder:
-        db_root = Path(arguments.db_root or f"{folder}/streets")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        db_root = Path(arguments.db_root or folder / "streets")
         if not arguments.db_root:
             write_streets(db_root, arguments.images, 1, (2048, 1024), seed=0)
         frames = list_frames(db_root, "train")
         seed_everything(options.random_seed)
         model = WhereWhat(dataclasses.replace(options, channels_last=False))
-        slow = plain_seconds(model, frames)
-        fast, count = insert_seconds(model, options, db_root)
-    print(
-        f"scripts.insert: {1 / fast:.2f} images/s ({count} images, start and writing included)\n"
-        f"published sampling path: {1 / slow:.2f} images/s (no start, nothing written)\n"
-        f"ratio: {slow / fast:.2f}"
-    )
+        state = {"iteration": 0, "samples_seen": 0, "options": dataclasses.asdict(options), "optimisers": {}}
+        state |= {"networks": model.networks.state_dict(), "window": {}}
+        untrained = save_checkpoint(folder / "run", state, keep=1)
+
+        common = ("--db_root", str(db_root), "--out")
+        fixed = ("--no_gate", "--device", "cpu", "--checkpoint", str(untrained))
+        inserted = measured("scripts.insert", *common, f"{folder}/inserted", *fixed)
+        fast, slow = inserted.seconds / len(frames), plain_seconds(model, frames)
+        print(
+            f"scripts.insert: {1 / fast:.2f} images/s ({len(frames)} images, start and writing included),"
+            f" {inserted.megabytes} MB in its largest process\n"
+            f"published sampling path: {1 / slow:.2f} images/s (no start, nothing written)\n"
+            f"ratio: {slow / fast:.2f}"
+        )
+        synth = measured("scripts.synth.run", *common, f"{folder}/synth")
+        made = int(re.search(r"^integrate +(\d+) ok", synth.output, re.MULTILINE)[1])
+        print(
+            f"scripts.synth.run with swap: {made / synth.seconds:.2f} frames/s ({made} of {len(frames)}"
+            f" images, start and writing included), {synth.megabytes} MB in its largest process"
+        )
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
+        trees = [db_root]
+        if not arguments.db_root:
+            trees.append(folder / "small")
+            write_streets(trees[1], SAMPLES, 1, SMALL, seed=0)
+        gates = Gates() if trained else Gates(rules=())
+        for tree in trees:
+            rate, (width, height) = transform_rate(trained or untrained, gates, tree, folder / "bank.npz")
+            print(f"InsertInstances with swap, {width}x{height}: {rate:.2f} images/s of one core")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ def test_insertion_against_the_published_path(streets):
     done = run_alone("scripts.bench_insertion", "--preset", "tiny", "--db_root", streets)
     assert done.returncode == 0, done.stderr
     assert "(8 images, start and writing included)" in done.stdout and "ratio: " in done.stdout
+    assert "scripts.synth.run with swap: " in done.stdout and "256x128: " in done.stdout
 
 
 @pytest.mark.parametrize(
