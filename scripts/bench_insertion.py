@@ -66,7 +66,15 @@ class Measured:
 
     output: str
     seconds: float
+    core_seconds: float  # of all its processes; on a busy machine it tells more
     megabytes: int  # of the largest of its processes, at most
+
+    def text(self, name: str, count: int, images: int, unit: str) -> str:
+        """The line about `count` of a unit made of so many images."""
+        return (
+            f"{name}: {count / self.seconds:.2f} {unit}/s, {self.core_seconds / count:.2f} s of a core each"
+            f" ({images} images, start and writing included), {self.megabytes} MB in its largest process"
+        )
 
 
 def measured(module: str, *arguments: str) -> Measured:
@@ -79,7 +87,8 @@ def measured(module: str, *arguments: str) -> Measured:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise InputError(f"{module} failed: {output.strip().splitlines()[-1]}")
-    return Measured(output, time.perf_counter() - started, usage.ru_maxrss // 1024)
+    seconds = time.perf_counter() - started
+    return Measured(output, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss // 1024)
 
 
 def transform_rate(
@@ -132,18 +141,14 @@ def main() -> None:
         fixed = ("--no_gate", "--device", "cpu", "--checkpoint", str(untrained))
         inserted = measured("scripts.insert", *common, f"{folder}/inserted", *fixed)
         fast, slow = inserted.seconds / len(frames), plain_seconds(model, frames)
+        print(inserted.text("scripts.insert", len(frames), len(frames), "images"))
         print(
-            f"scripts.insert: {1 / fast:.2f} images/s ({len(frames)} images, start and writing included),"
-            f" {inserted.megabytes} MB in its largest process\n"
             f"published sampling path: {1 / slow:.2f} images/s (no start, nothing written)\n"
             f"ratio: {slow / fast:.2f}"
         )
         synth = measured("scripts.synth.run", *common, f"{folder}/synth")
         made = int(re.search(r"^integrate +(\d+) ok", synth.output, re.MULTILINE)[1])
-        print(
-            f"scripts.synth.run with swap: {made / synth.seconds:.2f} frames/s ({made} of {len(frames)}"
-            f" images, start and writing included), {synth.megabytes} MB in its largest process"
-        )
+        print(synth.text("scripts.synth.run with swap", made, len(frames), "frames"))
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         trees = [db_root]

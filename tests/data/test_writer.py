@@ -1,5 +1,6 @@
 """data/writer.py: names, rasterising exactly as the official tools, reading back what was written."""
 
+import io
 import json
 
 import cv2
@@ -8,6 +9,7 @@ import pytest
 from cityscapesscripts.helpers.annotation import Annotation
 from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from cityscapesscripts.preparation.json2labelImg import createLabelImage
+from PIL import Image
 
 from data.writer import (
     FrameName,
@@ -114,6 +116,29 @@ def test_a_written_frame_reads_back_and_rerasters_with_the_official_code(tmp_pat
     assert np.array_equal(rasterise(objects, width, height)[1], instances)
     assert path("camera", ".json").exists()
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (24, 49), (1, 1, 3), (24, 49, 3), (24, 49, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_any_reader_finds_the_pixels_in_a_png(shape, dtype):
+    if dtype == np.uint16 and len(shape) == 3:
+        with pytest.raises(ValueError, match="no PNG"):
+            encode_png(np.zeros(shape, dtype))
+        return
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+    content = encode_png(image)
+    Image.open(io.BytesIO(content)).verify()
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), image)
+    by_opencv = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(image.shape[-1]) if image.ndim == 3 else None
+    assert np.array_equal(by_opencv, image if order is None else image[..., order])
+
+
+def test_the_topmost_of_many_objects():
+    columns = [LabelledPolygon("car", np.array([[x, 0], [x, 1], [x, 0]], np.int32)) for x in range(300)]
+    assert np.array_equal(topmost(columns, 300, 2), np.tile(np.arange(300), (2, 1)))
+    assert np.array_equal(topmost(columns[:255], 255, 2), np.tile(np.arange(255), (2, 1)))
+    assert topmost(columns[:2], 3, 1).tolist() == [[0, 1, -1]]
 
 
 def test_misfit_arrays_are_refused(tmp_path):
