@@ -118,7 +118,7 @@ def check_command(line: str) -> None:
     words = shlex.split(line, comments=True)
     if ">" in words:
         words = words[: words.index(">")]
-    program, arguments = words[0], [word for word in words[1:] if word != "$@"]
+    program, arguments = words[0], [word.replace("$class", "person") for word in words[1:] if word != "$@"]
     name = Path(program).name
     if program.startswith("./scripts/"):
         assert (ROOT / program).is_file(), f"{program} does not exist"
