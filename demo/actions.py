@@ -172,7 +172,7 @@ def move(studio: Studio, state: State, wishes: Wishes, number: int, value: float
 def reshape(studio: Studio, state: State, wishes: Wishes, number: int, value: float) -> State:
     """Move the chosen object's z_appr along direction 0, 1, ... to this value."""
     placed = state.objects[state.chosen]
-    direction = studio.directions(placed.class_name)[number]
+    direction = studio.directions[placed.class_name][number]
     z_appr = placed.z_appr + (value - direction @ placed.z_appr) * direction
     return _changed(studio, state, wishes, placed.theta, z_appr.astype(np.float32))
 
@@ -243,7 +243,7 @@ def place_noise(studio: Studio, state: State, wishes: Wishes) -> np.ndarray:
 def shape_values(studio: Studio, state: State) -> np.ndarray:
     """How far the chosen object's z_appr goes along each of the directions that have a slider."""
     placed = state.objects[state.chosen]
-    return studio.directions(placed.class_name) @ placed.z_appr
+    return studio.directions[placed.class_name] @ placed.z_appr
 
 
 def named(state: State, number: int) -> str:

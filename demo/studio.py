@@ -1,6 +1,6 @@
 """What all sessions of the page share: the models, the scenes to choose from, and what paints."""
 
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -70,7 +70,7 @@ class Studio:
                 swap.rendering.prepare(partial(pool.with_bar, "instances to show"))
             swap.load()
             self.painters = {"swap": swap, **self.painters}
-        self.directions = cache(partial(shape_directions, self.inserter, self.frames[0]))
+        self.directions = {name: shape_directions(self.inserter, self.frames[0], name) for name in models}
 
     def _painter(self, root: Path, name: str, bank: str) -> Painter:
         split = TRAIN if (root / "gtFine" / TRAIN).is_dir() else self.split
