@@ -138,7 +138,7 @@ def surprise(studio: Studio, state: State, wishes: Wishes) -> State:
     inserter = studio.inserter_for(image, wishes, seed=state.draws)
     record = inserter.insert(image, number + 1, wishes.class_name)
     tried = [
-        f"{count} times {in_words(reason, wishes, image)}" for reason, count in record["refusals"].items()
+        f"{count} because {in_words(reason, wishes, image)}" for reason, count in record["refusals"].items()
     ]
     if record["status"] == "refused":
         raise RefusedError(f"none of the places drawn will do; {'; '.join(tried)}")

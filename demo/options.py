@@ -13,8 +13,8 @@ class DemoOptions:
     """How the page is started."""
 
     checkpoint: tuple[str, ...] = setting(
-        ("builtin:person",),
-        "run folders or state-*.pt, one for each class, or weights that come with the project",
+        ("builtin:person", "builtin:car"),
+        "run folders, state-*.pt or builtin:NAME, one for each class",
         read=str,
         flag={"nargs": "+"},
     )

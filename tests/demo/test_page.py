@@ -1,7 +1,6 @@
 """The page in a real browser, against the program as it is started by hand.
 
-DEMO_SCREENSHOT=PATH makes the picture of docs/demo.md, with the weights and scenes that the program has by
-itself; DEMO_CHECKPOINT=RUN takes other weights.
+DEMO_SCREENSHOT=PATH makes the picture of docs/demo.md, with the scenes that the program has by itself.
 """
 
 import io
@@ -23,11 +22,10 @@ import scripts.demo
 from streets.scenes import write_streets
 from tests.demo.readers import check_official
 from tests.programs import run_here
-from tests.town import write_density_checkpoint
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SCREENSHOT, CHECKPOINT = os.environ.get("DEMO_SCREENSHOT"), os.environ.get("DEMO_CHECKPOINT")
+SCREENSHOT = os.environ.get("DEMO_SCREENSHOT")
 WAIT = 30_000  # milliseconds
 X, Y = 560, 330  # a foot on the road, pixels of the scene
 
@@ -46,14 +44,12 @@ def free_port() -> int:
 def address(tmp_path_factory):
     root, port = tmp_path_factory.mktemp("page"), free_port()
     command = [sys.executable, "-m", "scripts.demo", "--port", str(port), "--device", "cpu"]
-    if CHECKPOINT or not SCREENSHOT:
-        command += ["--checkpoint", CHECKPOINT or str(write_density_checkpoint(root / "person"))]
     if not SCREENSHOT:
         write_streets(root / "streets", 2, 2, (1024, 512), 0)
         command += ["--db_root", str(root / "streets"), "--bank", str(root / "bank.npz")]
     with open(root / "log.txt", "w+") as log:
         server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while f"127.0.0.1:{port}" not in (text := (root / "log.txt").read_text()):
             assert server.poll() is None and time.monotonic() < until, text
             time.sleep(0.1)
@@ -126,6 +122,12 @@ def drag(page, slider: str, share: float) -> None:
     page.mouse.move(box["x"] + share * box["width"], middle, steps=4)
 
 
+def check_foot(mask: np.ndarray, x: float, y: float) -> None:
+    """A mask (H,W) stands at x, y: silhouettes don't fill their boxes, and JPEG blurs by some pixels."""
+    rows, columns = np.nonzero(mask)
+    assert abs(rows.max() - y) <= 8 and abs((columns.min() + columns.max()) / 2 - x) <= 15
+
+
 def test_click_drag_and_download(page, tmp_path, capsys):
     page.get_by_label("Put it there whatever the rules say").check()
     page.get_by_label("flat colour").check()
@@ -135,15 +137,14 @@ def test_click_drag_and_download(page, tmp_path, capsys):
     with capsys.disabled():
         print(f"\nfrom a click in the browser to the new picture: {time.perf_counter() - start:.2f} s")
     says(page, "Put there: person 1")
-    rows, columns = np.nonzero(changed)
-    assert abs(rows.max() - Y) <= 3 and abs((columns.min() + columns.max()) / 2 - X) <= 4
+    check_foot(changed, X, Y)
     assert page.locator("#objects label").all_inner_texts() == ["1: person"]
 
     changes_picture(page, lambda: click_scene(page, X - 200, Y + 10))
     assert page.locator("#objects label").all_inner_texts() == ["1: person", "2: person"]
 
     changed = changes_picture(page, lambda: drag(page, "place2", 0.3))
-    assert changed.any() and not changed[:, X - 20 : X + 20].any(), "the second one alone got smaller"
+    assert changed.any() and not changed[:, X - 40 : X + 40].any(), "the second one alone got smaller"
     says(page, "Now: person 2")
     page.mouse.up()
 
@@ -157,7 +158,8 @@ def test_click_drag_and_download(page, tmp_path, capsys):
             ids = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     persons = np.unique(ids[(ids >= 24000) & (ids < 25000)])
     check_official(tmp_path, "val", len(persons))
-    assert {ids[Y - 4, X], ids[Y + 6, X - 200]} == set(persons[-2:].tolist())
+    check_foot(ids == persons[-2], X, Y)
+    check_foot(ids == persons[-1], X - 200, Y + 10)
 
 
 def test_refusals_are_told_and_scenes_change(page):
@@ -191,9 +193,12 @@ def test_a_port_in_use_is_one_line_and_status_2(address):
 
 @pytest.mark.skipif(not SCREENSHOT, reason="DEMO_SCREENSHOT names no file")
 def test_screenshot(page):
+    surprise = page.get_by_role("button", name="Surprise me")
     changes_picture(page, lambda: click_scene(page, 800, 310))
-    for _ in range(2):
-        changes_picture(page, lambda: page.get_by_role("button", name="Surprise me").click())
-    changes_picture(page, lambda: drag(page, "heat", 0.45) or page.mouse.up())
+    page.get_by_label("car", exact=True).check()
+    changes_picture(page, surprise.click)
+    page.get_by_label("person", exact=True).check()
+    changes_picture(page, surprise.click)
+    changes_picture(page, lambda: drag(page, "heat", 0.4) or page.mouse.up())
     picture = page.screenshot(full_page=True)
     Image.open(io.BytesIO(picture)).convert("RGB").save(SCREENSHOT, quality=85)
