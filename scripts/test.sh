@@ -11,8 +11,9 @@ install requirements.txt requirements-diffusion.txt requirements-score.txt requi
 if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   echo "installing chromium"
   get="timeout 300 apt-get -qq -o DPkg::Lock::Timeout=60"
-  { $get install -y --no-install-recommends chromium || { $get update && $get install -y --no-install-recommends chromium; }; } \
-    >/dev/null 2>&1 </dev/null || echo "no chromium to be had: the test in a browser is skipped"
+  chromium="$get install -y --no-install-recommends chromium"
+  { $chromium || { $get update && $chromium; }; } >/dev/null 2>&1 </dev/null ||
+    echo "no chromium to be had: the test in a browser is skipped"
 fi
 
 .venv/bin/ruff format --check .
