@@ -21,7 +21,7 @@ from demo.state import Scene, Wishes
 from distributed import choose_device
 from model import draw_shapes
 from streets.scenes import write_streets
-from support.errors import InputError
+from support.errors import InputError, warn
 from support.processes import Pool
 
 ATTEMPTS = 40  # places tried when chance is asked
@@ -60,16 +60,21 @@ class Studio:
         root = Path(options.db_root) if options.db_root else built_in_scenes(Path(options.streets), workers)
         self.split = options.split
         self.frames = list_frames(root, self.split, skip_incomplete=True)[: options.scenes]
-        cameras = all(sibling_path(frame, "camera", "_camera.json") for frame in self.frames)
+        self.camera = options.camera
+        cameras = options.camera == "cityscapes" or all(
+            sibling_path(frame, "camera", "_camera.json") for frame in self.frames
+        )
         fits = needed_fits(self.frames, list(models.values()), cameras)
         self.inserter = loaded.changed(None, fits=fits)
         self.painters = {"overlay": self._painter(root, "overlay", options.bank)}
-        if all(sibling_path(frame, "leftImg8bit", "_leftImg8bit.png") for frame in self.frames):
-            swap = self._painter(root, "swap", options.bank)
+        swap = self._painter(root, "swap", options.bank)
+        try:
             with Pool(workers) as pool:
                 swap.rendering.prepare(partial(pool.with_bar, "instances to show"))
             swap.load()
             self.painters = {"swap": swap, **self.painters}
+        except InputError as error:
+            warn(f"new objects get a flat colour: {error}")
         self.directions = {name: shape_directions(self.inserter, self.frames[0], name) for name in models}
 
     def _painter(self, root: Path, name: str, bank: str) -> Painter:
@@ -89,7 +94,7 @@ class Studio:
         """Scene 0, 1, ... of those on offer. Raises InputError if its files are bad."""
         frame = self.frames[number]
         picture = sibling_path(frame, "leftImg8bit", "_leftImg8bit.png") is not None
-        return Scene(frame, self.split, read_image(frame, picture))
+        return Scene(frame, self.split, read_image(frame, picture, self.camera))
 
     def inserter_for(self, image: EditedImage, wishes: Wishes, seed: int = 0) -> Inserter:
         """What puts objects on an image in the way that is wished for."""

@@ -1,5 +1,7 @@
 """What can be done in a session of the page, without a browser."""
 
+import socket
+import sys
 import time
 import zipfile
 from dataclasses import replace
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
+import scripts.demo
 from augment.insert.gates import RULES
 from data.cityscapes import list_frames, read_maps
 from data.coco import coco_path
@@ -22,7 +25,8 @@ from demo.studio import Studio
 from streets.scenes import write_streets
 from support.errors import InputError
 from tests.demo.readers import check_official
-from tests.miniature import write_png
+from tests.miniature import write_miniature, write_png
+from tests.programs import run_here
 from tests.town import HEIGHT, WIDTH, write_checkpoint, write_density_checkpoint, write_town
 
 FREE = (180.5, 100.5)  # a foot on the road where a person of the checkpoint's size is plausible
@@ -218,6 +222,19 @@ def test_a_wrong_upload_gets_a_sentence(studio, tmp_path, names, words):
     assert "\n" not in str(error.value)
 
 
+def test_a_tree_without_pictures_is_shown_in_official_colours(tmp_path, capsys):
+    write_miniature(tmp_path / "maps", count=1)
+    model = write_density_checkpoint(tmp_path / "person")
+    options = DemoOptions((str(model),), db_root=str(tmp_path / "maps"), split="train", camera="cityscapes")
+    bare = Studio(options)
+    assert list(bare.painters) == ["overlay"] and "flat colour: " in capsys.readouterr().err
+    wishes = Wishes("person", force=True, pixels="overlay")
+    begun = actions.begin(bare.scene(0))
+    assert begun.image.camera.assumed
+    after = actions.click(bare, begun, wishes, *FREE)
+    assert (before_and_after(after)[1][after.image.inserted > 0] == (220, 20, 60)).all()
+
+
 def test_a_model_without_a_density_is_refused(tmp_path):
     with pytest.raises(InputError, match="no density of places"):
         Studio(DemoOptions((str(write_checkpoint(tmp_path)),), db_root=str(tmp_path)))
@@ -263,3 +280,15 @@ def test_the_shape_follows_its_sliders(large):
     assert np.array_equal(changed.objects[0].theta, state.objects[0].theta)
     other = actions.another_shape(large, state, wishes)
     assert not np.array_equal(other.objects[0].z_appr, state.objects[0].z_appr)
+
+
+# ---- the program --------------------------------------------------------------------------------
+
+
+def test_without_gradio_the_program_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "demo.page", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    result = run_here(scripts.demo.main, "--port", port)
+    assert result.returncode == 2 and "pip install -r requirements-demo.txt" in result.stderr
