@@ -1,11 +1,11 @@
 # Sourced by the other shell scripts: makes .venv and installs into it, once for each content of the lists.
 
-install() {  # install FILE...: requirement files, relative to the project root
+install_requirements() {  # install_requirements FILE...: requirement files, relative to the project root
   if [ ! -x .venv/bin/python ]; then
     local python=${PYTHON:-python3}
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || {
       echo "error: Python 3.10 or newer is needed ('$python' is older or missing); set PYTHON=/path/to/python3" >&2
-      exit 2
+      return 2
     }
     echo "making .venv with $("$python" --version)"
     "$python" -m venv .venv

@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-install requirements.txt
+install_requirements requirements.txt
 export OMP_NUM_THREADS=1
 
 data=datasets/streets

@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
 echo "the first time this downloads PyTorch: several GB, some minutes"
-install requirements.txt
+install_requirements requirements.txt
 
 data=datasets/streets
 run=${RUN:-runs/quickstart}

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-install requirements.txt requirements-diffusion.txt requirements-score.txt requirements-demo.txt requirements-test.txt
+install_requirements requirements.txt requirements-diffusion.txt requirements-score.txt requirements-demo.txt requirements-test.txt
 
 # The page of scripts.demo is tested in a browser; without one that test is skipped.
 if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
