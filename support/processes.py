@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from support.errors import InputError
 
+_THREADS = "OMP_NUM_THREADS"
 _AHEAD = 4  # items handed out for each process before the first result is waited for
 _REMEDY = "the same command with fewer --num_workers goes on from there"
 
@@ -71,7 +72,7 @@ class Pool:
         waiting: deque = deque()
         try:
             for item in items:
-                with _uninterrupted():  # and so are the processes that are started meanwhile
+                with _starting_processes():
                     waiting.append(self._executor.submit(function, item))
                 if len(waiting) >= _AHEAD * self.workers:
                     yield waiting.popleft().result()
@@ -110,18 +111,25 @@ class StopRequest:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """SIGINT waits, and is blocked for good in processes that are started meanwhile."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _starting_processes() -> Iterator[None]:
+    """SIGINT waits; processes started meanwhile never get it, and their libraries have one thread each.
+
+    The libraries read the number when they are imported, which is before `_start_process`.
+    """
+    before, threads = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}), os.environ.get(_THREADS)
+    os.environ[_THREADS] = "1"
     try:
         yield
     finally:
+        if threads is None:
+            del os.environ[_THREADS]
+        else:
+            os.environ[_THREADS] = threads
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_process(*setup) -> None:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    os.environ["OMP_NUM_THREADS"] = "1"  # for libraries still to be imported
     _prepare(*setup)
 
 
