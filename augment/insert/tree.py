@@ -19,7 +19,7 @@ from support.seeds import generator
 PREVIEW = "preview.png"
 INSERT = Program(
     "insert",
-    "5",
+    "6",
     "insert.json",
     (STAGE,),
     ("gtFine", "camera", "leftImg8bit", "inserted", "annotations", PREVIEW),

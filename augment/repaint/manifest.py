@@ -10,7 +10,7 @@ STAGES = ("select", "generate", "integrate")
 STATUSES = ("ok", "skipped", "failed")
 SYNTH = Program(
     "synth",
-    "5",
+    "6",
     "synth.json",
     STAGES,
     ("leftImg8bit", "gtFine", "camera", "panorama", "annotations", "work", "score.json"),

@@ -242,7 +242,7 @@ def test_stages_alone_write_the_same_tree(source, finished, tmp_path, monkeypatc
     assert tree(out) == tree(finished)
 
 
-@pytest.mark.parametrize(("how", "lines"), [("KILL", 10), ("KILL", 31), ("INT", 20)])
+@pytest.mark.parametrize(("how", "lines"), [("KILL", 10), ("KILL", 31), ("INT", 8)])
 def test_a_run_that_was_cut_short_goes_on_to_the_same_tree(source, finished, tmp_path, how, lines):
     out = tmp_path / "out"
     flags = command("--db_root", source, "--out", out, *PLAIN[:-1], 2)
