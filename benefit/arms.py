@@ -23,7 +23,8 @@ from support.checkpoints import find_checkpoint
 from support.errors import InputError
 
 SPLIT = "train"
-SCENE_SEEDS, HELD_OUT_SEED, FINAL_SEED = 1000, 500, 700  # of the generator; the first plus that of the case
+# Of the generator; the first plus that of the case.
+SCENE_SEEDS, START_SEED, HELD_OUT_SEED, FINAL_SEED = 1000, 300, 500, 700
 DRAWN_SCENES = 6  # of a val split that main.py wants to draw, and nothing learns from
 
 
@@ -97,6 +98,11 @@ def write_training_scenes(folder: Path, n: int, seed: int, size: tuple[int, int]
     """n scenes of a seed; of the same seed, those of a smaller n are the first of them."""
     report = write_streets(folder / "tree", n, DRAWN_SCENES, size, SCENE_SEEDS + seed, overwrite=True)
     return {"scenes": n, "instances": report.instances}
+
+
+def write_start_scenes(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """Scenes without persons and riders, from which every segmenter comes."""
+    write_streets(folder / "tree", count, 0, size, START_SEED, overwrite=True, with_people=False)
 
 
 def write_held_out(folder: Path, count: int, size: tuple[int, int], seed: int) -> dict:

@@ -37,7 +37,7 @@ class BenefitOptions:
     device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")
 
     scene_size: tuple[int, int] = setting(
-        (512, 256), "WIDTHxHEIGHT of the scenes, pixels", section="data", read=size_of
+        (1024, 512), "WIDTHxHEIGHT of the scenes, pixels", section="data", read=size_of
     )
     per_image: str = setting("1-3", "objects tried in each scene, a number or a range", section="data")
     copies: int = setting(
@@ -54,15 +54,27 @@ class BenefitOptions:
 
     arch: str = setting("maskrcnn_small_fpn", "see scripts.segment", ARCHS, section="segmenter")
     size: tuple[int, int] = setting(
-        (384, 192), "WIDTHxHEIGHT that it sees, pixels", section="segmenter", read=size_of
+        (1024, 512), "WIDTHxHEIGHT that it sees, pixels", section="segmenter", read=size_of
     )
-    iterations: int = setting(600, "steps, the same in every arm", section="segmenter", least=1)
-    batch_size: int = setting(8, "pictures a step", section="segmenter", least=1)
+    window: tuple[int, int] = setting(
+        (256, 256),
+        "WIDTHxHEIGHT of the windows that it learns from, around instances, pixels",
+        section="segmenter",
+        read=size_of,
+    )
+    start_scenes: int = setting(
+        300, "scenes without persons and riders that it knows before", section="segmenter", least=1
+    )
+    start_iterations: int = setting(
+        3000, "steps on these, once for all arms; 0: random weights", section="segmenter", least=0
+    )
+    iterations: int = setting(1000, "steps, the same in every arm", section="segmenter", least=1)
+    batch_size: int = setting(2, "windows a step", section="segmenter", least=1)
     optimiser: str = setting("adamw", "see scripts.segment", tuple(OPTIMISERS), section="segmenter")
-    learning_rate: float = setting(2e-3, "after the warm-up", section="segmenter", above=0)
+    learning_rate: float = setting(1e-3, "after the warm-up", section="segmenter", above=0)
     precision: str = setting("fp32", "see scripts.segment", ("auto", "fp32", "bf16"), section="segmenter")
     least_area: int = setting(
-        40, "pixels; smaller instances count neither as missed nor as found", section="segmenter", least=0
+        100, "pixels; smaller instances count neither as missed nor as found", section="segmenter", least=0
     )
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from benefit.arms import (
     train_placement,
     trees_of,
     write_held_out,
+    write_start_scenes,
     write_training_scenes,
 )
 from benefit.live import LiveFrames
@@ -36,6 +37,7 @@ from support.files import write_atomic
 
 SETTINGS = "settings.json"
 HELD_OUT, FINAL = "held_out", "final"  # the two sets of scenes to be measured on
+START = "start"  # the segmenter that all arms begin with
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,9 @@ def tasks_of(options: BenefitOptions) -> list[Task]:
     first.append(Task(HELD_OUT, (), partial(held_out, seed=HELD_OUT_SEED)))
     if options.final:
         last.append(Task(FINAL, (), partial(held_out, seed=FINAL_SEED)))
+    start = (START,) if options.start_iterations else ()
+    if start:
+        models.append(Task(START, (), partial(train_start, options=options)))
     for case in cases_of(options):
         scenes, model = f"{case.name}/scenes", f"{case.name}/placement"
         source = Source(
@@ -112,7 +117,7 @@ def tasks_of(options: BenefitOptions) -> list[Task]:
             arms.append(
                 Task(
                     case.arm(arm),
-                    (HELD_OUT, scenes, *made),
+                    (HELD_OUT, scenes, *start, *made),
                     partial(train_arm, options=options, case=case, arm=arm),
                 )
             )
@@ -120,6 +125,16 @@ def tasks_of(options: BenefitOptions) -> list[Task]:
                 work = partial(measure_finally, options=options, case=case, arm=arm)
                 last.append(Task(case.final(arm), (FINAL, case.arm(arm)), work))
     return [*first, *models, *data, *arms, *last]
+
+
+def train_start(folder: Path, options: BenefitOptions) -> dict:
+    """Train the segmenter that all arms begin with, on scenes without persons and riders."""
+    write_start_scenes(folder, options.start_scenes, options.scene_size)
+    settings = training_of(options, folder / "run", [folder / "tree"], (1.0,), options.start_iterations)
+    with contextlib.redirect_stdout(io.StringIO()):
+        if learn(settings, [], choose_device(options.device), Ranks()) is None:
+            raise KeyboardInterrupt
+    return {"scenes": options.start_scenes, "iterations": options.start_iterations}
 
 
 def train_arm(folder: Path, options: BenefitOptions, case: Case, arm: str) -> dict:
@@ -163,15 +178,37 @@ def segmenter_of(options: BenefitOptions, case: Case, arm: str, measured_on: str
     real = out / case.name / "scenes/tree"
     made = [[real]] if ARMS[arm].live else [trees_of(out / case.data(recipe)) for recipe in ARMS[arm].recipes]
     shares = [options.share / len(made) / len(trees) for trees in made for _ in trees]
-    settings = SegmentOptions(
-        data=[str(tree) for trees in [[real], *made] for tree in trees],
-        share=(1 - sum(shares), *shares),
-        split=SPLIT,
+    trees = [tree for part in [[real], *made] for tree in part]
+    settings = training_of(
+        options, out / case.arm(arm) / "run", trees, (1 - sum(shares), *shares), options.iterations, case.seed
+    )
+    return replace(
+        settings,
         val=str(out / measured_on / "tree"),
-        out=str(out / case.arm(arm) / "run"),
+        weights=str(out / START / "run") if options.start_iterations else "none",
+        picture_every=options.iterations,
+    )
+
+
+def training_of(
+    options: BenefitOptions,
+    run: Path,
+    trees: list[Path],
+    share: tuple[float, ...],
+    iterations: int,
+    seed: int = 0,
+) -> SegmentOptions:
+    """What all trainings of a segmenter have in common."""
+    settings = SegmentOptions(
+        data=[str(tree) for tree in trees],
+        share=share,
+        split=SPLIT,
+        val="",
+        out=str(run),
         size=options.size,
+        window=options.window,
         arch=options.arch,
-        iterations=options.iterations,
+        iterations=iterations,
         batch_size=options.batch_size,
         optimiser=options.optimiser,
         learning_rate=options.learning_rate,
@@ -179,10 +216,10 @@ def segmenter_of(options: BenefitOptions, case: Case, arm: str, measured_on: str
         least_area=options.least_area,
         official=False,
         resume="auto",
-        random_seed=case.seed,
+        random_seed=seed,
         num_workers=0,
         save_every=200,
-        picture_every=options.iterations,
+        picture_every=0,
         keep_checkpoints=1,
     )
     return validate(settings)

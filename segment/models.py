@@ -161,15 +161,15 @@ def _small() -> MaskRCNN:
     return MaskRCNN(
         backbone,
         rpn_anchor_generator=_anchors(),
-        rpn_pre_nms_top_n_train=200,
+        rpn_pre_nms_top_n_train=400,
         rpn_post_nms_top_n_train=200,
-        rpn_pre_nms_top_n_test=200,
-        rpn_post_nms_top_n_test=200,
+        rpn_pre_nms_top_n_test=1000,
+        rpn_post_nms_top_n_test=300,
         box_roi_pool=MultiScaleRoIAlign(_LEVELS, 7, 2),
         box_head=TwoMLPHead(width * 7 * 7, 256),
         box_predictor=FastRCNNPredictor(256, len(CLASSES)),
-        box_batch_size_per_image=128,
-        box_detections_per_img=50,
+        box_batch_size_per_image=64,
+        box_detections_per_img=100,
         mask_roi_pool=MultiScaleRoIAlign(_LEVELS, 14, 2),
         mask_head=MaskRCNNHeads(width, (width, width), 1, norm_layer=group_norm),
         mask_predictor=MaskRCNNPredictor(width, width, len(CLASSES)),
@@ -194,5 +194,5 @@ def _block(before: int, channels: int) -> BasicBlock:
 
 
 def _anchors() -> AnchorGenerator:
-    """For pictures of 384 to 1024 pixels' width, whose persons are from 10 pixels high."""
-    return AnchorGenerator(tuple((size,) for size in (12, 24, 48, 96, 192)), ((0.5, 1.0, 2.0),) * 5)
+    """For pictures of 384 to 1024 pixels' width, whose persons are from 15 pixels high and narrow."""
+    return AnchorGenerator(tuple((size,) for size in (16, 32, 64, 128, 256)), ((0.5, 1.0, 2.0, 3.5),) * 5)

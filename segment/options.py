@@ -40,6 +40,11 @@ class SegmentOptions:
     size: tuple[int, int] | None = setting(
         None, "WIDTHxHEIGHT that the networks see, pixels (default: as the pictures are)", read=size_of
     )
+    window: tuple[int, int] | None = setting(
+        None,
+        "WIDTHxHEIGHT of windows around instances to learn from, pixels (default: whole pictures)",
+        read=size_of,
+    )
     arch: str = setting(ARCHS[0], "the segmenter; maskrcnn_small_fpn learns on a CPU", ARCHS)
     weights: str = setting(
         "none", "none: random; imagenet: of the backbone; coco: of all but the classes; or a checkpoint"

@@ -109,16 +109,12 @@ def sample_of(picture: np.ndarray, instance_ids: np.ndarray, size: tuple[int, in
     lookup = np.zeros(2**16, np.int16)
     lookup[values] = np.arange(1, len(values) + 1)
     instance = lookup[ids]
-    boxes = [
-        (columns.start, rows.start, columns.stop, rows.stop)
-        for rows, columns in ndimage.find_objects(instance, len(values))
-    ]
     labels = [_NUMBER_OF_LABEL[value // 1000] for value in values]
     return Sample(
         image,
         torch.from_numpy(instance),
         torch.tensor(labels, dtype=torch.int64),
-        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        boxes_of(instance, len(values)),
     )
 
 
@@ -145,18 +141,63 @@ def read_all(
 # ---- batches ------------------------------------------------------------------------------------
 
 
+def window_of(sample: Sample, size: tuple[int, int], rng: np.random.Generator) -> Sample:
+    """A window of size (width, height) of a sample that shows one of its instances, drawn by chance.
+
+    Where in the window the centre of that instance lies is drawn too; without instances the window lies
+    anywhere. A sample that is smaller stays as large as it is.
+    """
+    height, width = sample.instance.shape
+    inner = np.array([min(size[0], width), min(size[1], height)])
+    room = np.array([width, height]) - inner
+    corner = rng.integers(room + 1)
+    if len(sample.boxes):
+        box = sample.boxes[int(rng.integers(len(sample.boxes)))].numpy()
+        centre = (box[:2] + box[2:]) / 2
+        corner = np.clip(centre - rng.random(2) * inner, 0, room).astype(int)
+    return cut(sample, *corner.tolist(), *inner.tolist())
+
+
+def cut(sample: Sample, x: int, y: int, width: int, height: int) -> Sample:
+    """The part of a sample in a window, with the instances of which enough is left to learn from."""
+    instance = sample.instance[y : y + height, x : x + width].numpy()
+    areas = np.bincount(instance.ravel(), minlength=len(sample.labels) + 1)
+    areas[0] = 0
+    left = np.flatnonzero(areas >= LEAST_PIXELS)
+    lookup = np.zeros(len(areas), np.int16)
+    lookup[left] = np.arange(1, len(left) + 1)
+    instance = lookup[instance]
+    return Sample(
+        sample.image[:, y : y + height, x : x + width],
+        torch.from_numpy(instance),
+        sample.labels[left - 1],
+        boxes_of(instance, len(left)),
+    )
+
+
+def boxes_of(instance: np.ndarray, count: int) -> Tensor:
+    """The boxes (count,4) float32 of the instances 1..count of a map."""
+    boxes = [
+        (columns.start, rows.start, columns.stop, rows.stop)
+        for rows, columns in ndimage.find_objects(instance, count)
+    ]
+    return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+
+
 @dataclass(frozen=True)
 class Mixture:
     """Several trees and the share of each in what is learnt from."""
 
     trees: list[Sequence[Sample]]
     shares: tuple[float, ...]  # they sum to 1
+    window: tuple[int, int] | None = None  # width and height of what is learnt from; None: all of a sample
 
     def draw(self, seed: int, position: int) -> Sample:
         """The sample at a position of the endless sequence: without regard to what came before."""
         rng = np.random.default_rng([seed, position])
         tree = self.trees[int(rng.choice(len(self.trees), p=self.shares))]
-        return tree[int(rng.integers(len(tree)))]
+        sample = tree[int(rng.integers(len(tree)))]
+        return window_of(sample, self.window, rng) if self.window else sample
 
 
 FLIP = v2.RandomHorizontalFlip(0.5)

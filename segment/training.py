@@ -36,7 +36,18 @@ LOSSES = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "lo
 MOST_GRADIENT = 10.0  # norm
 
 # A checkpoint fits a run only if these agree.
-IDENTITY = ("arch", "data", "share", "split", "size", "batch_size", "optimiser", "iterations", "random_seed")
+IDENTITY = (
+    "arch",
+    "data",
+    "share",
+    "split",
+    "size",
+    "window",
+    "batch_size",
+    "optimiser",
+    "iterations",
+    "random_seed",
+)
 
 
 def run(options: SegmentOptions, ranks: Ranks) -> None:
@@ -72,7 +83,7 @@ def read_mixture(options: SegmentOptions, live: Sequence[Sample] | None = None) 
         raise InputError(f"--data: pictures of {len(sizes)} sizes; give --size WIDTHxHEIGHT")
     trees += [live] if live else []
     weights = options.share or [len(tree) for tree in trees]
-    return Mixture(trees, tuple(weight / sum(weights) for weight in weights))
+    return Mixture(trees, tuple(weight / sum(weights) for weight in weights), options.window)
 
 
 def trained(options: SegmentOptions, device: torch.device) -> MaskRCNN:

@@ -180,8 +180,8 @@ def _crowd(rng: np.random.Generator, town: Population) -> None:
     _stand(town, "persongroup", Shape(parts, colours, union_outline(parts)), right, ahead, 1.5)
 
 
-def two_wheelers(rng: np.random.Generator, town: Population) -> None:
-    """Riders in the lanes, parked bicycles and motorcycles on the sidewalks."""
+def riders(rng: np.random.Generator, town: Population) -> None:
+    """Riders in the lanes, on bicycles and motorcycles."""
     street = town.street
     for pair in range(1, rng.poisson(1.2) + 1):
         ahead = float(np.exp(rng.uniform(np.log(11), np.log(70))))
@@ -198,6 +198,11 @@ def two_wheelers(rng: np.random.Generator, town: Population) -> None:
         rider = make_rider(rng, rng.uniform(1.6, 1.85), heading, motor)
         rider_shape = stand(town.camera, rider, right, ahead)
         town.things.append(Thing(ahead - 0.05, "rider", rider_shape, pair=pair))
+
+
+def parked_two_wheelers(rng: np.random.Generator, town: Population) -> None:
+    """Bicycles and motorcycles on the sidewalks."""
+    street = town.street
     for label, make, rate in (("bicycle", make_bicycle, 1.3), ("motorcycle", make_motorcycle, 0.6)):
         for _ in range(rng.poisson(rate)):
             side = int(rng.choice((-1, 1)))
@@ -210,13 +215,18 @@ def two_wheelers(rng: np.random.Generator, town: Population) -> None:
                     _stand(town, label, make(rng, heading + rng.normal(0, 0.1)), right, z, 0.6)
 
 
-def populate(rng: np.random.Generator, camera: Camera, width: int, height: int) -> Population:
-    """A whole street for an image of width x height pixels."""
+def populate(
+    rng: np.random.Generator, camera: Camera, width: int, height: int, with_people: bool = True
+) -> Population:
+    """A whole street for an image of width x height pixels, with or without persons and riders."""
     town = Population(draw_street(rng), camera, width, height)
     lay_ground(rng, town)
     build_frontage(rng, town)
     drive_and_park(rng, town)
     furnish(rng, town)
-    two_wheelers(rng, town)
-    people(rng, town)
+    if with_people:
+        riders(rng, town)
+    parked_two_wheelers(rng, town)
+    if with_people:
+        people(rng, town)
     return town

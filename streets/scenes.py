@@ -240,10 +240,19 @@ def _paint(
     return canvas
 
 
-def make_scene(seed: int, split: str, index: int, width: int, height: int, erased: bool = False) -> Scene:
+def make_scene(
+    seed: int,
+    split: str,
+    index: int,
+    width: int,
+    height: int,
+    erased: bool = False,
+    with_people: bool = True,
+) -> Scene:
     """Scene `index` (0, 1, ...) of a split ("train" or "val") at width x height pixels.
 
-    erased: find out what the maps show without each instance, too; nothing else changes.
+    erased: find out what the maps show without each instance, too; nothing else changes. with_people: persons
+    and riders, or none.
     Raises ValueError for unknown splits and sizes below 64 x 32.
     """
     if split not in SPLITS:
@@ -252,7 +261,7 @@ def make_scene(seed: int, split: str, index: int, width: int, height: int, erase
         raise ValueError(f"scenes are at least {SMALLEST[0]}x{SMALLEST[1]} pixels, not {width}x{height}")
     rng = np.random.default_rng([seed, SPLITS[split][1], index])
     camera = make_camera(rng, width, height)
-    town = populate(rng, camera, width, height)
+    town = populate(rng, camera, width, height, with_people)
     corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], float)
     sky = Thing(FARTHEST, "sky", Shape([], [], corners), flat=True)
     standing = sorted(town.things, key=lambda thing: -thing.ahead)
@@ -289,11 +298,11 @@ class TreeReport:
 
 
 def _write_scene(
-    out: Path, seed: int, size: tuple[int, int], erased: bool, job: tuple[str, int]
+    out: Path, seed: int, size: tuple[int, int], erased: bool, with_people: bool, job: tuple[str, int]
 ) -> dict[str, int]:
     """Make and write one scene; the number of its instances by class."""
     split, index = job
-    scene = make_scene(seed, split, index, *size, erased)
+    scene = make_scene(seed, split, index, *size, erased, with_people)
     name = FrameName(SPLITS[split][0], index, 19)
     write_frame(
         out,
@@ -355,6 +364,7 @@ def write_streets(
     workers: int = 1,
     overwrite: bool = False,
     erased: bool = False,
+    with_people: bool = True,
     progress: Callable[[Iterable, int], Iterable] | None = None,
 ) -> TreeReport:
     """Write a Cityscapes tree of `train` and `val` scenes of size (width, height) pixels below `out`.
@@ -362,7 +372,7 @@ def write_streets(
     The bytes do not depend on `workers` (processes; more than one need an importable main module). A tree
     finished with the same settings is left alone. With `overwrite`, scenes of an earlier run are removed
     first. erased: write what the maps show without each instance, too (`data.erased`); the other files are
-    the same. progress(iterable, total) may wrap the loop.
+    the same. with_people: persons and riders, or none. progress(iterable, total) may wrap the loop.
     Raises InputError for bad arguments and for a folder that is not empty.
     """
     out = Path(out)
@@ -370,6 +380,8 @@ def write_streets(
     settings = {"train": train, "val": val, "size": list(size), "seed": seed, "generator": GENERATOR_VERSION}
     if erased:
         settings["erased"] = True
+    if not with_people:
+        settings["with_people"] = False
     if not overwrite:
         found = _finished_tree(out, settings)
         if found:
@@ -386,7 +398,7 @@ def write_streets(
     _clear_tree(out)
 
     jobs = [("train", index) for index in range(train)] + [("val", index) for index in range(val)]
-    write = partial(_write_scene, out, seed, size, erased)
+    write = partial(_write_scene, out, seed, size, erased, with_people)
     instances: Counter[str] = Counter()
     with Pool(workers) as pool:
         counts = pool.map(write, jobs)

@@ -30,6 +30,9 @@ SMALL = {
     "held_out": 2,
     "scene_size": "256x128",
     "size": "128x64",
+    "window": "64x64",
+    "start_scenes": 1,
+    "start_iterations": 1,
     "copies": 1,
     "place_iterations": 1,
     "iterations": 2,
@@ -151,7 +154,7 @@ def test_a_miniature_from_start_to_end_with_a_stop_on_the_way(tmp_path, monkeypa
 
     def stopped_learn(*given):
         calls.append(given[0].out)
-        if len(calls) == 3:
+        if len(calls) == 4:
             raise KeyboardInterrupt
         return real_learn(*given)
 
@@ -163,7 +166,7 @@ def test_a_miniature_from_start_to_end_with_a_stop_on_the_way(tmp_path, monkeypa
     done = run_here(program.main, *arguments)
     assert done.returncode == 0, done.stderr
     assert [path.stat().st_mtime_ns for path in results] == stamps
-    assert len(calls) == 8 and len(set(calls)) == 7
+    assert len(calls) == 9 and len(set(calls)) == 8
 
     content = json.loads((tmp_path / "out/benefit.json").read_text())
     arms = ["real", "copy-paste", "prior", "inserted", "on-the-fly", "repainted", "all"]
@@ -177,6 +180,6 @@ def test_a_miniature_from_start_to_end_with_a_stop_on_the_way(tmp_path, monkeypa
 
     final = parse([*arguments, "--final"])
     work_off(tmp_path / "out", tasks_of(final), lambda name, result: None)
-    assert len(calls) == 8 and "Second held-out scenes" in write_report(final, tmp_path / "out")
+    assert len(calls) == 9 and "Second held-out scenes" in write_report(final, tmp_path / "out")
     other = run_here(program.main, *flags(tmp_path / "out", iterations=3))
     assert other.returncode == 2 and "with iterations 2, this one has 3" in other.stderr

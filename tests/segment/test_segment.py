@@ -17,7 +17,17 @@ from scripts import segment as program
 from segment.evaluation import Predicted, cityscapes_figures, coco_figures
 from segment.models import build
 from segment.options import parse
-from segment.samples import CLASSES, Mixture, Sample, batch_of, frames_of, read_sample, read_truth
+from segment.samples import (
+    CLASSES,
+    LEAST_PIXELS,
+    Mixture,
+    Sample,
+    batch_of,
+    frames_of,
+    read_sample,
+    read_truth,
+    window_of,
+)
 from segment.training import RESULT, learn, measure, read_truths
 from streets.scenes import write_streets
 from support.checkpoints import list_checkpoints, load_checkpoint
@@ -85,6 +95,33 @@ def test_a_batch_follows_from_seed_and_position_and_flips_masks_with_the_picture
         assert image.min() >= 0 and image.max() <= 1
         x0, y0, x1, y1 = target["boxes"][2].int().tolist()
         assert target["masks"][2, y0:y1, x0:x1].all() and target["masks"][2].sum() == (x1 - x0) * (y1 - y0)
+
+
+def test_a_window_shows_an_instance_and_is_cut_from_picture_masks_and_boxes_alike(tmp_path):
+    write_town(tmp_path, 1)
+    (frame,) = frames_of(str(tmp_path), "train", "--data")
+    sample = read_sample(frame, None)
+    seen = set()
+    for seed in range(12):
+        window = window_of(sample, (48, 40), np.random.default_rng(seed))
+        assert window.image.shape == (3, 40, 48) and window.instance.shape == (40, 48)
+        places = [
+            (x, y)
+            for y in range(128 - 40 + 1)
+            for x in range(256 - 48 + 1)
+            if torch.equal(sample.image[:, y : y + 40, x : x + 48], window.image)
+            and torch.equal(sample.instance[y : y + 40, x : x + 48] > 0, window.instance > 0)
+        ]
+        assert places  # the same part of both, all instances there large enough
+        areas = np.bincount(window.instance.flatten(), minlength=len(window.labels) + 1)[1:]
+        assert len(areas) == len(window.labels) and (areas >= LEAST_PIXELS).all()
+        for number, (x0, y0, x1, y1) in enumerate(window.boxes.int().tolist(), 1):
+            rows, columns = torch.where(window.instance == number)
+            corners = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            assert (x0, y0, x1, y1) == tuple(map(int, corners))
+        seen |= {CLASSES[number] for number in window.labels}
+    assert seen == {"person", "car"}
+    assert window_of(sample, (9999, 9999), np.random.default_rng(0)).image.shape == (3, 128, 256)
 
 
 def test_a_picture_without_instances_and_missing_classes_can_be_learnt_from():
