@@ -12,6 +12,7 @@ import pytest
 import torch
 from pycocotools import mask as rle
 
+from data.writer import FrameName, rasterise, write_frame
 from distributed import Ranks
 from scripts import segment as program
 from segment.evaluation import Predicted, cityscapes_figures, coco_figures
@@ -33,7 +34,7 @@ from streets.scenes import write_streets
 from support.checkpoints import list_checkpoints, load_checkpoint
 from tests.programs import run_here
 from tests.test_main import assert_same, stats
-from tests.town import write_town
+from tests.town import box, write_town
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -195,6 +196,35 @@ def test_two_scenes_can_be_learnt_by_heart(streets, tmp_path):
     truths = read_truths(options)
     figures = measure(learn(options, truths, CPU, Ranks()), options, truths, CPU)
     assert figures["coco"]["AP50"] > 0.8
+
+
+def write_plain_scenes(root: Path) -> None:
+    """Two scenes of rectangles, red cars and blue persons, some of them in front of others."""
+    for index in range(2):
+        shift = 12 * index
+        objects = [
+            box("road", 0, 0, 255, 127),
+            box("car", 10 + shift, 70, 70 + shift, 110),
+            box("car", 120 - shift, 60, 160 - shift, 90),
+            box("person", 90 + shift, 20, 106 + shift, 60),
+            box("person", 190 - shift, 40, 210 - shift, 100),
+            box("person", 220, 10 + shift, 236, 50 + shift),
+        ]
+        labels, ids = rasterise(objects, 256, 128)
+        picture = np.full((128, 256, 3), 90, np.uint8)
+        picture[labels == 26], picture[labels == 24] = (200, 40, 40), (40, 60, 200)
+        picture += np.random.default_rng(index).integers(0, 30, picture.shape, dtype=np.uint8)
+        write_frame(root, "train", FrameName("plain", index, 19), picture, objects, labels, ids)
+
+
+def test_two_plain_scenes_are_learnt_to_nearly_every_pixel(tmp_path):
+    write_plain_scenes(tmp_path / "tree")
+    more = {"val_split": "train", "iterations": 120, "learning_rate": 2e-3, "picture_every": 0}
+    options = parse(flags(tmp_path / "tree", tmp_path / "run", **more, save_every=1000, log_every=60))
+    truths = read_truths(options)
+    figures = measure(learn(options, truths, CPU, Ranks()), options, truths, CPU)
+    assert figures["coco"]["AP"] > 0.8
+    assert figures["coco"]["AP"] == pytest.approx(figures["cityscapes"]["AP"], abs=0.1)
 
 
 def test_a_resumed_run_ends_like_one_that_was_not_stopped(streets, tmp_path):

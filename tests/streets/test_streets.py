@@ -18,6 +18,7 @@ from data.labels import TARGET_CLASSES
 from data.writer import colour_map, rasterise
 from scripts import make_streets
 from streets.scenes import SETTINGS_FILE, make_scene, write_streets
+from support.errors import InputError
 from tests.programs import run_here
 
 REPOSITORY = Path(__file__).parents[2]
@@ -73,6 +74,18 @@ def test_same_seed_same_bytes_for_any_number_of_workers_and_scenes(tree, tmp_pat
     fewer, all_files = content(tmp_path / "fewer"), content(tree)
     assert fewer == {name: all_files[name] for name in fewer}
     assert len(fewer) == 3 * 6
+
+
+def test_a_street_without_people_has_no_person_rider_or_group_of_them_and_is_another_tree(tmp_path):
+    write_streets(tmp_path / "tree", 4, 0, (256, 128), 7, with_people=False)
+    report = write_streets(tmp_path / "tree", 4, 0, (256, 128), 7, with_people=False)
+    assert report.found and report.instances["car"] > 10
+    assert not {"person", "rider", "persongroup"} & set(report.instances)
+    for index in range(8):
+        scene = make_scene(7, "train", index, 256, 128, with_people=False)
+        assert not np.isin(scene.label_ids, [name2label["person"].id, name2label["rider"].id]).any()
+    with pytest.raises(InputError, match="not a tree with these settings"):
+        write_streets(tmp_path / "tree", 4, 0, (256, 128), 7)
 
 
 def test_another_seed_split_or_index_is_another_scene():
