@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import torch
 
+from augment.engine.records import write_outputs
 from augment.insert.options import range_of
 from benefit.pasting import paste_tree
 from streets.scenes import write_streets
@@ -45,6 +46,7 @@ ARMS = {
     "inserted": Arm("scripts.insert with a model trained on the n scenes", ("inserted",)),
     "on-the-fly": Arm("the transform InsertInstances with that model, new places in every epoch", live=True),
     "repainted": Arm("scripts.synth.run on the n scenes", ("repainted",)),
+    "repainted-whole": Arm("the same frames whole, not windows of them", ("repainted_whole",)),
     "all": Arm("inserted and repainted", ("inserted", "repainted")),
 }
 
@@ -186,11 +188,28 @@ def repainted(folder: Path, source: Source) -> dict:
     return {"frames": _frames(folder)}
 
 
+def repainted_whole(folder: Path, source: Source) -> dict:
+    """The whole frames that the windows of `repainted` are cut from, with the annotation of the raw frame."""
+    made, tree = folder / "windows/tree0", folder / "tree0"
+    repainted(made.parent, source)
+    for line in map(json.loads, (made / "manifest.jsonl").read_text().splitlines()):
+        if line["stage"] == "integrate" and "synthetic" in line:
+            name, raw = line["synthetic"], "_".join(line["key"].split("/")[:3])
+            city = name.partition("_")[0]
+            picture = f"{SPLIT}/{city}/{name}_leftImg8bit.png"
+            truth = source.tree.glob(f"gtFine/{SPLIT}/*/{raw}_gtFine_*")
+            files = {f"leftImg8bit/{picture}": made / "panorama" / picture}
+            files |= {f"gtFine/{SPLIT}/{city}/{path.name.replace(raw, name)}": path for path in truth}
+            write_outputs(tree, {path: file.read_bytes() for path, file in files.items()})
+    return {"frames": _frames(folder)}
+
+
 RECIPES: dict[str, Callable[[Path, Source], dict]] = {
     "copy_paste": lambda folder, source: pasted("copy_paste", folder, source),
     "prior": lambda folder, source: pasted("prior", folder, source),
     "inserted": inserted,
     "repainted": repainted,
+    "repainted_whole": repainted_whole,
 }
 
 

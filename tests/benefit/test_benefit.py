@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benefit import tasks
+from benefit.arms import Source, repainted_whole, trees_of
 from benefit.live import LiveFrames
 from benefit.options import parse
 from benefit.pasting import donors_of, paste_tree
@@ -18,7 +19,7 @@ from benefit.sharing import work_off
 from benefit.tasks import Case, segmenter_of, tasks_of
 from data.cityscapes import list_frames, read_maps
 from scripts import benefit as program
-from segment.samples import read_sample
+from segment.samples import read_picture, read_sample
 from streets.scenes import write_streets
 from tests.programs import run_here
 from tests.town import write_density_checkpoint
@@ -96,6 +97,21 @@ def test_persons_of_other_pictures_are_pasted_and_seen(tmp_path, method):
     assert len(pictures[1]) == 4 and pictures[0] != pictures[1]
 
 
+def test_whole_repainted_frames_show_the_raw_annotation_and_new_pixels_only_in_one_instance(tmp_path):
+    write_streets(tmp_path / "tree", 2, 0, (256, 128), seed=1)
+    source = Source(tmp_path / "tree", tmp_path / "none", 0, 1, "1", "cpu")
+    found = repainted_whole(tmp_path / "out", source)
+    (tree,) = trees_of(tmp_path / "out")
+    frames = list_frames(tree, "train")
+    assert len(frames) == found["frames"] >= 2
+    raws = [(read_maps(frame), read_picture(frame)) for frame in list_frames(tmp_path / "tree", "train")]
+    for frame in frames:
+        (labels, ids), picture = read_maps(frame), read_picture(frame)
+        ((_, raw),) = [one for one in raws if all(map(np.array_equal, one[0], (labels, ids)))]
+        changed = np.unique(ids[(picture != raw).any(2)])
+        assert len(changed) == 1 and changed[0] >= 24000
+
+
 def test_an_arm_learns_as_long_as_another_and_half_from_made_data(tmp_path):
     options = parse(flags(tmp_path, arms=["real", "all"]))
     for recipe, count in (("inserted", 2), ("repainted", 1)):
@@ -166,10 +182,10 @@ def test_a_miniature_from_start_to_end_with_a_stop_on_the_way(tmp_path, monkeypa
     done = run_here(program.main, *arguments)
     assert done.returncode == 0, done.stderr
     assert [path.stat().st_mtime_ns for path in results] == stamps
-    assert len(calls) == 9 and len(set(calls)) == 8
+    assert len(calls) == 10 and len(set(calls)) == 9
 
     content = json.loads((tmp_path / "out/benefit.json").read_text())
-    arms = ["real", "copy-paste", "prior", "inserted", "on-the-fly", "repainted", "all"]
+    arms = ["real", "copy-paste", "prior", "inserted", "on-the-fly", "repainted", "repainted-whole", "all"]
     assert [row["arm"] for row in content["held_out"]] == arms
     assert all(row["mean"]["mean"] is not None for row in content["held_out"])
     cost = {row["arm"]: row for row in content["cost"]}
@@ -180,6 +196,6 @@ def test_a_miniature_from_start_to_end_with_a_stop_on_the_way(tmp_path, monkeypa
 
     final = parse([*arguments, "--final"])
     work_off(tmp_path / "out", tasks_of(final), lambda name, result: None)
-    assert len(calls) == 9 and "Second held-out scenes" in write_report(final, tmp_path / "out")
+    assert len(calls) == 10 and "Second held-out scenes" in write_report(final, tmp_path / "out")
     other = run_here(program.main, *flags(tmp_path / "out", iterations=3))
     assert other.returncode == 2 and "with iterations 2, this one has 3" in other.stderr
