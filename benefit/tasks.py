@@ -140,6 +140,8 @@ def train_start(folder: Path, options: BenefitOptions) -> dict:
 def train_arm(folder: Path, options: BenefitOptions, case: Case, arm: str) -> dict:
     """Train the segmenter of an arm and measure it on the held-out scenes."""
     settings = segmenter_of(options, case, arm, HELD_OUT)
+    if options.start_iterations:
+        settings = replace(settings, weights=str(Path(options.out).absolute() / START / "run"))
     truths = truths_of(settings.val, settings.size)
     device = choose_device(options.device)
     with contextlib.redirect_stdout(io.StringIO()):  # log.txt in its folder says the same
@@ -185,7 +187,6 @@ def segmenter_of(options: BenefitOptions, case: Case, arm: str, measured_on: str
     return replace(
         settings,
         val=str(out / measured_on / "tree"),
-        weights=str(out / START / "run") if options.start_iterations else "none",
         picture_every=options.iterations,
     )
 

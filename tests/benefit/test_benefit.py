@@ -21,7 +21,9 @@ from data.cityscapes import list_frames, read_maps
 from scripts import benefit as program
 from segment.samples import read_picture, read_sample
 from streets.scenes import write_streets
+from support.checkpoints import find_checkpoint, load_checkpoint
 from tests.programs import run_here
+from tests.test_main import assert_same
 from tests.town import write_density_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -194,8 +196,17 @@ def test_a_miniature_from_start_to_end_with_a_stop_on_the_way(tmp_path, monkeypa
     assert all(f"| 3 | {arm} | 1 |" in table for arm in arms)
     assert (tmp_path / "out/benefit_held_out.png").stat().st_size > 1000
 
-    final = parse([*arguments, "--final"])
+    final, real_measure, measured = parse([*arguments, "--final"]), tasks.measure, []
+
+    def noted_measure(model, settings, *given):
+        measured.append((settings.out, model.state_dict()))
+        return real_measure(model, settings, *given)
+
+    monkeypatch.setattr(tasks, "measure", noted_measure)
     work_off(tmp_path / "out", tasks_of(final), lambda name, result: None)
     assert len(calls) == 10 and "Second held-out scenes" in write_report(final, tmp_path / "out")
+    assert len(measured) == len(arms)
+    for run, networks in measured:  # what is measured last is what each arm has learnt
+        assert_same(networks, load_checkpoint(find_checkpoint(run))["networks"])
     other = run_here(program.main, *flags(tmp_path / "out", iterations=3))
     assert other.returncode == 2 and "with iterations 2, this one has 3" in other.stderr
