@@ -162,31 +162,29 @@ def _with_interval(found: dict | None) -> str:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Person AP of each arm over n, a bar with the spread over seeds and a dot for each seed."""
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    """Person AP of each arm with a line for each seed, and its differences to `real` with their interval."""
     sizes = list(dict.fromkeys(row["n"] for row in rows))
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(arms)
-    for number, arm in enumerate(arms):
-        for place, n in enumerate(sizes):
-            person = next(row["person"] for row in rows if (row["n"], row["arm"]) == (n, arm))
-            if person["mean"] is None:
-                continue
-            x = place + (number - (len(arms) - 1) / 2) * width
-            axes.bar(
-                x,
-                100 * person["mean"],
-                0.9 * width,
-                yerr=100 * (person["deviation"] or 0),
-                color=f"C{number}",
-                label=arm if place == 0 else None,
-            )
-            dots = [100 * value for value in person["by_seed"].values()]
-            axes.plot([x] * len(dots), dots, "k.", markersize=3)
-    axes.set_xticks(range(len(sizes)), [f"{n} scenes" for n in sizes])
-    axes.set_ylabel("person AP on held-out scenes, points")
-    axes.legend(fontsize=8, ncols=3)
+    figure = Figure(figsize=(10, 3.2 * len(sizes)), layout="constrained")
+    for (absolute, relative), n in zip(figure.subplots(len(sizes), 2, squeeze=False), sizes, strict=True):
+        found = {row["arm"]: row["person"] for row in rows if row["n"] == n and row["person"]["by_seed"]}
+        names, places = list(found), range(len(found))
+        colours = [f"C{list(ARMS).index(name)}" for name in names]
+        absolute.bar(places, [100 * found[name]["mean"] for name in names], color=colours, alpha=0.6)
+        for seed in sorted({seed for name in names for seed in found[name]["by_seed"]}):
+            line = [100 * found[name]["by_seed"].get(seed, np.nan) for name in names]
+            absolute.plot(places, line, "k.-", linewidth=0.6)
+        absolute.set_ylabel("person AP, points")
+        absolute.set_title(f"{n} scenes: mean, a line for each seed", fontsize=9)
+        for place, name in enumerate(names):
+            if pairs := found[name]["to_real"]:
+                half = 100 * (pairs["half_width"] or 0)
+                relative.errorbar(place, 100 * pairs["mean"], half, fmt="o", color=colours[place], capsize=4)
+        relative.axhline(0, color="k", linewidth=0.6)
+        relative.set_ylabel(f"difference to {BASE}, points")
+        relative.set_title("paired by seed, 95 % interval", fontsize=9)
+        for axes in (absolute, relative):
+            axes.set_xticks(places, names, rotation=20, fontsize=8)
+            axes.set_xlim(-0.6, len(names) - 0.4)
     png = io.BytesIO()
-    figure.savefig(png, dpi=120, format="png")
+    figure.savefig(png, dpi=110, format="png")
     write_atomic(path, png.getvalue())
