@@ -115,7 +115,10 @@ def add_flags(parser: argparse.ArgumentParser, kind, headings: dict[str, str] | 
 def _flag(item: dataclasses.Field) -> dict:
     """What argparse wants to know of a flag."""
     default, kind = item.default, item.metadata["read"] or type(item.default)
-    shown = "" if default in (None, "", (), dataclasses.MISSING) else f" (default {default})"
+    said = default
+    if isinstance(default, tuple):  # as it would be typed: several words, or WIDTHxHEIGHT
+        said = (" " if "nargs" in item.metadata["flag"] else "x").join(map(str, default))
+    shown = "" if default in (None, "", (), dataclasses.MISSING) else f" (default {said})"
     about = {"help": (item.metadata["help"] + shown).replace("%", "%%"), "default": argparse.SUPPRESS}
     if isinstance(default, bool):
         about["action"] = argparse.BooleanOptionalAction
