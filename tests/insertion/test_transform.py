@@ -24,7 +24,7 @@ from data.cityscapes import list_frames, read_maps
 from insertion import InsertInstances, make_bank, thing_masks
 from insertion.transform import draw_name
 from support.errors import InputError
-from tests.augment.insert.test_insert import run
+from tests.augment.insert.inserting import run
 from tests.augment.insert.test_insert_render import write_source
 from tests.town import CAMERA, PERSON_PLACE, write_checkpoint
 

@@ -128,7 +128,7 @@ def test_what_a_lost_process_did_not_merge_is_merged_by_hand(program, whole, tmp
     assert digests(out) == whole
 
 
-@pytest.mark.parametrize("program", ["synth"], indirect=True)  # test_insert.py has the other
+@pytest.mark.parametrize("program", ["synth"], indirect=True)  # tests/augment/insert has the other
 def test_torchrun_makes_the_same_tree(program, whole, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*torchrun, *program.command(tmp_path / "out")]

@@ -8,7 +8,7 @@ from cityscapesscripts.evaluation.evalPanopticSemanticLabeling import evaluatePa
 
 from augment.repaint.validate import validate_tree
 from data.cityscapes import list_frames
-from tests.augment.insert.test_insert import content, lines, run
+from tests.augment.insert.inserting import content, lines, run
 from tests.town import write_checkpoint, write_town
 
 COMMAND = ("--per_image", "1-2", "--no_apart", "--min_visible", "20", "--render", "overlay")

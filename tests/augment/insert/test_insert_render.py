@@ -25,7 +25,7 @@ from augment.paint.painter import Painter, Rendering
 from data.cityscapes import list_frames, read_maps
 from data.geometry import Patch, is_thing
 from data.writer import FrameName, LabelledPolygon, rasterise, write_frame
-from tests.augment.insert.test_insert import content, lines, records, run
+from tests.augment.insert.inserting import content, lines, records, run
 from tests.mini_frames import mini_objects, mini_picture
 from tests.town import CAMERA, write_checkpoint
 

@@ -1,0 +1,31 @@
+"""A town to insert into, a model, and the tree that most tests of scripts.insert look at."""
+
+import pytest
+
+from tests.augment.insert.inserting import COMMAND, FRAMES, content, run
+from tests.town import write_checkpoint, write_town
+
+
+@pytest.fixture(scope="package")
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp("town")
+    write_town(root, FRAMES)
+    write_town(root, 1, "val")
+    return root
+
+
+@pytest.fixture(scope="package")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("person"))
+
+
+@pytest.fixture(scope="package")
+def out(source, checkpoint, tmp_path_factory):
+    """The tree that most tests look at."""
+    before = content(source)
+    out = tmp_path_factory.mktemp("out") / "tree"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", out, *COMMAND)
+        assert run(monkeypatch, *arguments, "--coco", "--preview", 2) == 0
+    assert content(source) == before
+    return out

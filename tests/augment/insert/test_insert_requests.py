@@ -1,0 +1,222 @@
+"""scripts/insert.py: what a user may ask for."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from augment.insert.gates import RULES
+from augment.insert.options import gates_of, parse
+from augment.insert.places import column, working_maps
+from augment.insert.tree import plan
+from data.camera import published_camera
+from data.cityscapes import list_frames, read_maps
+from data.geometry import LEAST_INSTANCES, METRIC_RANGES, metric_heights
+from model import load_model, predict_places
+from support.errors import InputError
+from tests.augment.insert.inserting import COMMAND, FRAMES, content, lines, run
+from tests.miniature import write_miniature
+from tests.town import write_checkpoint, write_density_checkpoint
+
+
+def test_a_budget_is_spread_evenly_and_depends_on_names_and_seed_alone():
+    names = [f"a_{index:06d}_000019" for index in range(10)]
+    planned = plan(names, ("person", "rider"), 3, budget={"person": 25, "rider": 4})
+    assert planned == plan(names, ("person", "rider"), 3, budget={"rider": 4, "person": 25})
+    flat = [name for chosen in planned for name in chosen]
+    assert (flat.count("person"), flat.count("rider")) == (25, 4)
+    assert all(2 <= chosen.count("person") <= 3 and chosen.count("rider") <= 1 for chosen in planned)
+    assert planned != plan(names, ("person", "rider"), 4, budget={"person": 25, "rider": 4})
+    counts = [len(chosen) for chosen in plan(names, ("car", "person"), 0, (0, 2))]
+    assert set(counts) == {0, 1, 2}
+    assert plan(names, ("car", "person"), 0, (0, 2))[:5] == plan(names[:5], ("car", "person"), 0, (0, 2))
+    with pytest.raises(InputError, match="too many"):
+        plan(names, ("car",), 0, (256, 256))
+
+
+def test_several_checkpoints_share_a_budget(source, checkpoint, tmp_path, monkeypatch, capsys):
+    car_place = (4.0, 0.0, -1.0, 0.0, 2.6, -0.9)
+    car = write_checkpoint(tmp_path / "car", "car", car_place, spread=0.0)
+    arguments = ("--db_root", source, "--out", tmp_path / "out", "--target", "person=3,car=2", "--no_gate")
+    assert run(monkeypatch, "--checkpoint", checkpoint, car, *arguments) == 0
+    tried = [one["class"] for one in lines(tmp_path / "out")]
+    assert (tried.count("person"), tried.count("car")) == (3, 2)
+    summary = json.loads((tmp_path / "out" / "insert.json").read_text())
+    assert summary["objects_inserted"] == {"car": 2, "person": 3}
+    report = capsys.readouterr().out
+    assert [line.split() for line in report.splitlines() if line.startswith("car")] == [
+        ["car", "4", "6", "2"]
+    ]
+
+
+def test_refused_images_are_copied_as_they_are_and_counted(source, tmp_path, monkeypatch):
+    in_the_sky = (12.8, 0.0, 0.0, 0.0, 4.0, 2.5)
+    checkpoint = write_checkpoint(tmp_path / "sky", place=in_the_sky)
+    out = tmp_path / "out"
+    arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", out, "--attempts", 9)
+    assert run(monkeypatch, *arguments) == 0
+    summary = json.loads((out / "insert.json").read_text())
+    assert summary["objects_given_up"] == {"person": FRAMES} and summary["images_changed"] == 0
+    assert sum(summary["refusals"]["person"].values()) == 9 * FRAMES
+    assert set(summary["refusals"]["person"]) <= {"inside", "support", "height"}
+    made, original = content(out), content(source)
+    for name in made.keys() & original.keys():
+        assert made[name] == original[name]
+    assert not (out / "leftImg8bit").exists() and "not written" in summary["settings"]["render"]
+    assert run(monkeypatch, *arguments, "--no_gate") == 2  # other settings
+    assert run(monkeypatch, *arguments, "--no_gate", "--overwrite") == 0
+    assert json.loads((out / "insert.json").read_text())["objects_inserted"] == {"person": FRAMES}
+
+
+def test_region_height_distance_protected_labels_and_fixed_noise(source, checkpoint, tmp_path, monkeypatch):
+    mask = np.zeros((128, 256), np.uint8)
+    mask[:, :60] = 255
+    cv2.imwrite(str(tmp_path / "region.png"), mask)
+
+    def result(*arguments) -> list[dict]:
+        out = tmp_path / "out"
+        common = ("--checkpoint", checkpoint, "--db_root", source, "--out", out, "--overwrite", "--no_gate")
+        assert run(monkeypatch, *common, *arguments) == 0
+        return lines(out)
+
+    for region in ("0,0,60,128", tmp_path / "region.png"):
+        inserted = [one for one in result("--region", region) if one["status"] == "inserted"]
+        assert inserted and all((one["box"][0] + one["box"][2]) / 2 < 60 for one in inserted)
+    assert all(set(one["refusals"]) == {"height_range"} for one in result("--height", "10-30"))
+    assert all(one["status"] == "inserted" for one in result("--distance", "5-10"))
+    assert all(set(one["refusals"]) == {"distance"} for one in result("--distance", "10-30"))
+    assert all(one["refusals"]["protected"] for one in result("--protect", "road,building"))
+    fixed = result("--z_spatial", "0,0.5,1,-1", "--z_appr", ",".join(["0.25"] * 16))
+    assert all(one["z_spatial"] == [0, 0.5, 1, -1] and one["z_appr"] == [0.25] * 16 for one in fixed)
+
+
+def test_each_rule_has_a_switch():
+    required = ["--checkpoint", "x", "--db_root", "y", "--out", "z"]
+    assert gates_of(parse(required)).rules == tuple(RULES)
+    for rule in RULES:
+        assert gates_of(parse([*required, f"--no_{rule}"])).rules == tuple(r for r in RULES if r != rule)
+    assert gates_of(parse([*required, "--no_gate"])).rules == ()
+    limits = gates_of(parse([*required, "--max_overlap", "0.1", "--min_score", "0.2", "--min_area", "9"]))
+    assert (limits.max_overlap, limits.min_score, limits.min_area) == (0.1, 0.2, 9)
+
+
+def test_the_score_rule_refuses_and_is_counted(source, checkpoint, tmp_path, monkeypatch):
+    arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "out", "--scenes", 1)
+    assert run(monkeypatch, *arguments, "--min_score", "1", "--attempts", 3) == 0
+    assert json.loads((tmp_path / "out" / "insert.json").read_text())["refusals"]["person"]["score"] > 0
+
+
+def test_a_density_gives_likelihoods_as_scores_and_its_temperature_is_one_of_the_settings(
+    source, tmp_path, monkeypatch, capsys
+):
+    checkpoint = write_density_checkpoint(tmp_path / "density")
+    arguments = ("--checkpoint", checkpoint, "--db_root", source, "--no_gate", "--out")
+    assert run(monkeypatch, *arguments, tmp_path / "learnt") == 0
+    assert run(monkeypatch, *arguments, tmp_path / "cool", "--temperature", 0.25) == 0
+    scores = {}
+    for name, temperature in (("learnt", 1), ("cool", 0.25)):
+        settings = json.loads((tmp_path / name / "insert.json").read_text())["settings"]
+        assert settings["temperature"] == temperature
+        model = load_model(checkpoint, temperature=temperature)
+        inserted = [one for one in lines(tmp_path / name) if one["status"] == "inserted"]
+        scores[name] = [one["score_place"] for one in inserted]
+        for one in inserted:
+            frame = next(frame for frame in list_frames(source, "train") if frame.name == one["image"])
+            labels, ids = working_maps(*read_maps(frame), model.small, torch.device("cpu"))
+            theta = predict_places(model, labels, ids, column(np.array([one["z_spatial"]]), model.device))
+            assert one["temperature"] == temperature
+            assert theta[0].tolist() == pytest.approx(one["theta"], rel=1e-3, abs=1e-3)
+            likelihood = model.density(labels).likelihood(theta).item()
+            assert 0 < likelihood <= 1 and one["score_place"] == pytest.approx(likelihood, rel=1e-3)
+    assert len(scores["learnt"]) == len(scores["cool"]) == FRAMES and scores["learnt"] != scores["cool"]
+    capsys.readouterr()
+    assert run(monkeypatch, *arguments, tmp_path / "cool", "--temperature", 0.5) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    limit = max(scores["learnt"])
+    strict = (
+        "--checkpoint",
+        checkpoint,
+        "--db_root",
+        source,
+        "--out",
+        tmp_path / "strict",
+        "--min_score",
+        limit,
+    )
+    off = [f"--no_{rule}" for rule in RULES if rule != "score"]
+    assert run(monkeypatch, *strict, *off, "--region", "0,0,128,128", "--attempts", 40) == 0
+    chosen = [one for one in lines(tmp_path / "strict") if one["status"] == "inserted"]
+    assert all(one["score_place"] >= limit and one["box"][0] + one["box"][2] < 256 for one in chosen)
+    refusals = json.loads((tmp_path / "strict" / "insert.json").read_text())["refusals"]["person"]
+    assert refusals["score"] > 0 and refusals["region"] > 0
+
+
+def test_a_single_image_without_polygons_or_camera(checkpoint, tmp_path, monkeypatch):
+    write_miniature(tmp_path / "in", count=1)
+    (frame,) = list_frames(tmp_path / "in", "train")
+    loose = tmp_path / "loose.png"
+    loose.write_bytes(frame.label_path.read_bytes())
+    for number, given in enumerate(
+        (["--image", frame.label_path], ["--image", loose, "--instances", frame.instance_path])
+    ):
+        out = tmp_path / f"out{number}"
+        assert run(monkeypatch, "--checkpoint", checkpoint, *given, "--out", out, "--no_gate") == 0
+        (made,) = list_frames(out, "train")
+        ids = read_maps(made)[1]
+        assert (ids == 24001).sum() == lines(out)[0]["pixels"] > 0
+        assert not list(out.rglob("*polygons.json")) and not (out / "camera").exists()
+    assert run(monkeypatch, "--checkpoint", checkpoint, "--image", tmp_path / "no.png", "--out", out) == 2
+    for inside in (tmp_path / "in" / "new", tmp_path / "in", tmp_path):
+        given = ("--image", frame.label_path, "--out", inside)
+        assert run(monkeypatch, "--checkpoint", checkpoint, *given) == 2
+    assert not (tmp_path / "in" / "new").exists()
+
+
+def test_heights_go_by_the_training_instances_without_cameras(checkpoint, tmp_path, monkeypatch):
+    write_miniature(tmp_path / "in", count=LEAST_INSTANCES)
+    arguments = ("--checkpoint", checkpoint, "--db_root", tmp_path / "in", "--out", tmp_path / "out")
+    assert run(monkeypatch, *arguments) == 0
+    summary = json.loads((tmp_path / "out" / "insert.json").read_text())
+    assert summary["height_fits"]["person"]["low"] < 0 < summary["height_fits"]["person"]["high"]
+    assert summary["refusals"]["person"]["height"] > 0  # the tiny model's persons are larger
+
+
+def test_too_few_training_instances_switch_the_height_rule_off(checkpoint, tmp_path, monkeypatch, capsys):
+    write_miniature(tmp_path / "in", count=1)
+    arguments = ("--checkpoint", checkpoint, "--db_root", tmp_path / "in", "--out", tmp_path / "out")
+    assert run(monkeypatch, *arguments) == 0
+    assert "no plausible heights of person: 1 training instance, 30 needed" in capsys.readouterr().err
+    summary = json.loads((tmp_path / "out" / "insert.json").read_text())
+    assert summary["height_fits"] == {} and "height" not in summary["refusals"]["person"]
+
+
+def test_an_assumed_camera_judges_heights_and_distances_and_is_named(
+    checkpoint, tmp_path, monkeypatch, capsys
+):
+    write_miniature(tmp_path / "in", count=1)
+    out = tmp_path / "out"
+    arguments = ("--checkpoint", checkpoint, "--db_root", tmp_path / "in", "--out", out, "--distance", "1-9")
+    assert run(monkeypatch, *arguments) == 2  # a distance needs a camera
+    assert "--camera cityscapes" in capsys.readouterr().err
+    assert run(monkeypatch, *arguments, "--camera", "cityscapes") == 0
+    told, settings = capsys.readouterr(), json.loads((out / "insert.json").read_text())["settings"]
+    assert "camera assumed, not read, for images without a camera file (1)" in told.out
+    assert "30 needed" not in told.err
+    assert settings["assumed_cameras"]["standard"]["images"] == 1
+    assert not (out / "camera").exists()  # an assumption is no file of the source
+    camera = published_camera("littleton_000000_000019", 256, 128)
+    (made,) = lines(out)
+    assert made["status"] == "inserted" and made["camera_assumed"] == "standard"
+    low, high = METRIC_RANGES["person"]
+    assert low <= metric_heights(np.array([made["box"]]), camera)[0] <= high
+    assert 1 <= camera.ground_depth(made["box"][3]) <= 9
+
+
+def test_cameras_of_the_source_are_not_replaced_by_an_assumed_one(
+    out, source, checkpoint, tmp_path, monkeypatch
+):
+    arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "again", *COMMAND)
+    assert run(monkeypatch, *arguments, "--coco", "--preview", 2, "--camera", "cityscapes") == 0
+    assert content(tmp_path / "again") == content(out)
