@@ -130,6 +130,8 @@ def markdown(content: dict) -> str:
         lines = [f"{title}:", "", _line(heads), _line(["---"] * len(heads))]
         for row in content[name]:
             seeds = len(row["person"]["by_seed"])
+            if not seeds:
+                continue
             cells = [str(row["n"]), row["arm"], str(seeds)]
             for figure in FIGURES:
                 cells += [_with_spread(row[figure]), _with_interval(row[figure]["to_real"])]
@@ -138,6 +140,8 @@ def markdown(content: dict) -> str:
     heads = ["n", "training data", "objects", "model of places, s", "making data, s", "training and AP, s"]
     lines = ["Cost, mean over seeds:", "", _line(heads), _line(["---"] * len(heads))]
     for row in content["cost"]:
+        if not row["training"]:
+            continue
         seconds = [f"{row[part]:.0f}" for part in ("placement", "data", "training")]
         lines.append(_line([str(row["n"]), row["arm"], f"{row['objects']:.0f}", *seconds]))
     return "\n\n".join([*parts, "\n".join(lines)]) + "\n"
