@@ -3,7 +3,10 @@
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 
 def fork_ranks(program: Callable[[], None], count: int = 2) -> list[int]:
@@ -33,14 +36,27 @@ def let_other_threads_come_late() -> None:
     os.sched_setaffinity(0, mine)
     for thread in map(int, os.listdir("/proc/self/task")):
         if thread != os.getpid():
-            os.sched_setaffinity(thread, mine)
-            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+            with suppress(ProcessLookupError):  # a loader's thread may end meanwhile
+                os.sched_setaffinity(thread, mine)
+                os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
 
 
-def threads_of_the_group() -> list[str]:
-    """Names of this process's threads that a process group has started."""
+def threads_of_the_group(patience: float = 5) -> list[str]:
+    """Names of this process's threads that a process group has started and that stay for `patience` seconds.
+
+    The kernel lists a thread for a moment after somebody has waited for its end.
+    """
+    end = time.monotonic() + patience
+    while names := [name for name in _threads() if "gloo" in name or "tcpstore" in name]:
+        if time.monotonic() > end:
+            break
+        time.sleep(0.01)
+    return names
+
+
+def _threads() -> list[str]:
     names = []
-    for thread in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{thread}/comm") as file:
-            names.append(file.read().strip())
-    return [name for name in names if "gloo" in name or "tcpstore" in name]
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it may end meanwhile
+            names.append((thread / "comm").read_text().strip())
+    return names
