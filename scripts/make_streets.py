@@ -54,9 +54,9 @@ def main() -> None:
         options.size,
         options.seed,
         options.num_workers,
-        options.overwrite,
-        options.erased,
-        lambda scenes, total: tqdm(scenes, total=total, unit="scene", desc="street scenes"),
+        overwrite=options.overwrite,
+        erased=options.erased,
+        progress=lambda scenes, total: tqdm(scenes, "street scenes", total, unit="scene"),
     )
     if report.found:
         print(f"{options.out} already holds these scenes, nothing to do")

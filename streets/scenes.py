@@ -246,6 +246,7 @@ def make_scene(
     index: int,
     width: int,
     height: int,
+    *,
     erased: bool = False,
     with_people: bool = True,
 ) -> Scene:
@@ -302,7 +303,7 @@ def _write_scene(
 ) -> dict[str, int]:
     """Make and write one scene; the number of its instances by class."""
     split, index = job
-    scene = make_scene(seed, split, index, *size, erased, with_people)
+    scene = make_scene(seed, split, index, *size, erased=erased, with_people=with_people)
     name = FrameName(SPLITS[split][0], index, 19)
     write_frame(
         out,
@@ -362,6 +363,7 @@ def write_streets(
     size: tuple[int, int],
     seed: int,
     workers: int = 1,
+    *,
     overwrite: bool = False,
     erased: bool = False,
     with_people: bool = True,

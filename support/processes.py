@@ -3,6 +3,7 @@
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
 import threading
 from collections import deque
@@ -66,6 +67,7 @@ class Pool:
             yield from map(function, items)
             return
         if self._executor is None:
+            pickle.dumps(function)  # one that can't be sent to a process is an error now, later a hang
             # Spawned, not forked: a fork inherits cv2's thread pool without its threads and may hang.
             context = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(self.workers, context, _start_process, self._setup)

@@ -202,8 +202,8 @@ def test_any_size_has_the_same_street(size):
     assert agree > 0.75
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return run_here(make_streets.main, "--num_workers", "1", *arguments)
+def run(*arguments: str, workers: int = 1) -> subprocess.CompletedProcess:
+    return run_here(make_streets.main, "--num_workers", str(workers), *arguments)
 
 
 @pytest.mark.parametrize(
@@ -228,8 +228,9 @@ def test_bad_arguments_give_one_line_and_status_2(arguments, complaint, tmp_path
 def test_program_reports_counts_and_respects_what_is_there(tmp_path):
     out = tmp_path / "tree"
     arguments = ["--out", str(out), "--train", "2", "--val", "1", "--size", "128x64"]
-    first = run(*arguments)
+    first = run(*arguments, workers=2)
     assert first.returncode == 0, first.stderr
+    assert "street scenes: 100%" in first.stderr
     assert "train 2, val 1" in first.stdout
     assert "car" in first.stdout
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}

@@ -1,6 +1,7 @@
-"""Pools: what the processes of one are told before they import anything."""
+"""Pools: what the processes of one are told before they import anything, and what can't be told."""
 
 import os
+import pickle
 
 import pytest
 
@@ -19,3 +20,8 @@ def test_libraries_of_a_worker_have_one_thread_and_those_here_as_many_as_before(
     with Pool(2) as pool:
         assert list(pool.map(threads_of_libraries, range(3))) == ["1"] * 3
     assert os.environ.get("OMP_NUM_THREADS") == here
+
+
+def test_work_that_no_process_can_be_told_is_an_error_and_no_hang():
+    with Pool(2) as pool, pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
+        next(pool.map(lambda item: item, range(20)))
