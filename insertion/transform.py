@@ -24,6 +24,21 @@ from support.checkpoints import find_checkpoint
 from support.errors import InputError
 from support.processes import Pool
 
+_threads: list[int] = []  # of cv2, while a process forks
+
+
+def _end_threads() -> None:
+    _threads.append(cv2.getNumThreads())
+    cv2.setNumThreads(1)
+
+
+def _allow_threads() -> None:
+    cv2.setNumThreads(_threads.pop())
+
+
+if hasattr(os, "register_at_fork"):  # else a forked worker would wait for threads of cv2 that it has not got
+    os.register_at_fork(before=_end_threads, after_in_parent=_allow_threads, after_in_child=_allow_threads)
+
 RENDERS = ("none", "overlay", *WITH_BANK)  # what paints fast enough for a training loop
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -210,11 +211,17 @@ def as_it_is(sample):
 def test_loader_workers_follow_torchs_seed_however_they_are_started(source, checkpoint, bank):
     transform = InsertInstances(checkpoint, (1, 2), 0.7, bank=bank, gates=LOOSE)
     transform(*data_set(source)[0])  # loaded here too: workers load for themselves
+    cv2.setNumThreads(2)
+    cv2.resize(
+        np.zeros((1000, 1000, 3), np.uint8), (900, 1100)
+    )  # large enough to start threads, which no fork has
     data = data_set(source, transforms=v2.Compose([pickle.loads(pickle.dumps(transform))]))
     runs = []
     for start in ("fork", "spawn", "fork"):
         torch.manual_seed(3 if len(runs) < 2 else 4)
-        loader = DataLoader(data, None, num_workers=2, collate_fn=as_it_is, multiprocessing_context=start)
+        loader = DataLoader(
+            data, None, num_workers=2, collate_fn=as_it_is, multiprocessing_context=start, timeout=60
+        )
         runs.append(list(loader))
     assert all(map(same, runs[0], runs[1]))
     assert not all(map(same, runs[0], runs[2]))
