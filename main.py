@@ -53,8 +53,8 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
     if ranks.local:
         wait_for_all(NO_LIMIT)
     shown, begin = not ranks.local, ranks.rank / ranks.count
-    pairs = TrainingPairs(prepare(options, "train", shown, begin), options)
-    validation = first_scenes(prepare(options, "val", shown, begin), GRID_COLUMNS).to(device)
+    pairs = TrainingPairs(prepare(options, "train", progress=shown, begin=begin), options)
+    validation = first_scenes(prepare(options, "val", progress=shown, begin=begin), GRID_COLUMNS).to(device)
     if not ranks.local:
         wait_for_all(NO_LIMIT)
     global_batch = options.batch_size * ranks.count
@@ -64,7 +64,7 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
     with torch.device(device):
         model = WhereWhat(options)
     recorded = can_record(options, device, ranks.count)
-    optimisers = Optimisers(model, recorded)
+    optimisers = Optimisers(model, recorded=recorded)
     step = RecordedStep(model, optimisers) if recorded else partial(train_step, model, optimisers)
     averages = Averages(model, options.average_decay) if options.average_decay else None
     grid_noise = draw_grid_noise(options, device)
@@ -207,7 +207,7 @@ def set_speed(options: Options, device: torch.device) -> None:
         keep_freed_memory()
 
 
-def keep_freed_memory(keep: bool = True) -> None:
+def keep_freed_memory(*, keep: bool = True) -> None:
     """Let the C library keep large freed blocks instead of returning them to the system at once.
 
     A step makes and frees dozens of tensors of 20 to 70 MB; each would be mapped and zeroed anew. Without

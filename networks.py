@@ -32,7 +32,7 @@ def channel_multipliers(depth: int) -> list[int]:
     return [min(2**layer, 8) for layer in range(depth)]
 
 
-def down(channels_in: int, channels: list[int], first: bool = True) -> nn.Sequential:
+def down(channels_in: int, channels: list[int], *, first: bool = True) -> nn.Sequential:
     """Halving layers, leaky; the `first` one of a network reads planes or a mask, and has no norm."""
     layers: list[nn.Module] = []
     for pair in pairwise([channels_in, *channels]):

@@ -44,7 +44,7 @@ class Optimisers:
     recorded as a CUDA graph, for which rates are tensors.
     """
 
-    def __init__(self, model: WhereWhat, recorded: bool = False):
+    def __init__(self, model: WhereWhat, *, recorded: bool = False):
         options = model.options
         trained = {  # all but the biases that a norm removes
             group: [parameter for parameter in model.parameters_of(names) if parameter.requires_grad]
@@ -87,7 +87,7 @@ class Optimisers:
             if group in self.adams:
                 self.adams[group].zero_grad(set_to_none=True)
 
-    def add_gradients(self, groups: Sequence[str], loss: Tensor, retain_graph: bool = False) -> None:
+    def add_gradients(self, groups: Sequence[str], loss: Tensor, *, retain_graph: bool = False) -> None:
         """Add the gradients of `loss` for the parameters of some groups, and for no others."""
         inputs = [p for name, parameters in self.parameters.items() if name in groups for p in parameters]
         others = [p for name, parameters in self.parameters.items() if name not in groups for p in parameters]
@@ -152,7 +152,7 @@ def check_finite(losses: dict[str, Tensor], nothing_updated: bool) -> None:
 
 
 def train_step(
-    model: WhereWhat, optimisers: Optimisers, batch: Batch, noise: Noise, check: bool = False
+    model: WhereWhat, optimisers: Optimisers, batch: Batch, noise: Noise, *, check: bool = False
 ) -> dict[str, Tensor]:
     """One iteration: a D update, then two G-side updates, the second with new dropout and sampling noise.
 
@@ -274,13 +274,13 @@ class RecordedStep:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.stream = torch.cuda.Stream()
 
-    def __call__(self, batch: Batch, noise: Noise, check: bool = False) -> dict[str, Tensor]:
+    def __call__(self, batch: Batch, noise: Noise, *, check: bool = False) -> dict[str, Tensor]:
         """Like train_step, except that `check` looks when the weights have been updated."""
         self.steps += 1
         if self.steps <= WARM_UP:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
-                losses = train_step(self.model, self.optimisers, batch, noise, check)
+                losses = train_step(self.model, self.optimisers, batch, noise, check=check)
             torch.cuda.current_stream().wait_stream(self.stream)
             return losses
         if self.graph is None:

@@ -26,7 +26,7 @@ class Crop:
         left, top, right, bottom = self.pad
         return self.width + left + right, self.height + top + bottom
 
-    def cut(self, array: np.ndarray, mirror: bool = True) -> np.ndarray:
+    def cut(self, array: np.ndarray, *, mirror: bool = True) -> np.ndarray:
         """The crop of a frame (H,W) or (H,W,C) of any dtype: (size, size[, C]), a copy.
 
         mirror: whether the padding reflects the frame; else it is 0, which is right for masks.

@@ -144,6 +144,7 @@ def export_coco(
     out: Path,
     splits: list[str],
     category_ids: str = "coco",
+    *,
     polygons: bool = False,
     map_function: Callable = map,
 ) -> tuple[list[Path], int]:
@@ -155,9 +156,19 @@ def export_coco(
     """
     source, new_ids = new_instances(out)
     left_out: list[str] = []
-    options = (source, category_ids, polygons, left_out)
     paths = [
-        write_coco(out, split, list_frames(out, split), new_ids, map_function, *options) for split in splits
+        write_coco(
+            out,
+            split,
+            list_frames(out, split),
+            new_ids,
+            map_function,
+            source,
+            category_ids,
+            polygons=polygons,
+            left_out=left_out,
+        )
+        for split in splits
     ]
     for message in left_out:
         warn(f"{message}; left out of the annotation")

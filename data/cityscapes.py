@@ -55,7 +55,7 @@ class Frame:
     instance_path: Path
 
 
-def list_frames(db_root: str | Path, split: str, skip_incomplete: bool = False) -> list[Frame]:
+def list_frames(db_root: str | Path, split: str, *, skip_incomplete: bool = False) -> list[Frame]:
     """All frames of `db_root`/gtFine/`split`, sorted by name.
 
     Raises InputError if a folder is missing or empty, if two cities share a file name, or if a frame has a
@@ -219,6 +219,7 @@ def usable_instances(
     ids_small: np.ndarray,
     ids_big: np.ndarray,
     target: TargetClass,
+    *,
     group_instances: bool = True,
 ) -> list[Instance]:
     """Instances of `target` worth learning from, by rising id (spec section 3, "Usable instances").

@@ -45,6 +45,7 @@ def annotations_of(
     new_ids: Iterable[int] = (),
     new_source: str = "inserted",
     category_ids: str = "coco",
+    *,
     polygons: bool = False,
 ) -> list[dict]:
     """Annotations of an instance map (H,W) uint16, by rising value, still without id and image_id.
@@ -145,6 +146,7 @@ def write_coco(
     map_function: Callable = map,
     new_source: str = "inserted",
     category_ids: str = "coco",
+    *,
     polygons: bool = False,
     left_out: list[str] | None = None,
 ) -> Path:

@@ -214,7 +214,7 @@ def _slider(label: str, name: str) -> gr.Slider:
     return gr.Slider(-4.8, 4.8, 0, step=0.01, label=label, elem_id=name, buttons=[])
 
 
-def serve(page: gr.Blocks, host: str, port: int, share: bool = False, wait: bool = True) -> str:
+def serve(page: gr.Blocks, host: str, port: int, *, share: bool = False, wait: bool = True) -> str:
     """Open the page, and unless `wait` come back; its address.
 
     Raises InputError if the port is in use.

@@ -94,7 +94,7 @@ class Studio:
         """Scene 0, 1, ... of those on offer. Raises InputError if its files are bad."""
         frame = self.frames[number]
         picture = sibling_path(frame, "leftImg8bit", "_leftImg8bit.png") is not None
-        return Scene(frame, self.split, read_image(frame, picture, self.camera))
+        return Scene(frame, self.split, read_image(frame, rgb=picture, camera=self.camera))
 
     def inserter_for(self, image: EditedImage, wishes: Wishes, seed: int = 0) -> Inserter:
         """What puts objects on an image in the way that is wished for."""

@@ -44,7 +44,7 @@ class Training:
         return min(others, key=lambda position: differing[position], default=None)
 
 
-def read_training(maps: WorkingMaps, target_class: str, progress: bool = True) -> Training:
+def read_training(maps: WorkingMaps, target_class: str, *, progress: bool = True) -> Training:
     """Usable instances of a class in a split (with a progress bar on stderr).
 
     Raises InputError if there are none.

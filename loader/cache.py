@@ -145,7 +145,7 @@ class WorkingMaps:
         return found
 
 
-def prepare(options: Options, split: str, progress: bool = True, begin: float = 0.0) -> WorkingMaps:
+def prepare(options: Options, split: str, *, progress: bool = True, begin: float = 0.0) -> WorkingMaps:
     """Working maps of a split, after making whatever the cache lacks (with a progress bar on stderr).
 
     begin (0..1) is where in the list of missing entries to start: machines that fill one folder at the same

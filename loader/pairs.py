@@ -41,7 +41,7 @@ class _Tensors:
 
         return type(self)(*(applied(getattr(self, item.name)) for item in fields(self)))
 
-    def to(self, device: torch.device | str, non_blocking: bool = False):
+    def to(self, device: torch.device | str, *, non_blocking: bool = False):
         """A copy on `device`."""
         return self.apply(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
@@ -140,8 +140,8 @@ class TrainingPairs(Dataset):
         if flip_real:  # the box changes sides: t13 = -(xr+xl)/(xr-xl) changes its sign
             compact, theta = compact[:, ::-1], theta * np.array([1, 1, -1, 1, 1, 1], np.float32)
         return Batch(
-            real=_scene_of(real, flip_real),
-            cond=_scene_of(self.maps.load(cond_index), flip_cond),
+            real=_scene_of(real, flip=flip_real),
+            cond=_scene_of(self.maps.load(cond_index), flip=flip_cond),
             compact=torch.from_numpy(compact.astype(np.float32))[None, None] / 255,
             theta=torch.from_numpy(theta)[None].clone(),
             places=self._places(position, real_index) if self.with_places else None,
@@ -181,7 +181,7 @@ def _order(seed: int, stream: int, count: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, stream, epoch]).permutation(count)
 
 
-def _scene_of(maps: FrameMaps, flip: bool = False) -> Scene:
+def _scene_of(maps: FrameMaps, *, flip: bool = False) -> Scene:
     """A Scene of one frame, mirrored left to right if asked."""
 
     def tensor(array: np.ndarray, dtype: type) -> Tensor:
@@ -247,6 +247,7 @@ def training_loader(
     batch_size: int,
     first_position: int = 0,
     num_workers: int = 0,
+    *,
     pin_memory: bool = False,
     rank: int = 0,
     world: int = 1,

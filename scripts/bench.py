@@ -66,7 +66,7 @@ class Variant:
             # it starts at boxes as large as the image
             self.model.networks["stn"].theta.bias.data.copy_(TYPICAL_THETA)
         recorded = name != "plain" and can_record(self.options, device, 1)
-        self.optimisers = Optimisers(self.model, recorded)
+        self.optimisers = Optimisers(self.model, recorded=recorded)
         self.take = (
             RecordedStep(self.model, self.optimisers)
             if recorded
@@ -208,7 +208,7 @@ def alone(names: list[str], arguments: argparse.Namespace, db_root: Path) -> dic
 def serve(name: str, options: Options, batch: Batch, noise: Noise, device: torch.device) -> None:
     """The other side of `alone`: a step a line of standard input."""
     if name == "plain":
-        keep_freed_memory(False)
+        keep_freed_memory(keep=False)
     torch.optim.Adam([torch.zeros(1)])  # PyTorch loads its compiler with the first optimiser
     start = peak_memory_mb(device)
     variant = Variant(name, options, batch, noise, device)

@@ -48,7 +48,7 @@ def main() -> None:
 
     torch.set_num_threads(1)  # a page's one small request at a time is no faster with more
     studio = Studio(options, cores())
-    serve(build(studio), options.host, options.port, options.share)
+    serve(build(studio), options.host, options.port, share=options.share)
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def insert(settings: InsertOptions) -> int:
     if settings.dry_run:
         tell_plan(settings, frames, tuple(sorted(models)), decisive, shard)
         return 0
-    with opened(INSERT, out, decisive, shard, settings.overwrite) as tree:
+    with opened(INSERT, out, decisive, shard, overwrite=settings.overwrite) as tree:
         fits = height_fits(settings, gates, there, [model for _, model in models.values()])
         tasks = tasks_of(settings, frames, tuple(sorted(models)), fits, rendering is not None)
         mine = shard.of(frames)

@@ -216,7 +216,7 @@ def parked_two_wheelers(rng: np.random.Generator, town: Population) -> None:
 
 
 def populate(
-    rng: np.random.Generator, camera: Camera, width: int, height: int, with_people: bool = True
+    rng: np.random.Generator, camera: Camera, width: int, height: int, *, with_people: bool = True
 ) -> Population:
     """A whole street for an image of width x height pixels, with or without persons and riders."""
     town = Population(draw_street(rng), camera, width, height)

@@ -295,7 +295,7 @@ def _dress(rng: np.random.Generator) -> _Wardrobe:
 
 
 def _figure(
-    rng: np.random.Generator, pose: Pose, heading: float, girth: float, helmet: bool = False
+    rng: np.random.Generator, pose: Pose, heading: float, girth: float, *, helmet: bool = False
 ) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, np.ndarray]]:
     """Parts far to near, their colours, and the joints, all at unit height."""
     look = _dress(rng)
@@ -384,7 +384,7 @@ def make_rider(rng: np.random.Generator, height: float, heading: float, motorcyc
         lean, seat, arm = rng.uniform(0.1, 0.45), 0.96, rng.uniform(0.6, 0.8)
     pose = Pose(thigh, knee, (arm, arm), (0.35, 0.35), (0.2, 0.2), 0.02, lean)
     helmet = motorcycle or rng.random() < 0.4
-    parts, colours, joints = _figure(rng, pose, heading, float(rng.uniform(0.95, 1.2)), helmet)
+    parts, colours, joints = _figure(rng, pose, heading, float(rng.uniform(0.95, 1.2)), helmet=helmet)
     back = -0.3 if motorcycle else -0.22  # where the seat is along the vehicle
     offset = np.array(
         [back * np.sin(heading) - joints["waist"][0] * height, seat - joints["waist"][1] * height]

@@ -129,7 +129,7 @@ def _flag(item: dataclasses.Field) -> dict:
     return about | item.metadata["flag"]
 
 
-def read_yaml(path: str | Path, what: str, may_be_empty: bool = False) -> dict:
+def read_yaml(path: str | Path, what: str, *, may_be_empty: bool = False) -> dict:
     """The mapping in the file of --config. Raises InputError if it can't be read or holds something else.
 
     what: it must hold, for the message.

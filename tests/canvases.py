@@ -8,7 +8,7 @@ from layers.canvas import Canvas
 CHANNEL = 20
 
 
-def make_canvas(dtype, mask=True, drawn=True, channel=CHANNEL) -> Canvas:
+def make_canvas(dtype, *, mask=True, drawn=True, channel=CHANNEL) -> Canvas:
     torch.manual_seed(0)
     labels = torch.randint(0, 30, (2, 24, 16), dtype=torch.uint8)
     edge = (torch.rand(2, 1, 24, 16) > 0.7).to(dtype)

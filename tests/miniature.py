@@ -17,7 +17,7 @@ def write_png(path: Path, array: np.ndarray) -> None:
     Image.fromarray(array).save(path)
 
 
-def miniature_maps(width: int, height: int, rng: np.random.Generator, things: bool = True):
+def miniature_maps(width: int, height: int, rng: np.random.Generator, *, things: bool = True):
     """Label map (uint8) and instance map (uint16) of one street, both (height, width).
 
     The person (id 24000, an ellipse) stands in the left half, the car (id 26000, a rectangle) in the right

@@ -334,7 +334,7 @@ def test_sampling_equals_the_plain_path():
 # ---- option where = distribution ----------------------------------------------------------------
 
 
-def with_places(batch: Batch, known: bool = True) -> Batch:
+def with_places(batch: Batch, *, known: bool = True) -> Batch:
     count, (height, width) = len(batch.theta), batch.real.labels_small.shape[1:]
     rng = np.random.default_rng(5)
     corners = rng.uniform([0.1, 0.2], [0.6, 0.5], (count, 2, PLACES, 2))

@@ -48,7 +48,7 @@ def as_tensor(numbers, name: str) -> torch.Tensor:
     return torch.from_numpy(np.array(numbers[name]))
 
 
-def build(numbers, plain: bool = False) -> WhereWhat:
+def build(numbers, *, plain: bool = False) -> WhereWhat:
     """The model with the file's first weights; for the plain step in the published layout of maps."""
     sizes = {name: int(numbers[f"meta/{name}"]) for name in _META}
     options = Options(**sizes, target_class=class_of(numbers), channels_last=not plain)
@@ -193,7 +193,7 @@ def run(path: Path, plain: bool, dtype: torch.dtype, nudge: int = 0) -> dict[tup
 
 
 def _run(numbers, plain: bool, dtype: torch.dtype, nudge: int):
-    model = build(numbers, plain).to(dtype)
+    model = build(numbers, plain=plain).to(dtype)
     generator = torch.Generator().manual_seed(nudge)
     for parameter in model.parameters() if nudge else ():
         parameter.data *= 1 + (torch.rand(parameter.shape, generator=generator) - 0.5) * 2e-6

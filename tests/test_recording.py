@@ -72,7 +72,7 @@ def start(options, recorded: bool) -> tuple[WhereWhat, Optimisers]:
     torch.manual_seed(0)
     with torch.device("cuda"):
         model = WhereWhat(options)
-    return model, Optimisers(model, recorded)
+    return model, Optimisers(model, recorded=recorded)
 
 
 def batch_and_noise(options, number: int):

@@ -77,7 +77,7 @@ def outputs_of(lines: Iterable[dict]) -> dict[str, str]:
     return {path: sha for line in lines for path, sha in line.get("outputs", {}).items()}
 
 
-def are_there(out: Path, digests: dict[str, str], compare: bool = False) -> bool:
+def are_there(out: Path, digests: dict[str, str], *, compare: bool = False) -> bool:
     """Whether files exist and, where they are to be compared, still have their digests."""
     try:
         for path, sha in digests.items():

@@ -175,7 +175,7 @@ def warn_of_changes(names: list[str]) -> None:
 
 @contextmanager
 def opened(
-    program: Program, out: Path, settings: dict, shard: Shard, overwrite: bool = False
+    program: Program, out: Path, settings: dict, shard: Shard, *, overwrite: bool = False
 ) -> Iterator[Tree]:
     """OUT, made ready for a run with these settings; until the block ends nobody else works on this shard.
 

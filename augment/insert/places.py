@@ -342,7 +342,7 @@ def work(task: Task) -> list[dict]:
     frame, name = task.frame, name_in_tree(task.frame, settings.beside)[1]
     own = task.item.line(STAGE, "ok", image=name)  # before anything is read
     try:
-        image = read_image(frame, inserter.painter is not None, settings.camera)
+        image = read_image(frame, rgb=inserter.painter is not None, camera=settings.camera)
         own["before"] = count_instances(image.instance_ids)
         objects = inserter.edit(image, tuple(task.item.asked["classes"]))
         own["after"] = count_instances(image.instance_ids)

@@ -148,7 +148,7 @@ class EditedImage:
         }
 
 
-def read_image(frame: Frame, rgb: bool = False, camera: str = "auto") -> EditedImage:
+def read_image(frame: Frame, *, rgb: bool = False, camera: str = "auto") -> EditedImage:
     """An image from its source files, with its picture if `rgb`; camera: one of CAMERA_CHOICES.
 
     Raises InputError, naming the file, if one is bad.

@@ -41,7 +41,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add("--dry_run", action="store_true", help="say what there is to do, write nothing")
 
 
-def stage_parser(verb: str, description: str, with_options: bool = False, sharded: bool = True) -> Parser:
+def stage_parser(verb: str, description: str, *, with_options: bool = False, sharded: bool = True) -> Parser:
     """The command line of a stage's program; with_options: it takes the options of the pipeline too.
 
     sharded: several processes can share its work.
@@ -100,7 +100,7 @@ def start(flags: argparse.Namespace, options: SynthOptions) -> Iterator[Run | No
         print(f"{options.scenes} street scenes of {options.scene_size} pixels would be made first")
         yield None
         return
-    with _open(flags, options, flags.overwrite) as run:
+    with _open(flags, options, overwrite=flags.overwrite) as run:
         yield run
 
 
@@ -115,7 +115,9 @@ def resume(flags: argparse.Namespace) -> Iterator[Run | None]:
 
 
 @contextmanager
-def _open(flags: argparse.Namespace, options: SynthOptions, overwrite: bool = False) -> Iterator[Run | None]:
+def _open(
+    flags: argparse.Namespace, options: SynthOptions, *, overwrite: bool = False
+) -> Iterator[Run | None]:
     out, settings = Path(flags.out), decisive_settings(options)
     shard = Shard() if flags.merge else shard_of_process(flags.shard)
     if flags.dry_run:
@@ -126,7 +128,7 @@ def _open(flags: argparse.Namespace, options: SynthOptions, overwrite: bool = Fa
             print(f"{stage:<10} {count} of {len(run.scope)} frames to do, as far as the stage before is done")
         yield None
         return
-    with opened(SYNTH, out, settings, shard, overwrite) as tree:
+    with opened(SYNTH, out, settings, shard, overwrite=overwrite) as tree:
         if not options.db_root:
             with in_turn(out), writing_to(out):
                 make_scenes(out, options, flags.num_workers)

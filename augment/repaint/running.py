@@ -172,7 +172,7 @@ class Run:
         paths = (source.path(kind, ending) for kind, ending in _SOURCES[stage])
         return Item(source.key, {path.name: path for path in paths})
 
-    def to_do(self, stage: str, source: Source, again: bool = True) -> list:
+    def to_do(self, stage: str, source: Source, *, again: bool = True) -> list:
         """The parts of a frame that a stage has still to work on.
 
         select: [None] for a frame; generate: select lines; integrate: Patch. again: also what was skipped or
@@ -206,9 +206,9 @@ class Run:
         if self.verify:
             made = {path: sha for path, sha in inputs.items() if path.startswith("work/")}
             read = {path: sha for path, sha in inputs.items() if path not in made}
-            if not are_there(self.out, made, True) or not are_there(self.root, read, True):
+            if not are_there(self.out, made, compare=True) or not are_there(self.root, read, compare=True):
                 return True
-        return not are_there(self.out, outputs, self.verify)
+        return not are_there(self.out, outputs, compare=self.verify)
 
     # ---- doing it -------------------------------------------------------------------------------
 

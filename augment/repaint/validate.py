@@ -44,7 +44,7 @@ _COCO_KEYS = {"image_id", "category_id", "iscrowd", "area", "bbox", "segmentatio
 _DERIVED = ("_labelTrainIds.png", "_instanceTrainIds.png")  # made by the official tools on demand
 
 
-def validate_tree(root: Path, map_function: Callable = map, verify: bool = False) -> list[Finding]:
+def validate_tree(root: Path, map_function: Callable = map, *, verify: bool = False) -> list[Finding]:
     """All findings in a tree, those on the whole tree first, then frame by frame; empty if it is sound.
 
     map_function may spread the frames over processes; verify: compare all files that the manifest lists with

@@ -44,7 +44,9 @@ def main() -> int:
         raise InputError(f"--out {flags.out}: holds no instance maps; give the folder of a tree")
     with alone_in(flags.out), writing_to(flags.out), Pool(flags.num_workers) as pool:
         spread = partial(pool.with_bar, "export")
-        paths, left_out = export_coco(flags.out, splits, flags.category_ids, flags.polygons, spread)
+        paths, left_out = export_coco(
+            flags.out, splits, flags.category_ids, polygons=flags.polygons, map_function=spread
+        )
         panoptic = add_panoptic(flags.out, splits) if flags.panoptic else []
     for path in panoptic:
         print(path)

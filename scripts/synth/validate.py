@@ -36,7 +36,7 @@ def main() -> int:
             checked.append(len(items))
             return pool.with_bar("validate", function, items)
 
-        findings = validate_tree(flags.root, count_and_spread, flags.verify)
+        findings = validate_tree(flags.root, count_and_spread, verify=flags.verify)
     for finding in findings:
         print(finding)
     broken = Counter(finding.rule for finding in findings)

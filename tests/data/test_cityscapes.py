@@ -190,7 +190,9 @@ def test_frames_without_a_partner_are_all_named(tmp_path, capsys):
     message = refusal(list_frames, tmp_path, "train")
     assert "29 frames" in message and "and 9 more" in message and "--skip_bad_files" in message
     assert "littleton_000001_000019_gtFine_labelIds.png has no instance map" in message
-    assert [frame.name for frame in list_frames(tmp_path, "train", True)] == ["littleton_000029_000019"]
+    assert [frame.name for frame in list_frames(tmp_path, "train", skip_incomplete=True)] == [
+        "littleton_000029_000019"
+    ]
     assert "29 frames" in capsys.readouterr().err
 
 

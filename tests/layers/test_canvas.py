@@ -15,7 +15,7 @@ from tests.canvases import TOLERANCE, by_hand, gradients, make_canvas
 @pytest.mark.parametrize("mask, channel", [(False, 20), (True, 20), (True, 0)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_reconstruction_loss(dtype, mask, channel, layout):
-    canvas = make_canvas(dtype, mask, drawn=False, channel=channel)
+    canvas = make_canvas(dtype, mask=mask, drawn=False, channel=channel)
     features = torch.randn(2, 6, 12, 8, dtype=dtype).to(memory_format=layout).requires_grad_()
     weight = torch.randn(6, 31, 4, 4, dtype=dtype).to(memory_format=layout).requires_grad_()
     bias = torch.randn(31, dtype=dtype, requires_grad=True)

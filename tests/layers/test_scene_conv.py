@@ -32,7 +32,7 @@ def check(canvas: Canvas, weight, bias, leaves) -> None:
 @pytest.mark.parametrize("mask, drawn", [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_scenes_without_a_plain_window(way, dtype, mask, drawn, layout):
-    canvas = make_canvas(dtype, mask, drawn)
+    canvas = make_canvas(dtype, mask=mask, drawn=drawn)
     weight = torch.randn(5, 31, 4, 4, dtype=dtype).to(memory_format=layout).requires_grad_()
     bias = torch.randn(5, dtype=dtype, requires_grad=True)
     check(

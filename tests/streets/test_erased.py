@@ -33,9 +33,9 @@ class Street:
         self.town, self.left_out = None, []
         self.scene = make_scene(*key, WIDTH, HEIGHT, erased=True)
 
-    def once_populated(self, rng: np.random.Generator, *arguments) -> Population:
+    def once_populated(self, rng: np.random.Generator, *arguments, **flags) -> Population:
         if self.town is None:
-            self.town, self.state = self.populate(rng, *arguments), rng.bit_generator.state
+            self.town, self.state = self.populate(rng, *arguments, **flags), rng.bit_generator.state
         rng.bit_generator.state = self.state
         things = [thing for thing in self.town.things if not any(thing is one for one in self.left_out)]
         return dataclasses.replace(self.town, things=things)

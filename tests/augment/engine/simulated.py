@@ -13,7 +13,7 @@ STAGE = "make"
 PROGRAM = Program("simulated", "1", "simulated.json", (STAGE,), ("made",))
 
 
-def work(tree: Tree, items: list[Item], files: bool = False) -> bool:
+def work(tree: Tree, items: list[Item], *, files: bool = False) -> bool:
     """Make all items of a shard, with a part each; files: with a file each. Whether this process merged."""
     for item in tree.to_do(STAGE, items):
         made = {f"made/{item.key}": item.key.encode()} if files else {}
@@ -28,10 +28,10 @@ def work(tree: Tree, items: list[Item], files: bool = False) -> bool:
         return merged
 
 
-def run(out: Path, items: list[Item], shard: Shard | None = None, files: bool = False) -> bool:
+def run(out: Path, items: list[Item], shard: Shard | None = None, *, files: bool = False) -> bool:
     """Open OUT and make the items of a shard (default: all). Whether this process merged."""
     with opened(PROGRAM, out, {}, shard or Shard()) as tree:
-        return work(tree, items, files)
+        return work(tree, items, files=files)
 
 
 def cost(out: Path, count: int) -> tuple[float, float]:

@@ -124,7 +124,7 @@ def test_a_second_process_on_a_shard_or_on_the_whole_is_refused(tmp_path):
         for shard, overwrite in ((Shard(1, 2), False), (Shard(), False), (Shard(), True)):
             with (
                 pytest.raises(InputError, match="another process is at work there"),
-                opened(PROGRAM, tmp_path / "out", {}, shard, overwrite),
+                opened(PROGRAM, tmp_path / "out", {}, shard, overwrite=overwrite),
             ):
                 pass
         assert not run(tmp_path / "out", items, Shard(2, 2))
