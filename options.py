@@ -3,7 +3,7 @@
 Edit the defaults here (`db_root`, `target_class`), or give flags: `python main.py --db_root DIR`.
 The order of precedence is: defaults below < --preset < --config FILE.yaml < command-line flags.
 Options are built once, frozen, printed, saved with the run as options.yaml, and then only read.
-The defaults are those of the published program (preset `paper`, spec section 2).
+The defaults are those of the published program (preset `paper`).
 """
 
 import dataclasses
@@ -229,7 +229,7 @@ PRESETS = {
 
 
 def network_depth(width: int, height: int, what: str) -> int:
-    """How often a k4s2p1 layer halves a map until its height is 4 (spec section 5, "Other sizes").
+    """How often a k4s2p1 layer halves a map until its height is 4 (docs/model.md#other-sizes).
 
     Raises InputError, naming `what`, unless height is 4 * 2^n with n >= 1 and width is a multiple of 2^n.
     """

@@ -1,7 +1,8 @@
 """Figures of placed boxes: support, metric height, overlap, spread, distance to real boxes; masks.
 
-Pure functions on boxes and maps (evaluation spec). A box is half-open, x0, y0, x1, y1 in pixels of the data
-set's own resolution, float64; its foot is its lower edge y1. W and H are the width and height of the image.
+Pure functions on boxes and maps (docs/evaluation.md#definitions). A box is half-open, x0, y0, x1, y1 in
+pixels of the data set's own resolution, float64; its foot is its lower edge y1. W and H are the width and
+height of the image.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ LEAST_INSTANCES = (
 )
 FURTHEST_EDGE = 1e6  # pixels; edges beyond count as there, wherever exactly they are
 
-# Plausible heights in metres (evaluation spec); trains have none.
+# Plausible heights in metres (docs/evaluation.md#definitions); trains have none.
 METRIC_RANGES = {
     "person": (1.0, 2.1),
     "rider": (1.2, 2.2),

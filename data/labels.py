@@ -1,8 +1,8 @@
 """The class table: Cityscapes label ids, the model's channels, colours, and the insertable classes.
 
 Ids, names and colours come from the official `cityscapesscripts` labels; this file adds only what the
-where/what model needs on top: the channel of each label (spec section 3), the thresholds of a usable
-instance, and the surfaces a class may stand on.
+where/what model needs on top: the channel of each label (docs/model.md#maps-and-channels), the thresholds of
+a usable instance, and the surfaces a class may stand on.
 """
 
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class TargetClass:
     """One insertable class: which labels it is, and which of its instances are worth learning from.
 
     The thresholds apply to an instance of area `a` and box `w x h` (pixels) on the big map `W x H`
-    (spec section 3, "Usable instances").
+    (docs/model.md#usable-instances).
     """
 
     name: str
@@ -71,7 +71,7 @@ class TargetClass:
     max_aspect_ratio: float  # max(h/w, w/h) < this
     max_width_ratio: float  # W/w < this; also the bound of t11 in stn_theta_loss
     max_height_ratio: float  # H/h < this; also the bound of t22 in stn_theta_loss
-    support: tuple[str, ...]  # label names the class may stand on (evaluation spec)
+    support: tuple[str, ...]  # label names the class may stand on (docs/evaluation.md#definitions)
     published: bool  # thresholds are those of the published program, not ours
 
     @property

@@ -1,4 +1,4 @@
-"""The rules that the files of one frame must keep (spec sections 9.1 to 9.6 and 10), as findings.
+"""The rules that the files of one frame must keep, as findings (docs/synthesis.md#the-tree-on-disk).
 
 Raw frames are judged as the official data are: they may carry the key "deleted" and the 8-bit value 255 for
 licence plates, which frames of ours never do.
@@ -170,7 +170,7 @@ class _Check:
     # ---- rules ----------------------------------------------------------------------------------
 
     def check_values(self, instances: np.ndarray) -> None:
-        """Bare label ids, or label * 1000 + ordinal for the classes that have instances (9.3)."""
+        """Bare label ids, or label * 1000 + ordinal for the classes that have instances."""
         values = np.flatnonzero(np.bincount(instances.ravel()))
         bad = [
             value
@@ -183,7 +183,7 @@ class _Check:
             self.say("value", "_instanceIds.png", text)
 
     def check_labels(self, labels: np.ndarray, instances: np.ndarray) -> None:
-        """The label map is the instance map without ordinals (9.3)."""
+        """The label map is the instance map without ordinals."""
         differ = labels != LABEL_OF_VALUE.take(instances)
         if not self.frame.synthetic:
             differ &= labels != LICENSE_PLATE_ID
@@ -201,7 +201,7 @@ class _Check:
             self.say("train_ids", "_labelTrainIds.png", f"not the train ids of labelIds in {count} pixels")
 
     def check_colour(self, colour: np.ndarray, labels: np.ndarray) -> None:
-        """The colour image has the official colours, opaque (9.2)."""
+        """The colour image has the official colours, opaque."""
         differ = colour.view(np.uint32)[..., 0] != colour_map(labels).view(np.uint32)[..., 0]
         if not self.frame.synthetic:
             differ &= labels != LICENSE_PLATE_ID
@@ -211,7 +211,7 @@ class _Check:
             self.say("colour", "_color.png", text)
 
     def check_outlines(self, objects: list[LabelledPolygon], instances: np.ndarray) -> None:
-        """The polygons, drawn anew, are the instance map: IoU of 0.9 for all above 400 pixels (9.6)."""
+        """The polygons, drawn anew, are the instance map: IoU of 0.9 for all above 400 pixels."""
         height, width = instances.shape
         top = topmost(objects, width, height)
         single = np.array([thing.is_instance for thing in objects], bool)
@@ -250,7 +250,7 @@ class _Check:
             self.say("outline", "_polygons.json", text)
 
     def check_coco(self, instances: np.ndarray) -> None:
-        """The frame's COCO annotations are its scored instances and groups, to the pixel (10)."""
+        """The frame's COCO annotations are its scored instances and groups, to the pixel."""
         areas = np.bincount(instances.ravel())
         scored = {target.label_id for target in TARGET_CLASSES.values()}
         wanted = {v for v in np.flatnonzero(areas).tolist() if int(LABEL_OF_VALUE[v]) in scored}

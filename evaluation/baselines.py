@@ -1,4 +1,4 @@
-"""Baselines of placement that learn nothing: uniform, prior and nearest (evaluation spec).
+"""Baselines of placement that learn nothing: uniform, prior and nearest (docs/evaluation.md#definitions).
 
 Everything random follows from (seed, name of the scene, number of the sample), so that a sample does not
 depend on which others are drawn. Boxes are in shares of the image size here: x0, y0, x1, y1 in 0..1.

@@ -1,8 +1,9 @@
-"""From scenes and placed objects to figures: what `scripts/evaluate.py` measures (evaluation spec).
+"""From scenes and placed objects to figures: what `scripts/evaluate.py` measures.
 
-A View is one scene at the data set's own resolution; `measure` judges objects placed on it one by one;
-Collected gathers the judgements, and `summarise` turns them into named figures. Boxes are in
-shares of the image size (x0, y0, x1, y1), so that scenes of any size can be put together.
+What each figure is: docs/evaluation.md#definitions. A View is one scene at the data set's own resolution;
+`measure` judges objects placed on it one by one; Collected gathers the judgements, and `summarise` turns
+them into named figures. Boxes are in shares of the image size (x0, y0, x1, y1), so that scenes of any size
+can be put together.
 """
 
 from collections import Counter

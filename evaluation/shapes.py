@@ -1,6 +1,7 @@
 """Figures of compact masks: spread, precision and recall, Frechet distance, likeness to training masks.
 
-Pure functions (evaluation spec). A shape is a mask reduced to 32x32 and flattened: (1024,) bool.
+Pure functions; what each figure is: docs/evaluation.md#definitions. A shape is a mask reduced to 32x32 and
+flattened: (1024,) bool.
 """
 
 import cv2

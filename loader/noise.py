@@ -10,7 +10,7 @@ from torch import Tensor
 from loader.pairs import STEP_NOISE
 from options import Options
 
-DROPOUT = 0.4  # share of embedding channels that the noise heads do not see in training (spec section 5)
+DROPOUT = 0.4  # share of embedding channels that the noise heads do not see in training
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class _Tensors:
 
 @dataclass(frozen=True)
 class Scene(_Tensors):
-    """A batch of maps, at small size h x w and big size H x W (spec section 3)."""
+    """A batch of maps, at small size h x w and big size H x W (docs/model.md#maps-and-channels)."""
 
     labels_small: Tensor  # (B,h,w) uint8, channel 0..29
     ids_small: Tensor  # (B,h,w) int32, only equality of neighbours matters

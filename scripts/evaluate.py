@@ -372,7 +372,7 @@ def replace_erased(
 def reconstruct(
     collected: Collected, model: WhereWhat, content: FrameMaps, instances: list[Instance]
 ) -> None:
-    """The two supervised paths (model spec, section 6, paths 1 and 3) with mu, on real instances."""
+    """The two supervised paths (docs/model.md#paths, 1 and 3) with mu, on real instances."""
     networks, device = model.networks, model.device
     scene = scene_of(content, device)
     small = model.canvas(scene.labels_small, scene.ids_small)

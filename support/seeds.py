@@ -12,6 +12,9 @@ def generator(seed: int, name: str, number: int, purpose: str) -> np.random.Gene
 
 
 def seed_of(seed: int, stage: str, key: str, sample: int = 0) -> int:
-    """The seed (0..2^64-1) of whatever is random about a sample of an item in a stage (spec section 11)."""
+    """The seed (0..2^64-1) of whatever is random about a sample of an item in a stage.
+
+    See docs/synthesis.md#seeds.
+    """
     text = f"{seed}/{stage}/{key}/{sample}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

@@ -1,4 +1,4 @@
-"""A home-made Cityscapes tree with every difficult kind of object (spec section 12, item 10).
+"""A home-made Cityscapes tree with every difficult kind of object.
 
 Each frame has one of each: a car in two parts behind a pole, a bicycle with a hole, a group of persons, a
 person of three pixels, the first motorcycle (id 32000, a multiple of 256), a caravan, a licence plate, and a

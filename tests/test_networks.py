@@ -1,4 +1,4 @@
-"""Shapes, sizes and fixed operations of the networks, against the spec and against slow versions."""
+"""Shapes, sizes and fixed operations of the networks, against docs/model.md and slow versions."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from support.errors import InputError
 from tests.plain import plain_coord_loss, plain_edge_map, plain_encode, plain_place
 from tests.published import published_names
 
-PARAMETER_COUNTS = {  # spec section 5, at the default sizes
+PARAMETER_COUNTS = {  # docs/model.md#networks, at the default sizes
     "where_encoder": 2_804_580,
     "where_encoder_sup": 488,
     "where_reconstructor": 2_801_919,

@@ -1,4 +1,4 @@
-"""The port against numbers of the published arithmetic (spec section 10), every file of the parity folder.
+"""The port against numbers of the published arithmetic, every file of the parity folder.
 
 The folder is ../shared/parity, or PARITY_DIR; without one these tests are skipped.
 
@@ -9,7 +9,7 @@ published arithmetic itself (tests/plain.py), run in float64 or with another con
   1. in float64, where rounding plays no part, port and published arithmetic agree through all halves and
      iterations of the file's own inputs;
   2. the published arithmetic in float32 and
-  3. the port in float32 give the file's numbers within the tolerances of the spec, widened after the first
+  3. the port in float32 give the file's numbers within `tolerance`, widened after the first
      half by what float32 rounding does to the published arithmetic there (float32 against float64, measured
      in the same run, never from the file; for the port twice that, its own rounding and the file's).
 """
@@ -264,7 +264,7 @@ def in_file(numbers, key: tuple) -> np.ndarray:
 
 
 def tolerance(key: tuple) -> float:
-    """Relative tolerance of the spec."""
+    """Relative tolerance, tighter before the first update than after it."""
     iteration, half, kind, _ = key
     first = iteration == 0 and half <= 0
     if kind == "gradnorm":

@@ -1,7 +1,7 @@
 """The rules that a placed object must pass before it is put on an image, each with a name that is counted.
 
 Pure functions; boxes are x0, y0, x1, y1 in pixels of the data set's own maps (H x W), the foot is y1.
-Support, metric height and overlap are those of the evaluation (evaluation spec).
+Support, metric height and overlap are those of the evaluation (docs/evaluation.md#definitions).
 """
 
 from dataclasses import dataclass

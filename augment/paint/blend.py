@@ -69,8 +69,8 @@ def match_colours(patch: np.ndarray, original: np.ndarray, mask: np.ndarray, mod
       patch: (h,w,3) uint8, what a back end made of `original`; its pixels outside the mask tell the shift.
       original: (h,w,3) uint8, the crop as it was; mask: (h,w) bool, the repainted pixels.
       mode: "ring" brings mean and deviation of Lab on a ring around the mask to the original's, within
-        bounds; "legacy" is the published rule (spec section 3), which darkens by the mean difference
-        outside the mask; "none" changes nothing.
+        bounds; "legacy" is the published rule, which darkens by the mean difference outside the mask; "none"
+        changes nothing (docs/synthesis.md#colours-and-pasting).
 
     A patch that equals the original on the ring (all weight-free back ends) comes back as it is.
     Raises InputError for an unknown mode.

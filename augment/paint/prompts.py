@@ -1,4 +1,4 @@
-"""Prompts: a table of phrases by class, and the seeded choice among them (spec section 2)."""
+"""Prompts: a table of phrases by class, and the seeded choice among them (docs/synthesis.md#prompts)."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Focused cropping: a random 2:1 window of the frame around an edited instance (spec section 3).
+"""Focused cropping: a random 2:1 window around an edited instance (docs/synthesis.md#focus-crops).
 
 The published program draws a multiple n of the smallest area that holds the instance, and a place, again and
 again until both fit. Here the same distribution is drawn at once: P(n) restricted to the multiples that fit
@@ -26,7 +26,7 @@ class Window:
 
 
 def multiple_probabilities() -> np.ndarray:
-    """P(n) (12,) float64 for n = 1, 2, ..., 12, where all multiples fit; sums to 1 (table of section 3)."""
+    """P(n) (12,) float64 for n = 1, 2, ..., 12, where all multiples fit; sums to 1."""
     up_to = [0.5 * (1 + math.erf((n - _MEAN_MULTIPLE) / math.sqrt(2))) for n in range(1, _MULTIPLES + 1)]
     return np.diff([0.0, *up_to[:-1], 1.0])
 

@@ -1,8 +1,8 @@
 """How good synthetic frames are, measured sample by sample without weights.
 
-Three questions: is what lies outside the mask preserved, how much has changed inside, and what would the
-published evaluation say (spec section 6), which compares whole patches, object included, with the original
-crop and so rewards not editing.
+Three questions (docs/synthesis.md#scores): is what lies outside the mask preserved, how much has changed
+inside, and what would the published evaluation say, which compares whole patches, object included, with the
+original crop and so rewards not editing.
 """
 
 import math

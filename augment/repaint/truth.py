@@ -1,4 +1,6 @@
-"""The truth of a focus crop: label maps, instance maps and polygons of a window, enlarged (spec section 9.6).
+"""The truth of a focus crop: label maps, instance maps and polygons of a window, enlarged.
+
+See docs/synthesis.md#ground-truth-of-a-crop.
 
 Mode "raster" enlarges the instance map pixel by pixel and derives everything else from it: ids stay those of
 the source frame and truth is aligned with the picture to the pixel. Mode "polygon" transforms the polygons

@@ -1,9 +1,9 @@
-"""Is a tree what readers of Cityscapes and COCO expect? Every rule of spec sections 9 and 10, as findings.
+"""Is a tree what readers of Cityscapes and COCO expect? Every rule, as findings.
 
-The rules are those that the official data keep. A part of the data set is as good as all of it: a split
-without truth (test), or raw frames without colour images or polygons, break no rule as long as none of the
-split has them. Frames in cities named ...syn or ...ins are ours and must have all four files; only where the
-raw frames have no polygons can they have none.
+The rules (docs/synthesis.md#what-validate-checks) are those that the official data keep. A part of the data
+set is as good as all of it: a split without truth (test), or raw frames without colour images or polygons,
+break no rule as long as none of the split has them. Frames in cities named ...syn or ...ins are ours and must
+have all four files; only where the raw frames have no polygons can they have none.
 """
 
 import json

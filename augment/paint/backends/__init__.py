@@ -1,4 +1,6 @@
-"""The back ends that fill an instance's mask with pixels, behind one interface (spec section 11).
+"""The back ends that fill an instance's mask with pixels, behind one interface.
+
+What each does: docs/synthesis.md#back-ends.
 
     backend = make_backend("swap", settings, db_root, "train")
     asked = Request(rgb, mask, "car", "aachen_000000_000019/26001", ("a red car", "a white car"), "", seed)

@@ -2,9 +2,9 @@
 
 sd_inpaint is Stable Diffusion with an inpainting network, which sees the mask. sdxl_blend is blended latent
 diffusion on the SDXL base, which knows of no mask: from `strength` of the noise on, the surroundings are put
-back after each step (spec section 2, "Today's equivalents"). Both get the same care around the model: a
-window with some context, so that a small object fills a good part of the model's picture; the mask widened
-by one latent pixel, so that no seam of the old object stays; one torch generator for each sample.
+back after each step. Both get the same care around the model (docs/synthesis.md#diffusion): a window with
+some context, so that a small object fills a good part of the model's picture; the mask widened by one latent
+pixel, so that no seam of the old object stays; one torch generator for each sample.
 """
 
 import dataclasses

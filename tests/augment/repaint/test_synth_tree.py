@@ -230,7 +230,7 @@ def test_perfect_predictions_score_one_in_coco(tree):
 def _official_precision(tree: Path, folder: Path, predictions: dict[str, np.ndarray], monkeypatch) -> float:
     """The official average precision of predictions, id maps by name of all frames of the train split.
 
-    Three overrides make the official program run with a current NumPy (spec section 9.8), and keep it from
+    Three overrides make the official program run with a current NumPy, and keep it from
     writing its caches into its own package and the working folder.
     """
     if not hasattr(np, "in1d"):

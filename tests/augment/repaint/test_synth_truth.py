@@ -28,7 +28,7 @@ from tests.mini_frames import (
     write_mini,
 )
 
-TABLE = [0.0228, 0.1359, 0.3413, 0.3413, 0.1359, 0.0214, 0.0013]  # spec section 3, n = 1..7
+TABLE = [0.0228, 0.1359, 0.3413, 0.3413, 0.1359, 0.0214, 0.0013]  # n = 1..7
 WIDTH, HEIGHT = 256, 128
 
 
@@ -188,7 +188,7 @@ def test_unknown_modes_are_refused():
 
 @pytest.mark.parametrize(("scale", "bounds"), [(1.5, (0.91, 0.97)), (3, (0.93, 0.97)), (8, (0.93, 0.97))])
 def test_grown_outlines_agree_with_the_enlarged_map(scale, bounds):
-    """Random 40-gons of radius 10 and 40 pixels; the bounds are those of spec section 9.6, rounded down."""
+    """Random 40-gons of radius 10 and 40 pixels; what Pillow's drawing permits, rounded down."""
     rng = np.random.default_rng(0)
     for radius, bound in zip((10, 40), bounds, strict=True):
         side = 4 * radius

@@ -221,7 +221,7 @@ def test_outlines_that_do_not_draw_the_maps_are_found(tree, stem, change):
 
 
 def test_polygon_files_without_groups_and_stuff_are_found(tree):
-    """As the published conversion wrote them, from the contours of instances alone (spec section 5)."""
+    """As the published conversion wrote them, from the contours of instances alone."""
     path = tree / f"{RAW}_instanceIds.png"
     ids = read(path)
     objects = []
