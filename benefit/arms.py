@@ -23,6 +23,7 @@ from streets.scenes import write_streets
 from support.checkpoints import find_checkpoint
 from support.errors import InputError
 
+_ABOVE = __name__.removesuffix("benefit.arms")  # of the package that holds the whole project, if one does
 SPLIT = "train"
 # Of the generator; the first plus that of the case.
 SCENE_SEEDS, START_SEED, HELD_OUT_SEED, FINAL_SEED = 1000, 300, 500, 700
@@ -85,7 +86,7 @@ def run_program(name: str, arguments: dict, log: Path) -> None:
         contextlib.redirect_stderr(file),
     ):
         print(name, *words)
-        status = import_module(name).main()
+        status = import_module(_ABOVE + name).main()
     torch.set_num_threads(threads)  # some of them want only one
     if status == 130:  # stopped by Ctrl-C
         raise KeyboardInterrupt

@@ -160,7 +160,7 @@ def loader_rate(pairs: TrainingPairs, options: Options, seconds: float = 5.0) ->
 
 def alone(names: list[str], arguments: argparse.Namespace, db_root: Path) -> dict[str, dict[str, float]]:
     """Each variant in a process of its own, steps in turn: seconds, and memory at its start and at most."""
-    line = [sys.executable, "-m", "scripts.bench", "--db_root", str(db_root)]
+    line = [sys.executable, "-m", f"{__package__}.bench", "--db_root", str(db_root)]
     for flag in ("preset", "batch_size", "threads", "device", "cache_dir", "accumulate", "cuda_graph"):
         line += [f"--{flag}", str(getattr(arguments, flag))]
     line += ["--compile"] * arguments.compile + ["--no-channels_last"] * (not arguments.channels_last)

@@ -77,16 +77,16 @@ class Measured:
         )
 
 
-def measured(module: str, *arguments: str) -> Measured:
-    """Run a program of this project. Raises InputError if it fails."""
+def measured(program: str, *arguments: str) -> Measured:
+    """Run a program of scripts/. Raises InputError if it fails."""
     started = time.perf_counter()
-    line = [sys.executable, "-m", module, *arguments]
+    line = [sys.executable, "-m", f"{__package__}.{program}", *arguments]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise InputError(f"{module} failed: {output.strip().splitlines()[-1]}")
+        raise InputError(f"scripts.{program} failed: {output.strip().splitlines()[-1]}")
     seconds = time.perf_counter() - started
     return Measured(output, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss // 1024)
 
@@ -139,14 +139,14 @@ def main() -> None:
 
         common = ("--db_root", str(db_root), "--out")
         fixed = ("--no_gate", "--device", "cpu", "--checkpoint", str(untrained))
-        inserted = measured("scripts.insert", *common, f"{folder}/inserted", *fixed)
+        inserted = measured("insert", *common, f"{folder}/inserted", *fixed)
         fast, slow = inserted.seconds / len(frames), plain_seconds(model, frames)
         print(inserted.text("scripts.insert", len(frames), len(frames), "images"))
         print(
             f"published sampling path: {1 / slow:.2f} images/s (no start, nothing written)\n"
             f"ratio: {slow / fast:.2f}"
         )
-        synth = measured("scripts.synth.run", *common, f"{folder}/synth")
+        synth = measured("synth.run", *common, f"{folder}/synth")
         made = int(re.search(r"^integrate +(\d+) ok", synth.output, re.MULTILINE)[1])
         print(synth.text("scripts.synth.run with swap", made, len(frames), "frames"))
         torch.set_num_threads(1)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import get_args_parser as torchrun_parser
 
+from build_package import NAME
 from options import as_markdown
 from support.errors import InputError, Parser
 
@@ -72,7 +73,7 @@ def check_parses(parser, arguments: list[str]) -> None:
 
 
 def check_python(arguments: list[str]) -> None:
-    """Check what follows `python`."""
+    """Check what follows `python`; a program may be named as the installed package has it."""
     if arguments[0] == "-c":
         return
     if arguments[0] != "-m":
@@ -81,8 +82,8 @@ def check_python(arguments: list[str]) -> None:
             assert len(arguments) == 1
         else:
             check_parses(parser_of(Path(arguments[0]).stem), arguments[1:])
-    elif arguments[1] in PROGRAMS:
-        check_parses(parser_of(arguments[1]), arguments[2:])
+    elif (program := arguments[1].removeprefix(f"{NAME}.")) in PROGRAMS:
+        check_parses(parser_of(program), arguments[2:])
     else:
         assert not arguments[1].startswith("scripts"), f"{arguments[1]} does not exist"
         # Whoever looks for pip gets setuptools to stand back in this process, which compiled networks need.

@@ -20,4 +20,4 @@ FORMATS = {
 
 def module_of(name: str) -> ModuleType:
     """The module of a format, one of FORMATS."""
-    return import_module(f"convert.formats.{name}")
+    return import_module(f"{__name__}.{name}")
