@@ -15,17 +15,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from augment.engine.records import MANIFEST
-from data.cityscapes import list_frames
+from data.cityscapes import INSTANCE_ENDING, TRUTH_KINDS, VOID_FILE, list_frames, truth_kind
 from data.coco import write_coco
 from data.panoptic import write_panoptic
 from data.train_ids import write_train_ids
 from data.writer import FrameName
 from support.errors import InputError, warn
-from support.files import replacing
+from support.files import listed, replacing
 
 BESIDE = "ins"  # after the city of frames with new objects that lie beside those they were made from
 RAW_MODES = ("symlink", "hardlink", "copy")
-KINDS = ("leftImg8bit", "gtFine", "camera")
 
 
 def add_raw(db_root: Path, out: Path, splits: list[str], mode: str) -> int:
@@ -47,13 +46,13 @@ def add_raw(db_root: Path, out: Path, splits: list[str], mode: str) -> int:
     files = [
         path
         for split in splits
-        for kind in KINDS
-        for path in sorted((root / kind / split).glob("*/*"))
-        if path.is_file() and not path.name.startswith(".")
+        for kind in ("leftImg8bit", truth_kind(root, split), "camera")
+        for path in listed(root / kind / split, "*/*")
+        if path.is_file()
     ]
     if not files and splits:
         raise InputError(f"{root}: has no frames of {', '.join(splits)}; choose splits that it has")
-    for source in files:
+    for source in [*files, *listed(root, VOID_FILE)]:
         target = out / source.relative_to(root)
         if _is_there(source, target, mode):
             continue
@@ -111,8 +110,8 @@ def add_train_ids(out: Path, map_function: Callable = map) -> int:
 
 def splits_of(out: Path) -> list[str]:
     """The splits of a tree that have truth, sorted."""
-    folders = (path.parent.parent for path in (Path(out) / "gtFine").glob("*/*/*_gtFine_instanceIds.png"))
-    return sorted({folder.name for folder in folders})
+    maps = (listed(Path(out) / kind, f"*/*/*_{kind}{INSTANCE_ENDING}") for kind in TRUTH_KINDS)
+    return sorted({path.parents[1].name for paths in maps for path in paths})
 
 
 def new_instances(out: Path) -> tuple[str, dict[str, tuple[int, ...]]]:

@@ -22,6 +22,7 @@ from benefit.pasting import paste_tree
 from streets.scenes import write_streets
 from support.checkpoints import find_checkpoint
 from support.errors import InputError
+from support.files import listed
 
 _ABOVE = __name__.removesuffix("benefit.arms")  # of the package that holds the whole project, if one does
 SPLIT = "train"
@@ -198,7 +199,7 @@ def repainted_whole(folder: Path, source: Source) -> dict:
             name, raw = line["synthetic"], "_".join(line["key"].split("/")[:3])
             city = name.partition("_")[0]
             picture = f"{SPLIT}/{city}/{name}_leftImg8bit.png"
-            truth = source.tree.glob(f"gtFine/{SPLIT}/*/{raw}_gtFine_*")
+            truth = listed(source.tree, f"gtFine/{SPLIT}/*/{raw}_gtFine_*")
             files = {f"leftImg8bit/{picture}": made / "panorama" / picture}
             files |= {f"gtFine/{SPLIT}/{city}/{path.name.replace(raw, name)}": path for path in truth}
             write_outputs(tree, {path: file.read_bytes() for path, file in files.items()})
@@ -224,4 +225,4 @@ def _seed(source: Source, copy: int) -> int:
 
 
 def _frames(folder: Path) -> int:
-    return sum(1 for tree in trees_of(folder) for _ in tree.glob(f"gtFine/{SPLIT}/*/*_instanceIds.png"))
+    return sum(1 for tree in trees_of(folder) for _ in listed(tree, f"gtFine/{SPLIT}/*/*_instanceIds.png"))

@@ -132,6 +132,8 @@ def work(task: Task) -> dict:
         if before is None:
             missing = next(path for path in task.files if not path.is_file())
             raise InputError(f"{missing}: is not there; unpack all archives of the data set")
+        if item.problem:
+            raise InputError(item.problem)
         segments = module_of(conversion.format_name).read(item, _job.categories)
         maps = maps_of(segments, _job.categories, conversion.mapping)
         outputs = write_item(conversion.out, task.name, item, segments, maps, conversion.link)

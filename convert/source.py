@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ class Item:
 
     place: sequence and frame number (0..999999), unique within the city; None: counted by the engine.
     segments: (key, category, whether a single instance) where a data set lists them in a file of its own.
+    problem: why that list can't be used, so that the item fails; empty if nothing is wrong.
     """
 
     split: str
@@ -37,6 +39,7 @@ class Item:
     picture: Path
     annotations: tuple[Path, ...]
     segments: tuple[tuple[int, int, bool], ...] = ()
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,17 @@ class Segments:
 
     keys: np.ndarray
     of_key: dict[int, tuple[int, bool]]
+
+
+def path_below(folder: Path, file_name: str) -> Path:
+    """Where a file lies that a list names, by whatever way it is written there.
+
+    The longest end of it that is there: lists of other machines have backslashes, folders of their own and
+    absolute paths. If none is there, the last part alone.
+    """
+    parts = [part for part in re.split(r"[/\\]", file_name) if part not in ("", ".", "..")] or [file_name]
+    ends = (folder.joinpath(*parts[first:]) for first in range(len(parts) - 1))
+    return next((path for path in ends if path.is_file()), folder / parts[-1])
 
 
 def existing_folder(path: Path, what: str) -> Path:

@@ -14,19 +14,23 @@ import numpy as np
 from PIL import Image
 
 from data.labels import (
-    CHANNEL_OF_ID,
     FIRST_SINGLE_ID,
-    INVALID_CHANNEL,
     LABEL_OF_VALUE,
+    LAST_ID,
     LICENSE_PLATE_ID,
     TRAIN_ID_OF_ID,
     TargetClass,
     conversion_needed,
+    unknown_labels,
+    without_void,
 )
 from support.errors import InputError, warn
+from support.files import listed
 
-LABEL_SUFFIX = "_gtFine_labelIds.png"
-INSTANCE_SUFFIX = "_gtFine_instanceIds.png"
+TRUTH_KINDS = ("gtFine", "gtCoarse")  # folders of annotation, and what its files are called
+LABEL_ENDING, INSTANCE_ENDING = "_labelIds.png", "_instanceIds.png"  # behind NAME_gtFine
+VOID_FILE = "void.txt"  # in the folder of a data set: label ids that mean nothing
+LABEL_SUFFIX, INSTANCE_SUFFIX = (f"_gtFine{ending}" for ending in (LABEL_ENDING, INSTANCE_ENDING))
 
 LISTED_FILES = 20  # broken files named in one message
 MAX_DISAGREEMENT = 0.01  # share of pixels where label and instance map may differ; in the real data it is 0
@@ -54,34 +58,33 @@ class Frame:
     label_path: Path
     instance_path: Path
 
+    @property
+    def kind(self) -> str:
+        """One of TRUTH_KINDS, by the name of its label map; gtFine for one that is named otherwise."""
+        return TRUTH_KINDS[self.label_path.name.endswith(f"_{TRUTH_KINDS[1]}{LABEL_ENDING}")]
+
+    @property
+    def root(self) -> Path | None:
+        """The folder of its data set; None for a map outside any."""
+        folder = self.label_path.absolute().parent  # root/gtFine/split/city
+        in_tree = len(folder.parents) > 2 and folder.parents[1].name in TRUTH_KINDS
+        return folder.parents[2] if in_tree else None
+
+
+def truth_kind(db_root: str | Path, split: str) -> str:
+    """Where the annotation of a split lies, one of TRUTH_KINDS: gtCoarse if there is nothing else of it."""
+    fine, coarse = (Path(db_root) / kind / split for kind in TRUTH_KINDS)
+    return TRUTH_KINDS[coarse.is_dir() and not fine.is_dir()]
+
 
 def list_frames(db_root: str | Path, split: str, *, skip_incomplete: bool = False) -> list[Frame]:
-    """All frames of `db_root`/gtFine/`split`, sorted by name.
+    """All frames of `db_root`/gtFine/`split` (or gtCoarse, see `truth_kind`), sorted by name.
 
     Raises InputError if a folder is missing or empty, if two cities share a file name, or if a frame has a
     label map without an instance map or the reverse (`skip_incomplete`: such frames are left out, with a
     warning).
     """
-    root = Path(db_root)
-    if not root.is_dir():
-        raise InputError(f"db_root {root}: no such folder; set --db_root to the folder that holds gtFine/")
-    if not (root / "gtFine").is_dir():
-        raise InputError(
-            f"db_root {root}: has no folder gtFine/; unpack gtFine_trainvaltest.zip there, or set"
-            " --db_root to the folder that holds gtFine/"
-        )
-    folder = root / "gtFine" / split
-    if not folder.is_dir():
-        present = ", ".join(sorted(path.name for path in folder.parent.iterdir() if path.is_dir())) or "none"
-        raise InputError(f"{folder}: no such split, only {present}; unpack gtFine_trainvaltest.zip again")
-
-    label_paths = _by_name(folder, LABEL_SUFFIX)
-    instance_paths = _by_name(folder, INSTANCE_SUFFIX)
-    if not label_paths and not instance_paths:
-        raise InputError(
-            f"{folder}: holds no CITY/*{LABEL_SUFFIX}; unpack gtFine_trainvaltest.zip there, or set"
-            " another --db_root"
-        )
+    folder, label_paths, instance_paths = _maps_of(db_root, split)
     incomplete = [
         *(f"{label_paths[name]} has no instance map" for name in sorted(label_paths.keys() - instance_paths)),
         *(f"{instance_paths[name]} has no label map" for name in sorted(instance_paths.keys() - label_paths)),
@@ -97,9 +100,43 @@ def list_frames(db_root: str | Path, split: str, *, skip_incomplete: bool = Fals
     ]
 
 
+def all_frames(db_root: str | Path, split: str) -> list[Frame]:
+    """As `list_frames`, with those that lack one of the two maps, which their paths name all the same."""
+    _, label_paths, instance_paths = _maps_of(db_root, split)
+    suffixes = [f"_{truth_kind(db_root, split)}{ending}" for ending in (LABEL_ENDING, INSTANCE_ENDING)]
+    frames = []
+    for name in sorted(label_paths.keys() | instance_paths.keys()):
+        folder = (label_paths.get(name) or instance_paths[name]).parent
+        frames.append(Frame(name, *(folder / f"{name}{suffix}" for suffix in suffixes)))
+    return frames
+
+
+def _maps_of(db_root: str | Path, split: str) -> tuple[Path, dict[str, Path], dict[str, Path]]:
+    """The folder of a split, its label maps and its instance maps by the names of their frames."""
+    root, kind = Path(db_root), truth_kind(db_root, split)
+    if not root.is_dir():
+        raise InputError(f"db_root {root}: no such folder; set --db_root to the folder that holds gtFine/")
+    if not (root / kind).is_dir():
+        raise InputError(
+            f"db_root {root}: has no folder gtFine/; unpack gtFine_trainvaltest.zip there, or set"
+            " --db_root to the folder that holds gtFine/"
+        )
+    folder = root / kind / split
+    if not folder.is_dir():
+        present = ", ".join(path.name for path in listed(folder.parent, "*") if path.is_dir()) or "none"
+        raise InputError(f"{folder}: no such split, only {present}; unpack gtFine_trainvaltest.zip again")
+    label_paths, instance_paths = (_by_name(folder, f"_{kind}{e}") for e in (LABEL_ENDING, INSTANCE_ENDING))
+    if not label_paths and not instance_paths:
+        raise InputError(
+            f"{folder}: holds no CITY/*_{kind}{LABEL_ENDING}; unpack gtFine_trainvaltest.zip there, or set"
+            " another --db_root"
+        )
+    return folder, label_paths, instance_paths
+
+
 def _by_name(folder: Path, suffix: str) -> dict[str, Path]:
     paths = {}
-    for path in sorted(folder.glob(f"*/*{suffix}")):
+    for path in listed(folder, f"*/*{suffix}"):
         other = paths.setdefault(path.name.removesuffix(suffix), path)
         if other is not path:
             raise InputError(f"{path}: the same name as {other}; rename one, names must be unique in a split")
@@ -116,8 +153,9 @@ def picture_path(frame: Frame) -> Path:
 def read_maps(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     """The label map (H,W) uint8, ids 0..33 or 255, and the instance map (H,W) uint16 of a frame.
 
-    Raises InputError, naming the file, if one is damaged or of another kind than its name says, or if the
-    two don't belong together.
+    What the data set calls void (`void_labels`) is 0 in both; 255 is a licence plate. Raises InputError,
+    naming the file, if one is damaged or of another kind than its name says, or if the two don't belong
+    together.
     """
     labels = read_png(frame.label_path, ("L",), "a label map is an 8-bit grey PNG of label ids")
     instances = read_png(frame.instance_path, ("I;16", "I"), "an instance map is a 16-bit grey PNG")
@@ -128,12 +166,38 @@ def read_maps(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
             f"{frame.label_path}: has {label_size} pixels, but its instance map {instance_size};"
             " take both from the same archive"
         )
-    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
-    unknown = present[CHANNEL_OF_ID[present] == INVALID_CHANNEL]
-    if unknown.size:
-        raise InputError(f"{frame.label_path}: {conversion_needed(unknown.tolist())}")
-    _check_agreement(frame, labels, instances)
+    if void := void_labels(frame.label_path):
+        labels, instances = without_void(labels, instances, void)
+    unknown = unknown_labels(labels, instances)
+    if unknown in ([], [LICENSE_PLATE_ID]):  # train ids, which it tells by name, hold 255 too
+        _check_agreement(frame, labels, instances)
+    if unknown:
+        raise InputError(f"{frame.label_path}: {conversion_needed(unknown, how_to_void(frame.label_path))}")
     return labels, instances
+
+
+def void_file(label_path: Path) -> Path:
+    """Where the data set of a label map says which labels are void; beside a map that belongs to none."""
+    return (Frame("", label_path, label_path).root or label_path.parent) / VOID_FILE
+
+
+def void_labels(label_path: Path) -> tuple[int, ...]:
+    """The labels, 34..255, that mean nothing in a data set's maps. Raises InputError for another content."""
+    path = void_file(label_path)
+    try:
+        numbers = tuple(map(int, path.read_text(encoding="utf-8-sig").split()))
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError):
+        numbers = (-1,)
+    if not all(LAST_ID < number < 256 for number in numbers):
+        raise InputError(f"{path}: must hold numbers from {LAST_ID + 1} to 255, separated by blanks")
+    return numbers
+
+
+def how_to_void(label_path: Path) -> str:
+    """The first half of a sentence for `conversion_needed`."""
+    return f"list them in {void_file(label_path)}"
 
 
 def read_png(path: Path, modes: tuple[str, ...], wanted: str) -> np.ndarray:
@@ -157,8 +221,7 @@ def read_png(path: Path, modes: tuple[str, ...], wanted: str) -> np.ndarray:
 def _check_agreement(frame: Frame, labels: np.ndarray, instances: np.ndarray) -> None:
     """The instance map repeats the label map, which tells label ids from train ids and mixed-up files."""
     expected = LABEL_OF_VALUE.take(instances)
-    # The licence plate has no id of its own in an instance map: the vehicle under it shows, or a huge value.
-    differ = (labels != expected) & ((labels != LICENSE_PLATE_ID) | (expected < 24))
+    differ = (labels != expected) & (labels != LICENSE_PLATE_ID)
     disagreement = np.count_nonzero(differ) / differ.size
     if disagreement <= MAX_DISAGREEMENT:
         return

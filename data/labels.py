@@ -5,11 +5,14 @@ where/what model needs on top: the channel of each label (docs/model.md#maps-and
 a usable instance, and the surfaces a class may stand on.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from cityscapesscripts.helpers.labels import labels as OFFICIAL_LABELS
 from cityscapesscripts.helpers.labels import name2label
+from scipy import ndimage
 
 NUM_CHANNELS = 30
 LICENSE_PLATE_ID = 255  # label -1 in an 8-bit file
@@ -115,23 +118,66 @@ for _label in OFFICIAL_LABELS:
         TRAIN_ID_OF_ID[_label.id] = _label.trainId
 
 LAST_ID = max(label.id for label in OFFICIAL_LABELS)
-_HIGHEST_FOREIGN_ID = 63  # above it come the instances of label -1 in 16 bits, licence plates
+FIRST_PLATE = 64000  # values from here on are of label -1 in 16 bits, licence plates
+_IS_VEHICLE = np.isin(np.arange(256), [label.id for label in OFFICIAL_LABELS if label.category == "vehicle"])
 
 
 def foreign_labels(instance_ids: np.ndarray) -> list[int]:
     """The labels above 33 in an instance map (H,W) uint16, rising: of data sets with ids of their own."""
-    beyond = instance_ids >= (LAST_ID + 1) * 1000
+    beyond = (instance_ids >= (LAST_ID + 1) * 1000) & (instance_ids < FIRST_PLATE)
     beyond |= (instance_ids > LAST_ID) & (instance_ids < FIRST_SINGLE_ID)
     values = np.unique(instance_ids[beyond])
-    labels = np.unique(np.where(values < FIRST_SINGLE_ID, values, values // 1000)).tolist()
-    return [label for label in labels if label <= _HIGHEST_FOREIGN_ID]
+    return np.unique(np.where(values < FIRST_SINGLE_ID, values, values // 1000)).tolist()
 
 
-def conversion_needed(labels: list[int]) -> str:
-    """What is wrong with a map that holds these labels above 33, and the conversion that mends it."""
+def unknown_labels(label_ids: np.ndarray, instance_ids: np.ndarray) -> list[int]:
+    """The labels above 33 in a label map (H,W) uint8, rising, but for 255 where that is a licence plate.
+
+    instance_ids: (H,W) uint16, which has the vehicle where a plate is, or the plate itself on a vehicle.
+    """
+    present = np.flatnonzero(np.bincount(label_ids.ravel(), minlength=256))
+    unknown = present[present > LAST_ID].tolist()
+    if LICENSE_PLATE_ID in unknown and _are_plates(label_ids, instance_ids):
+        unknown.remove(LICENSE_PLATE_ID)
+    return unknown
+
+
+def _are_plates(label_ids: np.ndarray, instance_ids: np.ndarray) -> bool:
+    """Whether all 255 of a label map are licence plates, not a data set's void."""
+    unsure = (label_ids == LICENSE_PLATE_ID) & ~_IS_VEHICLE[LABEL_OF_VALUE[instance_ids]]
+    if not unsure.any():
+        return True
+    if instance_ids[unsure].min() < FIRST_PLATE:
+        return False
+    count, pieces = cv2.connectedComponents(unsure.view(np.uint8), connectivity=8)
+    around = np.where(unsure, 0, ndimage.grey_dilation(pieces, (3, 3)))
+    edge = np.bincount(around.ravel(), minlength=count)[1:]
+    on_vehicle = np.bincount(around[_IS_VEHICLE[LABEL_OF_VALUE[instance_ids]]], minlength=count)[1:]
+    return bool((2 * on_vehicle > edge).all())
+
+
+def without_void(
+    label_ids: np.ndarray, instance_ids: np.ndarray, void: Iterable[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Label map (H,W) uint8 and instance map (H,W) uint16 with 0 for labels that mean nothing, 0..255."""
+    is_void = np.isin(np.arange(256), list(void))
+    nothing = is_void[label_ids]
     return (
-        f"holds {labels[:5]}, label ids above {LAST_ID}; take the official file of that name, or if this is"
-        f" another data set, convert both maps first: labelIds to 0..{LAST_ID} by the names of the classes (0"
+        np.where(nothing, np.uint8(0), label_ids),
+        np.where(nothing | is_void[LABEL_OF_VALUE[instance_ids]], np.uint16(0), instance_ids),
+    )
+
+
+def conversion_needed(labels: list[int], if_void: str) -> str:
+    """What is wrong with a map that holds these labels above 33, and what mends it, one line.
+
+    if_void: what to do where they mean nothing.
+    """
+    plate = ", and no licence plate" if LICENSE_PLATE_ID in labels else ""
+    return (
+        f"holds {labels[:5]}, label ids above {LAST_ID}{plate}; {if_void} if they mean void; else take the"
+        " official file of that name, or if this is another data set,"
+        f" convert both maps first: labelIds to 0..{LAST_ID} by the names of the classes (0"
         " for one that Cityscapes has not), instanceIds to id * 1000 + k for each instance and to the bare id"
         " elsewhere; scripts.convert does so for some data sets"
     )

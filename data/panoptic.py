@@ -1,25 +1,33 @@
 """COCO panoptic annotation of a tree's split, as the official Cityscapes tools write it."""
 
-import contextlib
-import io
+import glob
 import shutil
 import tempfile
 from pathlib import Path
 
 from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 
+from data.cityscapes import INSTANCE_SUFFIX, list_frames, truth_kind
+from data.official import kept_quiet, map_for_tools
+
 
 def write_panoptic(root: Path, split: str) -> Path:
     """Write the panoptic annotation of all frames of a split, and return the path of its JSON.
 
     gtFine/cityscapes_panoptic_SPLIT.json and the folder of that name beside it, with official label ids,
-    where detectron2 looks for them; earlier ones are replaced. OSError or ValueError if a map can't be read.
+    where detectron2 looks for them; earlier ones are replaced. In gtCoarse/ for a split that lies there.
+    OSError or ValueError if a map can't be read, InputError for what else the official tool has to say.
     """
-    truth = Path(root) / "gtFine"
-    name = f"cityscapes_panoptic_{split}"
-    with tempfile.TemporaryDirectory(dir=root, prefix=".panoptic-") as folder:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints a line for each image
-            convert2panoptic(str(truth), folder, setNames=[split])
+    truth, name = Path(root) / truth_kind(root, split), f"cityscapes_panoptic_{split}"
+    # The tool looks for maps by a pattern: it gets a folder of its own, with links to those of the split.
+    made = tempfile.TemporaryDirectory(dir=root, prefix=".panoptic-")
+    with made as folder, tempfile.TemporaryDirectory() as links:
+        maps = Path(links) / split / "maps"
+        maps.mkdir(parents=True)
+        for frame in list_frames(root, split):
+            (maps / (frame.name + INSTANCE_SUFFIX)).symlink_to(map_for_tools(frame, Path(links)))
+        with kept_quiet(str(truth / split)):
+            convert2panoptic(glob.escape(links), folder, setNames=[split])
         shutil.rmtree(truth / name, ignore_errors=True)
         (Path(folder) / name).rename(truth / name)
         return (Path(folder) / f"{name}.json").replace(truth / f"{name}.json")

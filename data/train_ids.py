@@ -25,7 +25,7 @@ def _write(frame: Frame) -> str | None:
     labels = cv2.imread(str(frame.label_path), cv2.IMREAD_UNCHANGED)
     if labels is None or labels.dtype != np.uint8 or labels.ndim != 2:
         return f"{frame.label_path}: not an 8-bit label map; mend or copy it"
-    path = frame.label_path.with_name(f"{frame.name}_gtFine_labelTrainIds.png")
+    path = frame.label_path.with_name(f"{frame.name}_{frame.kind}_labelTrainIds.png")
     train_ids = TRAIN_ID_OF_ID.take(labels)
     if not path.is_symlink() and not (
         path.exists() and np.array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), train_ids)

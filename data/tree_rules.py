@@ -13,7 +13,15 @@ import numpy as np
 from cityscapesscripts.helpers.labels import id2label, name2label
 from pycocotools import mask as rle
 
-from data.labels import FIRST_SINGLE_ID, LABEL_OF_VALUE, LICENSE_PLATE_ID, TARGET_CLASSES, TRAIN_ID_OF_ID
+from data.cityscapes import truth_kind, void_labels
+from data.labels import (
+    FIRST_SINGLE_ID,
+    LABEL_OF_VALUE,
+    LICENSE_PLATE_ID,
+    TARGET_CLASSES,
+    TRAIN_ID_OF_ID,
+    without_void,
+)
 from data.outlines import match_instances
 from data.writer import FrameName, LabelledPolygon, colour_map, frame_path, polygons_from_json, topmost
 
@@ -56,14 +64,12 @@ def check_frame(frame: TreeFrame) -> list[Finding]:
 
 class _Check:
     def __init__(self, frame: TreeFrame):
-        self.frame = frame
+        self.frame, self.truth = frame, truth_kind(frame.root, frame.split)
         self.found: list[Finding] = []
 
     def say(self, rule: str, ending: str, text: str) -> None:
-        """Note that a rule is broken; the ending without underscore is that of the picture."""
-        kind = "gtFine" if ending.startswith("_") else "leftImg8bit"
-        path = frame_path(Path(), kind, self.frame.split, self.frame.name, ending)
-        self.found.append(Finding(rule, str(path), text))
+        """Note that a rule is broken by a file."""
+        self.found.append(Finding(rule, str(self.path(ending).relative_to(self.frame.root)), text))
 
     def findings(self) -> list[Finding]:
         frame = self.frame
@@ -96,6 +102,11 @@ class _Check:
             self.say("coco", "_instanceIds.png", f"the COCO file says {frame.size[0]}x{frame.size[1]} pixels")
         if any(other != size for other in (*sizes.values(), frame.size or size)):
             return self.found
+        path = self.path("_instanceIds.png")
+        if void := void_labels(path):
+            of_labels = LABEL_OF_VALUE[instances] if labels is None else labels
+            of_labels, instances = without_void(of_labels, instances, void)
+            labels = labels if labels is None else of_labels
         self.check_values(instances)
         if labels is not None:
             self.check_labels(labels, instances)
@@ -111,12 +122,16 @@ class _Check:
 
     # ---- reading --------------------------------------------------------------------------------
 
+    def path(self, ending: str) -> Path:
+        """A file of the frame; the ending without underscore is that of the picture."""
+        kind = self.truth if ending.startswith("_") else "leftImg8bit"
+        return frame_path(self.frame.root, kind, self.frame.split, self.frame.name, ending)
+
     def content(self, ending: str) -> bytes | None:
         """The bytes of a file, None if it isn't there or can't be read."""
         if ending.startswith("_") and ending not in self.frame.endings:
             return None
-        kind = "gtFine" if ending.startswith("_") else "leftImg8bit"
-        path = frame_path(self.frame.root, kind, self.frame.split, self.frame.name, ending)
+        path = self.path(ending)
         try:
             return path.read_bytes()
         except OSError as error:

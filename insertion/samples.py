@@ -18,13 +18,20 @@ from augment.insert.scene import EditedImage
 from data.camera import published_camera
 from data.cityscapes import bounding_box
 from data.geometry import is_thing
-from data.labels import CHANNEL_OF_ID, FIRST_SINGLE_ID, INVALID_CHANNEL, LABEL_OF_VALUE, conversion_needed
+from data.labels import (
+    FIRST_SINGLE_ID,
+    LABEL_OF_VALUE,
+    LAST_ID,
+    conversion_needed,
+    unknown_labels,
+    without_void,
+)
 from support.errors import InputError
 
 MAX_DISAGREEMENT = 0.01  # share of pixels where masks and label map may differ
 _FORMS = (
-    'the target must be [instance map, label map], or a dictionary with "masks" and "labels" (see'
-    " InsertInstances)"
+    "the target must be [instance map, label map], PIL images, arrays or tensors of whole numbers, or a"
+    ' dictionary with "masks" and "labels", tensors (see InsertInstances)'
 )
 
 
@@ -36,26 +43,29 @@ class Sample:
     target: object
     scene: EditedImage
     values: np.ndarray | None  # (N,) of each mask in the instance map; None where the target has such a map
-    before: np.ndarray  # (H,W) uint16 instance map
+    before: tuple[np.ndarray, np.ndarray]  # (H,W) uint8 label map, (H,W) uint16 instance map
 
     @classmethod
-    def of(cls, image, target, name: str, camera: str) -> "Sample":
-        """Raises InputError for a sample that lacks what is needed. camera: one of CAMERA_CHOICES."""
+    def of(cls, image, target, name: str, camera: str, void: tuple[int, ...] = ()) -> "Sample":
+        """Raises InputError for a sample that lacks what is needed.
+
+        camera: one of CAMERA_CHOICES; void: label ids that mean nothing in the target.
+        """
         rgb = pixels_of(image)
         shape = rgb.shape[:2]
         instances, semantic = parts_of(target)
         label_ids = None if semantic is None else label_map(semantic, shape)
-        own_camera = None
+        own_camera, values = None, None
         if isinstance(instances, dict):
             own_camera = instances.get("camera")
             label_ids, instance_ids, values = maps_of_masks(instances, label_ids, shape)
         else:
-            instance_ids, values = array_of(instances, shape, "instance map").astype(np.uint16), None
-            check_agreement(label_ids, instance_ids, "instance map")
+            instance_ids = array_of(instances, shape, "instance map").astype(np.uint16)
+        label_ids, instance_ids = checked_maps(label_ids, instance_ids, void)
         if own_camera is None and camera == "cityscapes":
             own_camera = published_camera(name, shape[1], shape[0])
         scene = EditedImage.of_maps(name, label_ids, instance_ids, rgb, own_camera)
-        return cls(image, target, scene, values, instance_ids)
+        return cls(image, target, scene, values, (label_ids, instance_ids))
 
     def after(self) -> tuple:
         """Image and target as the scene is now."""
@@ -63,11 +73,11 @@ class Sample:
         image = picture_like(scene.rgb, self.image)
         instances, semantic = parts_of(target)
         if semantic is not None:
-            semantic = map_like(scene.label_ids, semantic)
+            semantic = map_like(scene.label_ids, self.before[0], semantic)
         if self.values is None:
-            instances = map_like(scene.instance_ids, instances)
+            instances = map_like(scene.instance_ids, self.before[1], instances)
         else:
-            instances = masks_with_new(instances, self.values, self.before, scene)
+            instances = masks_with_new(instances, self.values, self.before[1], scene)
         if isinstance(target, dict):
             return image, instances if semantic is None else instances | {"semantic": semantic}
         return image, type(target)([instances, semantic])
@@ -80,11 +90,11 @@ def pixels_of(image) -> np.ndarray:
     """The picture (H,W,3) uint8 of a PIL image or a tensor (3,H,W)."""
     if isinstance(image, Image.Image) and image.mode == "RGB":
         return np.asarray(image)
-    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.dim() == 3 and len(image) == 3:
+    if is_tensor(image) and image.dtype == torch.uint8 and image.dim() == 3 and len(image) == 3:
         return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     raise InputError(
-        "InsertInstances: the image must be a PIL image in RGB or a uint8 tensor (3,H,W); place the transform"
-        " before those that scale or batch"
+        "InsertInstances: the image must be a PIL image in RGB or a uint8 tensor (3,H,W) on the CPU; place"
+        " the transform before those that scale or batch"
     )
 
 
@@ -99,13 +109,21 @@ def parts_of(target) -> tuple:
     """The instances of a target, and its label map or None."""
     if isinstance(target, dict):
         return target, target.get("semantic")
-    if isinstance(target, list | tuple) and len(target) == 2:
+    if type(target) in (list, tuple) and len(target) == 2:
         return target
-    raise InputError(f"InsertInstances: {_FORMS}; this is {type(target).__name__}")
+    length = f" of {len(target)}" if isinstance(target, list | tuple) else ""
+    raise InputError(f"InsertInstances: {_FORMS}; this is {type(target).__name__}{length}")
+
+
+def is_tensor(given) -> bool:
+    """Whether it is a tensor on the CPU, outside autograd."""
+    return isinstance(given, Tensor) and given.device.type == "cpu" and not given.requires_grad
 
 
 def array_of(given, shape: tuple[int, int], name: str) -> np.ndarray:
     """A map (H,W) of whole numbers 0..65535, from a PIL image, an array or a tensor (H,W) or (1,H,W)."""
+    if not isinstance(given, Image.Image | np.ndarray) and not is_tensor(given):
+        raise InputError(f"InsertInstances: {_FORMS}; its {name} is {type(given).__name__}")
     array = given.numpy() if isinstance(given, Tensor) else np.asarray(given)
     array = array[0] if array.ndim == 3 and len(array) == 1 else array
     if array.shape != shape or array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 65535:
@@ -117,23 +135,33 @@ def array_of(given, shape: tuple[int, int], name: str) -> np.ndarray:
 
 
 def label_map(given, shape: tuple[int, int]) -> np.ndarray:
-    """A label map (H,W) uint8. InputError for what holds other than Cityscapes' label ids."""
+    """A label map (H,W) uint8. InputError for numbers beyond."""
     array = array_of(given, shape, "label map")
-    present = np.flatnonzero(np.bincount(array.ravel(), minlength=256))
-    unknown = [int(one) for one in present if one > 255 or CHANNEL_OF_ID[one] == INVALID_CHANNEL]
-    if unknown:
-        raise InputError(f"InsertInstances: the label map {conversion_needed(unknown)}; {_FORMS}")
+    if array.max() > 255:
+        raise InputError(f"InsertInstances: the label map holds {array.max()}, no label id; {_FORMS}")
     return array.astype(np.uint8)
 
 
-def check_agreement(label_ids: np.ndarray, instance_ids: np.ndarray, name: str) -> None:
-    """Instances repeat the labels of the label map: tells maps in the wrong order, and renumbered labels."""
+def checked_maps(
+    label_ids: np.ndarray, instance_ids: np.ndarray, void: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Label map (H,W) uint8 and instance map (H,W) uint16 without what is void.
+
+    InputError for what holds other than Cityscapes' label ids, and for maps that don't fit each other:
+    instances repeat the labels, which tells maps in the wrong order and renumbered labels.
+    """
+    if void:
+        label_ids, instance_ids = without_void(label_ids, instance_ids, void)
+    if unknown := unknown_labels(label_ids, instance_ids):
+        wanted = f"name them in InsertInstances(..., void={tuple(unknown)})"
+        raise InputError(f"InsertInstances: the label map {conversion_needed(unknown, wanted)}; {_FORMS}")
     differs = is_thing(label_ids) & (LABEL_OF_VALUE[instance_ids] != label_ids)
     if differs.mean() > MAX_DISAGREEMENT:
         raise InputError(
-            f"InsertInstances: {name} and label map disagree on {100 * differs.mean():.0f} % of the picture;"
-            f" both must go by Cityscapes' label ids (24 person, 26 car, ...); {_FORMS}"
+            f"InsertInstances: instances and label map disagree on {100 * differs.mean():.0f} % of the"
+            f" picture; both must go by Cityscapes' label ids (24 person, 26 car, ...); {_FORMS}"
         )
+    return label_ids, instance_ids
 
 
 def thing_masks(instance_map) -> tuple[Tensor, Tensor]:
@@ -148,14 +176,13 @@ def thing_masks(instance_map) -> tuple[Tensor, Tensor]:
     return ids == values[:, None, None], values // FIRST_SINGLE_ID
 
 
-def map_like(values: np.ndarray, given):
-    """A map (H,W) in the form of `given`."""
+def map_like(values: np.ndarray, before: np.ndarray, given):
+    """A map (H,W) in the form of `given`, with its own values where it is as before, void's among them."""
+    own = given.numpy() if isinstance(given, Tensor) else np.asarray(given)
+    made = np.where((values == before).reshape(own.shape), own, values.astype(own.dtype).reshape(own.shape))
     if isinstance(given, Image.Image):
-        return Image.fromarray(values.astype(np.asarray(given).dtype))
-    if isinstance(given, Tensor):
-        tensor = torch.from_numpy(values.astype(given.numpy().dtype)).reshape(given.shape)
-        return tv_tensors.wrap(tensor, like=given)
-    return values.astype(given.dtype).reshape(given.shape)
+        return Image.fromarray(made)
+    return tv_tensors.wrap(torch.from_numpy(made), like=given) if isinstance(given, Tensor) else made
 
 
 # ---- masks --------------------------------------------------------------------------------------
@@ -170,12 +197,21 @@ def maps_of_masks(
     """
     if "masks" not in target or "labels" not in target:
         raise InputError(f'InsertInstances: the target lacks "masks" or "labels"; {_FORMS}')
+    for name in ("masks", "labels", "boxes"):
+        if name in target and not is_tensor(target[name]):
+            kind = type(target[name]).__name__
+            raise InputError(f'InsertInstances: "{name}" must be a tensor on the CPU, not {kind}; {_FORMS}')
     masks, labels = _planes(target["masks"]).astype(bool, copy=False), target["labels"].numpy()
-    if masks.shape != (len(labels), *shape):
+    if labels.ndim != 1 or masks.shape != (len(labels), *shape):
         raise InputError(
-            f"InsertInstances: masks {masks.shape} for {len(labels)} labels and a picture of {shape}"
+            f"InsertInstances: masks {masks.shape} for labels {labels.shape} and a picture of {shape}"
         )
-    if len(labels) and not (labels.min() >= 0 and labels.max() < len(LABEL_OF_VALUE) // FIRST_SINGLE_ID):
+    if "boxes" in target and target["boxes"].shape != (len(labels), 4):
+        raise InputError(f"InsertInstances: boxes {tuple(target['boxes'].shape)} for {len(labels)} masks")
+    for name in ("area", "iscrowd"):
+        if name in target and np.shape(target[name]) != (len(labels),):
+            raise InputError(f'InsertInstances: "{name}" must hold a number for each of {len(labels)} masks')
+    if len(labels) and not (labels.dtype.kind in "iu" and labels.min() >= 0 and labels.max() <= 255):
         raise InputError(
             f"InsertInstances: labels {labels.min()} to {labels.max()} are no label ids; {_FORMS}"
         )
@@ -184,12 +220,15 @@ def maps_of_masks(
     of_masks = np.full(shape, FIRST_SINGLE_ID - 1, np.uint16)  # no mask
     for row, label in enumerate(labels.tolist()):
         values[row] = label
-        if is_thing(np.array(label)) and not crowd[row]:
+        if label <= LAST_ID and is_thing(np.array(label)) and not crowd[row]:
             values[row] = label * FIRST_SINGLE_ID + numbers[label]
             numbers[label] += 1
         np.copyto(of_masks, values[row], where=masks[row])
     if max(numbers.values(), default=0) > FIRST_SINGLE_ID:
-        raise InputError(f"InsertInstances: more than {FIRST_SINGLE_ID} instances of a class in one sample")
+        raise InputError(
+            f"InsertInstances: more than {FIRST_SINGLE_ID} masks of a class in one sample, which has numbers"
+            ' for so many; mark some as crowd ("iscrowd"), or leave small ones out'
+        )
     bare = of_masks == FIRST_SINGLE_ID - 1
     if label_ids is None:
         if bare.any():
@@ -199,9 +238,7 @@ def maps_of_masks(
                 f" the whole picture (these leave {100 * bare.mean():.0f} % of it); {_FORMS}"
             )
         return LABEL_OF_VALUE[of_masks], of_masks, values
-    instance_ids = np.where(bare, label_ids, of_masks)
-    check_agreement(label_ids, instance_ids, "masks")
-    return label_ids, instance_ids, values
+    return label_ids, np.where(bare, label_ids, of_masks), values
 
 
 def masks_with_new(target: dict, values: np.ndarray, before: np.ndarray, scene: EditedImage) -> dict:

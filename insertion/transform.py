@@ -19,6 +19,7 @@ from augment.paint.bank import build_bank, open_bank
 from augment.paint.painter import WITH_BANK, Rendering
 from data.camera import CAMERA_CHOICES
 from data.geometry import HeightFit
+from data.labels import LAST_ID
 from insertion.samples import Sample
 from support.checkpoints import find_checkpoint
 from support.errors import InputError
@@ -49,7 +50,7 @@ class InsertInstances(v2.Transform):
 
     - image: a uint8 picture in RGB, a PIL image or a tensor (3,H,W), such as `tv_tensors.Image`.
     - a label map of the whole picture in Cityscapes label ids (0..33, 255 for licence plates), because the
-      model reads the scene in it: where road is, where houses are.
+      model reads the scene in it: where road is, where houses are. What `void` names counts as 0.
     - the instances.
 
     The target may be
@@ -90,6 +91,7 @@ class InsertInstances(v2.Transform):
         fits: dict[str, HeightFit] | None = None,
         temperature: float = 1.0,
         shadow: float = InsertOptions.shadow,
+        void: Sequence[int] = (),
         device: str = "cpu",
     ):
         """Looks for the files; loads nothing yet.
@@ -108,6 +110,7 @@ class InsertInstances(v2.Transform):
           fits: heights by foot row for classes without a camera (`data.geometry.fit_heights`).
           temperature: of the density of places.
           shadow: darkest part of a contact shadow, 0..1.
+          void: label ids above 33 that mean nothing in the targets, such as 255; else they are refused.
           device: of the models. CUDA and forked workers exclude each other.
 
         Raises InputError for values out of range and for files that can't be used.
@@ -128,6 +131,9 @@ class InsertInstances(v2.Transform):
             painting = SynthOptions() if render == "overlay" else SynthOptions(backend=render)
             rendering = Rendering(render, painting, shadow, "", "", str(bank), device)
         paths = [checkpoint] if isinstance(checkpoint, str | Path) else checkpoint
+        if not all(LAST_ID < label < 256 for label in void):
+            raise InputError(f"void {tuple(void)}: wanted are label ids from {LAST_ID + 1} to 255")
+        self.void = tuple(void)
         self.per_image, self.p, self.camera = tuple(per_image), p, camera
         self.insertion = Insertion(
             checkpoints=tuple(str(find_checkpoint(path)) for path in paths),
@@ -152,11 +158,14 @@ class InsertInstances(v2.Transform):
 
         Raises InputError for a sample that lacks what is needed.
         """
-        image, target = inputs if len(inputs) == 2 else inputs[0]
+        pair = inputs[0] if len(inputs) == 1 else inputs
+        if type(pair) not in (list, tuple) or len(pair) != 2:
+            raise InputError("InsertInstances: takes (image, target), see its description")
+        image, target = pair
         chosen, name = torch.rand(()).item() < self.p, draw_name()
         if not chosen:
             return image, target
-        sample = Sample.of(image, target, name, self.camera)
+        sample = Sample.of(image, target, name, self.camera, self.void)
         with one_thread():
             inserter = self._inserter()
             (classes,) = plan([name], tuple(sorted(inserter.models)), inserter.settings.seed, self.per_image)

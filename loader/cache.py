@@ -33,6 +33,7 @@ from data.cityscapes import (
     resize_nearest,
     theta_of_box,
     usable_instances,
+    void_file,
 )
 from data.erased import erasures_path
 from data.labels import CHANNEL_OF_ID, FIRST_SINGLE_ID, TARGET_CLASSES
@@ -42,7 +43,7 @@ from support.errors import InputError, warn
 from support.files import stamp, write_atomic
 from support.processes import Pool, cores
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 INDEX_NAME = "index.json"
 CLASS_NAMES = tuple(TARGET_CLASSES)
 FRAMES_WORTH_A_PROCESS = 30  # about as many as are read in the time that a process takes to start
@@ -73,7 +74,7 @@ class Sizes:
 class Record:
     """What the index knows of a frame: the stamp of its source files, and its usable instances."""
 
-    stamp: list[int]  # size in bytes and mtime in ns of the label map, the instance map, the erasures (or 0)
+    stamp: list[int]  # size in bytes and mtime in ns of the maps, the erasures (or 0), void.txt if any
     table: list[list[int]]  # rows: position in CLASS_NAMES, instance id, area, x0, y0, x1, y1 (big map)
 
 
@@ -205,7 +206,8 @@ def cache_key(db_root: str | Path, sizes: Sizes) -> str:
 
 def _stamp(frame: Frame) -> list[int] | None:
     source = stamp(frame.label_path, frame.instance_path)
-    return source and source + (stamp(erasures_path(frame)) or [0, 0])
+    beside = (stamp(erasures_path(frame)) or [0, 0]) + (stamp(void_file(frame.label_path)) or [])
+    return source and source + beside
 
 
 def entry_path(folder: Path, frame: Frame) -> Path:

@@ -30,7 +30,7 @@ from augment.insert.tree import INSERT, PREVIEW, finished_frame, histogram, plan
 from augment.paint.painter import Rendering
 from augment.tree import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
 from data.camera import assumption_lines, assumptions
-from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, list_frames, name_some
+from data.cityscapes import Frame, all_frames, list_frames, name_some
 from data.geometry import HeightFit
 from data.writer import encode_png
 from distributed import choose_device
@@ -78,22 +78,11 @@ def frames_of(settings: InsertOptions) -> list[Frame]:
     inputs = [Path(settings.db_root).resolve()] if settings.db_root else []
     if single:
         for path in (single.label_path.resolve(), single.instance_path.resolve()):
-            split = path.parents[1] if len(path.parents) > 3 else None
-            inputs.append(split.parents[1] if split and split.parent.name == "gtFine" else path)
+            inputs.append(Frame("", path, path).root or path)
     for root in inputs:
         if out == root or root in out.parents or out in root.parents:
             raise InputError(f"--out {settings.out}: inside the input {root} or around it; choose another")
-    if single:
-        return [single]
-    frames = list_frames(settings.db_root, settings.split, skip_incomplete=True)
-    known = {frame.name for frame in frames}
-    folder = Path(settings.db_root) / "gtFine" / settings.split
-    for path in sorted([*folder.glob(f"*/*{LABEL_SUFFIX}"), *folder.glob(f"*/*{INSTANCE_SUFFIX}")]):
-        name = path.name.removesuffix(LABEL_SUFFIX).removesuffix(INSTANCE_SUFFIX)
-        if name not in known:
-            files = (path.with_name(name + suffix) for suffix in (LABEL_SUFFIX, INSTANCE_SUFFIX))
-            frames.append(Frame(name, *files))
-    return sorted(frames, key=lambda frame: frame.name)
+    return [single] if single else all_frames(settings.db_root, settings.split)
 
 
 def height_fits(

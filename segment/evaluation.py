@@ -23,6 +23,7 @@ from torchvision.models.detection import MaskRCNN
 
 from data.coco import categories
 from data.labels import TARGET_CLASSES
+from data.official import kept_quiet, map_for_tools
 from segment.samples import CLASSES, Truth
 
 MASK_LEVEL = 0.5  # of a predicted mask's probability
@@ -139,14 +140,15 @@ def cityscapes_figures(truths: list[Truth], predictions: list[list[Predicted]], 
     Instances below 100 pixels count neither way, as always with that program. 0..1, None as above.
     """
     files = [write_prediction(folder, truth, found) for truth, found in zip(truths, predictions, strict=True)]
-    maps = [str(truth.frame.instance_path.absolute()) for truth in truths]
+    maps = [str(map_for_tools(truth.frame, folder)) for truth in truths]
     settings = copy.copy(program.args)
     settings.predictionPath = str(folder.absolute())
     settings.quiet = True
     program.setInstanceLabels(settings)
-    instances = program.instances2dict(maps, False)
     # The program asks for a function that newer NumPy versions only have under its other name.
-    with np.errstate(all="ignore"), patch.object(np, "in1d", np.isin, create=True):
+    renamed = patch.object(np, "in1d", np.isin, create=True)
+    with kept_quiet("official evaluation"), np.errstate(all="ignore"), renamed:
+        instances = program.instances2dict(maps, False)
         matches = program.matchGtWithPreds(files, maps, instances, settings)
         averages = program.computeAverages(program.evaluateMatches(matches, settings), settings)
     return {
@@ -161,7 +163,7 @@ def cityscapes_figures(truths: list[Truth], predictions: list[list[Predicted]], 
 
 def write_prediction(folder: Path, truth: Truth, found: list[Predicted]) -> str:
     """Write the official prediction files of a frame; the path of its text file."""
-    name = truth.frame.name
+    name = truth.frame.name.replace(" ", "%20")  # the program takes lines apart at blanks
     (folder / name).mkdir(parents=True, exist_ok=True)
     lines = []
     for number, one in enumerate(found):

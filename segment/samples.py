@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from data.cityscapes import Frame, list_frames, picture_path, read_maps, resize_nearest
+from data.cityscapes import Frame, list_frames, picture_path, read_maps, resize_nearest, truth_kind
 from data.coco import annotations_of
 from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
 from support.errors import InputError
@@ -65,7 +65,7 @@ class Truth:
 
 def frames_of(root: str, split: str, flag: str) -> list[Frame]:
     """The frames of a split that have a picture. Raises InputError, naming the flag, for anything else."""
-    if not (Path(root) / "gtFine" / split).is_dir():
+    if not (Path(root) / truth_kind(root, split) / split).is_dir():
         raise InputError(f"{flag} {root}: has no folder gtFine/{split}; give the folder of a Cityscapes tree")
     frames = list_frames(root, split)
     lacking = [frame.name for frame in frames if not picture_path(frame).is_file()]

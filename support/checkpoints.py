@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from support.errors import InputError
-from support.files import replacing, write_atomic
+from support.files import listed, replacing, write_atomic
 
 FORMAT = 1
 PACKED = ".safetensors"
@@ -79,7 +79,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 def builtin_names() -> list[str]:
     """What may be given as a checkpoint without any training, e.g. builtin:person."""
-    return sorted(BUILTIN + path.stem for path in _BUILTIN_FOLDER.glob("*" + PACKED))
+    return [BUILTIN + path.stem for path in listed(_BUILTIN_FOLDER, "*" + PACKED)]
 
 
 def save_packed(path: Path, state: dict, networks: tuple[str, ...]) -> None:

@@ -34,6 +34,11 @@ def run_program(main: Callable[[], int | None]) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
+    except SystemExit as leaving:
+        if not leaving.code:
+            raise
+        print(f"error: something that was called ended the program: {leaving.code}", file=sys.stderr)
+        status = 1
     except BrokenPipeError:  # the reader of a pipe (head, less) went away: nobody is left to tell
         sys.stderr.close()
         status = 1

@@ -120,6 +120,17 @@ def is_empty(out: Path) -> bool:
     return all(is_lock(path) or (path.name[0] == "." and path.suffix == ".tmp") for path in out.iterdir())
 
 
+def listed(folder: Path, pattern: str) -> list[Path]:
+    """What matches a pattern below a folder, sorted, without what is hidden or lies in a hidden folder.
+
+    Systems and editors put files there that only look like ours: "._NAME.png" beside each NAME.png on a disk
+    that macOS wrote to, .DS_Store, .ipynb_checkpoints.
+    """
+    folder = Path(folder)
+    found = ((path, path.relative_to(folder).parts) for path in folder.glob(pattern))
+    return sorted(path for path, parts in found if not any(part.startswith(".") for part in parts))
+
+
 def stamp(*paths: Path) -> list[int] | None:
     """By what a change of source files shows: size in bytes and mtime in ns of each; None if one is gone."""
     try:

@@ -1,5 +1,7 @@
 """A tiny home-made Cityscapes tree for tests: flat streets with one person and one car on each frame."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +63,21 @@ def write_miniature(
         label_path, instance_path = frame_paths(root, index, split)
         write_png(label_path, labels)
         write_png(instance_path, ids)
+
+
+def litter(root: Path) -> None:
+    """What systems and editors leave behind: "._NAME" beside each file, .DS_Store, .ipynb_checkpoints."""
+    for folder, _, names in list(os.walk(root)):
+        copies = Path(folder).parent / ".ipynb_checkpoints"
+        for name in names:
+            Path(folder, f"._{name}").write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X        ")
+            copies.mkdir(exist_ok=True)
+            shutil.copy(Path(folder, name), copies)
+        Path(folder, ".DS_Store").touch()
+
+
+def as_coarse(root: Path) -> None:
+    """Turn the annotation of a tree into coarse annotation, gtCoarse/."""
+    for path in list(Path(root, "gtFine").glob("*/*/*")):
+        path.rename(path.with_name(path.name.replace("_gtFine_", "_gtCoarse_")))
+    Path(root, "gtFine").rename(Path(root, "gtCoarse"))

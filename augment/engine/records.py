@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from augment.engine.shards import Shard
 from support.errors import InputError
-from support.files import digest, replacing, write_atomic
+from support.files import digest, listed, replacing, write_atomic
 
 SCHEMA = 2  # of the lines
 MANIFEST = "manifest.jsonl"
@@ -92,7 +92,7 @@ def are_there(out: Path, digests: dict[str, str], *, compare: bool = False) -> b
 
 def shard_files(out: Path) -> list[Path]:
     """The files of shards that are not merged yet, each after those that were there when it was begun."""
-    return sorted((Path(out) / WORK).glob("*-of-*.jsonl"))
+    return listed(Path(out) / WORK, "*-of-*.jsonl")
 
 
 def shard_of_file(path: Path) -> Shard:

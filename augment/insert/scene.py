@@ -18,7 +18,7 @@ from augment.paint.backends import CannotFillError
 from augment.paint.painter import NewObject
 from augment.tree import BESIDE
 from data.camera import Camera, camera_of
-from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame, read_maps
+from data.cityscapes import INSTANCE_ENDING, LABEL_ENDING, Frame, read_maps, void_file, void_labels
 from data.coco import rle_of
 from data.geometry import Patch
 from data.labels import TARGET_CLASSES
@@ -48,7 +48,7 @@ class EditedImage:
     outlines: Outlines | None = None  # where the source has polygons
     new_ids: list[int] = field(default_factory=list)  # of the inserted objects 1, 2, ...
     new_masks: list[Patch] = field(default_factory=list)  # theirs, hidden parts included
-    next_number: dict[str, int] = field(default_factory=dict)  # by class
+    taken: dict[str, set[int]] = field(default_factory=dict)  # numbers of instances, by class
 
     @classmethod
     def of_maps(
@@ -75,20 +75,25 @@ class EditedImage:
             inserted=self.inserted.copy(),
             new_ids=list(self.new_ids),
             new_masks=list(self.new_masks),
-            next_number=dict(self.next_number),
+            taken={name: set(numbers) for name, numbers in self.taken.items()},
         )
 
     def new_id(self, name: str) -> int | None:
-        """The next free instance id of a class; numbers are never used twice. None after the last."""
-        if name not in self.next_number:
-            in_class = self.instance_ids // 1000 == TARGET_CLASSES[name].label_id
-            numbers = self.instance_ids[in_class]
-            in_map = int(numbers.max()) % 1000 + 1 if numbers.size else 0
+        """A free instance id of a class: after the highest in use, or else the lowest; None if all are taken.
+
+        Numbers are never used twice.
+        """
+        label_id = TARGET_CLASSES[name].label_id
+        if name not in self.taken:
+            numbers = np.unique(self.instance_ids[self.instance_ids // 1000 == label_id] % 1000)
             # The official tools count hidden instances of the polygons too.
             listed = self.outlines.count(name) if self.outlines is not None else 0
-            self.next_number[name] = max(in_map, listed)
-        number = self.next_number[name]
-        return TARGET_CLASSES[name].label_id * 1000 + number if number < INSTANCES_OF_A_CLASS else None
+            self.taken[name] = {*numbers.tolist(), *range(listed)}
+        taken = self.taken[name]
+        number = max(taken, default=-1) + 1
+        if number >= INSTANCES_OF_A_CLASS:
+            number = min(set(range(INSTANCES_OF_A_CLASS)) - taken, default=None)
+        return None if number is None else label_id * 1000 + number
 
     def put(
         self, name: str, patch: Patch, gates: Gates, paint: Callable | None = None
@@ -131,7 +136,7 @@ class EditedImage:
         self.inserted[patch.window][visible] = number
         self.new_ids.append(new_id)
         self.new_masks.append(patch)
-        self.next_number[name] += 1
+        self.taken[name].add(new_id % 1000)
         facts = {"instance_id": new_id, "inserted_value": number, "dropped": list(composed.dropped)}
         return None, facts | rendered
 
@@ -205,8 +210,10 @@ def single_frame(image: str, instances: str | None) -> Frame:
     Raises InputError for a file that isn't there.
     """
     label_path = Path(image).absolute()
-    name = label_path.name.removesuffix(LABEL_SUFFIX).removesuffix(".png")
-    instance_path = Path(instances).absolute() if instances else label_path.with_name(name + INSTANCE_SUFFIX)
+    kind = Frame("", label_path, label_path).kind
+    name = label_path.name.removesuffix(f"_{kind}{LABEL_ENDING}").removesuffix(".png")
+    beside = label_path.with_name(f"{name}_{kind}{INSTANCE_ENDING}")
+    instance_path = Path(instances).absolute() if instances else beside
     for path, option in ((label_path, "--image"), (instance_path, "--instances")):
         if not path.is_file():
             raise InputError(f"{option} {path}: no such file")
@@ -215,7 +222,7 @@ def single_frame(image: str, instances: str | None) -> Frame:
 
 def annotation_path(frame: Frame, ending: str) -> Path:
     """Another annotation file of a frame, such as ending "_polygons.json"."""
-    return frame.label_path.with_name(frame.name + "_gtFine" + ending)
+    return frame.label_path.with_name(f"{frame.name}_{frame.kind}{ending}")
 
 
 def sibling_path(frame: Frame, kind: str, ending: str) -> Path | None:
@@ -229,25 +236,24 @@ def sibling_path(frame: Frame, kind: str, ending: str) -> Path | None:
 
 def city_of(frame: Frame) -> str:
     """The folder of a frame: as in its tree, or for a file outside a tree the first part of its name."""
-    folder = frame.label_path.absolute().parent
-    in_tree = len(folder.parents) > 2 and folder.parents[1].name == "gtFine"
-    return folder.name if in_tree else frame.name.split("_")[0]
+    return frame.label_path.absolute().parent.name if frame.root else frame.name.split("_")[0]
 
 
 def name_in_tree(frame: Frame, beside: bool) -> tuple[str, str]:
     """City and name of a frame's image in the new tree: its own, or CITYins where it lies beside it."""
     city, name = city_of(frame), frame.name
-    if beside:
-        first, rest = name.split("_", 1)
-        city, name = city + BESIDE, f"{first}{BESIDE}_{rest}"
-    return city, name
+    if not beside:
+        return city, name
+    # A data set may have names of its own, without the city, or with underscores in it.
+    first = city if name.startswith(f"{city}_") else name.split("_")[0]
+    return city + BESIDE, first + BESIDE + name.removeprefix(first)
 
 
 def sources_of(frame: Frame, rgb: bool) -> dict[str, Path]:
     """The files that an image of the new tree is made from, by name; rgb: with its picture."""
     paths = [frame.label_path, frame.instance_path]
     paths += [annotation_path(frame, ending) for ending in ("_polygons.json", "_color.png")]
-    paths.append(sibling_path(frame, "camera", "_camera.json"))
+    paths += [sibling_path(frame, "camera", "_camera.json"), void_file(frame.label_path)]
     if rgb:
         paths.append(sibling_path(frame, "leftImg8bit", "_leftImg8bit.png"))
     return {path.name: path for path in paths if path}
@@ -256,11 +262,11 @@ def sources_of(frame: Frame, rgb: bool) -> dict[str, Path]:
 def contents(image: EditedImage, frame: Frame, split: str, beside: bool) -> dict[str, bytes | Path]:
     """The files of a frame's image by their place below OUT: new content, or the source file to copy.
 
-    An image without a new object is copied as it is; where the source's frames lie beside the new ones it
-    has no files.
+    An image without a new object is copied as it is, but for pixels that its data set calls void; where the
+    source's frames lie beside the new ones it has no files.
     """
     city, name = name_in_tree(frame, beside)
-    stem = f"gtFine/{split}/{city}/{name}_gtFine"
+    stem = f"{frame.kind}/{split}/{city}/{name}_{frame.kind}"
     files: dict[str, bytes | Path] = {}
     if beside and not image.new_ids:
         return files
@@ -273,8 +279,9 @@ def contents(image: EditedImage, frame: Frame, split: str, beside: bool) -> dict
         for ending in ("_color.png", "_polygons.json"):
             if (path := annotation_path(frame, ending)).exists():
                 files[stem + ending] = path
-        files[stem + "_labelIds.png"] = frame.label_path
-        files[stem + "_instanceIds.png"] = frame.instance_path
+        as_read = void_labels(frame.label_path)
+        files[stem + LABEL_ENDING] = encode_png(image.label_ids) if as_read else frame.label_path
+        files[stem + INSTANCE_ENDING] = encode_png(image.instance_ids) if as_read else frame.instance_path
     files[f"inserted/{split}/{city}/{name}_inserted.png"] = encode_png(image.inserted)
     if camera := sibling_path(frame, "camera", "_camera.json"):
         files[f"camera/{split}/{city}/{name}_camera.json"] = camera

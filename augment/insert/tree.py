@@ -11,7 +11,7 @@ from pathlib import Path
 from augment.engine.tree import Program
 from augment.insert.places import STAGE
 from augment.insert.scene import name_in_tree
-from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, Frame
+from data.cityscapes import INSTANCE_ENDING, LABEL_ENDING, TRUTH_KINDS, VOID_FILE, Frame
 from data.labels import TARGET_CLASSES
 from support.errors import InputError
 from support.seeds import generator
@@ -22,7 +22,7 @@ INSERT = Program(
     "6",
     "insert.json",
     (STAGE,),
-    ("gtFine", "camera", "leftImg8bit", "inserted", "annotations", PREVIEW),
+    (*TRUTH_KINDS, "camera", "leftImg8bit", "inserted", "annotations", PREVIEW, VOID_FILE),
 )
 MOST_OBJECTS = 255  # in one image; the mask of inserted pixels has 8 bits
 
@@ -109,5 +109,6 @@ def histogram(results: dict) -> str:
 def finished_frame(out: Path, split: str, frame: Frame, beside: bool) -> Frame:
     """A source frame's counterpart in the tree OUT; see `name_in_tree`."""
     city, name = name_in_tree(frame, beside)
-    folder = out / "gtFine" / split / city
-    return Frame(name, folder / (name + LABEL_SUFFIX), folder / (name + INSTANCE_SUFFIX))
+    folder = out / frame.kind / split / city
+    paths = (folder / f"{name}_{frame.kind}{ending}" for ending in (LABEL_ENDING, INSTANCE_ENDING))
+    return Frame(name, *paths)

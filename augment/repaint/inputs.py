@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 
 from augment.repaint.select import Source
-from data.labels import conversion_needed, foreign_labels
+from data.cityscapes import how_to_void, void_labels
+from data.labels import FIRST_PLATE, LABEL_OF_VALUE, conversion_needed, foreign_labels, without_void
 from data.writer import LabelledPolygon, instance_values, polygons_from_json
 from support.errors import InputError
 from support.files import digest
@@ -35,7 +36,7 @@ class Inputs:
 
     def picture(self, source: Source) -> np.ndarray:
         """The picture (H,W,3) uint8 RGB of a frame. Raises InputError if it is bad."""
-        path = source.path("leftImg8bit", ".png")
+        path = source.path(".png")
         image = _decoded(path, self._read(path, source.root))
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise InputError(f"{path}: not an 8-bit RGB PNG")
@@ -43,26 +44,28 @@ class Inputs:
 
     def instance_ids(self, source: Source) -> np.ndarray:
         """The instance map (H,W) uint16 of a frame. Raises InputError if it is bad."""
-        path = source.path("gtFine", "_instanceIds.png")
+        path = source.path("_instanceIds.png")
         ids = _decoded(path, self._read(path, source.root))
         if ids.ndim != 2 or ids.dtype != np.uint16:
             raise InputError(f"{path}: not a 16-bit grey PNG, which an instance map is")
+        if void := void_labels(path):
+            _, ids = without_void(LABEL_OF_VALUE[ids], ids, void)
         if labels := foreign_labels(ids):
-            raise InputError(f"{path}: {conversion_needed(labels)}")
-        return ids
+            raise InputError(f"{path}: {conversion_needed(labels, how_to_void(path))}")
+        return np.where(ids < FIRST_PLATE, ids, np.uint16(0))
 
     def frame(self, source: Source) -> tuple[np.ndarray, np.ndarray]:
         """Picture and instance map of a frame. Raises InputError if one is bad or their sizes differ."""
         rgb, ids = self.picture(source), self.instance_ids(source)
         if rgb.shape[:2] != ids.shape:
             sizes = " and ".join(f"{shape[1]}x{shape[0]}" for shape in (rgb.shape, ids.shape))
-            path = source.path("leftImg8bit", ".png")
+            path = source.path(".png")
             raise InputError(f"{path}: picture and instance map differ in size, {sizes} pixels")
         return rgb, ids
 
     def objects(self, source: Source) -> list[LabelledPolygon] | None:
         """The polygons of a frame, None if it has none. Raises InputError if the file is bad."""
-        path = source.path("gtFine", "_polygons.json")
+        path = source.path("_polygons.json")
         if not path.exists():
             return None
         try:

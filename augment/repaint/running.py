@@ -25,14 +25,15 @@ from augment.repaint.manifest import STAGES, STATUSES, SYNTH, sample_key
 from augment.repaint.select import Source, balanced, in_scope, source_frames
 from augment.repaint.stages import Job, Patch
 from augment.repaint.workers import pool_of, survey, work
+from data.cityscapes import VOID_FILE
 from streets.scenes import SETTINGS_FILE, write_streets
 from support.errors import InputError
 from support.files import digest, in_turn, writing_to
 from support.processes import Pool
 
 STREETS = "work/streets"
-_MAPS = (("leftImg8bit", ".png"), ("gtFine", "_instanceIds.png"))
-_SOURCES = {"select": _MAPS, "generate": (), "integrate": (*_MAPS, ("gtFine", "_polygons.json"))}
+_MAPS = (".png", "_instanceIds.png")
+_SOURCES = {"select": _MAPS, "generate": (), "integrate": (*_MAPS, "_polygons.json")}
 
 
 # ---- settings -----------------------------------------------------------------------------------
@@ -169,7 +170,8 @@ class Run:
 
     def item(self, stage: str, source: Source) -> Item:
         """A frame as a stage sees it."""
-        paths = (source.path(kind, ending) for kind, ending in _SOURCES[stage])
+        paths = [source.path(ending) for ending in _SOURCES[stage]]
+        paths += [self.root / VOID_FILE] if paths else []
         return Item(source.key, {path.name: path for path in paths})
 
     def to_do(self, stage: str, source: Source, *, again: bool = True) -> list:

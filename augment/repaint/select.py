@@ -10,7 +10,7 @@ from scipy.ndimage import find_objects
 
 from augment.options import SynthOptions
 from augment.repaint.manifest import frame_key
-from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX, list_frames
+from data.cityscapes import all_frames, truth_kind
 from data.writer import FrameName, frame_path
 from support.errors import InputError
 from support.seeds import seed_of
@@ -33,8 +33,14 @@ class Source:
     def key(self) -> str:
         return frame_key(self.name)
 
-    def path(self, kind: str, ending: str) -> Path:
-        """A file of the frame: kind "gtFine", ending "_instanceIds.png"; kind "leftImg8bit", ".png"."""
+    @property
+    def truth(self) -> str:
+        """Where its annotation lies, one of TRUTH_KINDS."""
+        return truth_kind(self.root, self.split)
+
+    def path(self, ending: str) -> Path:
+        """A file of the frame by the end of its name: "_instanceIds.png"; ".png" for the picture."""
+        kind = self.truth if ending.startswith("_") else "leftImg8bit"
         return frame_path(self.root, kind, self.split, self.name, ending)
 
     def synthetic_name(self, number: int) -> FrameName:
@@ -48,26 +54,24 @@ def source_frames(db_root: Path, split: str) -> list[Source]:
     Raises InputError if there are none, for a name that is not city_SSSSSS_FFFFFF in the folder of its city,
     and for a split that already holds the cities that synthetic frames would go to.
     """
-    list_frames(db_root, split, skip_incomplete=True)  # for what it has to say about an unsuitable folder
-    folder = Path(db_root) / "gtFine" / split
-    names = set()
-    for path in [*folder.glob(f"*/*{INSTANCE_SUFFIX}"), *folder.glob(f"*/*{LABEL_SUFFIX}")]:
-        stem = path.name.removesuffix(INSTANCE_SUFFIX).removesuffix(LABEL_SUFFIX)
+    names = []
+    for frame in all_frames(db_root, split):
+        path = frame.label_path if frame.label_path.exists() else frame.instance_path
         try:
-            name = FrameName.parse(stem)
+            name = FrameName.parse(frame.name)
         except ValueError as error:
             raise InputError(f"{path}: {error}; rename it, or take it away") from None
-        if str(name) != stem or path.parent.name != name.city:
+        if str(name) != frame.name or path.parent.name != name.city:
             raise InputError(f"{path}: not named CITY/CITY_SSSSSS_FFFFFF...; rename it, or take it away")
-        names.add(name)
+        names.append(name)
     sources, count = [], {}
     cities = {name.city for name in names}
     for name in sorted(names):
         city = re.sub(r"[^A-Za-z0-9]", "", name.city) + "syn"
         if city in cities:
             raise InputError(
-                f"{folder / city}: synthetic frames of {name.city} would have this name; take it away, or"
-                " give the --db_root of the original data"
+                f"{db_root}: holds the city {city}, as synthetic frames of {name.city} would be called; take"
+                " it away, or give the --db_root of the original data"
             )
         sources.append(Source(Path(db_root), split, name, city, count.get(city, 0)))
         count[city] = count.get(city, 0) + 1

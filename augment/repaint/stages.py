@@ -263,7 +263,7 @@ class Worker:
             options.min_pixels,
         )
         cut = edited[window.y0 : window.y0 + window.height, window.x0 : window.x0 + window.width]
-        truth_base = _path(scene.source.split, name, "gtFine")
+        truth_base = _path(scene.source.split, name, scene.source.truth)
         files = {f"{truth_base}{ending}": content for ending, content in truth_files(truth).items()}
         files[f"{_path(scene.source.split, name, 'leftImg8bit')}.png"] = encode_png(resize(cut, *size))
         id_map = {str(old): new for old, new in sorted(truth.id_map.items())}

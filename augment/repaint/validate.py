@@ -15,11 +15,12 @@ from cityscapesscripts.helpers.labels import id2label
 
 from augment.engine.records import MANIFEST
 from augment.tree import BESIDE
+from data.cityscapes import TRUTH_KINDS, truth_kind
 from data.coco import CATEGORY_IDS, categories, coco_path
 from data.tree_rules import Finding, TreeFrame, check_frame
 from data.writer import FrameName, frame_path
 from support.errors import InputError
-from support.files import digest
+from support.files import digest, listed
 
 RULES = {
     "layout": "files lie in TYPE/SPLIT/CITY/ and nowhere else; no panorama below leftImg8bit/",
@@ -40,6 +41,7 @@ RULES = {
     "coco": "COCO files: ids from 1, the eight categories, exact masks, areas and boxes, groups as crowds",
 }
 ENDINGS = ("_labelIds.png", "_instanceIds.png", "_color.png", "_polygons.json")
+_FOLDERS = ("leftImg8bit", *TRUTH_KINDS)
 _COCO_KEYS = {"image_id", "category_id", "iscrowd", "area", "bbox", "segmentation", "instance_id"}
 _DERIVED = ("_labelTrainIds.png", "_instanceTrainIds.png")  # made by the official tools on demand
 
@@ -51,13 +53,13 @@ def validate_tree(root: Path, map_function: Callable = map, *, verify: bool = Fa
     their digests. Raises InputError if `root` holds neither leftImg8bit/ nor gtFine/.
     """
     root = Path(root)
-    if not any((root / kind).is_dir() for kind in ("leftImg8bit", "gtFine")):
+    if not any((root / kind).is_dir() for kind in _FOLDERS):
         raise InputError(f"{root}: holds neither leftImg8bit/ nor gtFine/; give the folder of a data set")
     findings: list[Finding] = []
     frames = []
     for split in _splits(root):
         pictures = _files_by_name(root, "leftImg8bit", split, (".png",), findings)
-        truths = _files_by_name(root, "gtFine", split, (*ENDINGS, *_DERIVED), findings)
+        truths = _files_by_name(root, truth_kind(root, split), split, (*ENDINGS, *_DERIVED), findings)
         findings += _missing_files(root, split, pictures, truths)
         annotated = _read_coco(root, split, findings)
         names = sorted(pictures.keys() | truths.keys())
@@ -79,9 +81,7 @@ def validate_tree(root: Path, map_function: Callable = map, *, verify: bool = Fa
 
 
 def _splits(root: Path) -> list[str]:
-    folders = [
-        path for kind in ("leftImg8bit", "gtFine") for path in (root / kind).glob("*") if path.is_dir()
-    ]
+    folders = [path for kind in _FOLDERS for path in listed(root / kind, "*") if path.is_dir()]
     # The official panoptic export lies beside the splits.
     return sorted({path.name for path in folders if not path.name.startswith("cityscapes_panoptic")})
 
@@ -94,10 +94,10 @@ def _files_by_name(
     root: Path, kind: str, split: str, endings: tuple[str, ...], findings: list[Finding]
 ) -> dict[FrameName, list[str]]:
     """Endings of the files of each frame in TYPE/SPLIT; what is named otherwise becomes a finding."""
-    typed = "gtFine" if kind == "gtFine" else "leftImg8bit"
+    typed = kind if kind in TRUTH_KINDS else "leftImg8bit"
     any_ending = "|".join(map(re.escape, endings))
     found: dict[FrameName, list[str]] = {}
-    for folder in sorted((root / kind / split).glob("*")):
+    for folder in listed(root / kind / split, "*"):
         place = str(folder.relative_to(root))
         if not folder.is_dir():
             findings.append(Finding("layout", place, "a file where readers expect folders of cities only"))
@@ -109,10 +109,10 @@ def _files_by_name(
             findings.append(Finding("name", place, "a city's name can't hold an underscore"))
             continue
         pattern = re.compile(rf"{re.escape(folder.name)}_\d{{6}}_\d{{6}}_{typed}({any_ending})")
-        for path in sorted(folder.glob("*")):
+        for path in listed(folder, "*"):
             match = pattern.fullmatch(path.name)
             if match is None or path.is_dir():
-                wanted = f"{folder.name}_SSSSSS_FFFFFF_{typed}" + (".png" if kind != "gtFine" else "_...")
+                wanted = f"{folder.name}_SSSSSS_FFFFFF_{typed}" + ("_..." if kind in TRUTH_KINDS else ".png")
                 text = f"readers expect {wanted} here, and nothing else"
                 findings.append(Finding("name", str(path.relative_to(root)), text))
             else:
@@ -124,27 +124,28 @@ def _missing_files(
     root: Path, split: str, pictures: dict[FrameName, list[str]], truths: dict[FrameName, list[str]]
 ) -> Iterator[Finding]:
     """Frames without what the other frames of their split have (see above)."""
+    truth = truth_kind(root, split)
     raw_has = {ending for name, endings in truths.items() if not _ours(name) for ending in endings}
     anything_raw = any(not _ours(name) for name in pictures.keys() | truths.keys())
     for_raw = [ending for ending in ENDINGS if ending in raw_has or ending in ENDINGS[:2]]
     for_ours = [e for e in ENDINGS if e != "_polygons.json" or e in raw_has or not anything_raw]
     for name in sorted(pictures.keys() | truths.keys()):
         if name not in pictures and (_ours(name) or (root / "leftImg8bit" / split).is_dir()):
-            place = f"gtFine/{split}/{name.city}/{name}"
+            place = f"{truth}/{split}/{name.city}/{name}"
             yield Finding("files", place, f"has no picture in leftImg8bit/{split}/{name.city}/")
-        if not _ours(name) and not (root / "gtFine" / split).is_dir():
+        if not _ours(name) and not (root / truth / split).is_dir():
             continue
         wanted = for_ours if _ours(name) else for_raw
         missing = [ending for ending in wanted if ending not in truths.get(name, ())]
         if missing:
-            text = "lacks " + ", ".join(f"{name}_gtFine{ending}" for ending in missing)
-            yield Finding("files", f"gtFine/{split}/{name.city}/{name}", text)
+            text = "lacks " + ", ".join(f"{name}_{truth}{ending}" for ending in missing)
+            yield Finding("files", f"{truth}/{split}/{name.city}/{name}", text)
 
 
 def _check_panoramas(root: Path) -> list[Finding]:
     """Whole edited frames: named as the crops they belong to."""
     findings: list[Finding] = []
-    for folder in sorted((root / "panorama").glob("*")):
+    for folder in listed(root / "panorama", "*"):
         for name in sorted(_files_by_name(root, "panorama", folder.name, (".png",), findings)):
             if not frame_path(root, "leftImg8bit", folder.name, name, ".png").exists():
                 place = f"panorama/{folder.name}/{name.city}/{name}_leftImg8bit.png"

@@ -23,11 +23,13 @@ from convert.source import (
     colour_keys,
     existing_folder,
     keys_of,
+    path_below,
     read_json,
     read_map,
     segments_of_keys,
 )
 from support.errors import InputError
+from support.files import listed
 
 _LABELS, _INSTANCES, _PANOPTIC = "_gt_labelIds.png", "_gt_instanceIds.png", "_gt_panoptic.png"
 _NAME = re.compile(r"G(?:OPR|P)(\d{4,6})_frame_(\d{6})")
@@ -36,12 +38,12 @@ _NAME = re.compile(r"G(?:OPR|P)(\d{4,6})_frame_(\d{6})")
 def find(root: Path) -> DataSet:
     """See `convert.formats`."""
     truth = existing_folder(root / "gt", "the annotation of ACDC")
-    paths = sorted(truth.glob(f"*/*/*/*{_LABELS}"))
+    paths = listed(truth, f"*/*/*/*{_LABELS}")
     if not paths:
         raise InputError(
             f"{truth}: holds no CONDITION/SPLIT/SEQUENCE/NAME{_LABELS}; unpack the annotation there"
         )
-    listed = _listed_segments(root / "gt_panoptic")
+    segments_of = _listed_segments(root / "gt_panoptic")
     items = []
     for path in paths:
         name, place = path.name.removesuffix(_LABELS), path.parent.relative_to(truth)
@@ -51,8 +53,8 @@ def find(root: Path) -> DataSet:
         condition, split, _ = place.parts
         picture = root / "rgb_anon" / place / f"{name}_rgb_anon.png"
         instances, segments = path.with_name(name + _INSTANCES), ()
-        if not instances.is_file() and name in listed:
-            instances, segments = root / "gt_panoptic" / place / f"{name}{_PANOPTIC}", listed[name]
+        if not instances.is_file() and name in segments_of:
+            instances, segments = root / "gt_panoptic" / place / f"{name}{_PANOPTIC}", segments_of[name]
         maps = (path, instances) if segments or instances.is_file() else (path,)
         items.append(Item(split, condition, (int(match[1]), int(match[2])), picture, maps, segments))
     categories = {label.id % 256: Category(label.name, label.hasInstances) for label in OFFICIAL_LABELS}
@@ -61,13 +63,13 @@ def find(root: Path) -> DataSet:
 
 def _listed_segments(folder: Path) -> dict[str, tuple[tuple[int, int, bool], ...]]:
     """Key, label id and whether a single instance of the segments of each image, by NAME."""
-    listed = {}
-    for file in sorted(folder.glob("*.json")):
+    found = {}
+    for file in listed(folder, "*.json"):
         content = read_json(file, "panoptic annotation")
         try:
             label_of = {one["id"]: name2label[one["name"]] for one in content["categories"]}
             for entry in content.get("annotations", ()):
-                listed[Path(entry["file_name"]).name.removesuffix(_PANOPTIC)] = tuple(
+                found[path_below(folder, entry["file_name"]).name.removesuffix(_PANOPTIC)] = tuple(
                     (one["id"], label.id, label.hasInstances and not one.get("iscrowd"))
                     for one in entry["segments_info"]
                     for label in (label_of[one["category_id"]],)
@@ -76,7 +78,7 @@ def _listed_segments(folder: Path) -> dict[str, tuple[tuple[int, int, bool], ...
             raise InputError(
                 f"{file}: is no panoptic annotation ({error!r} where a field was expected)"
             ) from None
-    return listed
+    return found
 
 
 def read(item: Item, categories: dict[int, Category]) -> Segments:

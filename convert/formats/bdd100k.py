@@ -13,6 +13,7 @@ from convert.mapping import numbered_names
 from convert.source import Category, DataSet, Item, Segments, check_known, existing_folder, values_in
 from data.cityscapes import read_png
 from support.errors import InputError
+from support.files import listed
 
 _FIRST_THING = 31
 _CROWD, _IGNORE = 2, 1  # bits of the attributes
@@ -23,7 +24,7 @@ def find(root: Path) -> DataSet:
     masks = existing_folder(
         root / "labels/pan_seg/bitmasks", "the panoptic bitmasks of BDD100K, SPLIT/NAME.png"
     )
-    paths = sorted(masks.glob("*/*.png"))
+    paths = listed(masks, "*/*.png")
     if not paths:
         raise InputError(f"{masks}: holds no SPLIT/NAME.png; unpack the panoptic labels there")
     items = [

@@ -3,7 +3,8 @@
 annotations/panoptic_SPLIT.json (or beside the pictures' folders) names the pictures, the categories, and
 the segments of each picture; the folder of the same name holds their PNGs, segment id = R + 256 G + 65536
 B, 0 for void. Pictures lie in SPLIT/ or images/SPLIT/. Numbers behind the name of a split (train2017) are
-dropped.
+dropped. Ids may be numbers or text; an annotation of an image that isn't listed, a second one, and an image
+without any are named and left out.
 """
 
 import re
@@ -16,10 +17,13 @@ from convert.source import (
     Segments,
     colour_keys,
     existing_folder,
+    path_below,
     read_json,
     values_in,
 )
-from support.errors import InputError
+from data.cityscapes import name_some
+from support.errors import InputError, warn
+from support.files import listed
 
 _PREFIX = "panoptic_"
 _WHAT = "COCO panoptic annotation"
@@ -27,9 +31,7 @@ _WHAT = "COCO panoptic annotation"
 
 def find(root: Path) -> DataSet:
     """See `convert.formats`."""
-    files = sorted(
-        path for folder in ("annotations", ".") for path in (root / folder).glob(f"{_PREFIX}*.json")
-    )
+    files = [*listed(root / "annotations", f"{_PREFIX}*.json"), *listed(root, f"{_PREFIX}*.json")]
     if not files:
         raise InputError(
             f"{root}: holds no annotations/{_PREFIX}SPLIT.json; is it in the COCO panoptic format?"
@@ -41,31 +43,67 @@ def find(root: Path) -> DataSet:
             _add(root, file, read_json(file, _WHAT), items, categories)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{file}: is no {_WHAT} ({error!r} where a field was expected)") from None
+    if not items:
+        raise InputError(f"{files[0]}: holds no annotation of a listed image; take another --root")
     return DataSet(items, categories)
 
 
 def _add(root: Path, file: Path, content: dict, items: list[Item], categories: dict[int, Category]) -> None:
     """Add what one JSON file holds."""
     for entry in content["categories"]:
-        category = Category(entry["name"], bool(entry["isthing"]))
-        if categories.setdefault(entry["id"], category) != category:
-            raise InputError(f"{file}: category {entry['id']} is another one than in the files before it")
+        # Without the word, all are things: those whose label has no instances are merged all the same.
+        category = Category(str(entry["name"]), bool(int(entry.get("isthing", 1))))
+        if categories.setdefault(int(entry["id"]), category) != category:
+            raise InputError(
+                f"{file}: category {entry['id']} is another one than before; mend one of the two"
+            )
     name = file.stem.removeprefix(_PREFIX)
     split = re.sub(r"\d+$", "", name) or name
     pngs = existing_folder(file.with_suffix(""), f"the segment PNGs of {file.name}")
     folders = [folder for folder in (root / name, root / "images" / name) if folder.is_dir()]
     if not folders:
         raise InputError(f"{root}: has no folder {name}/ or images/{name}/ with the pictures of {file.name}")
-    pictures = {entry["id"]: entry["file_name"] for entry in content["images"]}
-    things = {number for number, category in categories.items() if category.thing}
-    for entry in sorted(content["annotations"], key=lambda entry: entry["file_name"]):
-        segments = tuple(
-            (one["id"], one["category_id"], one["category_id"] in things and not one.get("iscrowd"))
-            for one in entry["segments_info"]
-        )
-        picture, png = folders[0] / pictures[entry["image_id"]], pngs / entry["file_name"]
-        city = "coco" + re.sub(r"[^a-z0-9]", "", split.lower())
-        items.append(Item(split, city, None, picture, (png,), segments))
+    city = "coco" + re.sub(r"[^a-z0-9]", "", split.lower())
+    left_out: dict[str, list[str]] = {}
+    images = _named(content["images"], "id", left_out)
+    pictures = {str(entry["id"]): entry["file_name"] for entry in images}
+    annotated: set[str] = set()
+    for entry in _named(content["annotations"], "image_id", left_out):
+        image, png = str(entry["image_id"]), path_below(pngs, entry["file_name"])
+        if image in annotated or image not in pictures:
+            why = "second annotations of an image" if image in annotated else "annotations of no listed image"
+            left_out.setdefault(why, []).append(entry["file_name"])
+            continue
+        annotated.add(image)
+        segments, problem = (), ""
+        try:
+            segments = tuple(_segment(one, categories) for one in entry["segments_info"])
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"{png}: its entry in {file.name} can't be read ({error!r} where a field was expected)"
+        picture = path_below(folders[0], pictures[image])
+        items.append(Item(split, city, None, picture, (png,), segments, problem))
+    if bare := [pictures[image] for image in pictures if image not in annotated]:
+        left_out["images without annotation"] = bare
+    for why, names in left_out.items():
+        warn(f"{file}: {len(names)} {why}, left out: {name_some(names)}")
+
+
+def _named(entries: list, number: str, left_out: dict[str, list[str]]) -> list[dict]:
+    """The entries of a list with a number and a file name, by file name; places of all others are noted."""
+    good = []
+    for place, entry in enumerate(entries, 1):
+        if isinstance(entry, dict) and number in entry and isinstance(entry.get("file_name"), str):
+            good.append(entry)
+        else:
+            left_out.setdefault(f"entries without {number} or file_name", []).append(f"number {place}")
+    return sorted(good, key=lambda entry: entry["file_name"])
+
+
+def _segment(entry: dict, categories: dict[int, Category]) -> tuple[int, int, bool]:
+    """Key, category and whether a single instance."""
+    category = int(entry["category_id"])
+    single = category in categories and categories[category].thing and not int(entry.get("iscrowd") or 0)
+    return int(entry["id"]), category, single
 
 
 def read(item: Item, categories: dict[int, Category]) -> Segments:

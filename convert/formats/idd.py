@@ -20,6 +20,7 @@ from convert.source import (
     segments_of_keys,
 )
 from support.errors import InputError
+from support.files import listed
 
 _FIRST_THING, _LAST_THING = "person", "vehicle fallback"
 _LABELS, _INSTANCES, _POLYGONS = (
@@ -30,9 +31,9 @@ _LABELS, _INSTANCES, _POLYGONS = (
 def find(root: Path) -> DataSet:
     """See `convert.formats`."""
     truth = existing_folder(root / "gtFine", "the annotation of IDD")
-    paths = sorted(truth.glob(f"*/*/*{_LABELS}"))
+    paths = listed(truth, f"*/*/*{_LABELS}")
     if not paths:
-        made = "holds polygons only; make" if any(truth.glob(f"*/*/*{_POLYGONS}")) else "holds no"
+        made = "holds polygons only; make" if listed(truth, f"*/*/*{_POLYGONS}") else "holds no"
         raise InputError(
             f"{truth}: {made} SPLIT/DRIVE/NAME{_LABELS} and NAME{_INSTANCES}, which IDD's tools write with"
             " --id-type id"

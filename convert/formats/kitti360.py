@@ -21,6 +21,7 @@ from convert.source import (
     segments_of_keys,
 )
 from support.errors import InputError
+from support.files import listed
 
 _THINGS = (
     "building",
@@ -56,7 +57,7 @@ def find(root: Path) -> DataSet:
     for line in _lines(drives / "2013_05_28_drive_val_frames.txt"):
         validation |= {name for name in line.split() if "/semantic/" in name}
     items = []
-    for path in sorted(drives.glob(f"*/{_CAMERA}/semantic/*.png")):
+    for path in listed(drives, f"*/{_CAMERA}/semantic/*.png"):
         drive = path.parents[2].name
         match = _DRIVE.fullmatch(drive)
         if match is None or not path.stem.isdigit() or int(path.stem) >= 10**6:

@@ -20,6 +20,7 @@ from convert.source import (
     values_in,
 )
 from support.errors import InputError
+from support.files import listed
 
 _SPLITS = {"training": "train", "validation": "val"}
 _VERSIONS = {"config_v2.0.json": "v2.0", "config_v1.2.json": "v1.2", "config.json": "."}
@@ -42,7 +43,7 @@ def find(root: Path) -> DataSet:
         maps = existing_folder(
             root / folder / _VERSIONS[config.name] / "instances", "the 16-bit instance maps"
         )
-        for path in sorted(maps.glob("*.png")):
+        for path in listed(maps, "*.png"):
             picture = root / folder / "images" / f"{path.stem}.jpg"
             items.append(Item(split, f"vistas{split}", None, picture, (path,)))
     if not items:

@@ -20,6 +20,7 @@ from data.writer import topmost
 from scripts import convert
 from scripts.synth import validate
 from tests.convert import miniatures
+from tests.miniature import litter
 from tests.programs import run_here
 
 
@@ -47,6 +48,7 @@ def converted(request, tmp_path_factory):
     """Name of the format, the miniature's folder, the tree's, and how the program ended."""
     folder = tmp_path_factory.mktemp("convert")
     miniatures.WRITERS[request.param](folder / "source")
+    litter(folder / "source")
     return (
         request.param,
         folder / "source",
@@ -185,6 +187,84 @@ def test_categories_that_no_table_knows_are_listed(tmp_path):
         ).returncode
         == 0
     )
+
+
+# ---- COCO panoptic of other tools ---------------------------------------------------------------
+
+
+def _each(kind: str, change):
+    return lambda content: [change(entry) for entry in content[kind]]
+
+
+def _segments(change):
+    return lambda content: [change(one) for entry in content["annotations"] for one in entry["segments_info"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_each("images", lambda one: one.update(file_name="D:\\coco\\train2017\\" + one["file_name"])), ""),
+        (_each("images", lambda one: one.update(file_name="/data/coco/images/" + one["file_name"])), ""),
+        (_each("annotations", lambda one: one.update(file_name=".\\" + one["file_name"])), ""),
+        (_each("annotations", lambda one: one.update(image_id=str(one["image_id"]))), ""),
+        (_each("categories", lambda one: one.update(id=str(one["id"]), isthing=str(one["isthing"]))), ""),
+        (_segments(lambda one: one.update(id=str(one["id"]), category_id=str(one["category_id"]))), ""),
+        (_each("categories", lambda one: one.pop("isthing")), ""),
+        (lambda content: content["categories"].append(dict(content["categories"][0])), ""),
+        (
+            _each(
+                "annotations",
+                lambda one: one["segments_info"].append({"id": 5, "category_id": 1, "iscrowd": 0, "area": 0}),
+            ),
+            "",
+        ),
+        (
+            lambda content: content["annotations"].append(
+                {"image_id": 424242, "file_name": "x.png", "segments_info": []}
+            ),
+            "1 annotations of no listed image, left out: x.png",
+        ),
+        (
+            lambda content: content["images"].append({"id": 777, "file_name": "777.jpg"}),
+            "1 images without annotation, left out: 777.jpg",
+        ),
+        (
+            lambda content: content["annotations"].append(dict(content["annotations"][0])),
+            "1 second annotations of an image",
+        ),
+        (
+            lambda content: content["annotations"].append({"segments_info": []}),
+            "1 entries without image_id or file_name, left out: number",
+        ),
+    ],
+)
+def test_lists_of_other_tools_are_taken_or_what_is_left_out_is_named(change, says, tmp_path):
+    miniatures.coco_panoptic(tmp_path / "source")
+    for path in tmp_path.glob("source/annotations/*.json"):
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
+    done = run("coco_panoptic", tmp_path / "source", tmp_path / "out", "--split", "train")
+    assert done.returncode == 0, done.stderr
+    assert says in done.stderr and done.stderr.count("warning") == 2 * bool(says)
+    labels, numbers = expected("coco_panoptic")
+    found = sorted((tmp_path / "out/gtFine").glob("train/*/*_instanceIds.png"))
+    assert len(found) == 2
+    for path in found:
+        ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(np.where(ids < 1000, ids, ids // 1000), labels)
+        assert np.array_equal(ids >= 1000, numbers > 0)
+
+
+def test_a_frame_whose_entry_makes_no_sense_fails_alone(tmp_path):
+    miniatures.coco_panoptic(tmp_path / "source")
+    path = tmp_path / "source/annotations/panoptic_train2017.json"
+    content = json.loads(path.read_text())
+    del content["annotations"][0]["segments_info"][0]["category_id"]
+    path.write_text(json.dumps(content))
+    done = run("coco_panoptic", tmp_path / "source", tmp_path / "out")
+    assert done.returncode == 1 and "2 of 3 pictures" in done.stdout
+    assert "000000000009.png: its entry in panoptic_train2017.json can't be read" in done.stderr
 
 
 # ---- bad input ----------------------------------------------------------------------------------

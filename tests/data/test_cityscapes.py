@@ -10,6 +10,7 @@ from PIL import Image
 
 from data.cityscapes import (
     Frame,
+    all_frames,
     compact_mask,
     list_frames,
     read_maps,
@@ -19,7 +20,18 @@ from data.cityscapes import (
 )
 from data.labels import CHANNEL_OF_ID, TARGET_CLASSES
 from support.errors import InputError
-from tests.miniature import CAR, PERSON, ROAD, frame_paths, miniature_maps, write_miniature, write_png
+from tests.miniature import (
+    CAR,
+    PERSON,
+    ROAD,
+    SKY,
+    as_coarse,
+    frame_paths,
+    litter,
+    miniature_maps,
+    write_miniature,
+    write_png,
+)
 
 SHARED = Path(__file__).parents[3] / "shared"
 PARITY = Path(os.environ.get("PARITY_DIR", SHARED / "parity"))
@@ -208,6 +220,24 @@ def test_the_same_name_in_two_cities_is_refused(tree):
     assert "same name" in refusal(list_frames, tree, "train")
 
 
+def test_hidden_files_are_no_frames(tree):
+    before = list_frames(tree, "train")
+    litter(tree)
+    (tree / "gtFine/.hidden").mkdir()
+    assert list_frames(tree, "train") == all_frames(tree, "train") == before
+    assert "only train;" in refusal(list_frames, tree, "val")
+
+
+def test_a_split_that_is_annotated_coarsely_only_is_found(tree):
+    write_miniature(tree / "more", split="train_extra", count=1)
+    as_coarse(tree / "more")
+    (tree / "more/gtCoarse").rename(tree / "gtCoarse")
+    (frame,) = list_frames(tree, "train_extra")
+    assert frame.kind == "gtCoarse" and frame.root == tree and frame.name == "littleton_000000_000019"
+    assert {one.kind for one in list_frames(tree, "train")} == {"gtFine"}
+    assert read_maps(frame)[0].shape == (128, 256)
+
+
 # ---- broken files -------------------------------------------------------------------------------
 
 
@@ -254,7 +284,7 @@ def test_other_files_are_no_png(tree):
         (0, lambda a: a[:64], "256x64"),
         (0, lambda a: np.where(a == ROAD, 34, a).astype(np.uint8), "[34]"),
         (0, lambda a: np.roll(a, 60, axis=1), "disagrees"),
-        (0, lambda a: np.full_like(a, 255), "disagrees"),
+        (0, lambda a: np.full_like(a, 255), "[255]"),
         (1, lambda a: np.full_like(a, 23), "disagrees"),
         (
             0,
@@ -286,12 +316,50 @@ def test_a_map_of_few_small_ids_is_fine(tree):
     read_maps(only_frame(tree))
 
 
-@pytest.mark.parametrize("under", [26000, 255, 65535])
-def test_the_licence_plate_may_differ(tree, under):
+def write_255(tree, where, under) -> Frame:
+    """A frame whose label map is 255 where its instance map, there set to `under` (None: as it is), is so."""
     label_path, instance_path = frame_paths(tree, 0)
     labels, ids = (np.array(Image.open(path)) for path in (label_path, instance_path))
-    labels[100:110, 150:200], ids[100:110, 150:200] = 255, under
+    region = where(ids)
+    labels[region], ids[region] = 255, ids[region] if under is None else under
     write_png(label_path, labels)
     write_png(instance_path, ids)
-    labels, _ = read_maps(only_frame(tree))
-    assert CHANNEL_OF_ID[labels[105, 160]] == TARGET_CLASSES["car"].channel
+    return only_frame(tree)
+
+
+def on_car(ids):
+    """A few pixels in the middle of the car."""
+    rows, columns = (int(np.median(axis)) for axis in np.nonzero(ids == CAR * 1000))
+    return np.s_[rows - 2 : rows + 2, columns - 4 : columns + 4]
+
+
+@pytest.mark.parametrize(("where", "under"), [(on_car, None), (on_car, 65535), (np.s_[90:95, 5:25], 26000)])
+def test_a_licence_plate_counts_as_car(tree, where, under):
+    labels, _ = read_maps(write_255(tree, where if callable(where) else lambda ids: where, under))
+    assert (labels == 255).any()
+    assert (CHANNEL_OF_ID[labels[labels == 255]] == TARGET_CLASSES["car"].channel).all()
+
+
+@pytest.mark.parametrize(
+    ("where", "under"),
+    [
+        (lambda ids: ids == SKY, 255),
+        (lambda ids: ids == SKY, 0),
+        (lambda ids: ids == SKY, None),
+        (lambda ids: ids == SKY, 65535),
+        (lambda ids: np.s_[:1, :9], 255),  # however few
+        (lambda ids: np.s_[:1, :9], 65535),
+        (on_car, 255),
+    ],
+)
+def test_void_of_255_is_refused_or_read_as_void_where_the_data_set_says_so(tree, where, under):
+    frame = write_255(tree, where, under)
+    message = refusal(read_maps, frame)
+    assert "[255]" in message and f"list them in {tree / 'void.txt'} if they mean void" in message
+    (tree / "void.txt").write_text("255\n")
+    labels, ids = read_maps(frame)
+    region = np.asarray(Image.open(frame.label_path)) == 255
+    assert region.any() and not labels[region].any() and not ids[region].any() and labels.max() < 34
+    assert (labels.dtype, ids.dtype) == (np.uint8, np.uint16)
+    (tree / "void.txt").write_text("void: 255")
+    assert "void.txt: must hold numbers from 34 to 255" in refusal(read_maps, frame)

@@ -232,12 +232,35 @@ def test_a_sample_that_lacks_what_is_needed_is_one_line(source, transform, check
     image, target = things(data_set(source)[0])
     ids, labels = data_set(source)[0][1]
     without = {key: value for key, value in target.items() if key != "semantic"}
+    arrays_instead = {key: np.asarray(target[key]) for key in ("masks", "labels")}
+    many = torch.arange(1001)[:, None, None] == torch.arange(128 * 256).reshape(128, 256)
+    people = np.where(many.any(0), 24, labels).astype(np.uint8)
+    wrong_labels = np.where(np.asarray(labels) == 7, 40, labels).astype(np.uint8)
     for bad, reason in (
         ((image, without), "no label map of the scene"),
         ((image, target | {"labels": target["labels"] - 23}), "disagree"),
         ((image, [labels, ids]), "label map"),
         ((image, {"boxes": target["boxes"]}), '"masks"'),
         ((image, ids), "the target must be"),
+        ((image, None), "the target must be .* this is NoneType"),
+        ((image, (ids, labels, None)), "the target must be .* this is tuple of 3"),
+        ((image, [ids, None]), "label map is NoneType"),
+        ((image, [np.asarray(ids).tolist(), labels]), "instance map is list"),
+        ((image, ["ids.png", labels]), "instance map is str"),
+        ((image, [torch.ones(128, 256, requires_grad=True), labels]), "the target must be"),
+        ((image, [ids, wrong_labels]), r"\[40\].*void=\(40,\)"),
+        ((image, target | arrays_instead), '"masks" must be a tensor on the CPU, not ndarray'),
+        ((image, target | {"labels": target["labels"].tolist()}), '"labels" must be a tensor'),
+        ((image, target | {"labels": target["labels"].float()}), "no label ids"),
+        ((image, target | {"labels": target["labels"] * 0 + 40}), r"disagree|\[40\]"),
+        ((image, target | {"boxes": target["boxes"][1:]}), "boxes"),
+        ((image, target | {"iscrowd": [0]}), '"iscrowd" must hold a number for each'),
+        (
+            (image, {"masks": many, "labels": torch.full((1001,), 24), "semantic": people}),
+            "more than 1000 masks of a class .* mark some as crowd",
+        ),
+        ((image,), "takes"),
+        ((image, [ids, labels], None), "takes"),
         ((image.convert("L"), [ids, labels]), "RGB"),
         ((v2.functional.pil_to_tensor(image).float(), [ids, labels]), "uint8"),
         ((image.resize((64, 32)), [ids, labels]), "size"),
@@ -251,6 +274,33 @@ def test_a_sample_that_lacks_what_is_needed_is_one_line(source, transform, check
             InsertInstances(checkpoint, **({"bank": bank} | settings))
     with pytest.raises(InputError, match="no checkpoint"):
         InsertInstances(tmp_path, bank=bank)
+
+
+def test_void_is_refused_or_kept_as_it_is_where_nothing_is_inserted(source, transform, checkpoint, bank):
+    image, (ids, labels) = data_set(source)[1]
+    ids, labels = np.array(ids), np.array(labels)
+    sky = labels == 23
+    ids[sky], labels[sky] = 255, 255
+    masks, classes = thing_masks(ids)
+    as_masks = {"masks": masks, "labels": classes, "semantic": labels}
+    covering = {
+        "masks": torch.from_numpy(ids == np.unique(ids)[:, None, None]),
+        "labels": torch.tensor(
+            [value if value < 1000 else value // 1000 for value in np.unique(ids).tolist()]
+        ),
+    }
+    told = InsertInstances(checkpoint, (1, 3), 1.0, bank=bank, gates=LOOSE, void=[255])
+    for target in ([ids, labels], as_masks, covering):
+        with pytest.raises(InputError, match=r"\[255\].*InsertInstances\(\.\.\., void=\(255,\)\)"):
+            transform(image, target)
+        torch.manual_seed(1)
+        _, after = told(image, target)
+        if isinstance(after, list):
+            assert not np.array_equal(after[0], ids) and all((one[sky] == 255).all() for one in after)
+        else:
+            assert len(after["labels"]) != len(target["labels"])
+    with pytest.raises(InputError, match="void"):
+        InsertInstances(checkpoint, bank=bank, void=[7])
 
 
 def test_tensors_come_back_as_tensors(source, transform):

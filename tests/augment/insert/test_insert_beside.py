@@ -9,6 +9,7 @@ from cityscapesscripts.evaluation.evalPanopticSemanticLabeling import evaluatePa
 from augment.repaint.validate import validate_tree
 from data.cityscapes import list_frames
 from tests.augment.insert.inserting import content, lines, run
+from tests.miniature import as_coarse, litter
 from tests.town import write_checkpoint, write_town
 
 COMMAND = ("--per_image", "1-2", "--no_apart", "--min_visible", "20", "--render", "overlay")
@@ -18,6 +19,7 @@ COMMAND = ("--per_image", "1-2", "--no_apart", "--min_visible", "20", "--render"
 def source(tmp_path_factory):
     root = tmp_path_factory.mktemp("source")
     write_town(root, 3)
+    litter(root)
     return root
 
 
@@ -74,3 +76,36 @@ def test_a_dry_run_counts_and_writes_nothing(source, arguments, tmp_path, monkey
 def test_raw_frames_need_pictures_and_a_split(arguments, more, tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, *arguments, "--out", tmp_path / "out", "--raw", "copy", *more) == 2
     assert "--raw" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("city", "stem"), [("cam0", "%04d"), ("cam_0", "cam_0_%d"), ("Köln a", "Köln a_%d")])
+def test_a_data_set_may_have_names_of_its_own(city, stem, arguments, tmp_path, monkeypatch):
+    root, out = tmp_path / "own [v2]*", tmp_path / "out [1]?"
+    write_town(root, 2)
+    for path in list(root.glob("*/train/town/*")):
+        path.rename(
+            path.with_name(stem % int(path.name.split("_")[1]) + path.name[len("town_000000_000019") :])
+        )
+    for path in root.glob("*/train/town"):
+        path.rename(path.with_name(city))
+    arguments = [root if type(one) is type(root) and (one / "gtFine").exists() else one for one in arguments]
+    both = (*arguments, "--out", out, "--raw", "symlink", "--coco", "--panoptic", "--preview", 1)
+    assert run(monkeypatch, *both) == 0
+    raw = [frame.name for frame in list_frames(root, "train")]
+    new = sorted({one["image"] for one in lines(out) if one["status"] == "inserted"})
+    assert new and [frame.name for frame in list_frames(out, "train")] == sorted([*raw, *new])
+    panoptic = json.loads((out / "gtFine/cityscapes_panoptic_train.json").read_text())
+    assert {one["image_id"] for one in panoptic["images"]} == {*raw, *new}
+    assert len(torchvision.datasets.Cityscapes(out, "train", "fine", "semantic")) == len(raw) + len(new)
+
+
+def test_coarsely_annotated_frames_stay_so(arguments, tmp_path, monkeypatch):
+    root, out = tmp_path / "in", tmp_path / "out"
+    write_town(root, 2, "train_extra")
+    as_coarse(root)
+    arguments = [root if type(one) is type(root) and (one / "gtFine").exists() else one for one in arguments]
+    extra = ("--split", "train_extra", "--raw", "copy", "--coco", "--panoptic", "--train_ids")
+    assert run(monkeypatch, *arguments, "--out", out, *extra) == 0
+    read = torchvision.datasets.Cityscapes(out, "train_extra", "coarse", ["instance", "semantic"])
+    assert len(read) == len(list_frames(out, "train_extra")) > 2
+    assert validate_tree(out) == [] and not (out / "gtFine").exists()

@@ -13,6 +13,7 @@ from pycocotools import mask as rle
 from augment.insert.gates import Gates
 from augment.insert.scene import read_image
 from augment.insert.tree import sum_up
+from augment.repaint.validate import validate_tree
 from data.cityscapes import list_frames, read_maps
 from data.geometry import Patch
 from data.labels import TARGET_CLASSES
@@ -149,6 +150,10 @@ def test_numbers_count_hidden_instances_of_the_polygons_and_end_at_999(tmp_path)
     assert read_image(frame).new_id("rider") == 25000
     image = read_image(frame)
     image.instance_ids[0, 0] = 24999
+    assert image.new_id("person") == 24003  # the lowest that is free
+    image.instance_ids.ravel()[:1000] = 24000 + np.arange(1000)
+    assert image.copy().new_id("person") == 24003
+    image.taken.clear()
     assert image.new_id("person") is None
 
 
@@ -241,3 +246,25 @@ def test_counts_over_images():
     assert counts["refusals"] == {"car": {"height": 1, "support": 5}}
     assert counts["objects_inserted"] == counts["objects_given_up"] == {"car": 1}
     assert counts["instances_after"]["car"] == 1
+
+
+def test_void_of_the_data_set_is_refused_or_void_in_the_new_tree(checkpoint, tmp_path, monkeypatch, capsys):
+    root, out = tmp_path / "in", tmp_path / "out"
+    write_town(root, 3)
+    for frame in list_frames(root, "train"):
+        for path in (frame.label_path, frame.instance_path):
+            values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            values[values == 23] = 255
+            cv2.imwrite(str(path), values)
+    command = ("--checkpoint", checkpoint, "--db_root", root, "--out", out, *COMMAND)
+    assert run(monkeypatch, *command) == 1
+    assert "in/void.txt if they mean void" in capsys.readouterr().err
+    (root / "void.txt").write_text("255")
+    assert run(monkeypatch, *command, "--per_image", "0-1", "--overwrite", "--coco", "--panoptic") == 0
+    assert {
+        len(image.label_ids[image.label_ids > 33]) for image in map(read_image, list_frames(out, "train"))
+    } == {0}
+    beside = ("--raw", "symlink", "--panoptic", "--coco")
+    assert run(monkeypatch, *command, *beside, "--overwrite") == 0
+    assert (out / "void.txt").read_text() == "255" and list_frames(out, "train")[0].label_path.is_symlink()
+    assert validate_tree(out) == []

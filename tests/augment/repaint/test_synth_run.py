@@ -24,6 +24,7 @@ from scripts.synth import build, export, generate, integrate, run, score, select
 from support.errors import InputError
 from support.files import alone_in
 from tests.mini_frames import MOTORCYCLE_ID, TRAIN, write_mini
+from tests.miniature import as_coarse, litter
 from tests.programs import run_here
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -72,6 +73,7 @@ def picture(path: Path) -> np.ndarray:
 def source(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("source")
     write_mini(root)
+    litter(root)
     return root
 
 
@@ -99,6 +101,26 @@ def test_a_run_gives_a_sound_tree(finished):
     assert cities == {"ash", "ashsyn", "elm-park", "elmparksyn"}
     coco = json.loads((finished / "annotations/instancesonly_filtered_gtFine_train.json").read_text())
     assert len(coco["images"]) == 4 * len(TRAIN)
+
+
+def test_coarse_annotation_and_void_of_the_data_set(tmp_path, monkeypatch, capsys):
+    root, out = tmp_path / "in", tmp_path / "out"
+    write_mini(root)
+    shutil.rmtree(root / "gtFine/val", ignore_errors=True)
+    for path in root.glob("gtFine/train/*/*"):
+        if path.name.endswith(("labelIds.png", "instanceIds.png")):
+            ids = picture(path)
+            ids[ids == 23] = 255
+            cv2.imwrite(str(path), ids)
+    as_coarse(root)
+    command = ("--db_root", root, "--out", out, *PLAIN, "--limit", 1)
+    assert call(monkeypatch, run, *command) == 1
+    assert "void.txt if they mean void" in capsys.readouterr().err
+    (root / "void.txt").write_text("255")
+    assert call(monkeypatch, run, *command) == 0
+    assert validate_tree(out) == [] and not (out / "gtFine").exists()
+    made = [picture(path) for path in out.glob("gtCoarse/train/*syn/*_labelIds.png")]
+    assert made and all(one.max() < 34 for one in made)
 
 
 @pytest.mark.parametrize("backend", ["swap", "recolor", "cv_inpaint"])
