@@ -54,7 +54,8 @@ class Sample:
         rgb = pixels_of(image)
         shape = rgb.shape[:2]
         instances, semantic = parts_of(target)
-        label_ids = None if semantic is None else label_map(semantic, shape)
+        needs_map = not isinstance(instances, dict) or semantic is not None
+        label_ids = label_map(semantic, shape) if needs_map else None
         own_camera, values = None, None
         if isinstance(instances, dict):
             own_camera = instances.get("camera")

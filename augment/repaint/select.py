@@ -70,8 +70,8 @@ def source_frames(db_root: Path, split: str) -> list[Source]:
         city = re.sub(r"[^A-Za-z0-9]", "", name.city) + "syn"
         if city in cities:
             raise InputError(
-                f"{db_root}: holds the city {city}, as synthetic frames of {name.city} would be called; take"
-                " it away, or give the --db_root of the original data"
+                f"{db_root}: has a city {city} in {split}; synthetic frames of {name.city} would have this"
+                " name; take it away, or give the --db_root of the original data"
             )
         sources.append(Source(Path(db_root), split, name, city, count.get(city, 0)))
         count[city] = count.get(city, 0) + 1

@@ -95,7 +95,7 @@ def test_a_data_set_may_have_names_of_its_own(city, stem, arguments, tmp_path, m
     new = sorted({one["image"] for one in lines(out) if one["status"] == "inserted"})
     assert new and [frame.name for frame in list_frames(out, "train")] == sorted([*raw, *new])
     panoptic = json.loads((out / "gtFine/cityscapes_panoptic_train.json").read_text())
-    assert {one["image_id"] for one in panoptic["images"]} == {*raw, *new}
+    assert {one["image_id"] for one in panoptic["annotations"]} == {*raw, *new}
     assert len(torchvision.datasets.Cityscapes(out, "train", "fine", "semantic")) == len(raw) + len(new)
 
 

@@ -256,6 +256,8 @@ def test_void_of_the_data_set_is_refused_or_void_in_the_new_tree(checkpoint, tmp
             values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
             values[values == 23] = 255
             cv2.imwrite(str(path), values)
+        for ending in ("color.png", "polygons.json"):
+            frame.label_path.with_name(f"{frame.name}_gtFine_{ending}").unlink()
     command = ("--checkpoint", checkpoint, "--db_root", root, "--out", out, *COMMAND)
     assert run(monkeypatch, *command) == 1
     assert "in/void.txt if they mean void" in capsys.readouterr().err
