@@ -61,7 +61,9 @@ class SegmentOptions:
     weight_decay: float = setting(1e-4, "of the optimiser", least=0)
     warmup: int = setting(1000, "steps in which the learning rate rises; at most a tenth of all", least=0)
     precision: str = setting(
-        "auto", "of the backbone: fp32, bf16, or auto: bf16 on a GPU", ("auto", "fp32", "bf16")
+        "auto",
+        "of the backbone: fp32, bf16, or auto: bf16 on a GPU that has it, else fp32",
+        ("auto", "fp32", "bf16"),
     )
     least_area: int = setting(0, "COCO figures leave instances with fewer pixels out", least=0)
     official: bool = setting(True, "measure with the official Cityscapes program too")

@@ -100,7 +100,10 @@ def set_precision(model: MaskRCNN, options: SegmentOptions, device: torch.device
     Not the heads: torchvision decodes boxes in the numbers that it gets, and bf16 knows of a column beyond
     256 only which pair of pixels it is in.
     """
-    wanted = "bf16" if options.precision == "auto" and device.type == "cuda" else options.precision
+    wanted = options.precision
+    if wanted == "auto":  # a CPU, or a GPU older than that, would only imitate bf16, slowly
+        has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        wanted = "bf16" if has_bf16 else "fp32"
     if wanted == "fp32":
         return
     forward = model.backbone.forward

@@ -29,7 +29,7 @@ from segment.samples import (
     read_truth,
     window_of,
 )
-from segment.training import RESULT, learn, measure, read_truths
+from segment.training import RESULT, learn, measure, read_truths, set_precision
 from streets.scenes import write_streets
 from support.checkpoints import list_checkpoints, load_checkpoint
 from tests.programs import run_here
@@ -123,6 +123,16 @@ def test_a_window_shows_an_instance_and_is_cut_from_picture_masks_and_boxes_alik
         seen |= {CLASSES[number] for number in window.labels}
     assert seen == {"person", "car"}
     assert window_of(sample, (9999, 9999), np.random.default_rng(0)).image.shape == (3, 128, 256)
+
+
+@pytest.mark.parametrize(("precision", "short"), [("auto", False), ("fp32", False), ("bf16", True)])
+def test_a_cpu_counts_in_bf16_only_if_told_so(precision, short):
+    options = parse(flags(Path("no"), Path("no"), precision=precision))
+    model, seen = build(options.arch, "none"), []
+    model.backbone.body.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    set_precision(model, options, CPU)
+    features = model.backbone(torch.zeros(1, 3, 64, 64))
+    assert seen == [short] and {feature.dtype for feature in features.values()} == {torch.float32}
 
 
 def test_a_picture_without_instances_and_missing_classes_can_be_learnt_from():
