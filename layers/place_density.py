@@ -42,10 +42,13 @@ class PlaceDensity:
         return cls(planes[:, 0], sizes, ratio)
 
     def at_temperature(self, temperature: float) -> "PlaceDensity":
-        """The feet's density to the power 1/temperature, sigmas times temperature: 1 changes nothing."""
+        """Each density, of feet, heights and aspects, to the power 1/temperature: 1 changes nothing.
+
+        That of a normal number, cut off or not, is one whose sigma is sqrt(temperature) times as large.
+        """
         if temperature == 1:
             return self
-        wider = self.sizes.new_tensor([0, math.log(temperature)] * 2)[:, None, None]
+        wider = self.sizes.new_tensor([0, math.log(temperature) / 2] * 2)[:, None, None]
         return PlaceDensity(self.logits / temperature, self.sizes + wider, self.ratio)
 
     def mass(self) -> Tensor:

@@ -19,7 +19,7 @@ from support.seeds import generator
 PREVIEW = "preview.png"
 INSERT = Program(
     "insert",
-    "6",
+    "7",
     "insert.json",
     (STAGE,),
     (*TRUTH_KINDS, "camera", "leftImg8bit", "inserted", "annotations", PREVIEW, VOID_FILE),

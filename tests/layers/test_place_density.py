@@ -124,7 +124,26 @@ def test_temperature_gathers_places_and_one_changes_nothing():
     cold = density.at_temperature(0.5)
     entropy = [float(-(d.mass() * d.mass().log()).sum()) for d in (density, cold)]
     assert entropy[1] < entropy[0]
-    torch.testing.assert_close(cold.sizes[:, 1], density.sizes[:, 1] + math.log(0.5))
+
+
+def test_at_a_temperature_each_density_is_its_power():
+    """Log densities differ as they do at 1, divided by the temperature: what norms a density is left out."""
+    density = random_density()
+    warm = density.at_temperature(2.5)
+    steps = torch.linspace(0.05, 0.2, 9, dtype=torch.float64)
+    one_height, one_aspect = (torch.full_like(steps, 0.1), steps), (steps, 0.4 * steps / RATIO)
+
+    def losses_of_sizes(of: PlaceDensity, heights: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
+        x, y = 0.5, 0.6
+        boxes = torch.stack([x - widths / 2, y - heights, x + widths / 2, torch.full_like(heights, y)], 1)
+        known = torch.ones(1, 1, dtype=torch.bool)
+        return torch.stack([of.losses(box[None, None], known)[1] for box in boxes])
+
+    feet, warm_feet = (of.mass().log().flatten().diff() for of in (density, warm))
+    torch.testing.assert_close(warm_feet, feet / 2.5)
+    for sizes in (one_height, one_aspect):
+        losses, warm_losses = (losses_of_sizes(of, *sizes).diff() for of in (density, warm))
+        torch.testing.assert_close(warm_losses, losses / 2.5, rtol=1e-4, atol=1e-6)
 
 
 def test_unknown_places_do_not_count():
