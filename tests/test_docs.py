@@ -1,8 +1,9 @@
-"""The README, docs/ and the shell scripts are right about programs, flags, files, links and options.
+"""The README, docs/ and the shell scripts are right about programs, flags, settings, files and links.
 
 Nothing is run: a command line is given to its program's argument parser.
 """
 
+import dataclasses
 import re
 import shlex
 import sys
@@ -12,8 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 from torch.distributed.run import get_args_parser as torchrun_parser
 
+from augment.options import BACKENDS, from_sections
+from augment.paint.backends import settings_of
 from build_package import NAME
 from options import as_markdown
 from support.errors import InputError, Parser
@@ -188,6 +192,35 @@ def test_flags_and_files_named_in_sentences_exist(page):
         for flag in re.findall(r"(?:^|[ (|])(--[a-z_]*[a-z])\b", code):
             assert flag in known, f"{page.name}: no program takes {flag}"
         check_files([code])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pictures_named_in_sentences_are_ours_or_a_program_s(page):
+    sources = "".join(path.read_text() for room in ROOMS for path in ROOT.glob(f"{room}/**/*.py"))
+    for code in INLINE.findall(FENCE.sub("", page.read_text())):
+        if re.fullmatch(r"[a-z_]+\.(png|jpg)", code):
+            assert (ROOT / "docs/pictures" / code).is_file() or code in sources, f"{page.name}: {code}"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_settings_of_a_back_end_are_listed_as_they_are(backend):
+    """In the table of docs/synthesis.md: all of them, or those that differ from the row above."""
+    (row,) = re.findall(rf"^\| `{backend}`.*\| (.*) \|$", (ROOT / "docs/synthesis.md").read_text(), re.M)
+    defaults = dataclasses.asdict(settings_of(backend, {}))
+    listed = dict(re.findall(r"`(\w+)`(?: ([\w.]+))?", row))
+    assert listed.keys() <= defaults.keys() if "as above" in row else listed.keys() == defaults.keys()
+    shown = {
+        name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in defaults.items()
+    }
+    assert {name: value for name, value in listed.items() if value and value != shown[name]} == {}
+
+
+def test_a_yaml_in_the_documents_is_one_that_is_taken():
+    texts = [text for page in PAGES for kind, text in FENCE.findall(page.read_text()) if kind == "yaml"]
+    for text in texts:
+        values = from_sections(yaml.safe_load(text), text)
+        settings_of(values["backend"], values["backend_settings"])
+    assert texts
 
 
 @pytest.mark.parametrize("path", ("data/nothing/", "data/nothing.py", "nothing.py", "requirements-no.txt"))

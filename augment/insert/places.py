@@ -130,7 +130,7 @@ def shape_score(model: WhereWhat, compact: Tensor) -> float:
 def training_boxes(frames: list[Frame], model: WhereWhat) -> np.ndarray:
     """Boxes (N,4), shares of the image size, of the usable instances on at most 200 of these frames.
 
-    None for fewer than 10 instances. Frames that can't be read are left out: they are named later.
+    Frames that can't be read are left out: they are named later.
     """
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(FIT_FRAMES, len(frames))).astype(int))
     boxes = []
