@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from data.labels import NUM_CHANNELS, colourise
 from data.pictures import enlarged, outline
@@ -26,6 +25,7 @@ from options import Options, parse, write_yaml
 from support.checkpoints import PACKED, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from support.errors import InputError, run_program
 from support.processes import StopRequest
+from support.progress import progress_bar
 from support.run_log import RunLog, peak_memory_mb
 from training import Averages, NonFiniteLossError, Optimisers, RecordedStep, can_record, train_step
 
@@ -118,13 +118,7 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
         world=ranks.count,
     )
     batches = iter(loader)
-    bar = tqdm(
-        total=iterations,
-        initial=iteration,
-        unit="it",
-        dynamic_ncols=True,
-        disable=True if ranks.rank else None,
-    )
+    bar = progress_bar(None, "training", iterations, "iteration", initial=iteration, show=not ranks.rank)
     started, iterations_before = time.perf_counter(), iteration
     with StopRequest() as stop:
         while iteration < iterations and not any_rank(bool(stop.signal_name)):

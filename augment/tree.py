@@ -12,8 +12,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from augment.engine.records import MANIFEST
 from data.cityscapes import INSTANCE_ENDING, TRUTH_KINDS, VOID_FILE, list_frames, truth_kind
 from data.coco import write_coco
@@ -22,6 +20,7 @@ from data.train_ids import write_train_ids
 from data.writer import FrameName
 from support.errors import InputError, warn
 from support.files import listed, replacing
+from support.progress import progress_bar
 
 BESIDE = "ins"  # after the city of frames with new objects that lie beside those they were made from
 RAW_MODES = ("symlink", "hardlink", "copy")
@@ -180,6 +179,6 @@ def add_panoptic(out: Path, splits: list[str]) -> list[Path]:
     Raises InputError if a map can't be read.
     """
     try:
-        return [write_panoptic(out, split) for split in tqdm(splits, "panoptic", unit="split", disable=None)]
+        return [write_panoptic(out, split) for split in progress_bar(splits, "panoptic", unit="split")]
     except (SyntaxError, ValueError, KeyError) as error:  # what Pillow and the official tool have to say
         raise InputError(f"{out}: no panoptic annotation, a map can't be read ({error}); mend it") from None

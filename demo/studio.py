@@ -6,7 +6,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from augment.insert.gates import Gates
 from augment.insert.options import InsertOptions
@@ -23,6 +22,7 @@ from model import draw_shapes
 from streets.scenes import write_streets
 from support.errors import InputError, warn
 from support.processes import Pool
+from support.progress import progress_bar
 
 ATTEMPTS = 40  # places tried when chance is asked
 SHAPE_SLIDERS = 4  # directions of z_appr that have a slider
@@ -110,7 +110,7 @@ def built_in_scenes(out: Path, workers: int) -> Path:
     train, val, size, seed = STREETS
 
     def bar(scenes, total: int):
-        return tqdm(scenes, "street scenes, made once", total, unit="scene", disable=None)
+        return progress_bar(scenes, "street scenes, made once", total, "scene")
 
     write_streets(out, train, val, size, seed, max(workers, 1), progress=bar)
     return out

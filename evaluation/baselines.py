@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from data.geometry import too_few
 from loader.cache import WorkingMaps
 from support.errors import InputError
+from support.progress import progress_bar
 from support.seeds import generator
 
 BASELINES = ("uniform", "prior", "nearest")
@@ -51,7 +51,7 @@ def read_training(maps: WorkingMaps, target_class: str, *, progress: bool = True
     """
     boxes, masks, scene, names, labels_small = [], [], [], [], []
     width, height = maps.sizes.big
-    for index in tqdm(range(len(maps)), "training instances", unit="frame", disable=not progress):
+    for index in progress_bar(range(len(maps)), "training instances", show=progress):
         instances = maps.instances(index, target_class)
         if not instances:
             continue

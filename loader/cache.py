@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data.cityscapes import (
     Frame,
@@ -41,7 +40,9 @@ from loader.erasing import Erasable, find_erasable
 from options import Options
 from support.errors import InputError, warn
 from support.files import stamp, write_atomic
-from support.processes import Pool, cores
+from support.processes import Pool
+from support.progress import progress_bar
+from support.threads import cores
 
 FORMAT_VERSION = 3
 INDEX_NAME = "index.json"
@@ -229,7 +230,7 @@ def _scan_all(
     remedy = "start again with --num_workers 0 (what is done is kept)"
     with Pool(workers, remedy=remedy) as pool:
         found = pool.map(scan, frames)
-        yield from tqdm(found, folder.name, len(frames), unit="frame", disable=not progress)
+        yield from progress_bar(found, folder.name, len(frames), show=progress)
 
 
 def _scan(frame: Frame, folder: Path, sizes: Sizes) -> Record | str:

@@ -21,7 +21,8 @@ from convert.mapping import mapping_of
 from data.cityscapes import name_some
 from support.errors import InputError, Parser, run_program, warn
 from support.files import alone_in, writing_to
-from support.processes import Pool, cores
+from support.processes import Pool
+from support.threads import cores
 
 
 def parser() -> Parser:

@@ -10,8 +10,8 @@ import torch
 
 from demo.options import DemoOptions
 from support.errors import InputError, Parser, run_program
-from support.processes import cores
 from support.settings import add_flags, checked
+from support.threads import cores
 
 
 def parser() -> Parser:

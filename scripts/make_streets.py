@@ -8,11 +8,11 @@ import os
 import re
 
 import cv2
-from tqdm import tqdm
 
 from streets.scenes import write_streets
 from support.errors import Parser, run_program
-from support.processes import cores
+from support.progress import progress_bar
+from support.threads import cores
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -56,7 +56,7 @@ def main() -> None:
         options.num_workers,
         overwrite=options.overwrite,
         erased=options.erased,
-        progress=lambda scenes, total: tqdm(scenes, "street scenes", total, unit="scene"),
+        progress=lambda scenes, total: progress_bar(scenes, "street scenes", total, "scene"),
     )
     if report.found:
         print(f"{options.out} already holds these scenes, nothing to do")

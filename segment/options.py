@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from segment.models import ARCHS
 from support.errors import InputError, Parser
-from support.processes import cores
 from support.settings import add_flags, checked, setting
+from support.threads import cores
 
 OPTIMISERS = {"sgd": 0.01, "adamw": 5e-4}  # with the learning rate of each
 

@@ -15,7 +15,6 @@ import torch
 import yaml
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN
-from tqdm import tqdm
 
 from distributed import NO_LIMIT, Ranks, any_rank, average, average_gradients, choose_device, wait_for_all
 from segment.evaluation import cityscapes_figures, coco_figures, detect, predict
@@ -27,6 +26,7 @@ from support.checkpoints import find_checkpoint, list_checkpoints, load_checkpoi
 from support.errors import InputError
 from support.files import write_atomic
 from support.processes import StopRequest
+from support.progress import progress_bar
 from support.run_log import RunLog, peak_memory_mb
 
 RESULT = "evaluation.json"
@@ -101,7 +101,7 @@ def set_precision(model: MaskRCNN, options: SegmentOptions, device: torch.device
     256 only which pair of pixels it is in.
     """
     wanted = options.precision
-    if wanted == "auto":  # a CPU, or a GPU older than that, would only imitate bf16, slowly
+    if wanted == "auto":  # many a CPU, and GPUs before capability 8, only imitate bf16, slowly
         has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         wanted = "bf16" if has_bf16 else "fp32"
     if wanted == "fp32":
@@ -176,7 +176,9 @@ def learn(
     set_precision(model, options, device)
     window = state["window"] if state else empty_window()
     started, iterations_before = time.perf_counter(), iteration
-    bar = tqdm(total=options.iterations, initial=iteration, unit="it", disable=True if ranks.rank else None)
+    bar = progress_bar(
+        None, "training", options.iterations, "iteration", initial=iteration, show=not ranks.rank
+    )
     model.train()
     with StopRequest() as stop:
         while iteration < options.iterations and not any_rank(bool(stop.signal_name)):
@@ -296,7 +298,7 @@ def fill_gradients(parameters: list[Tensor]) -> None:
 
 def measure(model: MaskRCNN, options: SegmentOptions, truths: list[Truth], device: torch.device) -> dict:
     """Figures of a model: "coco", and "cityscapes" where the official program is asked for."""
-    bar = tqdm(predict(model, truths, device), "predictions", len(truths), disable=None)
+    bar = progress_bar(predict(model, truths, device), "predictions", len(truths))
     predictions = list(bar)
     figures = {"coco": coco_figures(truths, predictions, options.least_area)}
     if options.official:

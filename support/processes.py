@@ -13,18 +13,14 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 import cv2
-from tqdm import tqdm
 
 from support.errors import InputError
+from support.progress import progress_bar
+from support.threads import cores
 
 _THREADS = "OMP_NUM_THREADS"
 _AHEAD = 4  # items handed out for each process before the first result is waited for
 _REMEDY = "the same command with fewer --num_workers goes on from there"
-
-
-def cores() -> int:
-    """The processor cores that this program may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_of_cores() -> int:
@@ -86,9 +82,9 @@ class Pool:
             ) from None
 
     def with_bar(self, title: str, function: Callable, items: Iterable, unit: str = "frame") -> Iterator:
-        """`map` with a progress bar on stderr."""
+        """`map`, its progress shown on stderr."""
         items = list(items)
-        return iter(tqdm(self.map(function, items), title, len(items), unit=unit, disable=None))
+        return iter(progress_bar(self.map(function, items), title, len(items), unit))
 
 
 class StopRequest:

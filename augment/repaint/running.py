@@ -15,8 +15,6 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from tqdm import tqdm
-
 from augment.engine.records import Item, are_there, fingerprint, line_of
 from augment.engine.tree import Tree, is_current, sources_changed, warn_of_changes
 from augment.options import SynthOptions, from_saved
@@ -30,6 +28,7 @@ from streets.scenes import SETTINGS_FILE, write_streets
 from support.errors import InputError
 from support.files import digest, in_turn, writing_to
 from support.processes import Pool
+from support.progress import progress_bar
 
 STREETS = "work/streets"
 _MAPS = (".png", "_instanceIds.png")
@@ -80,7 +79,7 @@ def make_scenes(out: Path, options: SynthOptions, workers: int) -> None:
         options.seed,
         workers,
         overwrite=not (root / SETTINGS_FILE).exists(),
-        progress=lambda scenes, total: tqdm(scenes, "street scenes", total, unit="scene", disable=None),
+        progress=lambda scenes, total: progress_bar(scenes, "street scenes", total, "scene"),
     )
 
 
@@ -236,7 +235,7 @@ class Run:
                 prepare_backend(options.backend, options.backend_settings, self.root, options.split, spread)
         with writing_to(self.out):
             results = pool.map(work, self.jobs(name, pending, pool))
-            bar = tqdm(zip(pending, results, strict=True), name, len(pending), unit="frame", disable=None)
+            bar = progress_bar(zip(pending, results, strict=True), name, len(pending))
             for source, lines in bar:
                 self.tree.append(self.block(name, source, lines))
         if name == "select" and self.tree.shard.count == 1:
@@ -251,7 +250,7 @@ class Run:
         """The jobs of a stage, made one after another."""
         chosen = {}
         if name == "select" and pending and self.options.policy == "class_balanced":
-            found = pool.map(survey, tqdm(self.sources, "survey", unit="frame", disable=None))
+            found = pool.map(survey, progress_bar(self.sources, "survey"))
             keys = [source.key for source in self.sources]
             chosen = balanced(dict(zip(keys, found, strict=True)), self.options)
         for source in pending:

@@ -12,7 +12,8 @@ from augment.repaint.running import input_of, saved_options
 from augment.tree import RAW_MODES, add_raw, add_train_ids
 from support.errors import InputError, Parser, run_program
 from support.files import alone_in, writing_to
-from support.processes import Pool, cores
+from support.processes import Pool
+from support.threads import cores
 
 
 def parser() -> Parser:

@@ -13,7 +13,8 @@ from augment.tree import add_panoptic, export_coco, splits_of
 from data.coco import CATEGORY_IDS
 from support.errors import InputError, Parser, run_program
 from support.files import alone_in, writing_to
-from support.processes import Pool, cores
+from support.processes import Pool
+from support.threads import cores
 
 
 def parser() -> Parser:

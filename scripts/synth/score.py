@@ -9,8 +9,6 @@ import argparse
 import json
 from collections.abc import Iterator
 
-from tqdm import tqdm
-
 from augment.repaint import score_networks
 from augment.repaint.command import parse, resume, run_verb, stage_parser
 from augment.repaint.running import Run
@@ -18,6 +16,7 @@ from augment.repaint.score import NUMBERS, Mean, Sample, measure
 from augment.repaint.score_networks import Networks, Weights
 from support.errors import InputError, Parser
 from support.files import write_atomic, writing_to
+from support.progress import progress_bar
 
 SCORE = "score.json"
 
@@ -64,7 +63,7 @@ def score(run: Run, flags: argparse.Namespace) -> None:
     means = {"all": {name: Mean() for name in NUMBERS}}
     with run.pool(flags.num_workers) as pool:
         seen = bool(networks.metrics)
-        results = tqdm(pool.map(measure, samples_of(run, seen)), "score", total, unit="frame", disable=None)
+        results = progress_bar(pool.map(measure, samples_of(run, seen)), "score", total, "sample")
         for found, sample in zip(results, samples_of(run, seen), strict=True):
             of_class = means.setdefault(sample.integrated["class"], {name: Mean() for name in NUMBERS})
             for name in NUMBERS:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from augment.repaint.validate import RULES, validate_tree
 from support.errors import InputError, Parser, run_program
-from support.processes import Pool, cores
+from support.processes import Pool
+from support.threads import cores
 
 
 def parser() -> Parser:

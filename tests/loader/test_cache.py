@@ -305,13 +305,14 @@ def two_processes(monkeypatch):
     monkeypatch.setattr(cache, "FRAMES_WORTH_A_PROCESS", 1)
 
 
-def test_a_pool_of_processes_makes_the_same_entries(options, two_processes, tmp_path, capsys):
+def test_a_pool_of_processes_makes_the_same_entries(options, two_processes, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("support.progress.SECONDS", 0)
     frame_paths(Path(options.db_root), 3)[0].write_bytes(b"")
     alone = replace(options, skip_bad_files=True)
     pool = replace(alone, num_workers=2, cache_dir=str(tmp_path / "other"))
     first, second = prepare(alone, "train", progress=False), prepare(pool, "train", progress=True)
     assert first.records == second.records and len(first) == 3
-    assert "4/4" in capsys.readouterr().err
+    assert "4 of 4 frames" in capsys.readouterr().err
     for index in range(3):
         assert_same_maps(first.load(index), second.load(index))
     with pytest.raises(InputError, match="can't be written"):
