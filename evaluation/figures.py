@@ -33,6 +33,7 @@ from data.labels import TargetClass
 from evaluation.baselines import BASELINES, Training
 from evaluation.shapes import ShapeFeature, frechet_distance, nearest_iou, precision_recall, shapes_of
 from loader.cache import WorkingMaps
+from support.progress import progress_bar
 from support.seeds import generator
 
 OVERLAP_LIMIT = 0.3  # an object overlaps if more than this share of its mask does
@@ -336,7 +337,7 @@ def summarise(
         of_model["mask_change_z_spatial"] = [a / b if b else float("nan") for a, b in both]
 
     first_boxes = {}
-    for seed in collected.seeds:
+    for seed in progress_bar(collected.seeds, "figures", unit="seed"):
         placed = {method: join(collected.placed[method, seed]) for method in methods}
         real_boxes = placed["real"]["box"]
         drawn = generator(seed, "", 0, "real").integers(len(real_boxes), size=count)

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from augment.insert.places import Where, column, working_maps
 from data.camera import CAMERA_CHOICES, assumptions
 from data.cityscapes import Instance, resize_nearest
 from data.erased import Erasure, erase_exactly, read_erasures
@@ -39,10 +39,11 @@ from evaluation.report import erasing, markdown, of_temperature, remarks, table,
 from evaluation.shapes import mask_spread, shapes_of
 from loader.cache import FrameMaps, WorkingMaps, prepare
 from loader.pairs import Scene
-from model import WhereWhat, load_model, predict_places, sample
+from model import WhereWhat, draw_shapes, load_model
 from support.checkpoints import PACKED, find_checkpoint
 from support.errors import InputError, Parser, run_program
 from support.files import write_atomic
+from support.progress import progress_bar
 from support.seeds import generator
 
 RESULT = "evaluation.json"
@@ -134,17 +135,19 @@ def evaluate(settings: argparse.Namespace) -> dict:
 
     # ---- scenes
     collected = Collected(settings.seeds)
-    for index in tqdm(range(count), "scenes", unit="scene", disable=None):
+    for index in progress_bar(range(count), "scenes", unit="scene"):
         view, content = read_view(maps, index, target, settings.camera), maps.load(index)
-        masks = place(collected, model, view, content, training, settings)
+        scene = scene_of(content, device)
+        where = Where(model, scene.labels_small, scene.ids_small)
+        masks = place(collected, where, scene, view, content, training, settings)
         if not settings.quick:
             collect_shapes(collected, view, content, masks)
-            disentangle(collected, model, view, content, settings)
+            disentangle(collected, where, scene, view, settings)
             erasures = read_erasures(maps.frames[index])
             replace_erased(collected, model, view, training, erasures)
             if model.options.where == "distribution":
                 collect_leak(collected, model, view, erasures)
-            reconstruct(collected, model, content, maps.instances(index, target.name))
+            reconstruct(collected, model, scene, content, maps.instances(index, target.name))
 
     # ---- figures
     if not settings.quick:
@@ -224,7 +227,8 @@ def data_identity(*splits: WorkingMaps) -> str:
 
 def place(
     collected: Collected,
-    model: WhereWhat,
+    where: Where,
+    scene: Scene,
     view: View,
     content: FrameMaps,
     training: Training,
@@ -234,8 +238,9 @@ def place(
 
     Returns the model's compact masks (S,K,cy,cx) bool.
     """
+    model = where.model
     z = draw_z(model, view.name, collected.seeds, settings.n_z, "model")
-    boxes, masks = sample_scene(model, content, *z, settings.batch_size)
+    boxes, masks = sample_scene(where, scene, *z, settings.batch_size)
     collected.add_placed("model", view, model.target, boxes, masks)
     for method in training.baselines:
         boxes, chosen = draw_boxes(
@@ -272,26 +277,21 @@ def scene_of(content: FrameMaps, device: torch.device) -> Scene:
     )
 
 
-def copies_of(scene: Scene, count: int) -> Scene:
-    """A batch of `count` times the same scene, without copying it."""
-    return scene.apply(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
-
-
 def sample_scene(
-    model: WhereWhat, content: FrameMaps, z_spatial: np.ndarray, z_appr: np.ndarray, batch_size: int
+    where: Where, scene: Scene, z_spatial: np.ndarray, z_appr: np.ndarray, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The model's objects on a scene for z (S,K,z_dim), `batch_size` of them at once.
 
-    Boxes (S,K,4) in shares of the image and compact masks (S,K,cy,cx) bool.
+    where: the where module on that scene. Boxes (S,K,4) in shares of the image and compact masks
+    (S,K,cy,cx) bool.
     """
-    device = model.device
-    scene = scene_of(content, device)
     thetas, masks = [], []
-    columns = [_column(z, device).split(batch_size) for z in (z_spatial, z_appr)]
+    columns = [_column(z, where.model.device).split(batch_size) for z in (z_spatial, z_appr)]
     for spatial, appr in zip(*columns, strict=True):
-        made = sample(model, copies_of(scene, len(spatial)), spatial, appr)
-        thetas.append(made.theta.cpu())
-        masks.append((made.compact[:, 0] > 0.5).cpu())
+        theta = where.places(spatial)
+        big = (tensor.expand(len(theta), -1, -1) for tensor in (scene.labels_big, scene.ids_big))
+        thetas.append(theta.cpu())
+        masks.append((draw_shapes(where.model, *big, theta, appr)[:, 0] > 0.5).cpu())
     boxes = boxes_of_theta(torch.cat(thetas).numpy(), 1, 1)
     masks = torch.cat(masks).numpy()
     return boxes.reshape(*z_spatial.shape[:2], 4), masks.reshape(*z_spatial.shape[:2], *masks.shape[1:])
@@ -299,7 +299,7 @@ def sample_scene(
 
 def _column(z: np.ndarray, device: torch.device) -> Tensor:
     """z (S,K,z_dim) as the networks want it: (S*K,z_dim,1,1)."""
-    return torch.from_numpy(z.reshape(-1, z.shape[-1]).copy())[:, :, None, None].to(device)
+    return column(z.reshape(-1, z.shape[-1]), device)
 
 
 def collect_shapes(collected: Collected, view: View, content: FrameMaps, masks: np.ndarray) -> None:
@@ -312,13 +312,13 @@ def collect_shapes(collected: Collected, view: View, content: FrameMaps, masks: 
 
 
 def disentangle(
-    collected: Collected, model: WhereWhat, view: View, content: FrameMaps, settings: argparse.Namespace
+    collected: Collected, where: Where, scene: Scene, view: View, settings: argparse.Namespace
 ) -> None:
     """What changes with z_appr alone, and with z_spatial alone."""
-    z_spatial, z_appr = draw_z(model, view.name, collected.seeds, settings.n_z, "disentangle")
+    z_spatial, z_appr = draw_z(where.model, view.name, collected.seeds, settings.n_z, "disentangle")
     fixed_spatial, fixed_appr = (np.repeat(z[:, :1], settings.n_z, 1) for z in (z_spatial, z_appr))
-    boxes, masks_appr = sample_scene(model, content, fixed_spatial, z_appr, settings.batch_size)
-    _, masks_spatial = sample_scene(model, content, z_spatial, fixed_appr, settings.batch_size)
+    boxes, masks_appr = sample_scene(where, scene, fixed_spatial, z_appr, settings.batch_size)
+    _, masks_spatial = sample_scene(where, scene, z_spatial, fixed_appr, settings.batch_size)
     moved = np.abs((boxes - boxes[:, :1]) * view.size).max((1, 2))
     collected.add("model", "box_change_z_appr", moved)
     for figure, masks in (("mask_spread", masks_appr), ("mask_spread_z_spatial", masks_spatial)):
@@ -333,10 +333,8 @@ def place_on_maps(
 
     The where module alone, as in `model.sample`: no shape is needed.
     """
-    device, (height, width) = model.device, model.small
-    labels = torch.from_numpy(resize_nearest(CHANNEL_OF_ID[label_ids], width, height))[None].to(device)
-    ids = torch.from_numpy(resize_nearest(instance_ids, width, height).astype(np.int32))[None].to(device)
-    thetas = [predict_places(model, labels, ids, part) for part in _column(z, device).split(64)]
+    where = Where(model, *working_maps(label_ids, instance_ids, model.small, model.device))
+    thetas = [where.places(part) for part in _column(z, model.device).split(64)]
     return boxes_of_theta(torch.cat(thetas).cpu().numpy(), 1, 1).reshape(*z.shape[:2], 4)
 
 
@@ -370,11 +368,10 @@ def replace_erased(
 
 @torch.no_grad()
 def reconstruct(
-    collected: Collected, model: WhereWhat, content: FrameMaps, instances: list[Instance]
+    collected: Collected, model: WhereWhat, scene: Scene, content: FrameMaps, instances: list[Instance]
 ) -> None:
     """The two supervised paths (docs/model.md#paths, 1 and 3) with mu, on real instances."""
     networks, device = model.networks, model.device
-    scene = scene_of(content, device)
     small = model.canvas(scene.labels_small, scene.ids_small)
     big = model.canvas(scene.labels_big, scene.ids_big)
     for instance in instances:

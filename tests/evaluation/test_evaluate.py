@@ -234,12 +234,13 @@ def test_the_where_module_alone_gives_the_sample_s_place(root):
     maps = evaluate.prepare(options, "val", progress=False)
     view, content = evaluate.read_view(maps, 0, model.target), maps.load(0)
     z = evaluate.draw_z(model, view.name, range(2), 3, "test")
-    boxes, masks = evaluate.sample_scene(model, content, *z, batch_size=4)
+    scene = evaluate.scene_of(content, model.device)
+    where = evaluate.Where(model, scene.labels_small, scene.ids_small)
+    boxes, masks = evaluate.sample_scene(where, scene, *z, batch_size=4)
     again = evaluate.place_on_maps(model, view.label_ids, view.instance_ids, z[0])
     assert np.allclose(boxes, again, atol=1e-5) and masks.shape == (2, 3, *model.compact)
-    one = evaluate.copies_of(evaluate.scene_of(content, torch.device("cpu")), 1)
     spatial, appr = (torch.from_numpy(noise[1, 2].copy())[None, :, None, None] for noise in z)
-    theta = sample(model, one, spatial, appr).theta.numpy()
+    theta = sample(model, scene, spatial, appr).theta.numpy()
     assert np.allclose(evaluate.boxes_of_theta(theta, 1, 1)[0], boxes[1, 2], atol=1e-5)
 
 
@@ -287,6 +288,15 @@ def test_the_temperature_changes_the_places_and_is_named(root, density, tmp_path
     assert cool["box_spread"]["mean"] < learnt["box_spread"]["mean"]
     assert settings["temperature"] == 0.25 and "2 seeds, temperature 0.25" in capsys.readouterr().out
     assert "instances, temperature 0.25\n" in (tmp_path / "cool" / "evaluation.md").read_text()
+
+
+def test_the_density_of_a_scene_is_worked_out_once(root, density, tmp_path, monkeypatch):
+    asked, density_of = [], WhereWhat.density
+    monkeypatch.setattr(
+        WhereWhat, "density", lambda model, labels: asked.append(len(labels)) or density_of(model, labels)
+    )
+    of_density(root, "tree", "--quick", "--batch_size", 1, "--out", tmp_path, "--cache_dir", root / "cache")
+    assert asked == [1] * 4  # scenes, whatever the number of z and seeds
 
 
 BAD_INPUT = {
