@@ -119,7 +119,7 @@ def new_instances(out: Path) -> tuple[str, dict[str, tuple[int, ...]]]:
     found: dict[str, tuple[int, ...]] = {}
     if not path.exists():
         return source, found
-    with path.open() as lines:
+    with path.open(encoding="utf-8") as lines:
         for number, text in enumerate(lines, 1):
             try:
                 line = json.loads(text)

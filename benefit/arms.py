@@ -81,7 +81,7 @@ def run_program(name: str, arguments: dict, log: Path) -> None:
     threads = torch.get_num_threads()
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
-        log.open("a") as file,
+        log.open("a", encoding="utf-8", errors="backslashreplace") as file,
         patch.object(sys, "argv", [name, *words]),
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),

@@ -9,10 +9,10 @@ import torch
 from torchvision import tv_tensors
 
 from data.camera import Camera, camera_of
-from data.cityscapes import read_maps
+from data.cityscapes import read_maps, read_picture
 from data.labels import FIRST_SINGLE_ID
 from insertion import InsertInstances, make_bank, thing_masks
-from segment.samples import Sample, frames_of, read_picture, sample_of
+from segment.samples import Sample, frames_of, sample_of
 
 
 class LiveFrames(Sequence):
@@ -49,7 +49,7 @@ class LiveFrames(Sequence):
         frame = self.frames[index]
         label_ids, instance_ids = read_maps(frame)
         camera = camera_of(frame, label_ids.shape[1], label_ids.shape[0], "auto")
-        return read_picture(frame), instance_ids, label_ids, camera
+        return read_picture(frame, label_ids.shape), instance_ids, label_ids, camera
 
 
 def instance_map(masks: torch.Tensor, labels: torch.Tensor) -> np.ndarray:

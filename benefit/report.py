@@ -112,7 +112,7 @@ def write_report(options: BenefitOptions, out: Path) -> str:
     content = summarise(options, out)
     text = markdown(content)
     write_atomic(out / "benefit.json", (json.dumps(content, indent=1) + "\n").encode())
-    write_atomic(out / "benefit.md", text.encode())
+    write_atomic(out / "benefit.md", text.encode(errors="backslashreplace"))
     for name in ("held_out", "final"):
         if name in content:
             plot(content[name], out / f"benefit_{name}.png")

@@ -8,13 +8,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from convert.formats import module_of
 from convert.frame import maps_of, write_item
 from convert.mapping import VOID, check_complete
 from convert.source import Category, DataSet, Item, existing_folder
+from data.images import find_image
 from data.writer import FrameName
 from support.errors import InputError
 from support.files import is_empty, stamp, write_atomic
@@ -84,7 +85,8 @@ def find(conversion: Conversion, split: str | None) -> tuple[list[Task], DataSet
     splits = sorted({item.split for item in data_set.items})
     if split is not None and split not in splits:
         raise InputError(f"--split {split}: no such split, only {', '.join(splits)}")
-    tasks = _named(data_set.items)
+    found = [replace(item, picture=find_image(item.picture) or item.picture) for item in data_set.items]
+    tasks = _named(found)
     return [task for task in tasks if split in (None, task.item.split)], data_set
 
 

@@ -26,8 +26,8 @@ def allowed(target: object) -> bool:
 def read_table(path: Path) -> dict[str, str]:
     """Category name -> label name. Raises InputError for what is no such table."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
         reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
         raise InputError(f"--mapping {path}: can't be read as YAML ({reason})") from None
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):

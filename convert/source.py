@@ -1,17 +1,15 @@
 """What every format says of its data set, and reading its files."""
 
-import io
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from data.cityscapes import DAMAGE, read_png
+from data.images import decode_image, is_plain_png, read_png
 from support.errors import InputError
+from support.files import read_bytes
 
 _NUMBERS = 1001  # of one label in the keys that `keys_of` makes: none, and 0 to 999
 
@@ -79,48 +77,25 @@ def existing_folder(path: Path, what: str) -> Path:
     return path
 
 
-def read_json(path: Path, what: str) -> dict:
-    """The object in a JSON file. Raises InputError if there is none that can be read."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: can't be read as {what} ({getattr(error, 'strerror', error)})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: is no {what}: it holds no JSON object")
-    return content
-
-
 def read_picture(path: Path) -> tuple[np.ndarray, bytes | None]:
-    """A picture (H,W,3) uint8 RGB as its pixels lie in the file, and the file if it is an 8-bit RGB PNG.
+    """A picture (H,W,3) uint8 RGB as its pixels lie in the file, and the file if others read it so too.
 
-    A note on orientation is left alone, as annotations do. Raises InputError for a damaged file.
+    That is an 8-bit RGB PNG without a note on orientation, which annotations leave alone and other programs
+    obey. Raises InputError for what is no picture or damaged.
     """
-    if path.suffix.lower() == ".png":
-        pixels, content = (
-            read_png(path, ("RGB", "RGBA", "L", "P", "1"), "a picture has 8 bits"),
-            path.read_bytes(),
-        )
-        with Image.open(io.BytesIO(content)) as image:
-            return (pixels, content) if image.mode == "RGB" else (np.asarray(image.convert("RGB")), None)
-    try:
-        with Image.open(path, formats=("JPEG",)) as image:
-            return np.asarray(image.convert("RGB")), None
-    except DAMAGE as error:
-        text = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise InputError(f"{path}: no whole JPEG or PNG ({text}); copy it from the archive again") from None
+    content = read_bytes(path)
+    return decode_image(path, content), content if is_plain_png(content) else None
 
 
 def read_map(path: Path, bits: int) -> np.ndarray:
     """A map (H,W) uint8 or uint16 of a grey PNG with 8 or 16 bits; 8 bits may be palette indices."""
-    modes = ("L", "P") if bits == 8 else ("I;16", "I")
-    return read_png(path, modes, f"it must have {bits} bits and one channel").astype(
-        f"uint{bits}", copy=False
-    )
+    palettes = tuple(f"{n}-bit palette" for n in (1, 2, 4, 8)) if bits == 8 else ()
+    return read_png(path, (f"{bits}-bit grey", *palettes), f"it must have {bits} bits and one channel")
 
 
 def colour_keys(path: Path) -> np.ndarray:
     """The keys (H,W) int32 of a PNG in the COCO panoptic format, R + 256 G + 65536 B."""
-    colours = read_png(path, ("RGB",), "segment ids are colours (RGB, 8 bits)").astype(np.int32)
+    colours = read_png(path, ("8-bit RGB",), "segment ids are colours (RGB, 8 bits)").astype(np.int32)
     return colours @ np.array([1, 256, 65536], np.int32)
 
 

@@ -1,14 +1,15 @@
 """A pinhole camera above flat ground, in the layout of the official Cityscapes `camera` files."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from data.cityscapes import Frame
+from data.cityscapes import Frame, path_in_tree
 from support.errors import InputError
+from support.files import read_json
 
 
 @dataclass(frozen=True)
@@ -140,15 +141,19 @@ def camera_of(frame: Frame, width: int, height: int, choice: str = "auto") -> Ca
     return camera
 
 
+def camera_path(frame: Frame) -> Path | None:
+    """The camera file of a frame; None: it has none."""
+    path = path_in_tree(frame, "camera", "_camera.json")
+    return path if path and path.exists() else None
+
+
 def read_camera(frame: Frame) -> Camera | None:
     """The camera of a frame, or None if it has no file. Raises InputError if the file can't be used."""
-    folder = frame.label_path.absolute().parent  # db_root/gtFine/split/city
-    if len(folder.parents) < 3:  # a map outside a tree
+    path = camera_path(frame)
+    if path is None:
         return None
-    path = folder.parents[2] / "camera" / folder.parent.name / folder.name / f"{frame.name}_camera.json"
+    content = read_json(path, "a camera file")
     try:
-        return Camera.from_json(json.loads(path.read_text()))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Camera.from_json(content)
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a camera file ({error}); copy it from the archive again") from None

@@ -4,15 +4,13 @@ Pure functions on files and arrays (spec section 3); nothing here keeps state. `
 once for each image, `loader/pairs.py` makes the training batches.
 """
 
-import io
-import struct
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from data.images import find_image, read_image, read_instance_map, read_label_map
 from data.labels import (
     FIRST_SINGLE_ID,
     LABEL_OF_VALUE,
@@ -34,11 +32,6 @@ LABEL_SUFFIX, INSTANCE_SUFFIX = (f"_gtFine{ending}" for ending in (LABEL_ENDING,
 
 LISTED_FILES = 20  # broken files named in one message
 MAX_DISAGREEMENT = 0.01  # share of pixels where label and instance map may differ; in the real data it is 0
-
-# What Pillow raises for damaged PNG files, depending on the place of the damage.
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
-_PNG_END = b"IEND\xaeB`\x82"
-_MODE_NAMES = {"1": "1-bit", "L": "8-bit grey", "I;16": "16-bit grey", "I": "16-bit grey", "P": "palette"}
 
 
 def name_some(items: list[str]) -> str:
@@ -143,11 +136,41 @@ def _by_name(folder: Path, suffix: str) -> dict[str, Path]:
     return paths
 
 
-def picture_path(frame: Frame) -> Path:
-    """Where the RGB picture of a frame of a tree lies, if there is one."""
-    folder = frame.label_path.absolute().parent  # db_root/gtFine/split/city
-    root, split, city = folder.parents[2], folder.parent.name, folder.name
-    return root / "leftImg8bit" / split / city / f"{frame.name}_leftImg8bit.png"
+def path_in_tree(frame: Frame, kind: str, ending: str) -> Path | None:
+    """Where a frame's file of the folder `kind` belongs, such as "camera", "_camera.json".
+
+    None for a map that is in no tree.
+    """
+    city = frame.label_path.absolute().parent
+    return frame.root and frame.root / kind / city.parent.name / city.name / (frame.name + ending)
+
+
+def picture_path(frame: Frame) -> Path | None:
+    """The RGB picture of a frame, a PNG or, if there is none, another kind; None: it has none."""
+    path = path_in_tree(frame, "leftImg8bit", "_leftImg8bit.png")
+    return path and find_image(path)
+
+
+def read_picture(frame: Frame, shape: tuple[int, int]) -> np.ndarray:
+    """A frame's RGB picture (H,W,3) uint8, of shape (H,W), that of its maps.
+
+    Raises InputError, naming the file, if there is none, if it is bad, or of another size.
+    """
+    path = picture_path(frame)
+    if path is None:
+        raise InputError(f"{frame.label_path}: has no RGB picture in leftImg8bit/; put it there")
+    return fitting(path, read_image(path), shape)
+
+
+def fitting(path: Path, picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The picture (H,W,3). Raises InputError, naming `path` and both sizes, if its maps have another."""
+    if picture.shape[:2] != shape:
+        height, width = picture.shape[:2]
+        raise InputError(
+            f"{path}: has {width}x{height} pixels, but its maps {shape[1]}x{shape[0]}; take all from the same"
+            " archive"
+        )
+    return picture
 
 
 def read_maps(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
@@ -157,9 +180,7 @@ def read_maps(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     naming the file, if one is damaged or of another kind than its name says, or if the two don't belong
     together.
     """
-    labels = read_png(frame.label_path, ("L",), "a label map is an 8-bit grey PNG of label ids")
-    instances = read_png(frame.instance_path, ("I;16", "I"), "an instance map is a 16-bit grey PNG")
-    instances = instances.astype(np.uint16, copy=False)
+    labels, instances = read_label_map(frame.label_path), read_instance_map(frame.instance_path)
     if labels.shape != instances.shape:
         label_size, instance_size = (f"{a.shape[1]}x{a.shape[0]}" for a in (labels, instances))
         raise InputError(
@@ -198,24 +219,6 @@ def void_labels(label_path: Path) -> tuple[int, ...]:
 def how_to_void(label_path: Path) -> str:
     """The first half of a sentence for `conversion_needed`."""
     return f"list them in {void_file(label_path)}"
-
-
-def read_png(path: Path, modes: tuple[str, ...], wanted: str) -> np.ndarray:
-    """Pixels of a PNG file in one of Pillow's `modes`; InputError, quoting `wanted`, for anything else."""
-    try:
-        data = path.read_bytes()
-        if _PNG_END not in data:  # Pillow overlooks a cut that leaves the pixels or the last chunk's name
-            raise ValueError("its end is missing")
-        Image.open(io.BytesIO(data), formats=("PNG",)).verify()  # the CRC of each chunk, which load() skips
-        image = Image.open(io.BytesIO(data), formats=("PNG",))
-        image.load()
-    except DAMAGE as error:
-        text = " ".join(str(error).split())
-        raise InputError(f"{path}: truncated or damaged ({text}); copy it from the archive again") from None
-    if image.mode not in modes:
-        kind = _MODE_NAMES.get(image.mode, f"colour ({image.mode})")
-        raise InputError(f"{path}: a {kind} picture, but {wanted}; take the official file of that name")
-    return np.asarray(image)
 
 
 def _check_agreement(frame: Frame, labels: np.ndarray, instances: np.ndarray) -> None:

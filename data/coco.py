@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 from pycocotools import mask as rle
 
-from data.cityscapes import Frame
+from data.cityscapes import Frame, picture_path
 from data.geometry import Patch
+from data.images import read_instance_map
 from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
 from support.errors import InputError
 from support.files import write_atomic
@@ -118,11 +119,7 @@ def annotate(item: tuple[Frame, tuple[int, ...]], **options) -> tuple[tuple[int,
     Raises InputError for a bad file.
     """
     frame, new_ids = item
-    instance_ids = cv2.imread(str(frame.instance_path), cv2.IMREAD_UNCHANGED)
-    if instance_ids is None or instance_ids.dtype != np.uint16:
-        raise InputError(
-            f"{frame.instance_path}: not a 16-bit instance map; mend or copy it, then export again"
-        )
+    instance_ids = read_instance_map(frame.instance_path)
     return instance_ids.shape, annotations_of(instance_ids, new_ids, **options)
 
 
@@ -170,7 +167,9 @@ def write_coco(
             continue
         size, found = result
         image_id = len(images) + 1
-        file_name = f"{frame.label_path.parent.name}/{frame.name}_leftImg8bit.png"
+        picture = picture_path(frame)
+        picture_name = picture.name if picture else f"{frame.name}_leftImg8bit.png"
+        file_name = f"{frame.label_path.parent.name}/{picture_name}"
         images.append({"id": image_id, "width": size[1], "height": size[0], "file_name": file_name})
         for one in found:
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **one})

@@ -1,13 +1,15 @@
 """labelTrainIds.png beside the label maps of a tree, for training programs that read it."""
 
 from collections.abc import Callable
+from pathlib import Path
 
-import cv2
 import numpy as np
 
 from data.cityscapes import Frame
+from data.images import read_label_map
 from data.labels import TRAIN_ID_OF_ID
 from data.writer import encode_png
+from support.errors import InputError
 from support.files import write_atomic
 
 
@@ -22,13 +24,18 @@ def write_train_ids(frames: list[Frame], map_function: Callable = map) -> list[s
 
 
 def _write(frame: Frame) -> str | None:
-    labels = cv2.imread(str(frame.label_path), cv2.IMREAD_UNCHANGED)
-    if labels is None or labels.dtype != np.uint8 or labels.ndim != 2:
-        return f"{frame.label_path}: not an 8-bit label map; mend or copy it"
+    try:
+        train_ids = TRAIN_ID_OF_ID.take(read_label_map(frame.label_path))
+    except InputError as error:
+        return str(error)
     path = frame.label_path.with_name(f"{frame.name}_{frame.kind}_labelTrainIds.png")
-    train_ids = TRAIN_ID_OF_ID.take(labels)
-    if not path.is_symlink() and not (
-        path.exists() and np.array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), train_ids)
-    ):
+    if not path.is_symlink() and not _holds(path, train_ids):
         write_atomic(path, encode_png(train_ids))
     return None
+
+
+def _holds(path: Path, train_ids: np.ndarray) -> bool:
+    try:
+        return np.array_equal(read_label_map(path), train_ids)
+    except InputError:  # not there, or damaged
+        return False

@@ -14,6 +14,7 @@ from cityscapesscripts.helpers.labels import id2label, name2label
 from pycocotools import mask as rle
 
 from data.cityscapes import truth_kind, void_labels
+from data.images import pixels_of, png_of
 from data.labels import (
     FIRST_SINGLE_ID,
     LABEL_OF_VALUE,
@@ -24,10 +25,10 @@ from data.labels import (
 )
 from data.outlines import match_instances
 from data.writer import FrameName, LabelledPolygon, colour_map, frame_path, polygons_from_json, topmost
+from support.errors import InputError
 
 LEAST_AREA = 400  # pixels; smaller objects differ too much when outlines are drawn anew
 LEAST_IOU = 0.9
-_PNG_END = b"IEND\xaeB`\x82"
 _NOBODY = 40000  # and up: values for polygons that no instance of the map belongs to
 
 
@@ -73,11 +74,11 @@ class _Check:
 
     def findings(self) -> list[Finding]:
         frame = self.frame
-        picture = self.read(".png", (np.uint8, 3), "8-bit RGB") if frame.picture else None
-        labels = self.read("_labelIds.png", (np.uint8, 1), "8-bit grey")
-        instances = self.read("_instanceIds.png", (np.uint16, 1), "16-bit grey")
-        train_ids = self.read("_labelTrainIds.png", (np.uint8, 1), "8-bit grey")
-        colour = self.read("_color.png", (np.uint8, 4), "8-bit RGBA")
+        picture = self.read(".png", "8-bit RGB") if frame.picture else None
+        labels = self.read("_labelIds.png", "8-bit grey")
+        instances = self.read("_instanceIds.png", "16-bit grey")
+        train_ids = self.read("_labelTrainIds.png", "8-bit grey")
+        colour = self.read("_color.png", "8-bit RGBA")
         objects, json_size = self.read_polygons()
         sizes = {
             ending: (image.shape[1], image.shape[0])
@@ -138,24 +139,20 @@ class _Check:
             self.say("damaged", ending, f"can't be read ({error.strerror})")
             return None
 
-    def read(self, ending: str, kind: tuple[type, int], wanted: str) -> np.ndarray | None:
-        """The image (H,W) or (H,W,C) in RGB order, None if it is not of that dtype and number of channels."""
+    def read(self, ending: str, wanted: str) -> np.ndarray | None:
+        """The image (H,W) or (H,W,C) in RGB order, None if it is not of the kind that is wanted."""
         content = self.content(ending)
         if content is None:
             return None
-        image = None
-        if content.endswith(_PNG_END):  # OpenCV decodes files that were cut short without complaint
-            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        if image is None:
-            self.say("damaged", ending, "not a whole PNG file")
-            return None
-        channels = image.shape[2] if image.ndim == 3 else 1
-        if (image.dtype.type, channels) != kind:
-            self.say("mode", ending, f"must be {wanted}, but has {channels} channels of {image.dtype}")
-            return None
-        if channels == 1:
-            return image
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB if channels == 3 else cv2.COLOR_BGRA2RGBA)
+        path = Path(ending)
+        try:
+            png = png_of(path, content, "readers expect a PNG")
+            if png.kind == wanted:
+                return pixels_of(path, content, png)
+            self.say("mode", ending, f"must be {wanted}, but is {png.kind}")
+        except InputError as error:
+            self.say("damaged", ending, str(error).removeprefix(f"{path}: "))
+        return None
 
     def read_polygons(self) -> tuple[list[LabelledPolygon] | None, tuple[int, int] | None]:
         """The polygons and the size that their file states; None where they can't be used."""

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
@@ -16,12 +15,14 @@ from augment.insert.gates import RULES, Gates
 from augment.insert.places import Inserter, View
 from augment.insert.scene import EditedImage
 from data.camera import published_camera
-from data.cityscapes import Frame, read_maps
+from data.cityscapes import Frame, fitting, read_maps
 from data.geometry import boxes_of_theta, metric_heights
+from data.images import decode_image
 from data.writer import FrameName
 from demo.state import Placed, Scene, State, Wishes
 from demo.studio import TRAIN, Studio
 from support.errors import InputError
+from support.files import read_bytes
 from support.seeds import generator
 
 UNDO = 30  # states that are kept
@@ -102,14 +103,8 @@ def upload(label: str | None, instance: str | None, picture: str | None, citysca
         raise InputError(sentence) from None
     rgb = None
     if picture:
-        bgr = cv2.imread(picture, cv2.IMREAD_COLOR)
-        if bgr is None or bgr.shape[:2] != label_ids.shape:
-            size = "no picture that can be read" if bgr is None else f"{bgr.shape[1]}x{bgr.shape[0]} pixels"
-            raise InputError(
-                f"{Path(picture).name}: {size}, wanted is one of the maps' size,"
-                f" {label_ids.shape[1]}x{label_ids.shape[0]}"
-            )
-        rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        path = Path(picture)
+        rgb = fitting(Path(path.name), decode_image(Path(path.name), read_bytes(path)), label_ids.shape)
     camera = published_camera(name, *label_ids.shape[::-1]) if cityscapes else None
     return begin(Scene(frame, TRAIN, EditedImage.of_maps(name, label_ids, instance_ids, rgb, camera)))
 

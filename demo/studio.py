@@ -10,10 +10,11 @@ import torch
 from augment.insert.gates import Gates
 from augment.insert.options import InsertOptions
 from augment.insert.places import Inserter, Insertion, column, needed_fits, working_maps
-from augment.insert.scene import EditedImage, read_image, read_picture, sibling_path
+from augment.insert.scene import EditedImage, read_image
 from augment.options import SynthOptions
 from augment.paint.painter import Painter, Rendering
-from data.cityscapes import Frame, list_frames, read_maps
+from data.camera import camera_path
+from data.cityscapes import Frame, list_frames, picture_path, read_maps, read_picture
 from data.writer import colour_map
 from demo.options import STREETS, DemoOptions
 from demo.state import Scene, Wishes
@@ -61,9 +62,7 @@ class Studio:
         self.split = options.split
         self.frames = list_frames(root, self.split, skip_incomplete=True)[: options.scenes]
         self.camera = options.camera
-        cameras = options.camera == "cityscapes" or all(
-            sibling_path(frame, "camera", "_camera.json") for frame in self.frames
-        )
+        cameras = options.camera == "cityscapes" or all(camera_path(frame) for frame in self.frames)
         fits = needed_fits(self.frames, list(models.values()), cameras)
         self.inserter = loaded.changed(None, fits=fits)
         self.painters = {"overlay": self._painter(root, "overlay", options.bank)}
@@ -93,7 +92,7 @@ class Studio:
     def scene(self, number: int) -> Scene:
         """Scene 0, 1, ... of those on offer. Raises InputError if its files are bad."""
         frame = self.frames[number]
-        picture = sibling_path(frame, "leftImg8bit", "_leftImg8bit.png") is not None
+        picture = picture_path(frame) is not None
         return Scene(frame, self.split, read_image(frame, rgb=picture, camera=self.camera))
 
     def inserter_for(self, image: EditedImage, wishes: Wishes, seed: int = 0) -> Inserter:
@@ -119,10 +118,8 @@ def built_in_scenes(out: Path, workers: int) -> Path:
 def thumbnail(frame: Frame) -> np.ndarray:
     """A small picture (h,w,3) uint8 of a frame. Raises InputError if its files are bad."""
     label_ids, _ = read_maps(frame)
-    if sibling_path(frame, "leftImg8bit", "_leftImg8bit.png"):
-        picture = read_picture(frame, label_ids.shape)
-    else:
-        picture = colour_map(label_ids)[..., :3]
+    shape = label_ids.shape
+    picture = read_picture(frame, shape) if picture_path(frame) else colour_map(label_ids)[..., :3]
     height = round(picture.shape[0] * THUMBNAIL_WIDTH / picture.shape[1])
     return cv2.resize(picture, (THUMBNAIL_WIDTH, max(height, 1)), interpolation=cv2.INTER_AREA)
 

@@ -22,8 +22,7 @@ import torch
 from PIL import Image
 
 from augment.insert.gates import Gates
-from augment.insert.scene import read_picture
-from data.cityscapes import Frame, list_frames, read_maps
+from data.cityscapes import Frame, list_frames, read_maps, read_picture
 from data.labels import CHANNEL_OF_ID
 from insertion import InsertInstances, make_bank
 from loader.pairs import Scene

@@ -191,7 +191,7 @@ def evaluate(settings: argparse.Namespace) -> dict:
         },
     }
     try:
-        write_atomic(out / "evaluation.md", markdown(evaluation).encode())
+        write_atomic(out / "evaluation.md", markdown(evaluation).encode(errors="backslashreplace"))
         write_plots(out, boxes, results, fit)
         write_atomic(out / RESULT, (json.dumps(evaluation, indent=1) + "\n").encode())
     except OSError as error:

@@ -25,12 +25,12 @@ from augment.insert.contact_sheet import contact_sheet
 from augment.insert.gates import Gates
 from augment.insert.options import InsertOptions, gates_of, parse, rendering_of
 from augment.insert.places import STAGE, Settings, Task, needed_fits, start_worker, work
-from augment.insert.scene import sibling_path, single_frame, sources_of
+from augment.insert.scene import single_frame, sources_of
 from augment.insert.tree import INSERT, PREVIEW, finished_frame, histogram, plan, sum_up
 from augment.paint.painter import Rendering
 from augment.tree import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
-from data.camera import assumption_lines, assumptions
-from data.cityscapes import Frame, all_frames, list_frames, name_some
+from data.camera import assumption_lines, assumptions, camera_path
+from data.cityscapes import Frame, all_frames, list_frames, name_some, picture_path
 from data.geometry import HeightFit
 from data.writer import encode_png
 from distributed import choose_device
@@ -103,7 +103,7 @@ def height_fits(
 
 def without_camera(frames: list[Frame]) -> list[str]:
     """Names of the frames that have no camera file."""
-    return [frame.name for frame in frames if not sibling_path(frame, "camera", "_camera.json")]
+    return [frame.name for frame in frames if not camera_path(frame)]
 
 
 def assumed_cameras(settings: InsertOptions, frames: list[Frame]) -> dict[str, dict]:
@@ -125,7 +125,7 @@ def insert(settings: InsertOptions) -> int:
     there = frames_of(settings)
     frames = there[: settings.scenes]
     if rendering:
-        lacking = [f.name for f in frames if not sibling_path(f, "leftImg8bit", "_leftImg8bit.png")]
+        lacking = [frame.name for frame in frames if not picture_path(frame)]
         if lacking:
             raise InputError(
                 f"--render: no leftImg8bit picture for {name_some(lacking)}; go without --render"

@@ -12,7 +12,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as program  # noqa: N813 (not a class)
-import cv2
 import numpy as np
 import torch
 from pycocotools import mask as rle
@@ -24,6 +23,7 @@ from torchvision.models.detection import MaskRCNN
 from data.coco import categories
 from data.labels import TARGET_CLASSES
 from data.official import kept_quiet, map_for_tools
+from data.writer import encode_png
 from segment.samples import CLASSES, Truth
 
 MASK_LEVEL = 0.5  # of a predicted mask's probability
@@ -168,7 +168,7 @@ def write_prediction(folder: Path, truth: Truth, found: list[Predicted]) -> str:
     lines = []
     for number, one in enumerate(found):
         mask = f"{name}/{number:03d}.png"
-        cv2.imwrite(str(folder / mask), rle.decode(one.code) * 255)
+        (folder / mask).write_bytes(encode_png(rle.decode(one.code) * 255))
         lines.append(f"{mask} {TARGET_CLASSES[CLASSES[one.number]].label_id} {one.score:.6f}\n")
     path = folder / f"{name}_pred.txt"
     path.write_text("".join(lines))

@@ -17,7 +17,15 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from data.cityscapes import Frame, list_frames, picture_path, read_maps, resize_nearest, truth_kind
+from data.cityscapes import (
+    Frame,
+    list_frames,
+    picture_path,
+    read_maps,
+    read_picture,
+    resize_nearest,
+    truth_kind,
+)
 from data.coco import annotations_of
 from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
 from support.errors import InputError
@@ -68,21 +76,13 @@ def frames_of(root: str, split: str, flag: str) -> list[Frame]:
     if not (Path(root) / truth_kind(root, split) / split).is_dir():
         raise InputError(f"{flag} {root}: has no folder gtFine/{split}; give the folder of a Cityscapes tree")
     frames = list_frames(root, split)
-    lacking = [frame.name for frame in frames if not picture_path(frame).is_file()]
+    lacking = [frame.name for frame in frames if not picture_path(frame)]
     if lacking:
         raise InputError(
             f"{flag} {root}: {len(lacking)} of {len(frames)} frames have no picture in leftImg8bit/{split},"
             f" the first is {lacking[0]}; unpack or render them"
         )
     return frames
-
-
-def read_picture(frame: Frame) -> np.ndarray:
-    """The picture of a frame, (H,W,3) uint8 RGB. Raises InputError if it can't be read."""
-    picture = cv2.imread(str(picture_path(frame)), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise InputError(f"{picture_path(frame)}: can't be read as a picture; copy it again")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
 def image_of(picture: np.ndarray, size: tuple[int, int] | None) -> Tensor:
@@ -120,13 +120,14 @@ def sample_of(picture: np.ndarray, instance_ids: np.ndarray, size: tuple[int, in
 
 def read_sample(frame: Frame, size: tuple[int, int] | None) -> Sample:
     """A frame to learn from, at size (width, height). Raises InputError for a bad file."""
-    return sample_of(read_picture(frame), read_maps(frame)[1], size)
+    _, instance_ids = read_maps(frame)
+    return sample_of(read_picture(frame, instance_ids.shape), instance_ids, size)
 
 
 def read_truth(frame: Frame, size: tuple[int, int] | None) -> Truth:
     """A frame to be measured on; its picture at size (width, height). Raises InputError for a bad file."""
     _, instance_ids = read_maps(frame)
-    image = image_of(read_picture(frame), size)
+    image = image_of(read_picture(frame, instance_ids.shape), size)
     return Truth(frame, image, instance_ids.shape, annotations_of(instance_ids))
 
 

@@ -16,6 +16,7 @@ import yaml
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 
+from data.labels import TARGET_CLASSES
 from distributed import NO_LIMIT, Ranks, any_rank, average, average_gradients, choose_device, wait_for_all
 from segment.evaluation import cityscapes_figures, coco_figures, detect, predict
 from segment.models import build
@@ -34,6 +35,7 @@ PICTURES = 4  # frames of --val that are drawn
 STEPS_DOWN = ((2 / 3, 0.1), (8 / 9, 0.01))  # share of the run, factor of the learning rate from there
 LOSSES = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg")
 MOST_GRADIENT = 10.0  # norm
+_NONE = f"shows no single instance of {', '.join(TARGET_CLASSES)}"
 
 # A checkpoint fits a run only if these agree.
 IDENTITY = (
@@ -65,19 +67,29 @@ def run(options: SegmentOptions, ranks: Ranks) -> None:
 
 
 def read_truths(options: SegmentOptions) -> list[Truth]:
-    """The frames of --val. Raises InputError for a bad tree."""
+    """The frames of --val. Raises InputError for a bad tree, or one without instances."""
     frames = frames_of(options.val, options.val_split, "--val")
-    return read_all(frames, options.size, options.num_workers, read_truth)
+    truths = read_all(frames, options.size, options.num_workers, read_truth)
+    if all(one["iscrowd"] for truth in truths for one in truth.annotations):
+        raise InputError(
+            f"--val {options.val}: split {options.val_split} {_NONE}, so nothing can be measured"
+        )
+    return truths
 
 
 def read_mixture(options: SegmentOptions, live: Sequence[Sample] | None = None) -> Mixture:
     """The frames of --data; live: takes the place of the last of these trees.
 
-    Raises InputError for a bad tree, or pictures of several sizes without --size.
+    Raises InputError for a bad tree, one without instances, or pictures of several sizes without --size.
     """
     roots = options.data[:-1] if live else options.data
     found = [frames_of(root, options.split, "--data") for root in roots]
     trees = [read_all(frames, options.size, options.num_workers) for frames in found]
+    for root, tree in zip(roots, trees, strict=True):
+        if not any(len(sample.labels) for sample in tree):
+            raise InputError(
+                f"--data {root}: split {options.split} {_NONE}, so nothing can be learnt from it"
+            )
     sizes = {tuple(sample.image.shape[1:]) for tree in trees for sample in tree}
     if len(sizes) > 1:
         raise InputError(f"--data: pictures of {len(sizes)} sizes; give --size WIDTHxHEIGHT")

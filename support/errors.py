@@ -1,6 +1,7 @@
 """One kind of error for everything a person can put right: bad files, bad options, bad checkpoints."""
 
 import argparse
+import io
 import sys
 from collections.abc import Callable
 
@@ -28,7 +29,13 @@ def warn(message: str) -> None:
 
 
 def run_program(main: Callable[[], int | None]) -> None:
-    """Run `main` as a command-line program: an InputError becomes one line on stderr and exit status 2."""
+    """Run `main` as a command-line program: an InputError becomes one line on stderr and exit status 2.
+
+    What the locale can't show, such as a path that is no UTF-8, is printed with escapes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = main()
     except InputError as error:

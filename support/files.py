@@ -1,6 +1,7 @@
-"""Files that are never seen half-written, and their digests."""
+"""Files read whole, files that are never seen half-written, and their digests."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,42 @@ from support.errors import InputError
 
 LOCK = ".lock"  # in a folder that a program is writing to; with an ending, for a part of the work
 _MOMENT = 0.5  # seconds; one that only asks whether a lock is held has it for less
+
+
+def read_bytes(path: Path) -> bytes:
+    """What is in a file. Raises InputError if it can't be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error})") from None
+
+
+def read_text(path: Path) -> str:
+    """The text in a file, UTF-8 whatever the locale, a mark at its start or not. InputError if it is none."""
+    return _decoded(path, read_bytes(path))
+
+
+def read_json(path: Path, what: str) -> dict:
+    """The object in a JSON file. Raises InputError, saying `what` it should be, if there is none."""
+    return parse_json(path, read_bytes(path), what)
+
+
+def parse_json(path: Path, content: bytes, what: str) -> dict:
+    """The object in a JSON file's content. Raises InputError, naming `path`, if there is none."""
+    try:
+        found = json.loads(_decoded(path, content))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: can't be read as {what} ({error}); copy it again") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: is no {what}: it holds no JSON object")
+    return found
+
+
+def _decoded(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no UTF-8 ({error.reason} at byte {error.start}); save it so") from None
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What a run tells: log.txt for people, stats.jsonl for programs, TensorBoard for curves and pictures."""
 
 import json
+import os
 import resource
 import sys
 from pathlib import Path
@@ -27,9 +28,9 @@ class RunLog:
         if stats.exists():
             rows = [line for line in stats.read_text().splitlines(True) if line.endswith("\n")]
             stats.write_text("".join(row for row in rows if json.loads(row)["iter"] <= purge_after))
-        self._text = (run_dir / "log.txt").open("a", buffering=1)
+        self._text = (run_dir / "log.txt").open("a", 1, "utf-8", errors="backslashreplace")
         self._stats = stats.open("a", buffering=1)
-        self._board = SummaryWriter(run_dir, purge_step=purge_after + 1)
+        self._board = SummaryWriter(_utf8_name(run_dir), purge_step=purge_after + 1)
 
     def line(self, text: str) -> None:
         if self.silent:
@@ -53,7 +54,7 @@ class RunLog:
 
     def picture(self, picture: np.ndarray, epoch: int, iteration: int) -> None:
         path = self.run_dir / "samples" / f"epoch_{epoch:02d}_iter_{iteration:04d}.png"
-        cv2.imwrite(str(path), picture[:, :, ::-1])
+        path.write_bytes(cv2.imencode(".png", picture[:, :, ::-1])[1])
         self._board.add_image("samples", picture, iteration, dataformats="HWC")
 
     def close(self) -> None:
@@ -62,6 +63,13 @@ class RunLog:
         self._board.close()
         self._stats.close()
         self._text.close()
+
+
+def _utf8_name(folder: Path) -> str:
+    """A name of a folder for TensorBoard, which takes every name for UTF-8 and makes another one of it."""
+    if os.fsencode(folder) == str(folder).encode(errors="replace"):
+        return str(folder)
+    return f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}"
 
 
 def peak_memory_mb(device: torch.device) -> float:

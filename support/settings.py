@@ -135,8 +135,8 @@ def read_yaml(path: str | Path, what: str, *, may_be_empty: bool = False) -> dic
     what: it must hold, for the message.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.safe_load(Path(path).read_bytes())
+    except (OSError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--config {path}: can't be read as YAML ({reason})") from None
     if content is None and may_be_empty:

@@ -355,7 +355,7 @@ def train_ids(root):
 def colour_image(root):
     path = frame_paths(root, 0)[0]
     write_png(path, np.zeros((128, 256, 3), np.uint8))
-    return {}, [path.name, "colour"]
+    return {}, [path.name, "8-bit RGB picture"]
 
 
 def truncated(root):

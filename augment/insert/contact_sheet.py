@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 
 from augment.insert.heat import heat_map, heat_over
-from augment.insert.scene import read_image, read_picture, sibling_path
-from data.cityscapes import Frame, read_maps
+from augment.insert.scene import read_image
+from data.cityscapes import Frame, picture_path, read_maps, read_picture
 from data.pictures import outline
 from data.writer import colour_map
 from model import WhereWhat
@@ -32,7 +32,7 @@ def contact_sheet(
     rows = []
     for source, finished, objects in sorted(items, key=largest)[:count]:
         image, (labels, instance_ids) = read_image(source), read_maps(finished)
-        if sibling_path(finished, "leftImg8bit", "_leftImg8bit.png"):
+        if picture_path(finished):
             pictures = [read_picture(frame, labels.shape) for frame in (source, finished)]
         else:
             pictures = [colour_map(one)[..., :3] for one in (image.label_ids, labels)]
@@ -42,7 +42,9 @@ def contact_sheet(
         rows.append(row_of(*pictures, heat, masks, one))
     name = " or ".join(sorted(models))
     captions = ["before", f"where a {name} may stand", "after", f"new {name}, enlarged"]
-    return np.concatenate([_head(captions, rows[0].shape[1]), *rows])
+    width = max(row.shape[1] for row in rows)  # the last panel is as wide as its image is high
+    rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    return np.concatenate([_head(captions, width), *rows])
 
 
 def row_of(

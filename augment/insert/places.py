@@ -23,6 +23,7 @@ from augment.insert.scene import EditedImage, contents, count_instances, name_in
 from augment.paint.painter import Painter, Rendering
 from data.cityscapes import Frame, read_maps, resize_nearest, usable_instances
 from data.geometry import METRIC_RANGES, HeightFit, boxes_of_theta, fit_heights, too_few
+from data.images import read_as_stored
 from data.labels import CHANNEL_OF_ID
 from layers.place_density import PlaceDensity
 from model import WhereWhat, boxed_planes, draw_shapes, load_model, predict_places
@@ -309,9 +310,13 @@ class Inserter:
 
 def read_region(path: str) -> np.ndarray:
     """Where a picture is not zero: (H,W) bool. Raises InputError if it can't be read."""
-    picture = cv2.imread(path, cv2.IMREAD_UNCHANGED)
-    if picture is None:
-        raise InputError(f"--region {path}: can't be read as a picture, and is not X0,Y0,X1,Y1")
+    try:
+        picture = read_as_stored(Path(path))
+    except InputError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise InputError(
+            f"--region {path}: can't be read as a picture ({reason}), and is not X0,Y0,X1,Y1"
+        ) from None
     if picture.ndim == 3:  # any colour counts, an alpha channel does not
         picture = picture[..., :3].max(2)
     return picture > 0

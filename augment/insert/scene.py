@@ -4,12 +4,10 @@ Reads one frame of a Cityscapes tree, or takes an image that is in memory alread
 after another, and makes the contents of the frame's files in the new tree. No model here.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from augment.compose import compose, contact_rows, hidden_part
@@ -17,10 +15,20 @@ from augment.insert.gates import Gates, mask_refusal
 from augment.paint.backends import CannotFillError
 from augment.paint.painter import NewObject
 from augment.tree import BESIDE
-from data.camera import Camera, camera_of
-from data.cityscapes import INSTANCE_ENDING, LABEL_ENDING, Frame, read_maps, void_file, void_labels
+from data.camera import Camera, camera_of, camera_path
+from data.cityscapes import (
+    INSTANCE_ENDING,
+    LABEL_ENDING,
+    Frame,
+    picture_path,
+    read_maps,
+    read_picture,
+    void_file,
+    void_labels,
+)
 from data.coco import rle_of
 from data.geometry import Patch
+from data.images import is_plain_png
 from data.labels import TARGET_CLASSES
 from data.outlines import Outlines
 from data.writer import (
@@ -32,6 +40,7 @@ from data.writer import (
     polygons_from_json,
 )
 from support.errors import InputError
+from support.files import read_bytes, read_json
 
 
 @dataclass
@@ -163,13 +172,14 @@ def read_image(frame: Frame, *, rgb: bool = False, camera: str = "auto") -> Edit
     path = annotation_path(frame, "_polygons.json")
     outlines = None
     if path.exists():
+        content = read_json(path, "a file of polygons")
         try:
-            objects, width, height = polygons_from_json(json.loads(path.read_text()))
+            objects, width, height = polygons_from_json(content)
             if any(len(thing.polygon) < 2 for thing in objects):
                 raise ValueError("a polygon of fewer than two points")
             instance_values(objects)  # ValueError for an unknown label, or for more than a class can number
             outlines = Outlines(tuple(objects))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{path}: not a file of polygons ({reason}); copy it from the archive") from None
         if (height, width) != label_ids.shape:
@@ -182,17 +192,6 @@ def read_image(frame: Frame, *, rgb: bool = False, camera: str = "auto") -> Edit
         camera_of(frame, columns, rows, camera),
         outlines,
     )
-
-
-def read_picture(frame: Frame, shape: tuple[int, int]) -> np.ndarray:
-    """A frame's RGB picture (H,W,3) uint8, of shape (H,W). InputError, naming the file, if it is bad."""
-    path = sibling_path(frame, "leftImg8bit", "_leftImg8bit.png")
-    if path is None:
-        raise InputError(f"{frame.label_path}: has no RGB picture in leftImg8bit/; go without --render")
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None or picture.shape[:2] != shape:
-        raise InputError(f"{path}: no picture of its label map's size; copy it from the archive again")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
 def count_instances(instance_ids: np.ndarray) -> dict[str, int]:
@@ -225,15 +224,6 @@ def annotation_path(frame: Frame, ending: str) -> Path:
     return frame.label_path.with_name(f"{frame.name}_{frame.kind}{ending}")
 
 
-def sibling_path(frame: Frame, kind: str, ending: str) -> Path | None:
-    """A frame's file in the folder `kind` of its tree, if there is one: "leftImg8bit", "_leftImg8bit.png"."""
-    folder = frame.label_path.absolute().parent  # db_root/gtFine/split/city
-    if len(folder.parents) < 3:
-        return None
-    path = folder.parents[2] / kind / folder.parent.name / folder.name / (frame.name + ending)
-    return path if path.exists() else None
-
-
 def city_of(frame: Frame) -> str:
     """The folder of a frame: as in its tree, or for a file outside a tree the first part of its name."""
     return frame.label_path.absolute().parent.name if frame.root else frame.name.split("_")[0]
@@ -253,9 +243,9 @@ def sources_of(frame: Frame, rgb: bool) -> dict[str, Path]:
     """The files that an image of the new tree is made from, by name; rgb: with its picture."""
     paths = [frame.label_path, frame.instance_path]
     paths += [annotation_path(frame, ending) for ending in ("_polygons.json", "_color.png")]
-    paths += [sibling_path(frame, "camera", "_camera.json"), void_file(frame.label_path)]
+    paths += [camera_path(frame), void_file(frame.label_path)]
     if rgb:
-        paths.append(sibling_path(frame, "leftImg8bit", "_leftImg8bit.png"))
+        paths.append(picture_path(frame))
     return {path.name: path for path in paths if path}
 
 
@@ -283,10 +273,12 @@ def contents(image: EditedImage, frame: Frame, split: str, beside: bool) -> dict
         files[stem + LABEL_ENDING] = encode_png(image.label_ids) if as_read else frame.label_path
         files[stem + INSTANCE_ENDING] = encode_png(image.instance_ids) if as_read else frame.instance_path
     files[f"inserted/{split}/{city}/{name}_inserted.png"] = encode_png(image.inserted)
-    if camera := sibling_path(frame, "camera", "_camera.json"):
+    if camera := camera_path(frame):
         files[f"camera/{split}/{city}/{name}_camera.json"] = camera
     if image.rgb is not None:
-        painted = encode_png(image.rgb) if image.new_ids else None
-        picture = painted or sibling_path(frame, "leftImg8bit", "_leftImg8bit.png")
+        source = None if image.new_ids else picture_path(frame)
+        picture = read_bytes(source) if source else b""
+        if not is_plain_png(picture):
+            picture = encode_png(image.rgb)
         files[f"leftImg8bit/{split}/{city}/{name}_leftImg8bit.png"] = picture
     return files

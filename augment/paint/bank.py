@@ -21,7 +21,8 @@ from scipy import ndimage
 
 from augment.compose import IN_FRONT, POLE_LIKE
 from augment.paint.blend import ring_of, ring_statistics
-from data.cityscapes import Frame, list_frames, picture_path
+from data.cityscapes import Frame, fitting, list_frames, picture_path
+from data.images import read_image, read_instance_map
 from data.labels import FIRST_SINGLE_ID
 from support.errors import InputError, warn
 from support.files import replacing, stamp
@@ -135,7 +136,7 @@ def build_bank(
     """
     limits, cache_file = limits or Limits(), Path(cache_file)
     found = [(frame, picture_path(frame)) for frame in list_frames(db_root, split, skip_incomplete=True)]
-    frames = [(frame, path) for frame, path in found if path.is_file()]
+    frames = [(frame, path) for frame, path in found if path]
     if not frames:
         raise InputError(
             f"{db_root}: has no pictures in leftImg8bit/{split}; unpack leftImg8bit_trainvaltest.zip there,"
@@ -192,10 +193,10 @@ def _state(frames: list[tuple[Frame, Path]], split: str, limits: Limits) -> str:
 def _choose(frames: list[tuple[Frame, Path]], map_function: Callable, limits: Limits) -> list[_Found]:
     """The instances to keep: of each class and size (factor 2 in area) the freest, in turn."""
     shelves: dict[tuple[int, int], list[_Found]] = {}
-    items = [(number, str(frame.instance_path)) for number, (frame, _) in enumerate(frames)]
+    items = [(number, frame.instance_path) for number, (frame, _) in enumerate(frames)]
     for found in map_function(_measure, items):
         if isinstance(found, str):
-            warn(f"{found}: not a 16-bit instance map; left out of the bank")
+            warn(f"{found}; left out of the bank")
             continue
         for one in found:
             shelves.setdefault((one.instance_id // 1000, one.area.bit_length()), []).append(one)
@@ -212,12 +213,13 @@ def _choose(frames: list[tuple[Frame, Path]], map_function: Callable, limits: Li
     return chosen
 
 
-def _measure(item: tuple[int, str]) -> list[_Found] | str:
-    """The instances of a frame, by rising id; the file's path if it can't be read."""
+def _measure(item: tuple[int, Path]) -> list[_Found] | str:
+    """The instances of a frame, by rising id; what is wrong with its map instead."""
     number, path = item
-    ids = cv2.imread(path, cv2.IMREAD_UNCHANGED)
-    if ids is None or ids.dtype != np.uint16 or ids.ndim != 2:
-        return path
+    try:
+        ids = read_instance_map(path)
+    except InputError as error:
+        return str(error)
     height, width = ids.shape
     values = np.flatnonzero(np.bincount(ids.ravel(), minlength=FIRST_SINGLE_ID))
     lookup = np.zeros(values[-1] + 1, np.int32)
@@ -252,28 +254,30 @@ def _measure(item: tuple[int, str]) -> list[_Found] | str:
 
 
 def _cut(
-    item: tuple[str, str, list[_Found]], longest: int
+    item: tuple[Path, Path, list[_Found]], longest: int
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]] | str:
-    """JPEG bytes, mask PNG bytes and ring of some instances of a frame; a bad picture's path instead."""
-    picture_path, instance_path, wanted = item
-    bgr, ids = cv2.imread(picture_path, cv2.IMREAD_COLOR), cv2.imread(instance_path, cv2.IMREAD_UNCHANGED)
-    if bgr is None or ids is None or bgr.shape[:2] != ids.shape:
-        return picture_path
+    """JPEG bytes, mask PNG bytes and ring of some instances of a frame; what is wrong with it instead."""
+    path, instance_path, wanted = item
+    try:
+        ids = read_instance_map(instance_path)
+        rgb = fitting(path, read_image(path), ids.shape)
+    except InputError as error:
+        return str(error)
     cuts = []
     for one in wanted:
         x0, y0, x1, y1 = one.box
         margin = max(x1 - x0, y1 - y0) // 4 + 4
         window = np.s_[max(y0 - margin, 0) : y1 + margin, max(x0 - margin, 0) : x1 + margin]
         mask = ids[window] == one.instance_id
-        ring = ring_statistics(cv2.cvtColor(bgr[window], cv2.COLOR_BGR2RGB), ring_of(mask))
+        ring = ring_statistics(rgb[window], ring_of(mask))
         ring = np.zeros((2, 3)) if ring is None else ring
-        picture, mask = bgr[y0:y1, x0:x1], np.uint8(ids[y0:y1, x0:x1] == one.instance_id) * 255
+        picture, mask = rgb[y0:y1, x0:x1], np.uint8(ids[y0:y1, x0:x1] == one.instance_id) * 255
         scale = longest / max(mask.shape)
         if scale < 1:
             size = tuple(max(1, round(side * scale)) for side in reversed(mask.shape))
             picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
             mask = np.uint8(cv2.resize(mask, size, interpolation=cv2.INTER_AREA) >= 128) * 255
-        jpeg = cv2.imencode(".jpg", picture, _JPEG)[1]
+        jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), _JPEG)[1]
         cuts.append((jpeg, cv2.imencode(".png", mask)[1], np.float32(ring)))
     return cuts
 
@@ -291,13 +295,13 @@ def _write(
     for one in chosen:
         by_frame.setdefault(one.frame, []).append(one)
     numbers = sorted(by_frame)
-    items = [(str(frames[n][1]), str(frames[n][0].instance_path), by_frame[n]) for n in numbers]
+    items = [(frames[n][1], frames[n][0].instance_path, by_frame[n]) for n in numbers]
     kept: list[tuple] = []
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         cuts_of_frames = map_function(partial(_cut, longest=limits.longest), items)
         for number, cuts in zip(numbers, cuts_of_frames, strict=True):
             if isinstance(cuts, str):
-                warn(f"{cuts}: no picture of its instance map's size; left out of the bank")
+                warn(f"{cuts}; left out of the bank")
                 continue
             for one, (jpeg, mask, ring) in zip(by_frame[number], cuts, strict=True):
                 _add(archive, f"jpeg{len(kept)}", jpeg)

@@ -25,8 +25,8 @@ def load_prompts(path: str | Path | None = None) -> Prompts:
     """The table of a YAML file, or the published one. Raises InputError, naming the file, if it is bad."""
     path = Path(path or DEFAULT_PATH)
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: no readable table of prompts ({reason}); see {DEFAULT_PATH}") from None
     try:

@@ -31,8 +31,7 @@ from support.processes import Pool
 from support.progress import progress_bar
 
 STREETS = "work/streets"
-_MAPS = (".png", "_instanceIds.png")
-_SOURCES = {"select": _MAPS, "generate": (), "integrate": (*_MAPS, "_polygons.json")}
+_TRUTH = {"select": ("_instanceIds.png",), "integrate": ("_instanceIds.png", "_polygons.json")}
 
 
 # ---- settings -----------------------------------------------------------------------------------
@@ -169,8 +168,8 @@ class Run:
 
     def item(self, stage: str, source: Source) -> Item:
         """A frame as a stage sees it."""
-        paths = [source.path(ending) for ending in _SOURCES[stage]]
-        paths += [self.root / VOID_FILE] if paths else []
+        truth = [source.path(ending) for ending in _TRUTH.get(stage, ())]
+        paths = [source.picture, *truth, self.root / VOID_FILE] if truth else []
         return Item(source.key, {path.name: path for path in paths})
 
     def to_do(self, stage: str, source: Source, *, again: bool = True) -> list:

@@ -11,6 +11,7 @@ from scipy.ndimage import find_objects
 from augment.options import SynthOptions
 from augment.repaint.manifest import frame_key
 from data.cityscapes import all_frames, truth_kind
+from data.images import find_image
 from data.writer import FrameName, frame_path
 from support.errors import InputError
 from support.seeds import seed_of
@@ -39,9 +40,14 @@ class Source:
         return truth_kind(self.root, self.split)
 
     def path(self, ending: str) -> Path:
-        """A file of the frame by the end of its name: "_instanceIds.png"; ".png" for the picture."""
-        kind = self.truth if ending.startswith("_") else "leftImg8bit"
-        return frame_path(self.root, kind, self.split, self.name, ending)
+        """A file of the frame's annotation by the end of its name: "_instanceIds.png"."""
+        return frame_path(self.root, self.truth, self.split, self.name, ending)
+
+    @property
+    def picture(self) -> Path:
+        """The frame's picture, of whatever kind; a PNG if there is none."""
+        path = frame_path(self.root, "leftImg8bit", self.split, self.name, ".png")
+        return find_image(path) or path
 
     def synthetic_name(self, number: int) -> FrameName:
         """Name of synthetic frame `number` (0, 1, ...) of this frame. It does not depend on other frames."""

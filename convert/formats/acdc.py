@@ -24,12 +24,11 @@ from convert.source import (
     existing_folder,
     keys_of,
     path_below,
-    read_json,
     read_map,
     segments_of_keys,
 )
 from support.errors import InputError
-from support.files import listed
+from support.files import listed, read_json
 
 _LABELS, _INSTANCES, _PANOPTIC = "_gt_labelIds.png", "_gt_instanceIds.png", "_gt_panoptic.png"
 _NAME = re.compile(r"G(?:OPR|P)(\d{4,6})_frame_(\d{6})")

@@ -11,7 +11,7 @@ import numpy as np
 
 from convert.mapping import numbered_names
 from convert.source import Category, DataSet, Item, Segments, check_known, existing_folder, values_in
-from data.cityscapes import read_png
+from data.images import read_png
 from support.errors import InputError
 from support.files import listed
 
@@ -43,7 +43,9 @@ def find(root: Path) -> DataSet:
 
 def read(item: Item, categories: dict[int, Category]) -> Segments:
     """See `convert.formats`."""
-    mask = read_png(item.annotations[0], ("RGBA",), "a panoptic bitmask has four channels").astype(np.int64)
+    mask = read_png(item.annotations[0], ("8-bit RGBA",), "a panoptic bitmask has four channels").astype(
+        np.int64
+    )
     keys = mask @ np.array([1 << 24, 1 << 16, 1 << 8, 1])
     of_key = {}
     for key in values_in(keys):

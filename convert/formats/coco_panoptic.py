@@ -18,12 +18,11 @@ from convert.source import (
     colour_keys,
     existing_folder,
     path_below,
-    read_json,
     values_in,
 )
 from data.cityscapes import name_some
 from support.errors import InputError, warn
-from support.files import listed
+from support.files import listed, read_json
 
 _PREFIX = "panoptic_"
 _WHAT = "COCO panoptic annotation"

@@ -45,8 +45,6 @@ def find(root: Path) -> DataSet:
         if not drive.isdigit():
             raise InputError(f"{path.parent}: the folders of IDD's drives are numbers")
         picture = root / "leftImg8bit" / split / drive / f"{name}_leftImg8bit.png"
-        if not picture.is_file():
-            picture = picture.with_suffix(".jpg")
         maps = (path, path.with_name(name + _INSTANCES))
         items.append(Item(split, f"idd{split}", (int(drive), count[split, drive]), picture, maps))
         count[split, drive] += 1

@@ -21,7 +21,7 @@ from convert.source import (
     segments_of_keys,
 )
 from support.errors import InputError
-from support.files import listed
+from support.files import listed, read_text
 
 _THINGS = (
     "building",
@@ -75,7 +75,7 @@ def find(root: Path) -> DataSet:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.is_file() else []
+    return read_text(path).splitlines() if path.is_file() else []
 
 
 def read(item: Item, categories: dict[int, Category]) -> Segments:

@@ -15,12 +15,11 @@ from convert.source import (
     Segments,
     check_known,
     existing_folder,
-    read_json,
     read_map,
     values_in,
 )
 from support.errors import InputError
-from support.files import listed
+from support.files import listed, read_json
 
 _SPLITS = {"training": "train", "validation": "val"}
 _VERSIONS = {"config_v2.0.json": "v2.0", "config_v1.2.json": "v1.2", "config.json": "."}

@@ -31,14 +31,19 @@ def main() -> int:
 
 def all_stages(run: Run, flags: argparse.Namespace, begin: float) -> int:
     """Do all stages and print the counts; the exit status. begin: of the program, monotonic seconds."""
-    options, left_out = run.options, 0
+    options, stages, left_out = run.options, STAGES, 0
     painters = generate_workers(flags, run)
     with run.pool(flags.num_workers) as pool, run.pool(painters) as paint_pool:
         for stage in () if flags.merge else STAGES:
             run.stage(stage, paint_pool if stage == "generate" and painters != flags.num_workers else pool)
-        with run.merging(STAGES) as merged:
+            if stage == "select" and run.tree.shard.count == 1 and not run.counts(stage, run.scope)["ok"]:
+                stages = (stage,)  # the others have no input
+                break
+        with run.merging(stages) as merged:
             if not merged:
                 return int(run.tree.shard.count == 1)
+            if stages != STAGES:
+                return finish(run, stages)
             splits = [split for split in options.raw_splits.split(",") if split]
             raw = add_raw(run.root, run.out, splits, options.raw)
             if options.train_ids:

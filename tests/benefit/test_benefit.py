@@ -17,9 +17,9 @@ from benefit.pasting import donors_of, paste_tree
 from benefit.report import difference, rows_of, write_report
 from benefit.sharing import work_off
 from benefit.tasks import Case, segmenter_of, tasks_of
-from data.cityscapes import list_frames, read_maps
+from data.cityscapes import list_frames, read_maps, read_picture
 from scripts import benefit as program
-from segment.samples import read_picture, read_sample
+from segment.samples import read_sample
 from streets.scenes import write_streets
 from support.checkpoints import find_checkpoint, load_checkpoint
 from tests.programs import run_here
@@ -106,9 +106,12 @@ def test_whole_repainted_frames_show_the_raw_annotation_and_new_pixels_only_in_o
     (tree,) = trees_of(tmp_path / "out")
     frames = list_frames(tree, "train")
     assert len(frames) == found["frames"] >= 2
-    raws = [(read_maps(frame), read_picture(frame)) for frame in list_frames(tmp_path / "tree", "train")]
+    shape = (128, 256)
+    raws = [
+        (read_maps(frame), read_picture(frame, shape)) for frame in list_frames(tmp_path / "tree", "train")
+    ]
     for frame in frames:
-        (labels, ids), picture = read_maps(frame), read_picture(frame)
+        (labels, ids), picture = read_maps(frame), read_picture(frame, shape)
         ((_, raw),) = [one for one in raws if all(map(np.array_equal, one[0], (labels, ids)))]
         changed = np.unique(ids[(picture != raw).any(2)])
         assert len(changed) == 1 and changed[0] >= 24000

@@ -11,11 +11,13 @@ from cityscapesscripts.helpers.labels import name2label
 from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from cityscapesscripts.preparation.json2labelImg import createLabelImage
 from kitti360scripts.evaluation.semantic_2d.instances2dict import instances2dict
+from PIL import Image
 from torchvision.datasets import Cityscapes
 
 from convert.formats import FORMATS
 from convert.mapping import mapping_of
 from convert.polygons import polygons_of
+from data.images import is_plain_png
 from data.writer import topmost
 from scripts import convert
 from scripts.synth import validate
@@ -120,6 +122,22 @@ def test_manifest_and_report_tell_what_became_of_what(converted):
     assert (people["fate"], people["segments"], people["single"]) == ("mapped", 9, 9)
     assert people["pixels"] == 3 * sum(s.mask.sum() for s in miniatures.scene() if s.label == "person")
     assert all(name in done.stdout for name in rows)
+
+
+def test_what_a_picture_holds_decides_and_no_note_on_orientation_is_passed_on(tmp_path):
+    source, out = tmp_path / "source", tmp_path / "out"
+    miniatures.coco_panoptic(source)
+    folder, picture, note = source / "train2017", Image.fromarray(miniatures.picture()), Image.Exif()
+    note[0x0112] = 3
+    picture.save(folder / "000000000009.jpg", "PNG", exif=note)
+    (folder / "000000000025.jpg").rename(folder / "000000000025.JPG")
+    picture.save(source / "val2017/000000000139.jpg", "WEBP")
+    done = run("coco_panoptic", source, out, "--link")
+    assert done.returncode == 1 and "000000000139.jpg: a WebP, but a picture is a PNG or JPEG" in done.stderr
+    made = sorted(out.glob("leftImg8bit/*/*/*"))
+    assert len(made) == 2 and not any(path.is_symlink() for path in made)
+    assert all(is_plain_png(path.read_bytes()) for path in made)
+    assert np.array_equal(cv2.imread(str(made[0]))[..., ::-1], miniatures.picture())
 
 
 def test_names_say_where_a_frame_comes_from(tmp_path):
@@ -353,7 +371,7 @@ def test_a_bad_item_fails_alone_and_the_same_command_goes_on(tmp_path):
             "but its annotation 40x64",
         ),
         (lambda root: _edit(next(root.glob("labels/pan_seg/bitmasks/val/*")), _grey), "four channels"),
-        (lambda root: _cut(next(root.glob("images/10k/val/*"))), "no whole JPEG"),
+        (lambda root: _cut(next(root.glob("images/10k/val/*"))), "truncated or damaged"),
     ),
 )
 def test_what_can_be_wrong_with_an_item_is_named(damage, says, tmp_path):

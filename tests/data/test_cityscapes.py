@@ -277,8 +277,8 @@ def test_other_files_are_no_png(tree):
 @pytest.mark.parametrize(
     ("which", "change", "words"),
     [
-        (0, lambda a: np.stack([a] * 3, -1), "colour (RGB)"),
-        (0, lambda a: np.stack([a] * 4, -1), "colour (RGBA)"),
+        (0, lambda a: np.stack([a] * 3, -1), "8-bit RGB picture"),
+        (0, lambda a: np.stack([a] * 4, -1), "8-bit RGBA picture"),
         (0, lambda a: a.astype(np.uint16), "16-bit grey picture"),
         (1, lambda a: (a % 256).astype(np.uint8), "8-bit grey picture"),
         (0, lambda a: a[:64], "256x64"),

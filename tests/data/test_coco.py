@@ -79,10 +79,10 @@ def test_the_order_of_processing_does_not_matter_and_bad_maps_are_named(town, tm
     write_town(tmp_path, 1)
     (frame,) = list_frames(tmp_path, "train")
     frame.instance_path.write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"instanceIds\.png: not a 16-bit instance map"):
+    with pytest.raises(InputError, match=r"instanceIds\.png: truncated or damaged"):
         write_coco(tmp_path, "train", [frame], {})
     left_out = []
     path = write_coco(tmp_path, "train", [frame, frames[1]], {}, left_out=left_out)
-    assert len(left_out) == 1 and "instanceIds.png: not a 16-bit" in left_out[0]
+    assert len(left_out) == 1 and "instanceIds.png: truncated or damaged" in left_out[0]
     (image,) = json.loads(path.read_text())["images"]
     assert image["id"] == 1 and frames[1].name in image["file_name"]

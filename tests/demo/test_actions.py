@@ -206,14 +206,15 @@ def test_a_scene_of_ones_own(studio, tmp_path):
         (("labels", None, None), "Two maps are needed"),
         (("instances", "labels", None), "a label map is an 8-bit grey PNG"),
         (("labels", "small", None), "has 256x128 pixels, but its instance map 20x10"),
-        (("labels", "instances", "junk"), "no picture that can be read"),
-        (("labels", "instances", "small"), f"wanted is one of the maps' size, {WIDTH}x{HEIGHT}"),
+        (("labels", "instances", "junk"), "junk.png: truncated or damaged"),
+        (("labels", "instances", "tiny"), f"but its maps {WIDTH}x{HEIGHT}"),
     ),
 )
 def test_a_wrong_upload_gets_a_sentence(studio, tmp_path, names, words):
     frame = studio.frames[0]
     (tmp_path / "junk.png").write_bytes(b"\x89PNG no picture")
     write_png(tmp_path / "small.png", np.zeros((10, 20), np.uint16))
+    write_png(tmp_path / "tiny.png", np.zeros((10, 20), np.uint8))
     paths = {"labels": frame.label_path, "instances": frame.instance_path}
     given = [name and str(paths.get(name, tmp_path / f"{name}.png")) for name in names]
     with pytest.raises(InputError) as error:

@@ -19,9 +19,8 @@ from torchvision.ops import masks_to_boxes
 from torchvision.transforms import v2
 
 from augment.insert.gates import Gates
-from augment.insert.scene import read_picture
 from data.camera import Camera
-from data.cityscapes import list_frames, read_maps
+from data.cityscapes import list_frames, read_maps, read_picture
 from insertion import InsertInstances, make_bank, thing_masks
 from insertion.transform import draw_name
 from support.errors import InputError

@@ -10,9 +10,10 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools import mask as rle
 
-from data.writer import FrameName, rasterise, write_frame
+from data.writer import FrameName, frame_path, rasterise, write_frame
 from distributed import Ranks
 from scripts import segment as program
 from segment.evaluation import Predicted, cityscapes_figures, coco_figures
@@ -34,7 +35,7 @@ from streets.scenes import write_streets
 from support.checkpoints import list_checkpoints, load_checkpoint
 from tests.programs import run_here
 from tests.test_main import assert_same, stats
-from tests.town import box, write_town
+from tests.town import box, town_objects, write_town
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -303,6 +304,27 @@ def test_a_mistake_is_one_line_and_status_2(streets, tmp_path, change, said):
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert said in line
+
+
+@pytest.mark.parametrize("which", ("data", "val"))
+@pytest.mark.parametrize(
+    ("objects", "size", "said"),
+    (
+        ([box("road", 0, 0, 255, 127), box("cargroup", 9, 9, 90, 90)], (256, 128), "no single instance of"),
+        (town_objects(0), (200, 128), "200x128 pixels, but its maps 256x128"),
+        (town_objects(0), (128, 256), "128x256 pixels, but its maps 256x128"),
+    ),
+)
+def test_what_nothing_can_be_learnt_from_is_one_line(streets, tmp_path, which, objects, size, said):
+    tree, name = tmp_path / "tree", FrameName("town", 0, 19)
+    maps = rasterise(objects, 256, 128)
+    write_frame(tree, "train", name, np.zeros((128, 256, 3), np.uint8), objects, *maps)
+    Image.new("RGB", size).save(path := frame_path(tree, "leftImg8bit", "train", name, ".png"))
+    more = {which: tree, "size": "64x32", "val_split": "train"}
+    done = run_here(program.main, *flags(streets, tmp_path / "run", **more))
+    named = f"--{which} {tree}: split train" if "instance" in said else str(path)
+    assert done.returncode == 2 and f"error: {named}" in done.stderr and said in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_weights_of_other_classes_or_another_arch_are_refused(streets, tmp_path):

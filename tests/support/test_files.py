@@ -1,5 +1,6 @@
 """Files that are never half-written, and folders that one process at a time works in."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -9,7 +10,7 @@ import pytest
 from filelock import FileLock
 
 from support.errors import InputError
-from support.files import LOCK, alone_in, has_parts, is_empty
+from support.files import LOCK, alone_in, has_parts, is_empty, read_json, read_text
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
@@ -54,3 +55,44 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         pass
     with pytest.raises(InputError, match="out: can't be written"), alone_in(tmp_path / "file" / "out"):
         pass
+
+
+# ---- text in any locale -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    (
+        ('{"who": "Müller 标注员"}'.encode(), None),
+        ('\ufeff{"who": "Müller 标注员"}'.encode(), None),
+        ('{"who": "Müller"}'.encode("latin-1"), "is no UTF-8 (invalid start byte at byte 10)"),
+        (b"[1]", "is no table: it holds no JSON object"),
+        (b"{", "can't be read as table"),
+        (None, "can't be read (No such file or directory)"),
+    ),
+)
+def test_json_is_utf8_with_or_without_a_mark(tmp_path, content, words):
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_bytes(content)
+    if words is None:
+        assert read_json(path, "table") == {"who": "Müller 标注员"} and read_text(path).startswith("{")
+        return
+    with pytest.raises(InputError) as error:
+        read_json(path, "table")
+    assert str(error.value).startswith(f"{path}: ") and words in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ("ascii", "latin-1", "gbk", "utf-8"))
+def test_a_program_prints_whatever_there_is_in_any_locale(encoding):
+    code = (
+        "from support.errors import InputError, run_program\n"
+        "def main():\n"
+        "    print('Stra\\udcdfe \\u2191 \\u00b1 0.5')\n"
+        "    raise InputError('Stra\\udcdfe')\n"
+        "run_program(main)"
+    )
+    line, environment = [sys.executable, "-c", code], os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, env=environment)
+    assert done.returncode == 2 and done.stderr.strip() == rb"error: Stra\udcdfe"
+    assert done.stdout.startswith(rb"Stra\udcdfe ") and done.stdout.strip().endswith(b"0.5")

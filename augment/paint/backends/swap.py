@@ -8,6 +8,7 @@ of it, its own texture is continued.
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ class Swap:
     @staticmethod
     def prepare(settings: Settings, db_root: Path, split: str, map_function: Callable) -> Bank:
         """The bank, made first if it is missing or the data have changed."""
-        key = hashlib.blake2b(str(db_root.resolve()).encode(), digest_size=4).hexdigest()
+        key = hashlib.blake2b(os.fsencode(db_root.resolve()), digest_size=4).hexdigest()
         path = Path(settings.bank or f"cache/swap-{split}-{key}.npz")
         return build_bank(db_root, split, path, map_function, Limits(settings.per_class, settings.longest))
 

@@ -17,12 +17,12 @@ from torchvision.datasets import Cityscapes
 import augment.paint.painter
 from augment.insert.contact_sheet import GAP, HEAD_HEIGHT
 from augment.insert.gates import Gates
-from augment.insert.scene import read_image, read_picture
+from augment.insert.scene import read_image
 from augment.options import SynthOptions
 from augment.paint.backends import make_backend
 from augment.paint.blend import to_lab
 from augment.paint.painter import Painter, Rendering
-from data.cityscapes import list_frames, read_maps
+from data.cityscapes import list_frames, read_maps, read_picture
 from data.geometry import Patch, is_thing
 from data.writer import FrameName, LabelledPolygon, rasterise, write_frame
 from tests.augment.insert.inserting import content, lines, records, run

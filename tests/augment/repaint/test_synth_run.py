@@ -401,6 +401,17 @@ def test_labels_of_another_data_set_fail_their_frame_with_the_conversion_it_need
         assert "convert both maps first: labelIds to 0..33" in reason and "id * 1000 + k" in reason
 
 
+def test_what_is_wrong_with_all_frames_is_said_at_once(source, tmp_path, monkeypatch, capsys):
+    root = tmp_path / "source"
+    shutil.copytree(source, root)
+    for path in root.glob("leftImg8bit/train/*/[!.]*.png"):
+        cv2.imwrite(str(path), picture(path).astype(np.uint16) * 257)
+    assert call(monkeypatch, run, "--db_root", root, "--out", tmp_path / "out", *PLAIN) == 1
+    told = capsys.readouterr().out
+    assert "0 ok, 0 skipped, 4 failed" in told and told.count("16-bit RGB picture; save it with 8 bits") == 4
+    assert "scripts.synth" not in told and "generate" not in told
+
+
 def test_what_nothing_fits_is_skipped_with_a_reason(source, tmp_path, monkeypatch):
     root, out = tmp_path / "source", tmp_path / "out"
     for kind in ("leftImg8bit", "gtFine"):

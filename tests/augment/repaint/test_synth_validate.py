@@ -122,7 +122,7 @@ def test_damaged_files_and_wrong_kinds_of_image_are_named(tree):
         ("damaged", PICTURE),
         ("damaged", f"{CROP}_polygons.json"),
     ]
-    assert found[0].text == "must be 16-bit grey, but has 1 channels of uint8"
+    assert found[0].text == "must be 16-bit grey, but is 8-bit grey"
 
 
 def test_sizes_that_differ_are_named(tree):

@@ -1,0 +1,235 @@
+"""Pictures and maps in files: their bytes first, then what these say they are, whatever the file is called.
+
+Libraries get bytes and never a path: not all take every path, and suffixes may be wrong. By themselves they
+obey notes on orientation, of which maps know nothing, and bring other pixels to 8 bits without a word.
+"""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from support.errors import InputError
+from support.files import read_bytes
+
+MOST_PIXELS = 2**27  # in one image; no camera comes near, and beyond some libraries refuse
+# A tree's own suffix first; pictures with those from .webp on are found, and refused by name.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_OTHERS = {
+    _JPEG: "a JPEG",
+    b"GIF8": "a GIF",
+    b"BM": "a BMP",
+    b"RIFF": "a WebP",
+    b"II*\0": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"version https://git-lfs": "what Git LFS leaves in place of a file",
+}
+_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}  # PNG's numbers
+# Decoded by OpenCV, the faster: how its order of colours becomes ours.
+_FAST = {
+    "8-bit grey": None,
+    "16-bit grey": None,
+    "8-bit RGB": cv2.COLOR_BGR2RGB,
+    "8-bit RGBA": cv2.COLOR_BGRA2RGBA,
+}
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_WANTED = "a picture is a PNG or JPEG"
+_TAKE = "take the official file of that name, or save it as one"
+_NOTES = (b"Raw profile type", b"XML:com.adobe.xmp")  # how texts begin that may hold an orientation
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error)  # what Pillow raises
+
+
+def find_image(path: Path) -> Path | None:
+    """`path`, or the file of that name with another suffix of a picture, in any case; None: neither."""
+    suffixes = SUFFIXES if path.suffix.lower() in SUFFIXES else ()
+    cases = (case(suffix) for suffix in suffixes for case in (str, str.upper, _capitalised))
+    candidates = (path, *(path.with_suffix(suffix) for suffix in cases))
+    return next((one for one in candidates if one.is_file()), None)
+
+
+def _capitalised(suffix: str) -> str:
+    return "." + suffix[1:].capitalize()
+
+
+# ---- pictures -----------------------------------------------------------------------------------
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The picture in a file, see `decode_image`."""
+    return decode_image(path, read_bytes(path))
+
+
+def decode_image(path: Path, content: bytes) -> np.ndarray:
+    """A picture (H,W,3) uint8 RGB, its pixels as they are stored: not turned, whatever notes there are.
+
+    A PNG or JPEG of 8 bits, in colour, grey, with a palette, or with an alpha channel that is opaque.
+    Raises InputError, naming `path`, for anything else and for a file that is not whole.
+    """
+    try:
+        if content.startswith(_JPEG):
+            with _opened(content, "JPEG") as image:
+                if image.mode not in ("L", "RGB"):
+                    raise InputError(f"{path}: a JPEG in {image.mode}; save it in RGB")
+                return np.array(image.convert("RGB"))
+        png = png_of(path, content, _WANTED)
+        if png.kind.startswith("16-bit"):
+            raise InputError(f"{path}: {png}; save it with 8 bits a channel")
+        if png.kind == "8-bit RGB" and not png.transparent:
+            return pixels_of(path, content, png)
+        with _opened(content, "PNG") as image:
+            if not png.transparent:
+                return np.array(image.convert("RGB"))
+            rgba = np.array(image.convert("RGBA"))
+    except Image.DecompressionBombError:
+        raise _too_large(path) from None
+    except _DAMAGE as error:
+        raise _damaged(path, error) from None
+    if (rgba[..., 3] < 255).any():
+        raise InputError(
+            f"{path}: {png} with transparent pixels, whose colour isn't certain; save it without transparency"
+        )
+    return np.ascontiguousarray(rgba[..., :3])
+
+
+def read_as_stored(path: Path) -> np.ndarray:
+    """A PNG or JPEG of any kind: (H,W) or (H,W,C) uint8 or uint16, colours first and in any order.
+
+    Raises InputError for what is neither, or not whole.
+    """
+    content = read_bytes(path)
+    if content.startswith(_JPEG):
+        return decode_image(path, content)
+    png_of(path, content, _WANTED)
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def is_plain_png(content: bytes) -> bool:
+    """Whether a file is an 8-bit RGB PNG without a note that would make other programs turn the picture."""
+    if not content.startswith(_PNG):
+        return False
+    png = _png(content)
+    return png.kind == "8-bit RGB" and not png.transparent and not png.noted
+
+
+# ---- maps ---------------------------------------------------------------------------------------
+
+
+def read_label_map(path: Path) -> np.ndarray:
+    """A label map (H,W) uint8. Raises InputError, naming the file, for anything else."""
+    return read_png(path, ("8-bit grey",), "a label map is an 8-bit grey PNG of label ids")
+
+
+def read_instance_map(path: Path) -> np.ndarray:
+    """An instance map (H,W) uint16. Raises InputError, naming the file, for anything else."""
+    return decode_instance_map(path, read_bytes(path))
+
+
+def decode_instance_map(path: Path, content: bytes) -> np.ndarray:
+    """The instance map (H,W) uint16 in a file's content. InputError, naming the file, for anything else."""
+    return decode_png(path, content, ("16-bit grey",), "an instance map is a 16-bit grey PNG")
+
+
+def read_png(path: Path, kinds: tuple[str, ...], wanted: str) -> np.ndarray:
+    """The pixels in a PNG file, see `decode_png`."""
+    return decode_png(path, read_bytes(path), kinds, wanted)
+
+
+def decode_png(path: Path, content: bytes, kinds: tuple[str, ...], wanted: str) -> np.ndarray:
+    """Pixels of a PNG, see `pixels_of`: (H,W) or (H,W,C) uint8 or uint16.
+
+    kinds: those that will do, such as "16-bit grey" (see `Png.kind`). Raises InputError, naming `path` and
+    quoting `wanted`, for others and for a file that is not whole.
+    """
+    png = png_of(path, content, wanted)
+    if png.kind not in kinds:
+        raise InputError(f"{path}: {png}, but {wanted}; {_TAKE}")
+    return pixels_of(path, content, png)
+
+
+# ---- what a file holds --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Png:
+    """What a whole PNG file says of its pixels."""
+
+    kind: str  # bits of a channel and the channels: "8-bit RGB", "16-bit grey", "8-bit palette"
+    width: int  # pixels
+    height: int
+    transparent: bool  # some pixels may be
+    noted: bool  # it has notes, which may be on its orientation
+
+    def __str__(self) -> str:
+        return f"{'an' if self.kind.startswith('8') else 'a'} {self.kind} picture"
+
+
+def png_of(path: Path, content: bytes, wanted: str) -> Png:
+    """What a PNG says of its pixels. InputError, naming `path`, for other files and what is not whole."""
+    for start, kind in _OTHERS.items():
+        if content.startswith(start):
+            raise InputError(f"{path}: {kind}, but {wanted}; {_TAKE}")
+    try:
+        png = _png(content)
+    except ValueError as error:
+        raise _damaged(path, error) from None
+    if png.width * png.height > MOST_PIXELS:
+        raise _too_large(path)
+    return png
+
+
+def _png(content: bytes) -> Png:
+    """Reads all chunks. Raises ValueError for a file that is not whole."""
+    if not content.startswith(_PNG):
+        raise ValueError("it does not begin as one of the kinds known")
+    place, header, transparent, noted, kind = len(_PNG), b"", False, False, b""
+    try:
+        while kind != b"IEND":
+            size, kind = struct.unpack_from(">I4s", content, place)
+            chunk = content[place + 8 : place + 8 + size]
+            (checksum,) = struct.unpack_from(">I", content, place + 8 + size)
+            if zlib.crc32(chunk, zlib.crc32(kind)) != checksum:
+                raise ValueError("a checksum is wrong")
+            header = chunk if kind == b"IHDR" else header
+            transparent |= kind == b"tRNS"
+            noted |= kind == b"eXIf" or (kind in _TEXTS and chunk.startswith(_NOTES))
+            place += 12 + size
+        width, height, bits, colour = struct.unpack_from(">IIBB", header)
+    except struct.error:
+        raise ValueError("its end is missing") from None
+    if colour not in _COLOURS or not width or not height:
+        raise ValueError("its header is wrong")
+    return Png(f"{bits}-bit {_COLOURS[colour]}", width, height, transparent or colour in (4, 6), noted)
+
+
+def pixels_of(path: Path, content: bytes, png: Png) -> np.ndarray:
+    """The pixels of a PNG as they are stored, of a palette its indices. InputError if they are damaged."""
+    try:
+        if png.kind not in _FAST or (png.transparent and not png.kind.endswith("RGBA")):
+            with _opened(content, "PNG") as image:
+                return np.array(image)
+        pixels, order = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED), _FAST[png.kind]
+        if pixels is None:
+            raise ValueError("its pixels can't be decoded")
+        return pixels if order is None else cv2.cvtColor(pixels, order)
+    except _DAMAGE as error:
+        raise _damaged(path, error) from None
+
+
+def _opened(content: bytes, kind: str) -> Image.Image:
+    return Image.open(io.BytesIO(content), formats=(kind,))
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    text = " ".join(str(error).split())
+    return InputError(f"{path}: truncated or damaged ({text}); copy it from the archive again")
+
+
+def _too_large(path: Path) -> InputError:
+    return InputError(f"{path}: too large, an image has at most {MOST_PIXELS} pixels; reduce it, or cut it")
