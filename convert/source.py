@@ -94,9 +94,9 @@ def read_map(path: Path, bits: int) -> np.ndarray:
 
 
 def colour_keys(path: Path) -> np.ndarray:
-    """The keys (H,W) int32 of a PNG in the COCO panoptic format, R + 256 G + 65536 B."""
-    colours = read_png(path, ("8-bit RGB",), "segment ids are colours (RGB, 8 bits)").astype(np.int32)
-    return colours @ np.array([1, 256, 65536], np.int32)
+    """The keys (H,W) int32 of a PNG in the COCO panoptic format, R + 256 G + 65536 B; alpha means nothing."""
+    colours = read_png(path, ("8-bit RGB", "8-bit RGBA"), "segment ids are colours (RGB, 8 bits)")
+    return colours[..., :3].astype(np.int32) @ np.array([1, 256, 65536], np.int32)
 
 
 def keys_of(labels: np.ndarray, instances: np.ndarray, first: int) -> np.ndarray:

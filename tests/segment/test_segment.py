@@ -163,6 +163,7 @@ def perfect(truth) -> list[Predicted]:
 def test_perfect_predictions_have_ap_1_by_both_programs_and_worse_ones_less(tmp_path):
     write_streets(tmp_path / "tree", 0, 3, (512, 256), seed=5)
     truths = [read_truth(frame, None) for frame in frames_of(str(tmp_path / "tree"), "val", "--val")]
+    truths[0] = replace(truths[0], frame=replace(truths[0].frame, name="a name with blanks"))
     predictions = [perfect(truth) for truth in truths]
     coco = coco_figures(truths, predictions)
     official = cityscapes_figures(truths, predictions, tmp_path / "files")
