@@ -130,6 +130,10 @@ def _maps_of(db_root: str | Path, split: str) -> tuple[Path, dict[str, Path], di
 def _by_name(folder: Path, suffix: str) -> dict[str, Path]:
     paths = {}
     for path in listed(folder, f"*/*{suffix}"):
+        if any("\ud800" <= letter <= "\udfff" for letter in path.name):  # bytes that mean no letter
+            raise InputError(
+                f"{path}: its name is no text in the system's encoding; rename the frame's files"
+            )
         other = paths.setdefault(path.name.removesuffix(suffix), path)
         if other is not path:
             raise InputError(f"{path}: the same name as {other}; rename one, names must be unique in a split")

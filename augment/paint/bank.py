@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from augment.compose import IN_FRONT, POLE_LIKE
 from augment.paint.blend import ring_of, ring_statistics
-from data.cityscapes import Frame, fitting, list_frames, picture_path
+from data.cityscapes import Frame, fitting, list_frames, name_some, picture_path
 from data.images import read_image, read_instance_map
 from data.labels import FIRST_SINGLE_ID
 from support.errors import InputError, warn
@@ -194,12 +194,14 @@ def _choose(frames: list[tuple[Frame, Path]], map_function: Callable, limits: Li
     """The instances to keep: of each class and size (factor 2 in area) the freest, in turn."""
     shelves: dict[tuple[int, int], list[_Found]] = {}
     items = [(number, frame.instance_path) for number, (frame, _) in enumerate(frames)]
+    left_out = []
     for found in map_function(_measure, items):
         if isinstance(found, str):
-            warn(f"{found}; left out of the bank")
+            left_out.append(found)
             continue
         for one in found:
             shelves.setdefault((one.instance_id // 1000, one.area.bit_length()), []).append(one)
+    _tell(left_out, bool(shelves))
     chosen = []
     for label_id in sorted({label_id for label_id, _ in shelves}):
         ranked = [
@@ -297,21 +299,29 @@ def _write(
     numbers = sorted(by_frame)
     items = [(frames[n][1], frames[n][0].instance_path, by_frame[n]) for n in numbers]
     kept: list[tuple] = []
+    left_out: list[str] = []
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         cuts_of_frames = map_function(partial(_cut, longest=limits.longest), items)
         for number, cuts in zip(numbers, cuts_of_frames, strict=True):
             if isinstance(cuts, str):
-                warn(f"{cuts}; left out of the bank")
+                left_out.append(cuts)
                 continue
             for one, (jpeg, mask, ring) in zip(by_frame[number], cuts, strict=True):
                 _add(archive, f"jpeg{len(kept)}", jpeg)
                 _add(archive, f"mask{len(kept)}", mask)
                 kept.append(_row(frames[number][0].name, one, cv2.imdecode(mask, 0), ring))
-        if not kept:
-            raise InputError(f"{path}: none of the pictures could be read; copy them again")
+        _tell(left_out, bool(kept))
         for name, column in zip(Table.__dataclass_fields__, zip(*kept, strict=True), strict=True):
             _add(archive, name, np.array(column))
         _add(archive, "stamp", np.array(stamp))
+
+
+def _tell(left_out: list[str], found: bool) -> None:
+    """Say which frames can't be used. Raises InputError if that leaves nothing."""
+    if left_out and not found:
+        raise InputError(f"no instances to show: {name_some(left_out)}")
+    if left_out:
+        warn(f"left out of the bank: {name_some(left_out)}")
 
 
 def _row(name: str, one: _Found, mask: np.ndarray, ring: np.ndarray) -> tuple:

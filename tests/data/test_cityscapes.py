@@ -262,6 +262,12 @@ def test_truncation_is_noticed_at_every_length(tmp_path, which):
         assert path.name in refusal(read_maps, frame)
 
 
+def test_a_frame_whose_name_is_no_utf8_is_named(tree):
+    for path in frame_paths(tree, 0):
+        path.rename(path.with_name(os.fsdecode(b"Stra\xdfe") + path.name))
+    assert "its name is no text in the system's encoding; rename" in refusal(list_frames, tree, "train")
+
+
 def test_other_files_are_no_png(tree):
     label_path, instance_path = frame_paths(tree, 0)
     shutil.copy(label_path, tree / "kept.png")

@@ -298,7 +298,18 @@ def test_a_bad_frame_is_left_out_with_a_warning(tree, tmp_path, capsys):
     bank = build_bank(root, "train", tmp_path / "bank.npz")
     assert set(bank.table.frame) == {str(name) for name in TRAIN[2:]}
     said = capsys.readouterr().err
-    assert str(TRAIN[0]) in said and str(TRAIN[1]) in said
+    assert str(TRAIN[0]) in said and str(TRAIN[1]) in said and len(said.splitlines()) == 2
+
+
+@pytest.mark.parametrize(("kind", "ending"), (("leftImg8bit", ".png"), ("gtFine", "_instanceIds.png")))
+def test_what_is_wrong_with_all_frames_is_one_line(tree, tmp_path, kind, ending):
+    root = tmp_path / "tree"
+    shutil.copytree(tree, root)
+    for name in TRAIN:
+        frame_path(root, kind, "train", name, ending).write_bytes(b"GIF89a")
+    with pytest.raises(InputError, match=f"no instances to show: .*{TRAIN[0]}.*: a GIF, but"):
+        build_bank(root, "train", tmp_path / "bank.npz")
+    assert not (tmp_path / "bank.npz").exists()
 
 
 def test_a_split_without_pictures_is_one_line(tree, tmp_path):
