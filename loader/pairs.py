@@ -7,15 +7,15 @@ processes and ranks, and after a resume. Integers travel; one-hot planes are mad
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from data.cityscapes import theta_of_box
 from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
+from loader.ahead import made_ahead
 from loader.cache import FrameMaps, WorkingMaps
 from loader.erasing import erase_some, zoom_in
 from options import Options
@@ -25,8 +25,6 @@ from support.errors import InputError
 REAL_ORDER, COND_ORDER, DRAWS, STEP_NOISE, GRID_NOISE, PLACE_ORDER, ERASING = 1, 2, 3, 4, 5, 6, 7
 
 PLACES = 8  # at most so many places are learnt from in one map
-
-PREFETCHED_BATCHES = 4  # for each loader process
 
 
 class _Tensors:
@@ -50,8 +48,18 @@ class _Tensors:
         return [self.apply(lambda tensor, index=index: tensor.chunk(count)[index]) for index in range(count)]
 
     def pin_memory(self):
-        """A copy in page-locked memory; DataLoader calls it."""
+        """A copy in page-locked memory."""
         return self.apply(lambda tensor: tensor.pin_memory())
+
+    def __reduce__(self):
+        """Pickled as arrays: a tensor of its own would take ten times as long, or shared memory."""
+        values = (getattr(self, item.name) for item in fields(self))
+        arrays = [value.numpy() if isinstance(value, Tensor) else value for value in values]
+        return _of_arrays, (type(self), arrays)
+
+
+def _of_arrays(kind: type[_Tensors], values: list) -> _Tensors:
+    return kind(*(torch.from_numpy(value) if isinstance(value, np.ndarray) else value for value in values))
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class Batch(_Tensors):
     places: Places | None = None  # with option where = distribution
 
 
-class TrainingPairs(Dataset):
+class TrainingPairs:
     """Pairs (x+, x) by global sample position; each item is a Batch of one.
 
     x+ walks the n images that hold a usable instance of the target class, in a new order each n samples; x
@@ -217,29 +225,18 @@ def first_scenes(maps: WorkingMaps, count: int) -> Scene:
 
 
 @dataclass(frozen=True)
-class _Positions:
-    """Endless batches of sample positions of one rank."""
+class _Batches:
+    """Batch `number` of those of one rank."""
 
-    first: int
+    pairs: TrainingPairs
+    first: int  # sample position
     batch_size: int
     rank: int
     world: int
 
-    def __iter__(self) -> Iterator[range]:
-        start = self.first + self.rank * self.batch_size
-        while True:
-            yield range(start, start + self.batch_size)
-            start += self.world * self.batch_size
-
-
-class _Loader(DataLoader):
-    """A DataLoader that passes on a loader process's InputError as one line, without its traceback."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        try:
-            yield from super().__iter__()
-        except InputError as error:
-            raise InputError(str(error).strip().splitlines()[-1].rpartition("InputError: ")[2]) from None
+    def __call__(self, number: int) -> Batch:
+        start = self.first + (number * self.world + self.rank) * self.batch_size
+        return concatenate([self.pairs[position] for position in range(start, start + self.batch_size)])
 
 
 def training_loader(
@@ -251,19 +248,17 @@ def training_loader(
     pin_memory: bool = False,
     rank: int = 0,
     world: int = 1,
-) -> DataLoader:
-    """Endless loader of Batches of `batch_size` pairs, from sample `first_position` (samples seen so far).
+) -> Iterator[Batch]:
+    """Endless Batches of `batch_size` pairs, from sample `first_position` (samples seen so far).
 
     Of each global batch of world * batch_size positions, rank r takes the r-th run of `batch_size`. Leaves
-    torch's global random state alone. A loader process uses one thread (DataLoader sees to that).
+    torch's global random state alone. A loader process uses one thread. Raises InputError for a bad file, and
+    when a loader process is gone. pin_memory: in page-locked memory, for the GPU that is in use now.
     """
-    return _Loader(
-        pairs,
-        batch_sampler=_Positions(first_position, batch_size, rank, world),
-        num_workers=num_workers,
-        collate_fn=concatenate,
-        pin_memory=pin_memory,
-        persistent_workers=num_workers > 0,
-        prefetch_factor=PREFETCHED_BATCHES if num_workers else None,
-        generator=torch.Generator().manual_seed(pairs.seed),
-    )
+    prepare = partial(_pinned, torch.cuda.current_device()) if pin_memory else None
+    return made_ahead(_Batches(pairs, first_position, batch_size, rank, world), num_workers, prepare)
+
+
+def _pinned(device: int, batch: Batch) -> Batch:
+    torch.cuda.set_device(device)  # each thread has its own; another would get a context on the first GPU
+    return batch.pin_memory()
