@@ -1,15 +1,16 @@
 """Several processes, one model: what torchrun starts, gradients and losses averaged over them.
 
-Without torchrun everything here is for one process and does nothing. Gradients travel over nccl between
+Without a launcher everything here is for one process and does nothing. Gradients travel over nccl between
 GPUs and over gloo between CPUs; small things (losses, the wish to stop) over gloo always, so that they
 never make the host wait for a GPU.
 """
 
 import datetime
 import os
+import socket
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -20,39 +21,70 @@ import torch.distributed as dist
 import torch.distributed.nn
 
 from support.errors import InputError
+from support.launch import Ranks, launched, whole_number
 
+MEETING = datetime.timedelta(minutes=2)  # in which all ranks have to come together
+RESOLVING = 20.0  # seconds in which the name of rank 0's machine has to become known
 TIMEOUT = datetime.timedelta(minutes=10)  # a rank that is silent for longer ends the job
 NO_LIMIT = datetime.timedelta(days=365)  # a rank that dies is noticed all the same, its connections break
 BUCKET_BYTES = 32 * 2**20  # gradients travel in messages of about so much: few, and no large second copy
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """This process among all: `rank` of `count`; `local` counts on this machine."""
-
-    rank: int = 0
-    count: int = 1
-    local: int = 0
-
-
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """Among the processes that torchrun started (it sets RANK, WORLD_SIZE, LOCAL_RANK); alone without it.
+    """Among the processes that a launcher started (see `support.launch`); alone without one.
 
     A block that ends well waits for all ranks, so that none closes its connections while another still
     works; one that fails leaves at once, and the others learn that it is gone. No thread stays behind.
+    Raises InputError if the others can't be found.
     """
-    if "RANK" not in os.environ:
+    ranks = launched()
+    if ranks.count == 1:
         yield Ranks()
         return
-    ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    _meet(ranks)
     try:
         yield ranks
         wait_for_all()
     finally:
         dist.destroy_process_group()
+
+
+def _meet(ranks: Ranks) -> None:
+    """Start the process group. Raises InputError if not all ranks come together at MASTER_ADDR."""
+    address, port = os.environ.get("MASTER_ADDR", "").strip(), whole_number("MASTER_PORT")
+    job = f"RANK={ranks.rank} and WORLD_SIZE={ranks.count} in the environment"
+    if not address or not 0 < port < 2**16:
+        raise InputError(
+            f"{job} need MASTER_ADDR and MASTER_PORT, where rank 0 is; start with torchrun, or unset them"
+        )
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        _resolve(address)
+        store, _, _ = next(dist.rendezvous("env://", timeout=MEETING))
+        store.set_timeout(TIMEOUT)
+        dist.init_process_group(
+            backend, store=store, rank=ranks.rank, world_size=ranks.count, timeout=TIMEOUT
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{job}, but not all processes came together at MASTER_ADDR={address}, MASTER_PORT={port} within"
+            f" {MEETING.seconds} s ({reason})"
+        ) from None
+
+
+def _resolve(address: str) -> None:
+    """Wait until the name of a machine is known: torch would complain on stderr all the while. OSError."""
+    end = time.monotonic() + RESOLVING
+    while True:
+        try:
+            socket.getaddrinfo(address, None)
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
 
 
 def choose_device(name: str) -> torch.device:
@@ -61,7 +93,13 @@ def choose_device(name: str) -> torch.device:
     Of several processes that torchrun started on a machine each takes the GPU of its own number.
     """
     if name in ("auto", "cuda") and torch.cuda.is_available():
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        ranks = launched()
+        if ranks.count > 1 and torch.cuda.device_count() > 1 and not os.environ.get("LOCAL_RANK"):
+            raise InputError(
+                f"WORLD_SIZE={ranks.count} in the environment, but no LOCAL_RANK: which of"
+                f" {torch.cuda.device_count()} GPUs is this process's? Start with torchrun, or give --device"
+            )
+        name = f"cuda:{ranks.local}"
     elif name == "auto":
         name = "cpu"
     try:
@@ -82,7 +120,14 @@ def wait_for_all(limit: datetime.timedelta | None = None) -> None:
     if dist.is_initialized():
         options = dist.AllreduceOptions()
         options.timeout = limit or TIMEOUT
-        _explain(lambda: dist.group.WORLD.allreduce([torch.zeros(1)], options).wait())
+
+        def meet() -> None:
+            work = dist.group.WORLD.allreduce([torch.zeros(1)], options)
+            while not work.is_completed():  # wait() alone would keep signals waiting too
+                time.sleep(0.01)
+            work.wait()
+
+        _explain(meet)
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -117,13 +162,13 @@ def average(values: dict[str, float]) -> dict[str, float]:
     return dict(zip(values, (numbers / dist.get_world_size()).tolist(), strict=True))
 
 
-def any_rank(flag: bool) -> bool:
-    """Whether `flag` is set on any rank; the same answer on all."""
+def largest(number: int) -> int:
+    """The largest of all ranks' numbers; the same answer on all."""
     if not dist.is_initialized():
-        return flag
-    number = torch.tensor([float(flag)])
-    _explain(lambda: dist.all_reduce(number))
-    return number.item() > 0
+        return number
+    found = torch.tensor([number])
+    _explain(lambda: dist.all_reduce(found, dist.ReduceOp.MAX))
+    return int(found)
 
 
 def _explain(call) -> None:
