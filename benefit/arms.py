@@ -20,7 +20,6 @@ from augment.engine.records import write_outputs
 from augment.insert.options import range_of
 from benefit.pasting import paste_tree
 from streets.scenes import write_streets
-from support.checkpoints import find_checkpoint
 from support.errors import InputError
 from support.files import listed
 
@@ -89,8 +88,6 @@ def run_program(name: str, arguments: dict, log: Path) -> None:
         print(name, *words)
         status = import_module(_ABOVE + name).main()
     torch.set_num_threads(threads)  # some of them want only one
-    if status == 130:  # stopped by Ctrl-C
-        raise KeyboardInterrupt
     if status:
         raise InputError(f"{name} ended with status {status}: see {log}")
 
@@ -116,7 +113,7 @@ def write_held_out(folder: Path, count: int, size: tuple[int, int], seed: int) -
 
 
 def train_placement(folder: Path, tree: Path, preset: str, iterations: int, seed: int, device: str) -> dict:
-    """Train the model of places and shapes on the scenes of a tree. KeyboardInterrupt if it was stopped."""
+    """Train the model of places and shapes on the scenes of a tree."""
     arguments = {
         "preset": preset,
         "db_root": tree,
@@ -131,10 +128,7 @@ def train_placement(folder: Path, tree: Path, preset: str, iterations: int, seed
         "resume": "auto",
     }
     run_program("main", arguments, folder / "log.txt")
-    done = int(find_checkpoint(folder / "run").stem.rpartition("-")[2])
-    if done < iterations:
-        raise KeyboardInterrupt
-    return {"iterations": done}
+    return {"iterations": iterations}
 
 
 # ---- recipes ------------------------------------------------------------------------------------
@@ -159,7 +153,9 @@ def inserted(folder: Path, source: Source) -> dict:
             "device": source.device,
         }
         run_program("scripts.insert", arguments, folder / "log.txt")
-        objects += json.loads((out / "insert.json").read_text())["objects_inserted"].get("person", 0)
+        objects += json.loads((out / "insert.json").read_text(encoding="utf-8"))["objects_inserted"].get(
+            "person", 0
+        )
     return {"objects": objects, "frames": _frames(folder)}
 
 
@@ -194,7 +190,7 @@ def repainted_whole(folder: Path, source: Source) -> dict:
     """The whole frames that the windows of `repainted` are cut from, with the annotation of the raw frame."""
     made, tree = folder / "windows/tree0", folder / "tree0"
     repainted(made.parent, source)
-    for line in map(json.loads, (made / "manifest.jsonl").read_text().splitlines()):
+    for line in map(json.loads, (made / "manifest.jsonl").read_text(encoding="utf-8").splitlines()):
         if line["stage"] == "integrate" and "synthetic" in line:
             name, raw = line["synthetic"], "_".join(line["key"].split("/")[:3])
             city = name.partition("_")[0]

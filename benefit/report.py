@@ -27,7 +27,7 @@ def summarise(options: BenefitOptions, out: Path) -> dict:
     by seed, their mean and spread, and the difference to `real`; "cost": seconds by n and arm.
     """
     sets = {"held_out": Case.arm} | ({"final": Case.final} if options.final else {})
-    settings = json.loads((out / SETTINGS).read_text())
+    settings = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
     content = {"settings": settings, "cost": [_cost(options, out, n, arm) for n, arm in _rows(options)]}
     for name, place in sets.items():
         content[name] = rows_of(options, lambda case, arm, place=place: read_result(out, place(case, arm)))

@@ -30,7 +30,7 @@ class Task:
 def read_result(out: Path, name: str) -> dict | None:
     """What a task found, None if it isn't done."""
     try:
-        return json.loads((out / name / RESULT).read_text())
+        return json.loads((out / name / RESULT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
 

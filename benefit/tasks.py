@@ -132,8 +132,7 @@ def train_start(folder: Path, options: BenefitOptions) -> dict:
     write_start_scenes(folder, options.start_scenes, options.scene_size)
     settings = training_of(options, folder / "run", [folder / "tree"], (1.0,), options.start_iterations)
     with contextlib.redirect_stdout(io.StringIO()):
-        if learn(settings, [], choose_device(options.device), Ranks()) is None:
-            raise KeyboardInterrupt
+        learn(settings, [], choose_device(options.device), Ranks())
     return {"scenes": options.start_scenes, "iterations": options.start_iterations}
 
 
@@ -147,8 +146,6 @@ def train_arm(folder: Path, options: BenefitOptions, case: Case, arm: str) -> di
     with contextlib.redirect_stdout(io.StringIO()):  # log.txt in its folder says the same
         live = live_frames(folder, options, case) if ARMS[arm].live else None
         model = learn(settings, list(truths), device, Ranks(), live)
-    if model is None:
-        raise KeyboardInterrupt
     return measure(model, settings, list(truths), device)
 
 
@@ -244,7 +241,7 @@ def open_folder(options: BenefitOptions) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / "settings.lock"):
             path = out / SETTINGS
-            theirs = json.loads(path.read_text()) if path.exists() else None
+            theirs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
             if theirs is None:
                 write_atomic(path, (json.dumps(ours, indent=1) + "\n").encode())
     except (OSError, ValueError) as error:

@@ -11,7 +11,7 @@ from benefit.options import parse, parser
 from benefit.report import write_report
 from benefit.sharing import work_off
 from benefit.tasks import open_folder, tasks_of
-from support.errors import run_program
+from support.errors import SAME_COMMAND, run_program
 
 __all__ = ["parser"]
 
@@ -28,19 +28,14 @@ def tell(name: str, result: dict) -> None:
     print(line, flush=True)
 
 
-def main() -> int:
+def main() -> None:
     options = parse()
     out = open_folder(options)
     if not options.report:
-        try:
-            work_off(out, tasks_of(options), tell)
-        except KeyboardInterrupt:
-            print("\nstopped; the same command goes on from there")
-            return 130
+        work_off(out, tasks_of(options), tell)
     print(write_report(options, out))
     print(f"report     {out / 'benefit.md'}")
-    return 0
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, SAME_COMMAND)

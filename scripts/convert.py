@@ -19,7 +19,7 @@ from convert.engine import (
 from convert.formats import FORMATS
 from convert.mapping import mapping_of
 from data.cityscapes import name_some
-from support.errors import InputError, Parser, run_program, warn
+from support.errors import SAME_COMMAND, InputError, Parser, run_program, warn
 from support.files import alone_in, writing_to
 from support.processes import Pool
 from support.threads import cores
@@ -80,4 +80,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, SAME_COMMAND)

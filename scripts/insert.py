@@ -36,7 +36,7 @@ from data.writer import encode_png
 from distributed import choose_device
 from model import WhereWhat, load_model
 from support.checkpoints import find_checkpoint
-from support.errors import InputError, run_program, warn
+from support.errors import SAME_COMMAND, InputError, run_program, warn
 from support.files import digest, in_turn, write_atomic, writing_to
 from support.processes import Pool
 
@@ -328,13 +328,8 @@ def report(out: Path, summary: dict, records: Records) -> None:
 
 
 def main() -> int:
-    settings = parse()
-    try:
-        return insert(settings)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from there")
-        return 130
+    return insert(parse())
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, SAME_COMMAND)

@@ -7,7 +7,7 @@ spreads it over several GPUs.
 from distributed import joined
 from segment.options import parse, parser
 from segment.training import run
-from support.errors import run_program
+from support.errors import WITH_RESUME, run_program
 
 __all__ = ["parser"]
 
@@ -19,4 +19,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, WITH_RESUME)

@@ -338,12 +338,11 @@ def _check_arguments(train: int, val: int, size: tuple[int, int], seed: int, wor
         raise InputError(f"the number of workers must be at least 1, not {workers}")
 
 
-def _finished_tree(out: Path, settings: dict) -> TreeReport | None:
-    """The report of a tree that was finished with the same settings, else None."""
+def _begun_tree(out: Path, settings: dict) -> dict | None:
+    """SETTINGS_FILE of a tree with the same settings, else None; that of a finished one has a report."""
     try:
-        content = json.loads((out / SETTINGS_FILE).read_text())
-        report = content["report"]
-        return TreeReport(**report, found=True) if content["settings"] == settings else None
+        content = json.loads((out / SETTINGS_FILE).read_text(encoding="utf-8"))
+        return content if content["settings"] == settings else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -372,10 +371,11 @@ def write_streets(
     """Write a Cityscapes tree of `train` and `val` scenes of size (width, height) pixels below `out`.
 
     The bytes do not depend on `workers` (processes; more than one need an importable main module). A tree
-    finished with the same settings is left alone. With `overwrite`, scenes of an earlier run are removed
-    first. erased: write what the maps show without each instance, too (`data.erased`); the other files are
-    the same. with_people: persons and riders, or none. progress(iterable, total) may wrap the loop.
-    Raises InputError for bad arguments and for a folder that is not empty.
+    finished with the same settings is left alone, one that was only begun is begun again. With `overwrite`,
+    scenes of an earlier run are removed first. erased: write what the maps show without each instance, too
+    (`data.erased`); the other files are the same. with_people: persons and riders, or none.
+    progress(iterable, total) may wrap the loop. Raises InputError for bad arguments and for a folder that is
+    not empty.
     """
     out = Path(out)
     _check_arguments(train, val, size, seed, workers)
@@ -385,10 +385,10 @@ def write_streets(
     if not with_people:
         settings["with_people"] = False
     if not overwrite:
-        found = _finished_tree(out, settings)
-        if found:
-            return found
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        found = _begun_tree(out, settings)
+        if found and "report" in found:
+            return TreeReport(**found["report"], found=True)
+        if not found and out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(
                 f"{out} is not empty and not a tree with these settings: choose another or overwrite"
             )
@@ -398,6 +398,7 @@ def write_streets(
     except OSError as error:
         raise InputError(f"cannot make the folder {out}: {error.strerror}") from error
     _clear_tree(out)
+    write_atomic(out / SETTINGS_FILE, json.dumps({"settings": settings}).encode())
 
     jobs = [("train", index) for index in range(train)] + [("val", index) for index in range(val)]
     write = partial(_write_scene, out, seed, size, erased, with_people)

@@ -1,13 +1,28 @@
 """One kind of error for everything a person can put right: bad files, bad options, bad checkpoints."""
 
 import argparse
+import errno
 import io
+import signal
 import sys
+import threading
 from collections.abc import Callable
+
+# What a program says when it was stopped.
+SAME_COMMAND = "the same command goes on from there"
+WITH_RESUME = "the same command with --resume auto goes on from there"
 
 
 class InputError(Exception):
     """What is wrong, where, and what to do, in one line; programs print it and exit with status 2."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Signal `number` ended the work; what can be saved is saved."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,25 +43,47 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def run_program(main: Callable[[], int | None]) -> None:
-    """Run `main` as a command-line program: an InputError becomes one line on stderr and exit status 2.
+def run_program(main: Callable[[], int | None], go_on: str = "") -> None:
+    """Run `main` as a command-line program: what ends it becomes one line and an exit status.
 
-    What the locale can't show, such as a path that is no UTF-8, is printed with escapes.
+    InputError and a full disk: a line on stderr, 2. Ctrl-C: a line that ends with `go_on`, which says how to
+    go on from there, 130; SIGTERM likewise, 143. What the locale can't show, such as a path that is no UTF-8,
+    is printed with escapes.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    said, before = "", signal.getsignal(signal.SIGTERM)
+    in_main = threading.current_thread() is threading.main_thread()  # others can't be told of signals
+    if in_main:
+        signal.signal(signal.SIGTERM, _stop)
     try:
-        status = main()
+        status = main() or 0
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
+        status, said = 2, f"error: {error}"
     except SystemExit as leaving:
         if not leaving.code:
             raise
-        print(f"error: something that was called ended the program: {leaving.code}", file=sys.stderr)
-        status = 1
+        status, said = 1, f"error: something that was called ended the program: {leaving.code}"
+    except KeyboardInterrupt as stop:
+        status = 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
     except BrokenPipeError:  # the reader of a pipe (head, less) went away: nobody is left to tell
         sys.stderr.close()
         status = 1
-    sys.exit(status or 0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        status, said = 2, f"error: {where}{error.strerror}; free some space and give the same command again"
+    if in_main:
+        signal.signal(signal.SIGTERM, before)
+    # Not sooner: a progress bar ends its line when the exception that holds it is gone.
+    if said:
+        print(said, file=sys.stderr)
+    elif status > 128:
+        print("; ".join(["stopped", *([go_on] if go_on else [])]), flush=True)
+    sys.exit(status)
+
+
+def _stop(number: int, _frame) -> None:
+    raise Stopped(number)

@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -15,17 +16,19 @@ from contextlib import contextmanager
 import cv2
 
 from support.errors import InputError
+from support.launch import whole_number
 from support.progress import progress_bar
 from support.threads import cores
 
 _THREADS = "OMP_NUM_THREADS"
 _AHEAD = 4  # items handed out for each process before the first result is waited for
+_ONE_SIGNAL = 1.0  # seconds; torchrun passes on to its processes what the terminal has sent to all of them
 _REMEDY = "the same command with fewer --num_workers goes on from there"
 
 
 def share_of_cores() -> int:
     """The cores of this process, one at least, where torchrun started several on this machine."""
-    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return max(1, cores() // max(1, whole_number("LOCAL_WORLD_SIZE", 1)))
 
 
 class Pool:
@@ -71,11 +74,11 @@ class Pool:
         try:
             for item in items:
                 with _starting_processes():
-                    waiting.append(self._executor.submit(function, item))
+                    waiting.append(self._executor.submit(_by_value, function, item))
                 if len(waiting) >= _AHEAD * self.workers:
-                    yield waiting.popleft().result()
+                    yield pickle.loads(waiting.popleft().result())
             while waiting:
-                yield waiting.popleft().result()
+                yield pickle.loads(waiting.popleft().result())
         except BrokenProcessPool:
             raise InputError(
                 f"a worker process was killed, perhaps for want of memory; {self.remedy}"
@@ -88,10 +91,14 @@ class Pool:
 
 
 class StopRequest:
-    """Within the `with` block Ctrl-C and SIGTERM only ask the loop to end; a second one ends at once."""
+    """Within the `with` block Ctrl-C and SIGTERM only ask the loop to end; a later one ends at once.
+
+    number: of the signal that came, 0 before.
+    """
 
     def __init__(self):
-        self.signal_name = ""
+        self.number = 0
+        self._since = 0.0
 
     def __enter__(self) -> "StopRequest":
         self._before = {
@@ -100,8 +107,11 @@ class StopRequest:
         return self
 
     def _ask(self, number, _frame) -> None:
-        self.signal_name = signal.Signals(number).name
-        signal.signal(number, self._before[number])
+        if not self.number:
+            self.number, self._since = number, time.monotonic()
+        elif time.monotonic() - self._since > _ONE_SIGNAL:
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)
 
     def __exit__(self, *_exception) -> None:
         for number, handler in self._before.items():
@@ -124,6 +134,11 @@ def _starting_processes() -> Iterator[None]:
         else:
             os.environ[_THREADS] = threads
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _by_value(function: Callable, item) -> bytes:
+    """What a result is handed over as: torch would put each tensor into shared memory, a file kept open."""
+    return pickle.dumps(function(item), pickle.HIGHEST_PROTOCOL)
 
 
 def _start_process(*setup) -> None:

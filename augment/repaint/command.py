@@ -1,7 +1,7 @@
 """What the programs of the stages share: their flags, opening OUT, and what they print at the end."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from augment.paint.backends import settings_of
 from augment.paint.prompts import load_prompts
 from augment.repaint.manifest import STAGES, SYNTH
 from augment.repaint.running import Run, check_out, decisive_settings, input_of, make_scenes, saved_options
-from support.errors import InputError, Parser, run_program
+from support.errors import InputError, Parser
 from support.files import in_turn, writing_to
 from support.processes import share_of_cores
 
@@ -163,16 +163,3 @@ def finish(run: Run, stages: tuple[str, ...]) -> int:
         if len(lines) > LISTED:
             print(f"           and more, see {run.out / MANIFEST}")
     return 1 if any(found["failed"] for found in counts.values()) else 0
-
-
-def run_verb(main: Callable[[], int]) -> None:
-    """`run_program`, with Ctrl-C as one line and exit status 130."""
-
-    def until_interrupted() -> int:
-        try:
-            return main()
-        except KeyboardInterrupt:
-            print("\nstopped; the same command goes on from there")
-            return 130
-
-    run_program(until_interrupted)

@@ -10,7 +10,7 @@ from pathlib import Path
 from augment.repaint.manifest import SYNTH
 from augment.repaint.running import input_of, saved_options
 from augment.tree import RAW_MODES, add_raw, add_train_ids
-from support.errors import InputError, Parser, run_program
+from support.errors import SAME_COMMAND, InputError, Parser, run_program
 from support.files import alone_in, writing_to
 from support.processes import Pool
 from support.threads import cores
@@ -56,4 +56,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, SAME_COMMAND)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from augment.tree import add_panoptic, export_coco, splits_of
 from data.coco import CATEGORY_IDS
-from support.errors import InputError, Parser, run_program
+from support.errors import SAME_COMMAND, InputError, Parser, run_program
 from support.files import alone_in, writing_to
 from support.processes import Pool
 from support.threads import cores
@@ -60,4 +60,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, SAME_COMMAND)

@@ -4,8 +4,8 @@ Repaints the instances that scripts.synth.select chose: OUT/work/generate, and t
 OUT/manifest.jsonl. The options are those given to select.
 """
 
-from augment.repaint.command import do_stage, generate_workers, parse, resume, run_verb, stage_parser
-from support.errors import Parser
+from augment.repaint.command import do_stage, generate_workers, parse, resume, stage_parser
+from support.errors import SAME_COMMAND, Parser, run_program
 
 
 def parser() -> Parser:
@@ -20,4 +20,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_verb(main)
+    run_program(main, SAME_COMMAND)

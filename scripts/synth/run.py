@@ -10,11 +10,11 @@ import argparse
 import time
 from functools import partial
 
-from augment.repaint.command import finish, generate_workers, parse, run_verb, stage_parser, start
+from augment.repaint.command import finish, generate_workers, parse, stage_parser, start
 from augment.repaint.manifest import STAGES
 from augment.repaint.running import Run
 from augment.tree import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
-from support.errors import Parser
+from support.errors import SAME_COMMAND, Parser, run_program
 
 
 def parser() -> Parser:
@@ -61,4 +61,4 @@ def all_stages(run: Run, flags: argparse.Namespace, begin: float) -> int:
 
 
 if __name__ == "__main__":
-    run_verb(main)
+    run_program(main, SAME_COMMAND)

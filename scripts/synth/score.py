@@ -10,11 +10,11 @@ import json
 from collections.abc import Iterator
 
 from augment.repaint import score_networks
-from augment.repaint.command import parse, resume, run_verb, stage_parser
+from augment.repaint.command import parse, resume, stage_parser
 from augment.repaint.running import Run
 from augment.repaint.score import NUMBERS, Mean, Sample, measure
 from augment.repaint.score_networks import Networks, Weights
-from support.errors import InputError, Parser
+from support.errors import SAME_COMMAND, InputError, Parser, run_program
 from support.files import write_atomic, writing_to
 from support.progress import progress_bar
 
@@ -94,4 +94,4 @@ def score(run: Run, flags: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_verb(main)
+    run_program(main, SAME_COMMAND)

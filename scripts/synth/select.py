@@ -5,8 +5,8 @@ lines of the stage in OUT/manifest.jsonl. The options of the later stages are gi
 OUT/synth.json. The same command goes on where it was cut short.
 """
 
-from augment.repaint.command import do_stage, parse, run_verb, stage_parser, start
-from support.errors import Parser
+from augment.repaint.command import do_stage, parse, stage_parser, start
+from support.errors import SAME_COMMAND, Parser, run_program
 
 
 def parser() -> Parser:
@@ -21,4 +21,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_verb(main)
+    run_program(main, SAME_COMMAND)

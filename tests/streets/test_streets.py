@@ -225,6 +225,19 @@ def test_bad_arguments_give_one_line_and_status_2(arguments, complaint, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_a_tree_that_was_only_begun_is_begun_again(tmp_path):
+    def stopping(scenes, _):
+        yield next(iter(scenes))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_streets(tmp_path, 2, 1, (128, 64), 0, progress=stopping)
+    with pytest.raises(InputError, match="not empty"):
+        write_streets(tmp_path, 2, 1, (128, 64), 1)
+    assert not write_streets(tmp_path, 2, 1, (128, 64), 0).found
+    assert write_streets(tmp_path, 2, 1, (128, 64), 0).found
+
+
 def test_program_reports_counts_and_respects_what_is_there(tmp_path):
     out = tmp_path / "tree"
     arguments = ["--out", str(out), "--train", "2", "--val", "1", "--size", "128x64"]

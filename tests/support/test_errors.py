@@ -1,8 +1,55 @@
-"""Programs end with one line, whatever ends them."""
+"""How programs end: one line and an exit status for whatever ends them."""
 
+import errno
+import os
+import signal
 import sys
 
+import pytest
+
+from support.errors import SAME_COMMAND, InputError, run_program
 from tests.programs import run_here
+
+
+def told_to_end():
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+
+
+def interrupted():
+    os.kill(os.getpid(), signal.SIGINT)
+    signal.pause()
+
+
+def on_a_full_disk():
+    raise OSError(errno.ENOSPC, "No space left on device", "tree/a.png")
+
+
+def badly_asked():
+    raise InputError("a.png: is no picture")
+
+
+@pytest.mark.parametrize(
+    ("main", "status", "out", "err"),
+    [
+        (interrupted, 130, "stopped\n", ""),
+        (told_to_end, 143, "stopped\n", ""),
+        (badly_asked, 2, "", "error: a.png: is no picture\n"),
+        (on_a_full_disk, 2, "", "error: tree/a.png: No space left on device; free some space and"),
+    ],
+)
+def test_what_ends_a_program_is_one_line_and_a_status(main, status, out, err):
+    before = signal.getsignal(signal.SIGTERM)
+    done = run_here(main)
+    assert (done.returncode, done.stdout) == (status, out)
+    assert done.stderr.startswith(err) and done.stderr.count("\n") == bool(err)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_program_that_is_stopped_says_how_to_go_on(capsys):
+    with pytest.raises(SystemExit):
+        run_program(interrupted, SAME_COMMAND)
+    assert capsys.readouterr().out == "stopped; the same command goes on from there\n"
 
 
 def test_what_is_called_does_not_end_a_program_without_a_word():
