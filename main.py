@@ -7,8 +7,9 @@ import contextlib
 import ctypes
 import dataclasses
 import random
+import signal
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,25 @@ import torch
 
 from data.labels import NUM_CHANNELS, colourise
 from data.pictures import enlarged, outline
-from distributed import NO_LIMIT, Ranks, any_rank, average, choose_device, joined, wait_for_all
+from data.writer import encode_png
+from distributed import NO_LIMIT, Ranks, average, choose_device, joined, largest, wait_for_all
 from loader.cache import prepare
 from loader.noise import draw_noise
 from loader.pairs import GRID_NOISE, Scene, TrainingPairs, first_scenes, training_loader
 from model import WhereWhat, sample
 from options import Options, parse, write_yaml
-from support.checkpoints import PACKED, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from support.errors import InputError, run_program
+from support.checkpoints import (
+    PACKED,
+    differing_network,
+    find_checkpoint,
+    last_good_state,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    shapes,
+)
+from support.errors import WITH_RESUME, InputError, Stopped, run_program
+from support.files import write_atomic
 from support.processes import StopRequest
 from support.progress import progress_bar
 from support.run_log import RunLog, peak_memory_mb
@@ -33,12 +45,12 @@ GRID_COLUMNS = 6
 GRID_GAP = 3  # pixels, green
 GRID_WIDTH = 320  # pixels; narrower maps are enlarged to at least this
 
-# A checkpoint fits a run only if these agree: they give the networks' shapes and what they learn.
-IDENTITY_OPTIONS = (
-    *("target_class", "image_sizex_small", "image_sizey_small", "image_sizex_big", "image_sizey_big"),
-    *("compact_sizex", "compact_sizey", "gf_dim", "df_dim", "z_dim_spatial", "z_dim_appr"),
-    *("embed_dim_small", "embed_dim_big", "theta_space", "where", "where_dim"),
+# What a state has learnt, beyond what the shapes of its networks tell: a run goes on only with the same.
+LEARNT = (
+    *("target_class", "theta_space", "image_sizex_small", "image_sizey_small"),
+    *("image_sizex_big", "image_sizey_big", "compact_sizex", "compact_sizey"),
 )
+FAILED = 1  # among numbers of signals: why the loop ends, if a loader process is gone
 
 
 def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
@@ -108,7 +120,7 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
         save()  # whatever happens later, there is a good state
 
     # ---- loop
-    loader = training_loader(
+    batches = training_loader(
         pairs,
         options.batch_size,
         samples_seen,
@@ -117,12 +129,16 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
         rank=ranks.rank,
         world=ranks.count,
     )
-    batches = iter(loader)
+    failure: InputError | None = None
     bar = progress_bar(None, "training", iterations, "iteration", initial=iteration, show=not ranks.rank)
     started, iterations_before = time.perf_counter(), iteration
     with StopRequest() as stop:
-        while iteration < iterations and not any_rank(bool(stop.signal_name)):
-            batch = next(batches).to(device, non_blocking=True)
+        while iteration < iterations and not largest(stop.number):
+            try:
+                batch = next(batches).to(device, non_blocking=True)
+            except InputError as error:
+                failure, stop.number = error, stop.number or FAILED  # all ranks save what they have, and end
+                continue
             first = samples_seen + ranks.rank * options.batch_size
             noise = draw_noise(options, range(first, first + options.batch_size)).to(device)
             optimisers.set_rates(rate_left(options, iteration / iterations))
@@ -131,14 +147,12 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
                 # Looking at a loss makes the host wait for a GPU, so there it is done when logging only.
                 losses = step(batch, noise, check=device.type == "cpu" or log_now)
             except NonFiniteLossError as error:
-                if error.nothing_updated and all_finite(model) and ranks.count == 1:
-                    save()
-                newest = find_checkpoint(checkpoints)
-                log.line(f"stopped: {error} at iteration {iteration + 1}; last good state: {newest}")
-                raise InputError(
-                    f"{error} at iteration {iteration + 1}; the last good state is {newest}: resume from it"
-                    " with a lower --learning_rate"
-                ) from None
+                if error.nothing_updated and ranks.count == 1:
+                    with contextlib.suppress(InputError):  # the state before may be spoilt, too
+                        save()
+                reason = f"{error} at iteration {iteration + 1}; {last_good_state(checkpoints)}"
+                log.line(f"stopped: {reason}")
+                raise InputError(reason) from None
             epoch = samples_seen // pairs.usable_count
             iteration += 1
             samples_seen += global_batch
@@ -161,20 +175,26 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
             )
             if grid_now and not ranks.rank:
                 picture = sample_grid(averages.model if averages else model, validation, grid_noise)
-                log.picture(picture, epoch, iteration)
+                log.picture(encode_png(picture), epoch, iteration)
             epoch_ends = samples_seen // pairs.usable_count > epoch
             if iteration % options.save_every == 0 if options.save_every else epoch_ends:
                 save()
     bar.close()
 
     # ---- end
+    end = largest(stop.number)
     path = save()
-    if iteration < iterations:
-        reason = stop.signal_name or "another process"
-        log.line(f"stopped by {reason} at iteration {iteration}, saved {path}; go on with --resume auto")
-    else:
+    if iteration >= iterations:
         log.line(f"finished {iteration} iterations, saved {path}")
-    log.close()
+    else:
+        reason = "a failure" if end == FAILED else signal.Signals(end).name
+        log.line(f"stopped by {reason} at iteration {iteration}, saved {path}")
+    if end:
+        wait_for_all()  # no rank leaves before all have come so far
+    if end == FAILED:
+        raise failure or InputError("another process of this job failed; see its own message")
+    if end:
+        raise Stopped(end)
 
 
 # ---- set-up -------------------------------------------------------------------------------------
@@ -260,12 +280,32 @@ def find_state(options: Options, checkpoints: Path) -> dict | None:
     state = load_checkpoint(path)
     if path.suffix == PACKED:
         raise InputError(f"--resume {options.resume}: holds only what samples; give a state-*.pt of a run")
-    for name in IDENTITY_OPTIONS:
-        theirs = state["options"].get(name, Options.__dataclass_fields__[name].default)
-        ours = getattr(options, name)
-        if theirs != ours:
-            raise InputError(f"{path} was trained with {name} {theirs}, this run has {ours}: make them agree")
+    check_fits(path, state, options)
     return state
+
+
+def check_fits(path: Path, state: dict, options: Options) -> None:
+    """Raises InputError if a state can't be gone on from with these options, naming the option if it can."""
+    network = differing_network(path, state, shapes_of(options), "main.py")
+    for item in dataclasses.fields(Options):
+        name, ours = item.name, getattr(options, item.name)
+        theirs = state["options"].get(name, item.default)
+        if theirs != ours and (
+            name in LEARNT
+            or (network and shapes_of(dataclasses.replace(options, **{name: theirs})) != shapes_of(options))
+        ):
+            raise InputError(f"{path} was trained with {name} {theirs}, this run has {ours}: make them agree")
+    if network:
+        raise InputError(
+            f"{path}: has other networks than this run ({network}); resume with the options.yaml of its run"
+        )
+
+
+@cache
+def shapes_of(options: Options) -> dict[str, torch.Size]:
+    """The names and shapes of all weights of a run."""
+    with torch.device("meta"):
+        return shapes(WhereWhat(options).networks.state_dict())
 
 
 def restore(state: dict, model: WhereWhat, optimisers: Optimisers, averages: Averages | None) -> None:
@@ -275,10 +315,6 @@ def restore(state: dict, model: WhereWhat, optimisers: Optimisers, averages: Ave
     optimisers.load_state_dict(state["optimisers"])
 
 
-def all_finite(model: WhereWhat) -> bool:
-    return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
-
-
 # ---- run folder ---------------------------------------------------------------------------------
 
 
@@ -286,11 +322,11 @@ def start_run_folder(options: Options, run_dir: Path, state: dict | None) -> Non
     """Make the folder and write options.yaml (without `resume`, so that it replays the run)."""
     try:
         (run_dir / "samples").mkdir(parents=True, exist_ok=True)
-        (run_dir / "options.yaml").write_text(write_yaml(dataclasses.replace(options, resume="")))
+        write_atomic(run_dir / "options.yaml", write_yaml(dataclasses.replace(options, resume="")).encode())
+        if state is None:  # a run that died before its first checkpoint may have left lines
+            (run_dir / "stats.jsonl").unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"run_dir {run_dir} can't be written ({error.strerror}): choose another") from None
-    if state is None:  # a run that died before its first checkpoint may have left lines
-        (run_dir / "stats.jsonl").unlink(missing_ok=True)
 
 
 # ---- sample grids -------------------------------------------------------------------------------
@@ -341,4 +377,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, WITH_RESUME)

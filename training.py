@@ -133,7 +133,8 @@ class Optimisers:
                 # Fused Adam walks through memory, so all must lie as this run's option channels_last says.
                 for name in ("exp_avg", "exp_avg_sq"):
                     moments[name] = torch.empty_like(parameter).copy_(moments[name])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty after a run without float16
+            self.scaler.load_state_dict(state["scaler"])
 
 
 class NonFiniteLossError(Exception):

@@ -25,6 +25,7 @@ from data.labels import TARGET_CLASSES
 from data.official import kept_quiet, map_for_tools
 from data.writer import encode_png
 from segment.samples import CLASSES, Truth
+from support.files import write_atomic
 
 MASK_LEVEL = 0.5  # of a predicted mask's probability
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}  # COCO's, pixels
@@ -168,10 +169,10 @@ def write_prediction(folder: Path, truth: Truth, found: list[Predicted]) -> str:
     lines = []
     for number, one in enumerate(found):
         mask = f"{name}/{number:03d}.png"
-        (folder / mask).write_bytes(encode_png(rle.decode(one.code) * 255))
+        write_atomic(folder / mask, encode_png(rle.decode(one.code) * 255))
         lines.append(f"{mask} {TARGET_CLASSES[CLASSES[one.number]].label_id} {one.score:.6f}\n")
     path = folder / f"{name}_pred.txt"
-    path.write_text("".join(lines))
+    write_atomic(path, "".join(lines).encode())
     return str(path.absolute())
 
 

@@ -6,6 +6,7 @@ stopped and resumed ends, on a CPU, with the same weights to the bit as one that
 
 import dataclasses
 import json
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +18,23 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 
 from data.labels import TARGET_CLASSES
-from distributed import NO_LIMIT, Ranks, any_rank, average, average_gradients, choose_device, wait_for_all
+from data.writer import encode_png
+from distributed import NO_LIMIT, Ranks, average, average_gradients, choose_device, largest, wait_for_all
 from segment.evaluation import cityscapes_figures, coco_figures, detect, predict
 from segment.models import build
 from segment.options import OPTIMISERS, SegmentOptions
 from segment.pictures import sheet
 from segment.samples import Mixture, Sample, Truth, batch_of, frames_of, read_all, read_truth
-from support.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from support.errors import InputError
+from support.checkpoints import (
+    differing_network,
+    find_checkpoint,
+    last_good_state,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    shapes,
+)
+from support.errors import InputError, Stopped
 from support.files import write_atomic
 from support.processes import StopRequest
 from support.progress import progress_bar
@@ -57,7 +67,7 @@ def run(options: SegmentOptions, ranks: Ranks) -> None:
     out, device = Path(options.out), choose_device(options.device)
     truths = read_truths(options)
     model = trained(options, device) if options.eval_only else learn(options, truths, device, ranks)
-    if model is not None and not ranks.rank:
+    if not ranks.rank:
         figures = measure(model, options, truths, device)
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(out / RESULT, (json.dumps(figures, indent=1) + "\n").encode())
@@ -137,8 +147,8 @@ def learn(
     device: torch.device,
     ranks: Ranks,
     live: Sequence[Sample] | None = None,
-) -> MaskRCNN | None:
-    """Train to the last iteration; None if a signal stopped it before. Leaves the run folder behind.
+) -> MaskRCNN:
+    """Train to the last iteration. Leaves the run folder behind. If a signal came, saves and raises Stopped.
 
     truths: of which the first are drawn. live: samples that take the place of the last tree of --data and may
     come out otherwise each time, following torch's generator. Raises InputError for bad data, a run folder
@@ -193,7 +203,7 @@ def learn(
     )
     model.train()
     with StopRequest() as stop:
-        while iteration < options.iterations and not any_rank(bool(stop.signal_name)):
+        while iteration < options.iterations and not largest(stop.number):
             first = (iteration * ranks.count + ranks.rank) * options.batch_size
             positions = range(first, first + options.batch_size)
             images, targets = batch_of(mixture, options.random_seed, positions, device)
@@ -214,28 +224,27 @@ def learn(
             if iteration == 1 or last or iteration % options.log_every == 0:
                 means = average({name: float(window[name]) / window["count"] for name in LOSSES})
                 if not all(map(torch.isfinite, torch.tensor(list(means.values())))):
-                    raise InputError(
-                        f"the loss is not finite at iteration {iteration}; the last good state is in"
-                        f" {checkpoints}: start again with a lower --learning_rate"
-                    )
+                    spoilt = f"the loss is not finite at iteration {iteration}"
+                    raise InputError(f"{spoilt}; {last_good_state(checkpoints)}")
                 seconds = (time.perf_counter() - started) / (iteration - iterations_before)
                 log.stats(first // max(frames, 1), iteration, means, seconds, peak_memory_mb(device))
                 window = empty_window()
                 started, iterations_before = time.perf_counter(), iteration
             if options.picture_every and (last or iteration % options.picture_every == 0) and not ranks.rank:
-                log.picture(draw(model, truths[:PICTURES], device), 0, iteration)
+                log.picture(encode_png(draw(model, truths[:PICTURES], device)), 0, iteration)
                 model.train()
             if iteration % options.save_every == 0 and not last:
                 save()
     bar.close()
+    end = largest(stop.number)
     path = save()
-    done = iteration == options.iterations
-    ending = "finished" if done else f"stopped by {stop.signal_name or 'another process'} after"
-    log.line(
-        f"{ending} {iteration} iterations, saved {path}" + ("" if done else "; go on with --resume auto")
-    )
-    log.close()
-    return model if done else None
+    done = iteration >= options.iterations
+    ending = "finished" if done else f"stopped by {signal.Signals(end).name} after"
+    log.line(f"{ending} {iteration} iterations, saved {path}")
+    if end:
+        wait_for_all()  # no rank leaves before all have come so far
+        raise Stopped(end)
+    return model
 
 
 def empty_window() -> dict:
@@ -253,6 +262,9 @@ def find_state(options: SegmentOptions, checkpoints: Path) -> dict | None:
         )
     path = find_checkpoint(checkpoints)
     state = load_checkpoint(path)
+    with torch.device("meta"):
+        ours = shapes(build(options.arch, "none").state_dict())
+    network = differing_network(path, state, ours, "scripts.segment")
     ours = as_saved(options)
     for name in IDENTITY:
         if state["options"].get(name) != ours[name]:
@@ -260,6 +272,8 @@ def find_state(options: SegmentOptions, checkpoints: Path) -> dict | None:
                 f"{path} was trained with {name} {state['options'].get(name)}, this run has {ours[name]}:"
                 " make them agree, or choose another --out"
             )
+    if network:
+        raise InputError(f"{path}: has other networks than {options.arch} ({network}); choose another --out")
     return state
 
 
@@ -272,11 +286,11 @@ def start_run_folder(options: SegmentOptions, out: Path, fresh: bool) -> None:
     """Make the folder and write options.yaml. Raises InputError if it can't be written."""
     try:
         (out / "samples").mkdir(parents=True, exist_ok=True)
-        (out / "options.yaml").write_text(yaml.safe_dump(as_saved(options), sort_keys=False))
+        write_atomic(out / "options.yaml", yaml.safe_dump(as_saved(options), sort_keys=False).encode())
+        if fresh:  # a run that died before its first checkpoint may have left lines
+            (out / "stats.jsonl").unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"--out {out}: can't be written ({error.strerror}); choose another") from None
-    if fresh:  # a run that died before its first checkpoint may have left lines
-        (out / "stats.jsonl").unlink(missing_ok=True)
 
 
 def optimiser_of(

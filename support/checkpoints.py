@@ -10,6 +10,7 @@ header. `builtin:NAME` means the one that comes with this project.
 """
 
 import json
+import math
 import os
 import pickle
 import zipfile
@@ -42,21 +43,61 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def save_checkpoint(folder: Path, state: dict, keep: int) -> Path:
     """Write state under a temporary name, rename it, then drop all but the newest `keep` checkpoints.
 
-    A kill at any moment leaves the earlier checkpoints whole. InputError if the file can't be written.
+    A kill at any moment leaves the earlier checkpoints whole. Raises InputError if the file can't be written,
+    and for a state that holds a number which is not finite: that is never written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = checkpoint_path(folder, state["iteration"])
+    if spoilt := _not_finite(state):
+        spoilt += f" is not finite at iteration {state['iteration']}"
+        raise InputError(f"{spoilt}; {last_good_state(folder)}")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, open(temporary, "wb") as file:
             torch.save({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
+        for old in list_checkpoints(folder)[:-keep]:
+            if old != path:
+                old.unlink()
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise InputError(f"{path}: can't be saved ({error}); free some space and --resume auto") from None
-    for old in list_checkpoints(folder)[:-keep]:
-        if old != path:
-            old.unlink()
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{path}: can't be saved, perhaps for want of space ({reason}); free some and --resume auto"
+        ) from None
     return path
+
+
+def last_good_state(folder: Path) -> str:
+    """For a message: which it is, and what to do after a number that is not finite."""
+    if found := list_checkpoints(folder):
+        return f"the last good state is {found[-1]}: resume from it with a lower --learning_rate"
+    return "no state is saved yet: start again with a lower --learning_rate"
+
+
+def _not_finite(value, name: str = "") -> str:
+    """The name of the first number that is NaN or infinite in nested dicts, lists and tensors; or nothing."""
+    if isinstance(value, (dict, list, tuple)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        found = (_not_finite(item, f"{name}/{key}" if name else str(key)) for key, item in items)
+        return next(filter(None, found), "")
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else name
+    return name if isinstance(value, torch.Tensor) and not value.isfinite().all() else ""
+
+
+def shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
+
+
+def differing_network(path: Path, state: dict, ours: dict[str, torch.Size], program: str) -> str:
+    """The first of a state's weights that is not among `ours` or has another shape, or the other way round.
+
+    Nothing if all agree. Raises InputError if no name does: the state is not one of `program`.
+    """
+    theirs = shapes(state["networks"])
+    if theirs.keys().isdisjoint(ours):
+        raise InputError(f"{path}: holds no networks of {program}; give a state of one of its own runs")
+    return next((name for name in sorted(theirs | ours) if theirs.get(name) != ours.get(name)), "")
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -62,9 +62,9 @@ def run_program(main: Callable[[], int | None], go_on: str = "") -> None:
     except InputError as error:
         status, said = 2, f"error: {error}"
     except SystemExit as leaving:
-        if not leaving.code:
-            raise
-        status, said = 1, f"error: something that was called ended the program: {leaving.code}"
+        status = 1 if leaving.code else 0  # 0: after --help
+        if status:
+            said = f"error: something that was called ended the program: {leaving.code}"
     except KeyboardInterrupt as stop:
         status = 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
     except BrokenPipeError:  # the reader of a pipe (head, less) went away: nobody is left to tell

@@ -71,6 +71,19 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def append(path: Path, content: bytes) -> None:
+    """Write at the end of a file, which is made if absent: all of it, or on a full disk (OSError) nothing."""
+    with path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            rest = memoryview(content)
+            while rest:  # the system may take less at once
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(before)
+            raise
+
+
 @contextmanager
 def writing_to(out: Path) -> Iterator[None]:
     """Turns what goes wrong with writing files into one line."""

@@ -1,5 +1,6 @@
 """Training from the command line: run folder, exact resume, signals, determinism, bad input."""
 
+import itertools
 import json
 import os
 import signal
@@ -20,6 +21,8 @@ import training
 from data.labels import CHANNEL_COLOURS, NUM_CHANNELS
 from data.pictures import OUTLINE
 from distributed import Ranks
+from loader.cache import prepare
+from loader.pairs import TrainingPairs
 from main import grid_cell
 from model import loss_names
 from options import PRESETS, Options, parse, write_yaml
@@ -237,8 +240,9 @@ def test_signal_saves_and_exits_cleanly(streets, tmp_path, number):
     wait_for_rows(tmp_path / "run", process, 3)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0 and "Traceback" not in err
+    assert process.returncode == 128 + number and "Traceback" not in err
     assert f"stopped by {number.name}" in out
+    assert out.endswith("stopped; the same command with --resume auto goes on from there\n")
     state = load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
     assert state["iteration"] >= 3
     # and it goes on from there
@@ -270,6 +274,45 @@ def test_kill_leaves_good_checkpoints_and_an_exact_resume(streets, tmp_path):
     straight = run(streets, tmp_path / "straight", **options | {"max_iters": last})
     assert_same(weights_and_optimisers(killed), weights_and_optimisers(straight))
     assert stats(tmp_path / "killed") == stats(tmp_path / "straight")
+
+
+def test_a_loader_that_fails_ends_the_run_with_its_state_saved(streets, tmp_path, monkeypatch):
+    batches = list(itertools.islice(main.training_loader(pairs_of(streets, tmp_path), 1), 3))
+
+    def failing(*_, **__):
+        yield from batches
+        raise InputError("a loader process was ended by SIGKILL")
+
+    monkeypatch.setattr(main, "training_loader", failing)
+    with pytest.raises(InputError, match="ended by SIGKILL"):
+        run(streets, tmp_path / "run", save_every=100)
+    assert load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])["iteration"] == 3
+
+
+def pairs_of(streets, tmp_path) -> TrainingPairs:
+    options, _ = parse(flags(streets, tmp_path))
+    return TrainingPairs(prepare(options, "train", progress=False), options)
+
+
+def test_weights_that_are_not_finite_are_not_saved_though_no_loss_was_looked_at(
+    streets, tmp_path, monkeypatch
+):
+    """As on a GPU, where losses are looked at when logging only."""
+    step = training.train_step
+
+    def spoiling(model, optimisers, batch, noise, *, check):
+        losses = step(model, optimisers, batch, noise)
+        if len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 2:
+            next(model.parameters()).data.fill_(float("nan"))
+        return losses
+
+    monkeypatch.setattr(main, "train_step", spoiling)
+    with pytest.raises(
+        InputError, match=r"not finite at iteration 4; the last good state is .*00000002.pt: res"
+    ):
+        run(streets, tmp_path / "run", log_every=100, sample_every=0)
+    names = [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")]
+    assert names == ["state-00000000.pt", "state-00000002.pt"]
 
 
 def test_failing_save_leaves_the_earlier_checkpoint(streets, tmp_path, monkeypatch):
@@ -469,10 +512,46 @@ def test_skip_bad_files_goes_on(streets, tmp_path):
 
 def test_checkpoint_of_other_options_is_refused(streets, tmp_path):
     run(streets, tmp_path / "run", max_iters=1)
-    with pytest.raises(InputError, match="gf_dim 4, this run has 8"):
-        run(streets, tmp_path / "run", gf_dim=8, resume="auto")
-    with pytest.raises(InputError, match="target_class person, this run has car"):
-        run(streets, tmp_path / "run", target_class="car", resume="auto")
+    for name, theirs, ours in (
+        ("gf_dim", 4, 8),
+        ("df_dim", 4, 5),
+        ("embed_dim_small", 16, 17),
+        ("embed_dim_big", 24, 25),
+        ("z_dim_spatial", 4, 5),
+        ("z_dim_appr", 16, 15),
+        ("image_sizex_big", 128, 64),
+        ("target_class", "person", "car"),
+        ("theta_space", "affine", "box"),
+    ):
+        with pytest.raises(InputError, match=f"{name} {theirs}, this run has {ours}"):
+            run(streets, tmp_path / "run", **{name: ours}, resume="auto")
+
+
+def test_a_run_that_is_longer_than_asked_for_already_is_finished(streets, tmp_path, capsys):
+    run(streets, tmp_path / "run", max_iters=2)
+    assert run(streets, tmp_path / "run", max_iters=1, resume="auto")["iteration"] == 2
+    assert "finished 2 iterations" in capsys.readouterr().out
+
+
+def test_an_option_that_changes_no_network_may_change_on_the_way(streets, tmp_path):
+    run(streets, tmp_path / "run", max_iters=1)
+    run(streets, tmp_path / "run", max_iters=2, resume="auto", precision="fp16", learning_rate=1e-5)
+
+
+def test_a_state_of_another_program_or_of_other_networks_is_one_line(streets, tmp_path):
+    state = run(streets, tmp_path / "run", max_iters=1)
+    path = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    networks = state["networks"]
+    for spoilt, said in (
+        ({"backbone.weight": torch.ones(3)}, "holds no networks of main.py"),
+        (networks | {"d_more.weight": torch.ones(3)}, r"has other networks than this run \(d_more.weight\)"),
+        (dict(list(networks.items())[1:]), "has other networks than this run"),
+    ):
+        torch.save(state | {"networks": spoilt}, path)
+        for resume in ("auto", path):
+            with pytest.raises(InputError, match=said) as caught:
+                run(streets, tmp_path / "run", max_iters=2, resume=resume)
+            assert "\n" not in str(caught.value)
 
 
 def test_existing_run_is_not_overwritten(streets, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ from pycocotools import mask as rle
 from data.writer import FrameName, frame_path, rasterise, write_frame
 from distributed import Ranks
 from scripts import segment as program
+from segment import training
 from segment.evaluation import Predicted, cityscapes_figures, coco_figures
 from segment.models import build
 from segment.options import parse
@@ -33,7 +35,7 @@ from segment.samples import (
 )
 from segment.training import RESULT, learn, measure, read_truths, set_precision
 from streets.scenes import write_streets
-from support.checkpoints import list_checkpoints, load_checkpoint
+from support.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from tests.programs import run_here
 from tests.test_main import assert_same, stats
 from tests.town import box, town_objects, write_town
@@ -363,3 +365,29 @@ def test_a_run_folder_is_not_written_over(streets, tmp_path):
         "trained with iterations 1, this run has 2"
         in run_here(program.main, *other, "--resume", "auto").stderr
     )
+
+
+def test_a_state_of_another_program_is_one_line(streets, tmp_path):
+    state = {"iteration": 1, "samples_seen": 1, "options": {}, "networks": {"stn.weight": torch.ones(1)}}
+    save_checkpoint(tmp_path / "run/checkpoints", state | {"optimisers": {}, "window": {}}, 1)
+    for more in (["--resume", "auto"], ["--eval_only"]):
+        done = run_here(program.main, *flags(streets, tmp_path / "run"), *more)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert "state-00000001.pt: holds no" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_shows_in_the_status(streets, tmp_path, monkeypatch, number):
+    real = training.set_rate
+
+    def stopping(optimiser, options, iteration):
+        if iteration == 1:
+            os.kill(os.getpid(), number)
+        real(optimiser, options, iteration)
+
+    monkeypatch.setattr(training, "set_rate", stopping)
+    done = run_here(program.main, *flags(streets, tmp_path / "run", save_every=100))
+    assert done.returncode == 128 + number and not done.stderr.count("Traceback")
+    assert f"stopped by {number.name} after 2 iterations" in done.stdout
+    assert load_checkpoint(list_checkpoints(tmp_path / "run/checkpoints")[-1])["iteration"] == 2
+    assert not (tmp_path / "run" / RESULT).exists()
