@@ -60,7 +60,7 @@ def _meet(ranks: Ranks) -> None:
         )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        _resolve(address)
+        _reach(address, port, listens=ranks.rank == 0)
         store, _, _ = next(dist.rendezvous("env://", timeout=MEETING))
         store.set_timeout(TIMEOUT)
         dist.init_process_group(
@@ -74,15 +74,21 @@ def _meet(ranks: Ranks) -> None:
         ) from None
 
 
-def _resolve(address: str) -> None:
-    """Wait until the name of a machine is known: torch would complain on stderr all the while. OSError."""
-    end = time.monotonic() + RESOLVING
+def _reach(address: str, port: int, *, listens: bool) -> None:
+    """Wait for the name of rank 0's machine to be known, and unless it is ours, for somebody to listen there.
+
+    torch would fill stderr meanwhile. Raises OSError when that has taken too long.
+    """
+    start = time.monotonic()
     while True:
         try:
-            socket.getaddrinfo(address, None)
+            socket.getaddrinfo(address, port)
+            if not listens:
+                socket.create_connection((address, port), timeout=5).close()
             return
-        except OSError:
-            if time.monotonic() > end:
+        except OSError as error:
+            limit = RESOLVING if isinstance(error, socket.gaierror) else MEETING.total_seconds()
+            if time.monotonic() - start > limit:
                 raise
             time.sleep(0.5)
 

@@ -82,13 +82,13 @@ def test_what_means_nothing_is_refused_by_all_who_ask(environment, values, said,
         ),
     ],
 )
-def test_a_job_that_does_not_come_together_is_one_line_in_time(environment, values, said, monkeypatch):
+def test_a_job_that_does_not_come_together_is_one_line_in_time(environment, values, said, monkeypatch, capfd):
     environment(values)
     monkeypatch.setattr(distributed, "RESOLVING", 0)
     monkeypatch.setattr(distributed, "MEETING", distributed.MEETING / 120)
     with pytest.raises(InputError, match=said) as caught, joined():
         pass
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and not capfd.readouterr().err
 
 
 def test_one_gpu_of_several_is_not_guessed(environment, monkeypatch):
