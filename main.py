@@ -23,7 +23,7 @@ from loader.cache import prepare
 from loader.noise import draw_noise
 from loader.pairs import GRID_NOISE, Scene, TrainingPairs, first_scenes, training_loader
 from model import WhereWhat, sample
-from options import Options, parse, write_yaml
+from options import Options, from_dict, parse, write_yaml
 from support.checkpoints import (
     PACKED,
     differing_network,
@@ -39,7 +39,7 @@ from support.files import write_atomic
 from support.processes import StopRequest
 from support.progress import progress_bar
 from support.run_log import RunLog, peak_memory_mb
-from training import Averages, NonFiniteLossError, Optimisers, RecordedStep, can_record, train_step
+from training import EMA, GraphedStep, NonFiniteLossError, Optimisers, can_capture, train_step
 
 GRID_COLUMNS = 6
 GRID_GAP = 3  # pixels, green
@@ -47,7 +47,7 @@ GRID_WIDTH = 320  # pixels; narrower maps are enlarged to at least this
 
 # What a state has learnt, beyond what the shapes of its networks tell: a run goes on only with the same.
 LEARNT = (
-    *("target_class", "theta_space", "image_sizex_small", "image_sizey_small"),
+    *("target_class", "image_sizex_small", "image_sizey_small"),
     *("image_sizex_big", "image_sizey_big", "compact_sizex", "compact_sizey"),
 )
 FAILED = 1  # among numbers of signals: why the loop ends, if a loader process is gone
@@ -61,25 +61,26 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
     checkpoints = run_dir / "checkpoints"
     state = None if dry_run else find_state(options, checkpoints)  # first: what it finds may end the run
 
+    # ---- model
+    with torch.device(device):
+        model = WhereWhat(options)
+    captured = can_capture(options, device, ranks.count)
+    optimisers = Optimisers(model, captured=captured)
+    step = GraphedStep(model, optimisers) if captured else partial(train_step, model, optimisers)
+    ema = EMA(model, options.average_decay) if options.average_decay else None
+    grid_noise = draw_grid_noise(options, device)
+
     # ---- data: one process of each machine fills the cache, which may take hours; the others find it filled
     if ranks.local:
         wait_for_all(NO_LIMIT)
     shown, begin = not ranks.local, ranks.rank / ranks.count
-    pairs = TrainingPairs(prepare(options, "train", progress=shown, begin=begin), options)
+    maps = prepare(options, "train", progress=shown, begin=begin)
+    pairs = TrainingPairs(maps, options, with_places=model.where.has_density)
     validation = first_scenes(prepare(options, "val", progress=shown, begin=begin), GRID_COLUMNS).to(device)
     if not ranks.local:
         wait_for_all(NO_LIMIT)
     global_batch = options.batch_size * ranks.count
     iterations = options.max_iters or -(-options.epoch * pairs.usable_count // global_batch)
-
-    # ---- model
-    with torch.device(device):
-        model = WhereWhat(options)
-    recorded = can_record(options, device, ranks.count)
-    optimisers = Optimisers(model, recorded=recorded)
-    step = RecordedStep(model, optimisers) if recorded else partial(train_step, model, optimisers)
-    averages = Averages(model, options.average_decay) if options.average_decay else None
-    grid_noise = draw_grid_noise(options, device)
 
     if dry_run:
         print(write_yaml(options))
@@ -93,12 +94,10 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
     log.line(describe(model, pairs, device, iterations, ranks))
     iteration, samples_seen, window = 0, 0, empty_window(model)
     if state:
-        restore(state, model, optimisers, averages)
+        restore(state, model, optimisers, ema)
         iteration, samples_seen, window = state["iteration"], state["samples_seen"], state["window"]
         log.line(f"resumed at iteration {iteration}")
         del state
-    if options.compile:
-        model.compile_networks()
 
     def save() -> Path:
         """Write a checkpoint (rank 0; all ranks hold the same weights and come here together)."""
@@ -112,7 +111,7 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
             "networks": model.networks.state_dict(),
             "optimisers": optimisers.state_dict(),
             "window": sums,
-            **({"averages": averages.state_dict()} if averages else {}),
+            **({"averages": ema.state_dict()} if ema else {}),
         }
         return save_checkpoint(checkpoints, state, options.keep_checkpoints)
 
@@ -141,7 +140,7 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
                 continue
             first = samples_seen + ranks.rank * options.batch_size
             noise = draw_noise(options, range(first, first + options.batch_size)).to(device)
-            optimisers.set_rates(rate_left(options, iteration / iterations))
+            optimisers.scale_rates(lr_scale(options, iteration / iterations))
             log_now = iteration == 0 or (iteration + 1) % options.log_every == 0
             try:
                 # Looking at a loss makes the host wait for a GPU, so there it is done when logging only.
@@ -156,8 +155,8 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
             epoch = samples_seen // pairs.usable_count
             iteration += 1
             samples_seen += global_batch
-            if averages:
-                averages.update(iteration)
+            if ema:
+                ema.update(iteration)
             bar.update()
             for name, value in losses.items():
                 window[name] = window[name] + value
@@ -174,7 +173,7 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
                 iteration == 1 or last or iteration % options.sample_every == 0
             )
             if grid_now and not ranks.rank:
-                picture = sample_grid(averages.model if averages else model, validation, grid_noise)
+                picture = sample_grid(ema.model if ema else model, validation, grid_noise)
                 log.picture(encode_png(picture), epoch, iteration)
             epoch_ends = samples_seen // pairs.usable_count > epoch
             if iteration % options.save_every == 0 if options.save_every else epoch_ends:
@@ -206,8 +205,8 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def rate_left(options: Options, progress: float) -> float:
-    """Share of the learning rates: the published 1; with decay_from < 1 a straight fall to 0 at the end."""
+def lr_scale(options: Options, progress: float) -> float:
+    """Factor of the learning rates: the published 1; with decay_from < 1 a straight fall to 0 at the end."""
     return min(1.0, (1 - progress) / (1 - options.decay_from)) if options.decay_from < 1 else 1.0
 
 
@@ -286,6 +285,7 @@ def find_state(options: Options, checkpoints: Path) -> dict | None:
 
 def check_fits(path: Path, state: dict, options: Options) -> None:
     """Raises InputError if a state can't be gone on from with these options, naming the option if it can."""
+    from_dict(state["options"], str(path))
     network = differing_network(path, state, shapes_of(options), "main.py")
     for item in dataclasses.fields(Options):
         name, ours = item.name, getattr(options, item.name)
@@ -308,10 +308,10 @@ def shapes_of(options: Options) -> dict[str, torch.Size]:
         return shapes(WhereWhat(options).networks.state_dict())
 
 
-def restore(state: dict, model: WhereWhat, optimisers: Optimisers, averages: Averages | None) -> None:
+def restore(state: dict, model: WhereWhat, optimisers: Optimisers, ema: EMA | None) -> None:
     model.networks.load_state_dict(state["networks"])
-    if averages:
-        averages.model.networks.load_state_dict(state["networks"] | state.get("averages", {}))
+    if ema:
+        ema.model.networks.load_state_dict(state["networks"] | state.get("averages", {}))
     optimisers.load_state_dict(state["optimisers"])
 
 
@@ -341,7 +341,7 @@ def draw_grid_noise(options: Options, device: torch.device) -> tuple[torch.Tenso
 
 
 def sample_grid(model: WhereWhat, scene: Scene, grid_noise: tuple[torch.Tensor, torch.Tensor]) -> np.ndarray:
-    """The z-pair grid (spec section 9), RGB uint8 (height, width, 3).
+    """The z-pair grid (docs/model.md#sample-grid), RGB uint8 (height, width, 3).
 
     One column a scene; rows: the scene; the result for (z_appr 1, z_spatial 1); for (2, 1); for (1, 2). Big
     maps narrower than GRID_WIDTH are enlarged and the new objects outlined; others are shown as published.

@@ -1,11 +1,10 @@
-"""The twelve networks of the where/what model (spec section 5) and its fixed operations (section 4).
+"""The networks of the model (docs/model.md#networks) and its fixed operations (docs/model.md#placing).
 
 Shapes: B images, planes = 30 one-hot classes + 1 edge map, h x w the map of the module at hand.
 Nothing here knows a device: parameters are made where the caller's `torch.device` context says.
 """
 
 import contextlib
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -111,8 +110,8 @@ def row(*channels: int, activation: nn.Module) -> nn.Sequential:
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """bfloat16 and float16 become float32: losses and sampling need more digits than convolutions do."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    """bfloat16 becomes float32: losses and sampling need more digits than convolutions do."""
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def no_autocast(x: Tensor) -> contextlib.AbstractContextManager:
@@ -191,15 +190,10 @@ class VariationalEncoder(nn.Module):
 
 
 class StnHead(nn.Module):
-    """Where embedding (B,embed_dim,1,1) -> theta (B,6), a 2x3 affine matrix without rotation or shear.
+    """Where embedding (B,embed_dim,1,1) -> theta (B,6), a 2x3 affine matrix without rotation or shear."""
 
-    With `box_space` its last layer predicts a place as `place_code` writes it, and starts at a box of a
-    tenth of the image; else it predicts theta and starts at the identity, the whole image.
-    """
-
-    def __init__(self, embed_dim: int, width: int, box_space: bool):
+    def __init__(self, embed_dim: int, width: int):
         super().__init__()
-        self.box_space = box_space
         self.layers = nn.Sequential(
             nn.Linear(embed_dim, 2 * width), nn.ReLU(), nn.Linear(2 * width, width), nn.ReLU()
         )
@@ -207,38 +201,31 @@ class StnHead(nn.Module):
         self.register_buffer("free", torch.tensor([1.0, 0, 1, 0, 1, 1]), persistent=False)
 
     def start(self) -> None:
-        """Give the last layer its starting values."""
+        """Let the last layer predict the identity, the whole image."""
         nn.init.zeros_(self.theta.weight)
-        scale = math.log(10) if self.box_space else 1.0
         with torch.no_grad():
-            self.theta.bias.copy_(torch.tensor([scale, 0, 0, 0, scale, 0]))
+            self.theta.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
 
     def forward(self, embedding: Tensor) -> Tensor:
         # A place needs more digits than half precision has: 8 bits are a pixel or two.
         with no_autocast(embedding):
             embedding = embedding.flatten(1).to(self.theta.weight.dtype)
-            code = self.theta(self.layers(embedding)) * self.free  # (B,6)
-            return theta_of_code(code) if self.box_space else code
-
-
-def place_code(theta: Tensor) -> Tensor:
-    """theta (B,6) -> (log t11, 0, centre x, 0, log t22, centre y): numbers of like scale, -1..4.
-
-    t11 is image width / box width, so its log is minus the log width; centres are in -1..1.
-    """
-    t11, t22 = theta[:, 0].clamp(min=1e-3), theta[:, 4].clamp(min=1e-3)
-    zero = torch.zeros_like(t11)
-    return torch.stack([t11.log(), zero, -theta[:, 2] / t11, zero, t22.log(), -theta[:, 5] / t22], 1)
-
-
-def theta_of_code(code: Tensor) -> Tensor:
-    """The inverse of `place_code`, for boxes down to 1/400 of the image."""
-    t11, t22 = code[:, 0].clamp(-1, 6).exp(), code[:, 4].clamp(-1, 6).exp()
-    zero = torch.zeros_like(t11)
-    return torch.stack([t11, zero, -code[:, 2] * t11, zero, t22, -code[:, 5] * t22], 1)
+            return self.theta(self.layers(embedding)) * self.free  # (B,6)
 
 
 # ---- the table ----------------------------------------------------------------------------------
+
+
+# The networks by who trains them together; each has what it has of these.
+GROUPS = {
+    "d": ("d_stn", "d_where", "d_obj", "d_what"),
+    "sup": ("where_encoder_sup", "what_encoder_sup"),
+    "g": (
+        *("where_encoder", "where_reconstructor", "stn"),
+        *("what_encoder", "generator", "what_reconstructor"),
+    ),
+    "where": ("place_density",),
+}
 
 
 def build_networks(options: Options) -> nn.ModuleDict:
@@ -248,23 +235,32 @@ def build_networks(options: Options) -> nn.ModuleDict:
     where module. Discriminators and reconstructors return logits: the published sigmoid is part of their
     loss.
     """
-    networks = nn.ModuleDict(where_networks(options) | what_networks(options) | discriminators(options))
+    published = options.where == "published"
+    networks = nn.ModuleDict(
+        (where_networks(options) if published else density_network(options))
+        | what_networks(options)
+        | (where_discriminators(options) if published else {})
+        | what_discriminators(options)
+    )
     initialise(networks)
     return networks
 
 
+def density_network(options: Options) -> dict[str, nn.Module]:
+    depth = network_depth(options.image_sizex_small, options.image_sizey_small, "small maps")
+    return {"place_density": PlaceDensityNetwork(NUM_CHANNELS, options.where_dim, depth)}
+
+
 def where_networks(options: Options) -> dict[str, nn.Module]:
-    """What finds a place in a small map."""
+    """What finds a place in a small map, as published."""
     g, embed_dim, z_spatial = options.gf_dim, options.embed_dim_small, options.z_dim_spatial
     depth = network_depth(options.image_sizex_small, options.image_sizey_small, "small maps")
     kernel = (4, options.image_sizex_small >> depth)
-    if options.where == "distribution":
-        return {"place_density": PlaceDensityNetwork(NUM_CHANNELS, options.where_dim, depth)}
     return {
         "where_encoder": SceneEncoder(z_spatial, g, depth, kernel, embed_dim),
         "where_encoder_sup": VariationalEncoder(nn.Sequential(nn.Conv2d(6, g, 1)), g, (1, 1), z_spatial),
         "where_reconstructor": Reconstructor(embed_dim, g, depth, kernel),
-        "stn": StnHead(embed_dim, g, options.theta_space == "box"),
+        "stn": StnHead(embed_dim, g),
     }
 
 
@@ -283,18 +279,21 @@ def what_networks(options: Options) -> dict[str, nn.Module]:
     }
 
 
-def discriminators(options: Options) -> dict[str, nn.Module]:
-    """The four discriminators; only gradients through theta could use the two that judge theta."""
+def where_discriminators(options: Options) -> dict[str, nn.Module]:
+    """What judges theta, and the layout with its box."""
+    d = options.df_dim
+    return {
+        "d_stn": row(6, options.gf_dim, 1, activation=nn.ReLU()),
+        "d_where": nn.Sequential(*down(PLANES + 1, [d, 2 * d, 4 * d]), Halving(4 * d, 1, LEAK, norm=False)),
+    }
+
+
+def what_discriminators(options: Options) -> dict[str, nn.Module]:
+    """What judges the shape, and the layout with the instance."""
     d = options.df_dim
     compact, kernel_compact = _compact_size(options)
     channels = [d * multiplier for multiplier in channel_multipliers(compact)]
-    of_theta = {}
-    if options.where == "published" or options.joint_weight:
-        of_theta["d_stn"] = row(6, options.gf_dim, 1, activation=nn.ReLU())
-        of_theta["d_where"] = nn.Sequential(
-            *down(PLANES + 1, [d, 2 * d, 4 * d]), Halving(4 * d, 1, LEAK, norm=False)
-        )
-    return of_theta | {
+    return {
         "d_obj": FullPrecision(
             *down(1, channels), nn.LeakyReLU(LEAK), nn.Conv2d(channels[-1], 1, kernel_compact)
         ),
@@ -309,7 +308,7 @@ def _compact_size(options: Options) -> tuple[int, tuple[int, int]]:
 
 
 def initialise(networks: nn.ModuleDict) -> None:
-    """Convolutions N(0, 0.02) with bias 0; the STN head starts at the identity (spec section 5).
+    """Convolutions N(0, 0.02) with bias 0; the STN head starts at the identity (docs/model.md#networks).
 
     The density of places, no published network, keeps PyTorch's start but for its last layer.
     """
@@ -318,7 +317,8 @@ def initialise(networks: nn.ModuleDict) -> None:
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and name != "place_density":
                 nn.init.normal_(module.weight, 0.0, 0.02)
                 nn.init.zeros_(module.bias)
-    networks["stn" if "stn" in networks else "place_density"].start()
+        if isinstance(network, (StnHead, PlaceDensityNetwork)):
+            network.start()
 
 
 # ---- fixed operations ---------------------------------------------------------------------------
@@ -348,7 +348,7 @@ def noise_features(z: Tensor, weight: Tensor) -> Tensor:
 def _source_coordinate(scale: Tensor, shift: Tensor, size: int) -> Tensor:
     """Source coordinate u (B,size), -1..1 inside the source, of each output pixel along one axis.
 
-    Pixel centres of the first and last pixel sit at -1 and +1 (align_corners=True, spec section 4).
+    Pixel centres of the first and last pixel sit at -1 and +1 (align_corners=True, docs/model.md#placing).
     """
     return (
         scale[:, None] * torch.linspace(-1, 1, size, device=scale.device, dtype=scale.dtype) + shift[:, None]

@@ -57,33 +57,9 @@ class Options:
     )
     where_learning_rate: float = setting(2e-3, "Adam step size of the density network", above=0)
     where_weight_decay: float = setting(0.01, "decoupled weight decay of the density network", least=0)
-    joint_weight: float = setting(
-        0.0,
-        "factor of the gradients that the losses of G send through theta into the density; 0: none",
-        least=0,
-    )
-    erase_share: float = setting(
-        0.5, "probability of each usable instance to be erased and learnt from", above=0, most=1
-    )
-    hidden_share: float = setting(
-        0.3,
-        "an instance that hides things on more than this share of its pixels is no place to learn from",
-        least=0,
-    )
-    zoom_share: float = setting(
-        0.5,
-        "probability of a map to be learnt from in a random part of it, 60 to 100 % of its width and height",
-        least=0,
-        most=1,
-    )
     clear_weight: float = setting(
         0.0,
         "places are drawn with exp(-clear_weight * share of the box on things) times their learnt density",
-        least=0,
-    )
-    decoys: float = setting(
-        1.0,
-        "filled holes where nothing stood, for each erased instance, in maps without exact erasures",
         least=0,
     )
 
@@ -97,37 +73,26 @@ class Options:
     # ---- speed (same arithmetic up to rounding) --------------------------------------------------
     precision: str = setting(
         "fp32",
-        "numbers of the convolutions: fp32, bf16 or fp16 (GPU; with loss scaling)",
-        ("fp32", "bf16", "fp16"),
+        "numbers of the convolutions: fp32 or bf16",
+        ("fp32", "bf16"),
     )
     tf32: bool = setting(False, "let GPUs round float32 factors to 10 bits in convolutions and products")
     channels_last: bool = setting(True, "memory format of maps; on CPUs twice as fast as the other")
     cuda_graph: str = setting(
         "auto",
-        "auto: on a GPU record the step once and replay it (one process, not with fp16 or compile); never",
+        "auto: on a GPU capture the step once and replay it (one process); never",
         ("auto", "never"),
-    )
-    compile: bool = setting(False, "compile the networks with torch.compile (needs a C++ compiler on a CPU)")
-    accumulate: int = setting(
-        1, "parts that a batch goes through in, one after the other, to save memory", least=1
     )
 
     # ---- departures from the published program, all off by default ------------------------------
     box_ramp: float = setting(
         0.0, "width of the placed box's soft edge, output pixels; 0: published edge", least=0
     )
-    theta_space: str = setting(
-        "affine",
-        "numbers that stand for a place in the STN head, its L1, its encoder and its discriminator: affine"
-        " (theta itself, published) or box (centre, log width, log height)",
-        ("affine", "box"),
-    )
     theta_jitter: float = setting(
         0.0,
         "random shift of each edge of x+'s box, at most so many pixels of the big map; hides its pixel grid",
         least=0,
     )
-    kl_weight: float = setting(1.0, "weight of where_kl in the supervised where encoder's loss", least=0)
     what_kl_weight: float = setting(
         1.0,
         "weight of what_kl in the supervised what encoder's loss; with mask_loss bce, likelihood weighs it by"
@@ -136,11 +101,6 @@ class Options:
     )
     mask_loss: str = setting(
         "l1", "what_vae_recon: l1 (published) or bce, the likelihood of the mask", ("l1", "bce")
-    )
-    overlap_weight: float = setting(
-        0.0,
-        "weight in g_total of `overlap`, the share of the predicted box (with where = distribution: of all"
-        " boxes, by their density) that falls on things",
     )
     decay_from: float = setting(
         1.0, "share of the run after which the learning rate falls to 0, 1: never", least=0, most=1
@@ -257,19 +217,39 @@ def validate(options: Options) -> Options:
             f"z_dim_spatial must be {PLACE_NUMBERS} with where 'distribution' (x, y, height, aspect), not"
             f" {options.z_dim_spatial}"
         )
-    if options.batch_size % options.accumulate:
-        raise InputError(
-            f"batch_size {options.batch_size} must be a multiple of accumulate {options.accumulate}"
-        )
     return options
+
+
+# Options of earlier versions that nobody needed: what is left of them is what these values did.
+REMOVED = {
+    "joint_weight": 0.0,
+    "overlap_weight": 0.0,
+    "theta_space": "affine",
+    "kl_weight": 1.0,
+    "compile": False,
+    "accumulate": 1,
+    "erase_share": 0.5,
+    "hidden_share": 0.3,
+    "zoom_share": 0.5,
+    "decoys": 1.0,
+}
 
 
 def from_dict(values: dict, source: str) -> Options:
     """Options from a dict of saved values (options.yaml, a checkpoint); missing ones take their defaults.
 
-    Raises InputError, naming `source`, for an unknown name or a value of the wrong kind.
+    Raises InputError, naming `source`, for an unknown name, a value of the wrong kind, and an option of
+    earlier versions (REMOVED) that holds anything but its default.
     """
-    return changed(Options(), values, source)
+    for name in values.keys() & REMOVED.keys():
+        if values[name] != REMOVED[name]:
+            raise InputError(
+                f"{source}: {name} {values[name]} is no longer there, only what {name} {REMOVED[name]} did"
+            )
+    kept = {name: value for name, value in values.items() if name not in REMOVED}
+    if kept.get("precision") == "fp16":
+        raise InputError(f"{source}: precision fp16 is no longer there; take bf16 or fp32")
+    return changed(Options(), kept, source)
 
 
 def write_yaml(options: Options) -> str:

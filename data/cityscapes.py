@@ -1,6 +1,6 @@
 """Reading Cityscapes fine annotation: listing, decoding, and everything that is computed from one image.
 
-Pure functions on files and arrays (spec section 3); nothing here keeps state. `loader/cache.py` calls them
+Pure functions on files and arrays; nothing here keeps state. `loader/cache.py` calls them
 once for each image, `loader/pairs.py` makes the training batches.
 """
 
@@ -263,7 +263,7 @@ def _nearest(size_in: int, size_out: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Instance:
-    """One usable instance of a frame, measured on the big map (spec section 3)."""
+    """One usable instance of a frame, measured on the big map (docs/model.md#usable-instances)."""
 
     instance_id: int
     area: int  # pixels
@@ -292,7 +292,7 @@ def usable_instances(
     *,
     group_instances: bool = True,
 ) -> list[Instance]:
-    """Instances of `target` worth learning from, by rising id (spec section 3, "Usable instances").
+    """Instances of `target` worth learning from, by rising id (docs/model.md#usable-instances).
 
     Args:
       channels_small: (h,w) uint8 channels 0..29; ids_small: (h,w) uint16 instance ids.

@@ -231,7 +231,7 @@ def place_noise(studio: Studio, state: State, wishes: Wishes) -> np.ndarray:
     """z_spatial (4,) float64 of the chosen object, by the exact inverse at its place."""
     placed = state.objects[state.chosen]
     _, view = _asked(studio, state.steps[state.chosen], wishes, placed.class_name)
-    theta = torch.from_numpy(placed.theta)[None].to(view.where.labels.device)
+    theta = torch.from_numpy(placed.theta)[None].to(view.where.density.logits.device)
     return view.where.density.z_of_theta(theta)[0].cpu().numpy()
 
 

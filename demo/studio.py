@@ -19,7 +19,6 @@ from data.writer import colour_map
 from demo.options import STREETS, DemoOptions
 from demo.state import Scene, Wishes
 from distributed import choose_device
-from model import draw_shapes
 from streets.scenes import write_streets
 from support.errors import InputError, warn
 from support.processes import Pool
@@ -53,7 +52,7 @@ class Studio:
         if len(models) < len(options.checkpoint):
             raise InputError(f"--checkpoint: two for one class, only {', '.join(models)} are told apart")
         for name, model in models.items():
-            if model.options.where == "published":
+            if not model.where.has_density:
                 raise InputError(
                     f"--checkpoint: the {name} model has no density of places, which a click asks; take one"
                     " trained with --where distribution"
@@ -132,12 +131,14 @@ def shape_directions(inserter: Inserter, frame: Frame, class_name: str) -> np.nd
     """
     model = inserter.models[class_name]
     maps = read_maps(frame)
-    small, _ = working_maps(*maps, model.small, inserter.device)
+    small, _ = working_maps(*maps, model.maps.small, inserter.device)
     foot, median = torch.tensor([[0.5, 0.75]]), torch.zeros(1, 2)
-    theta = model.density(small).theta_at(foot.to(inserter.device), median.to(inserter.device)).float()
+    theta = model.where.density(small).theta_at(foot.to(inserter.device), median.to(inserter.device)).float()
     noise = np.random.default_rng(0).standard_normal((SHAPE_DRAWS, model.options.z_dim_appr))
-    big = [tensor.expand(SHAPE_DRAWS, -1, -1) for tensor in working_maps(*maps, model.big, inserter.device)]
-    masks = draw_shapes(model, *big, theta.expand(SHAPE_DRAWS, -1), column(noise, inserter.device))
+    big = [
+        tensor.expand(SHAPE_DRAWS, -1, -1) for tensor in working_maps(*maps, model.maps.big, inserter.device)
+    ]
+    masks = model.what.sample(*big, theta.expand(SHAPE_DRAWS, -1), column(noise, inserter.device))
     masks = masks.flatten(1).double().cpu().numpy()
     change, *_ = np.linalg.lstsq(noise, masks - masks.mean(0), rcond=None)
     directions = np.linalg.svd(change, full_matrices=False)[0].T[:SHAPE_SLIDERS]

@@ -6,6 +6,7 @@ more than where the scene was drawn again without it.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,9 +25,16 @@ DECOYS = 2  # at most, for each instance and seed
 TRIES = 40  # columns drawn to find them
 
 
-def collect_leak(collected: Collected, model: WhereWhat, view: View, erasures: dict[int, Erasure]) -> None:
+def collect_leak(
+    collected: Collected,
+    model: WhereWhat,
+    view: View,
+    erasures: dict[int, Erasure],
+    temperature: float = 1.0,
+) -> None:
     """Add what a scene says about leak; the model must have a density of places."""
-    untouched = masses(model, small_labels(model, view.label_ids)[None])[0]
+    masses = partial(masses_of, model, temperature)
+    untouched = masses(small_labels(model, view.label_ids)[None])[0]
     before, after = np.zeros((2, len(collected.seeds)))
     for instance_id, box in zip(view.real_ids, view.real_boxes, strict=True):
         for seed in collected.seeds:
@@ -36,11 +44,11 @@ def collect_leak(collected: Collected, model: WhereWhat, view: View, erasures: d
                 maps.append(small_labels(model, fill_hole(view.label_ids, view.instance_ids, hole)[0]))
             if feet:
                 before[seed] += sum(mass_around(untouched, foot) for foot in feet)
-                after[seed] += sum(map(mass_around, masses(model, np.array(maps)), feet))
+                after[seed] += sum(map(mass_around, masses(np.array(maps)), feet))
             collected.decoys += len(feet)
         if instance_id in erasures:
             foot = np.array([(box[0] + box[2]) / 2, box[3]])
-            both = masses(model, without(model, view, erasures[instance_id]))
+            both = masses(without(model, view, erasures[instance_id]))
             for figure, mass in zip(LEAK_FIGURES["leak_true"], both, strict=True):
                 collected.add("model", figure, [mass_around(mass, foot)])
     for figure, sums in zip(LEAK_FIGURES["leak_decoy"], (after, before), strict=True):
@@ -49,7 +57,7 @@ def collect_leak(collected: Collected, model: WhereWhat, view: View, erasures: d
 
 def absent_figures(model: WhereWhat, collected: Collected) -> dict[str, str]:
     """Figures that this model, or these scenes, can't have, and the reason."""
-    if model.options.where == "published":
+    if not model.where.has_density:
         return dict.fromkeys(LEAK_FIGURES, "no density of places")
     absent = {"theta_recon_l1": "z and theta determine each other"}
     if not collected.decoys:
@@ -89,14 +97,14 @@ def without(model: WhereWhat, view: View, erasure: Erasure) -> np.ndarray:
 
 def small_labels(model: WhereWhat, label_ids: np.ndarray) -> np.ndarray:
     """Channels (h,w) uint8 of a full-size map of label ids (H,W), as the where module sees it."""
-    height, width = model.small
+    height, width = model.maps.small
     return CHANNEL_OF_ID[resize_nearest(label_ids, width, height)]
 
 
 @torch.no_grad()
-def masses(model: WhereWhat, labels: np.ndarray) -> np.ndarray:
+def masses_of(model: WhereWhat, temperature: float, labels: np.ndarray) -> np.ndarray:
     """Probability of each cell, (n,h,w) float64, in small maps of channels (n,h,w) uint8."""
-    return model.density(torch.from_numpy(labels).to(model.device)).mass().cpu().numpy()
+    return model.where.density(torch.from_numpy(labels).to(model.device), temperature).mass().cpu().numpy()
 
 
 def mass_around(mass: np.ndarray, foot: np.ndarray) -> float:

@@ -16,7 +16,11 @@ from data.labels import CHANNEL_OF_ID, FIRST_THING_CHANNEL
 from support.seeds import generator
 
 DECOYS = 4  # for each instance, of which a draw takes some
-LEAST_PART = 0.6  # of a map's width and height, when it is zoomed into
+DECOYS_DRAWN = 1.0  # on average, for each instance taken
+ERASE_PROBABILITY = 0.5  # of each usable instance
+MAX_OCCLUDING = 0.3  # fraction of an instance's pixels behind which things appear; beyond, it is not erased
+ZOOM_PROBABILITY = 0.5  # of a map to be learnt from in a part of it
+MIN_PART = 0.6  # of a map's width and height, when it is zoomed into
 
 
 @dataclass(frozen=True)
@@ -91,20 +95,17 @@ def erase_some(
     boxes: dict[int, np.ndarray],
     patches: list[Patch],
     rng: np.random.Generator,
-    erase_share: float,
-    hidden_share: float,
-    decoys: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A small map without some of its instances, (h,w) uint8, and their boxes (n,4) float32, n > 0 if it can.
 
     labels (h,w) uint8 and ids (h,w) uint16 are the small map; boxes the candidates by id. Each is taken with
-    probability `erase_share`, at least one, in random order; not one that hides things on more than
-    hidden_share of its pixels, nor one whose patch shows another that is gone or the other way round. In maps
-    with decoys as many of them as `decoys` says for each instance taken, on average, are applied too.
+    ERASE_PROBABILITY, at least one, in random order; not one that occludes things on more than MAX_OCCLUDING
+    of its pixels, nor one whose patch shows another that is gone or the other way round. In maps with decoys
+    DECOYS_DRAWN of them for each instance taken, on average, are applied too.
     """
-    candidates = [patch for patch in patches if patch.owner in boxes and patch.hides() <= hidden_share]
+    candidates = [patch for patch in patches if patch.owner in boxes and patch.hides() <= MAX_OCCLUDING]
     rng.shuffle(candidates)
-    chosen = [patch for patch in candidates if rng.random() < erase_share] or candidates[:1]
+    chosen = [patch for patch in candidates if rng.random() < ERASE_PROBABILITY] or candidates[:1]
     erased, ids = labels.flatten(), ids.ravel()
     gone, shown, taken = set(), set(), []
     for patch in chosen:
@@ -115,7 +116,7 @@ def erase_some(
         gone, shown = gone | removes, shown | shows
         taken.append(boxes[patch.owner])
     spare = [patch for patch in patches if not patch.owner]
-    for number in rng.permutation(len(spare))[: rng.poisson(decoys * len(taken))]:
+    for number in rng.permutation(len(spare))[: rng.poisson(DECOYS_DRAWN * len(taken))]:
         erased[spare[number].pixels] = spare[number].labels
     return erased.reshape(labels.shape), np.array(taken, np.float32).reshape(-1, 4)
 
@@ -127,7 +128,7 @@ def zoom_in(labels: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> 
     from the horizon stays as it was; where the horizon is, and how large things are, does not.
     """
     height, width = labels.shape
-    share = rng.uniform(LEAST_PART, 1)
+    share = rng.uniform(MIN_PART, 1)
     left, top = rng.uniform(0, 1 - share, 2)
     columns = ((left + share * (np.arange(width) + 0.5) / width) * width).astype(int)
     rows = ((top + share * (np.arange(height) + 0.5) / height) * height).astype(int)

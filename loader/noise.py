@@ -10,11 +10,11 @@ from torch import Tensor
 from loader.pairs import STEP_NOISE
 from options import Options
 
-DROPOUT = 0.4  # share of embedding channels that the noise heads do not see in training
+DROPOUT = 0.4  # fraction of embedding channels that the noise heads do not see in training
 
 
 @dataclass(frozen=True)
-class HalfNoise:
+class UpdateNoise:
     """Noise of one of the two G-side updates of a step; index 0 of `keep_*` is x+ (real), 1 is x (cond)."""
 
     eps_where: Tensor  # (B,z_spatial,1,1) normal, sampling noise of the supervised where encoder
@@ -22,14 +22,8 @@ class HalfNoise:
     keep_where: Tensor  # (2,B,embed_small,1,1) dropout masks, 0 or 1/(1-DROPOUT)
     keep_what: Tensor  # (2,B,embed_big,1,1)
 
-    def to(self, device) -> "HalfNoise":
-        return HalfNoise(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
-
-    def chunk(self, count: int) -> list["HalfNoise"]:
-        """`count` equal parts of the batch."""
-        eps = zip(self.eps_where.chunk(count), self.eps_what.chunk(count), strict=True)
-        keep = zip(self.keep_where.chunk(count, 1), self.keep_what.chunk(count, 1), strict=True)
-        return [HalfNoise(*e, *k) for e, k in zip(eps, keep, strict=True)]
+    def to(self, device) -> "UpdateNoise":
+        return UpdateNoise(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -38,19 +32,11 @@ class Noise:
 
     z_spatial: Tensor  # (B,z_spatial,1,1) normal
     z_appr: Tensor  # (B,z_appr,1,1) normal
-    halves: tuple[HalfNoise, HalfNoise]
+    updates: tuple[UpdateNoise, UpdateNoise]
 
     def to(self, device) -> "Noise":
         z_spatial, z_appr = (z.to(device, non_blocking=True) for z in (self.z_spatial, self.z_appr))
-        return Noise(z_spatial, z_appr, tuple(half.to(device) for half in self.halves))
-
-    def chunk(self, count: int) -> list["Noise"]:
-        """`count` equal parts of the batch."""
-        halves = zip(*(half.chunk(count) for half in self.halves), strict=True)
-        return [
-            Noise(*parts)
-            for parts in zip(self.z_spatial.chunk(count), self.z_appr.chunk(count), halves, strict=True)
-        ]
+        return Noise(z_spatial, z_appr, tuple(update.to(device) for update in self.updates))
 
 
 def draw_noise(options: Options, positions: Iterable[int]) -> Noise:
@@ -73,15 +59,15 @@ def draw_noise(options: Options, positions: Iterable[int]) -> Noise:
         keeps.append(seen.astype(np.float32) / np.float32(1 - DROPOUT))
     z_spatial, z_appr, *eps = _columns(normals, normal_sizes)
     keep = _columns(keeps, keep_sizes * 2)
-    halves = tuple(
-        HalfNoise(
-            *eps[2 * half : 2 * half + 2],
-            torch.stack(keep[4 * half : 4 * half + 2]),
-            torch.stack(keep[4 * half + 2 : 4 * half + 4]),
+    updates = tuple(
+        UpdateNoise(
+            *eps[2 * update : 2 * update + 2],
+            torch.stack(keep[4 * update : 4 * update + 2]),
+            torch.stack(keep[4 * update + 2 : 4 * update + 4]),
         )
-        for half in (0, 1)
+        for update in (0, 1)
     )
-    return Noise(z_spatial, z_appr, halves)
+    return Noise(z_spatial, z_appr, updates)
 
 
 def _columns(rows: list[np.ndarray], sizes: list[int]) -> list[Tensor]:

@@ -17,7 +17,7 @@ from data.cityscapes import theta_of_box
 from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
 from loader.ahead import made_ahead
 from loader.cache import FrameMaps, WorkingMaps
-from loader.erasing import erase_some, zoom_in
+from loader.erasing import ZOOM_PROBABILITY, erase_some, zoom_in
 from options import Options
 from support.errors import InputError
 
@@ -42,10 +42,6 @@ class _Tensors:
     def to(self, device: torch.device | str, *, non_blocking: bool = False):
         """A copy on `device`."""
         return self.apply(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def chunk(self, count: int) -> list:
-        """`count` equal parts of the batch."""
-        return [self.apply(lambda tensor, index=index: tensor.chunk(count)[index]) for index in range(count)]
 
     def pin_memory(self):
         """A copy in page-locked memory."""
@@ -74,7 +70,7 @@ class Scene(_Tensors):
 
 @dataclass(frozen=True)
 class Places(_Tensors):
-    """Small maps without some of their instances, one for each half of a step, and where those stood."""
+    """Small maps without some of their instances, one for each update of a step, and where those stood."""
 
     labels: Tensor  # (B,2,h,w) uint8, channel 0..29
     boxes: Tensor  # (B,2,8,4) float32: x0, y0, x1, y1, shares of the image
@@ -89,7 +85,7 @@ class Batch(_Tensors):
     cond: Scene  # x
     compact: Tensor  # (B,1,cy,cx) float32 in [0,1]
     theta: Tensor  # (B,6) float32
-    places: Places | None = None  # with option where = distribution
+    places: Places | None = None  # for a density of places
 
 
 class TrainingPairs:
@@ -99,17 +95,16 @@ class TrainingPairs:
     walks all N images in an order of its own, new each N samples. Each image is flipped with p = 0.5, drawn
     separately for x+ and x, and one usable instance of x+ is drawn uniformly.
 
+    with_places: batches hold the places that a density learns from, too.
     Raises InputError if no image holds a usable instance.
     """
 
-    def __init__(self, maps: WorkingMaps, options: Options):
+    def __init__(self, maps: WorkingMaps, options: Options, *, with_places: bool = False):
         self.maps = maps
         self.seed = options.random_seed
         self.target_class = options.target_class
         self.theta_jitter = options.theta_jitter
-        self.erasing = (options.erase_share, options.hidden_share, options.decoys)
-        self.zoom_share = options.zoom_share
-        self.with_places = options.where == "distribution"
+        self.with_places = with_places
         counts = [len(maps.instances(index, options.target_class)) for index in range(len(maps))]
         self.usable = tuple(index for index, count in enumerate(counts) if count)
         self.instance_count = sum(counts)
@@ -156,27 +151,27 @@ class TrainingPairs:
         )
 
     def _places(self, position: int, real_index: int) -> Places:
-        """Of x+ for half 0, of another such image, in an order of its own, for half 1."""
+        """Of x+ for update 0, of another such image, in an order of its own, for update 1."""
         other_index = self.usable[_walk(self.seed, PLACE_ORDER, self.usable_count, position)]
         rng = np.random.default_rng([self.seed, ERASING, position])
-        halves = []
+        drawn = []
         for index in (real_index, other_index):
             maps = self.maps.load(index)
             candidates = self.maps.instances(index, self.target_class)
             singles = [one.instance_id for one in candidates if one.instance_id >= FIRST_SINGLE_ID]
             boxes = {instance_id: maps.box_of(instance_id) for instance_id in singles}
             labels, places = erase_some(
-                maps.labels_small, maps.ids_small, boxes, maps.erasable.patches(), rng, *self.erasing
+                maps.labels_small, maps.ids_small, boxes, maps.erasable.patches(), rng
             )
-            if rng.random() < self.zoom_share:
+            if rng.random() < ZOOM_PROBABILITY:
                 labels, places = zoom_in(labels, places, rng)
             if rng.random() < 0.5:
                 labels, places = labels[:, ::-1], places[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [1, 0, 1, 0]
             count = min(len(places), PLACES)
             padded = np.zeros((PLACES, 4), np.float32)
             padded[:count] = places[:count]
-            halves.append((np.ascontiguousarray(labels), padded, np.arange(PLACES) < count))
-        return Places(*(torch.from_numpy(np.stack(arrays))[None] for arrays in zip(*halves, strict=True)))
+            drawn.append((np.ascontiguousarray(labels), padded, np.arange(PLACES) < count))
+        return Places(*(torch.from_numpy(np.stack(arrays))[None] for arrays in zip(*drawn, strict=True)))
 
 
 def _walk(seed: int, stream: int, count: int, position: int) -> int:

@@ -29,15 +29,16 @@ from loader.cache import prepare
 from loader.noise import Noise, draw_noise
 from loader.pairs import Batch, TrainingPairs, training_loader
 from main import keep_freed_memory, seed_everything, set_speed
-from model import WhereWhat, d_losses
+from model import WhereWhat
 from options import PRESETS, Options, validate
 from streets.scenes import write_streets
 from support.errors import InputError, Parser, run_program
 from support.run_log import peak_memory_mb
 from tests.plain import PlainWhereWhat, plain_train_step
-from training import G_SIDE, WARM_UP, Optimisers, RecordedStep, can_record, g_gradients, g_terms, train_step
+from training import WARM_UP, GraphedStep, Optimisers, can_capture, d_step, g_step, train_step
+from where import WHERE_MODULES
 
-VARIANTS = ("plain", "fp32", "bf16", "fp16")
+VARIANTS = ("plain", "fp32", "bf16")
 TYPICAL_THETA = torch.tensor([10.0, 0, 0, 0, 10, 0])  # a box of a tenth of the image, in its middle
 
 
@@ -53,7 +54,7 @@ def timed(call: Callable[[], object], device: torch.device) -> float:
 
 
 class Variant:
-    """One way to take the step, with a model of its own: plain, fp32, bf16 or fp16."""
+    """One way to take the step, with a model of its own: plain, fp32 or bf16."""
 
     def __init__(self, name: str, options: Options, batch: Batch, noise: Noise, device: torch.device):
         self.name, self.device = name, device
@@ -62,25 +63,22 @@ class Variant:
         seed_everything(options.random_seed)
         with torch.device(device):
             self.model = WhereWhat(self.options)
-        if options.where == "published" and options.theta_space == "affine":
-            # it starts at boxes as large as the image
+        if "stn" in self.model.networks:  # it starts at boxes as large as the image
             self.model.networks["stn"].theta.bias.data.copy_(TYPICAL_THETA)
-        recorded = name != "plain" and can_record(self.options, device, 1)
-        self.optimisers = Optimisers(self.model, recorded=recorded)
+        captured = name != "plain" and can_capture(self.options, device, 1)
+        self.optimisers = Optimisers(self.model, captured=captured)
         self.take = (
-            RecordedStep(self.model, self.optimisers)
-            if recorded
+            GraphedStep(self.model, self.optimisers)
+            if captured
             else partial(train_step, self.model, self.optimisers)
         )
         self.batch, self.noise = batch.to(device), noise.to(device)
         if name == "plain":
             self.plain = PlainWhereWhat(self.model)
-        elif options.compile:
-            self.model.compile_networks()
 
     def warm_up(self, count: int) -> None:
-        """So many iterations, after those that recording takes."""
-        for _ in range(count + (WARM_UP + 1) * isinstance(self.take, RecordedStep)):
+        """So many iterations, after those that capturing takes."""
+        for _ in range(count + (WARM_UP + 1) * isinstance(self.take, GraphedStep)):
             self.step()
 
     def step(self) -> None:
@@ -90,32 +88,25 @@ class Variant:
             self.take(self.batch, self.noise)
 
     def phases(self) -> dict[str, float]:
-        """Seconds of one iteration by phase: forward (both halves), D, G (both updates)."""
+        """Seconds of one iteration by phase: forward (both times), D, G (both updates)."""
         model, optimisers = self.model, self.optimisers
         seconds = dict.fromkeys(("forward", "D", "G"), 0.0)
         views, paths = None, None
 
-        def forward(half):
+        def forward(update):
             nonlocal views, paths
             views = views or model.views(self.batch)
-            with model.autocast():
-                paths = model(views, self.noise, half)
+            paths = model(views, self.noise, update)
 
         def update_d():
-            optimisers.clear("d")
-            with model.autocast():
-                terms = d_losses(model, views, paths)
-            optimisers.add_gradients(["d"], sum(terms.values()))
-            optimisers.step("d")
+            d_step(model, optimisers, model.d_losses(views, paths))
 
         def update_g():
-            optimisers.clear("sup", *G_SIDE)
-            g_gradients(model, optimisers, g_terms(model, views, self.noise, paths))
-            optimisers.step("sup", *G_SIDE)
+            g_step(model, optimisers, model.g_losses(views, self.noise, paths))
 
-        for half in (0, 1):
-            seconds["forward"] += timed(lambda half=half: forward(half), self.device)
-            if half == 0:
+        for update in (0, 1):
+            seconds["forward"] += timed(lambda update=update: forward(update), self.device)
+            if update == 0:
                 seconds["D"] += timed(update_d, self.device)
             seconds["G"] += timed(update_g, self.device)
         return seconds
@@ -141,7 +132,7 @@ def count_gflop(variant: Variant) -> float:
     with FlopCounterMode(display=False) as counter:
         if variant.name == "plain":
             variant.step()
-        else:  # a recorded step names no operations
+        else:  # a captured step names no operations
             train_step(variant.model, variant.optimisers, variant.batch, variant.noise)
     return counter.get_total_flops() / 1e9
 
@@ -161,9 +152,9 @@ def loader_rate(pairs: TrainingPairs, options: Options, seconds: float = 5.0) ->
 def alone(names: list[str], arguments: argparse.Namespace, db_root: Path) -> dict[str, dict[str, float]]:
     """Each variant in a process of its own, steps in turn: seconds, and memory at its start and at most."""
     line = [sys.executable, "-m", f"{__package__}.bench", "--db_root", str(db_root)]
-    for flag in ("preset", "batch_size", "threads", "device", "cache_dir", "accumulate", "cuda_graph"):
+    for flag in ("preset", "batch_size", "threads", "device", "cache_dir", "cuda_graph"):
         line += [f"--{flag}", str(getattr(arguments, flag))]
-    line += ["--compile"] * arguments.compile + ["--no-channels_last"] * (not arguments.channels_last)
+    line += ["--no-channels_last"] * (not arguments.channels_last)
     pipe = subprocess.PIPE
     complaints = {name: tempfile.TemporaryFile("w+") for name in names}
     processes = {
@@ -224,7 +215,7 @@ def bench(arguments: argparse.Namespace, db_root: Path) -> dict:
     options = bench_options(arguments, db_root)
     device = choose_device(options.device)
     set_speed(options, device)
-    pairs = TrainingPairs(prepare(options, "train"), options)
+    pairs = training_pairs(options)
     batch = next(iter(training_loader(pairs, options.batch_size)))
     noise = draw_noise(options, range(options.batch_size))
     if arguments.alone:
@@ -284,9 +275,13 @@ def bench(arguments: argparse.Namespace, db_root: Path) -> dict:
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "channels_last": options.channels_last,
-            "compile": options.compile,
         },
     }
+
+
+def training_pairs(options: Options) -> TrainingPairs:
+    has_density = WHERE_MODULES[options.where].has_density
+    return TrainingPairs(prepare(options, "train"), options, with_places=has_density)
 
 
 def bench_options(arguments: argparse.Namespace, db_root: Path) -> Options:
@@ -300,9 +295,7 @@ def bench_options(arguments: argparse.Namespace, db_root: Path) -> Options:
                 "cache_dir": arguments.cache_dir or str(db_root / "cache"),
                 "device": arguments.device,
                 "batch_size": arguments.batch_size,
-                "accumulate": arguments.accumulate,
                 "channels_last": arguments.channels_last,
-                "compile": arguments.compile,
                 "cuda_graph": arguments.cuda_graph,
             }
         )
@@ -345,7 +338,7 @@ def scaling(arguments: argparse.Namespace, db_root: Path) -> str:
     options = bench_options(arguments, db_root)
     device = choose_device(options.device)
     set_speed(options, device)
-    pairs = TrainingPairs(prepare(options, "train"), options)
+    pairs = training_pairs(options)
     rows = ["batch   s/iteration   s/pair"]
     for size in (1, 2, 4):
         sized = dataclasses.replace(options, batch_size=size)
@@ -374,8 +367,7 @@ def parser() -> Parser:
     parser.add_argument("--db_root", help="Cityscapes tree (default: 8 built-in scenes, 2048x1024 pixels)")
     parser.add_argument("--cache_dir", default="", help="working maps (default: a temporary folder)")
     parser.add_argument("--batch_size", type=int, default=1, help="pairs per iteration (default 1)")
-    parser.add_argument("--accumulate", type=int, default=1, help="parts of a batch (default 1)")
-    parser.add_argument("--variants", default="fp32,bf16", help="of fp32, bf16, fp16 (default fp32,bf16)")
+    parser.add_argument("--variants", default="fp32,bf16", help="of fp32, bf16 (default fp32,bf16)")
     parser.add_argument("--plain", action="store_true", help="time the plain version of the step too")
     parser.add_argument("--repeats", type=int, default=5, help="timed iterations of each (default 5)")
     parser.add_argument("--warm_up", type=int, default=2, help="iterations before timing (default 2)")
@@ -387,8 +379,7 @@ def parser() -> Parser:
         default=True,
         help="memory format of maps, the plain version's excepted (default yes)",
     )
-    parser.add_argument("--compile", action="store_true", help="compile the networks")
-    parser.add_argument("--cuda_graph", choices=("auto", "never"), default="auto", help="record the step")
+    parser.add_argument("--cuda_graph", choices=("auto", "never"), default="auto", help="capture the step")
     parser.add_argument("--scaling", action="store_true", help="cost against batch size and images instead")
     parser.add_argument("--json", metavar="FILE", help="write the result there")
     parser.add_argument("--alone", choices=VARIANTS, help=argparse.SUPPRESS)
@@ -400,7 +391,8 @@ def main() -> None:
     for name, least in (("repeats", 1), ("warm_up", 0), ("threads", 0)):
         if getattr(arguments, name) < least:
             raise InputError(f"--{name} must be at least {least}, not {getattr(arguments, name)}")
-    if arguments.plain and PRESETS[arguments.preset].get("where", "published") != "published":
+    where = PRESETS[arguments.preset].get("where", "published")
+    if arguments.plain and WHERE_MODULES[where].has_density:
         raise InputError(
             f"--plain: preset {arguments.preset} has a where module of its own, of which there is no plain"
             " version; take --preset paper"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment.insert.places import Where, column, working_maps
+from augment.insert.places import column, working_maps
 from data.camera import CAMERA_CHOICES, assumptions
 from data.cityscapes import Instance, resize_nearest
 from data.erased import Erasure, erase_exactly, read_erasures
@@ -39,12 +39,13 @@ from evaluation.report import erasing, markdown, of_temperature, remarks, table,
 from evaluation.shapes import mask_spread, shapes_of
 from loader.cache import FrameMaps, WorkingMaps, prepare
 from loader.pairs import Scene
-from model import WhereWhat, draw_shapes, load_model
+from model import WhereWhat, load_model
 from support.checkpoints import PACKED, find_checkpoint
 from support.errors import InputError, Parser, run_program
 from support.files import write_atomic
 from support.progress import progress_bar
 from support.seeds import generator
+from where import Places, check_temperature
 
 RESULT = "evaluation.json"
 QUICK_N_Z = 4
@@ -104,7 +105,8 @@ def evaluate(settings: argparse.Namespace) -> dict:
     # ---- model and data
     checkpoint = find_checkpoint(settings.checkpoint)
     device = choose_device(settings.device)
-    model = load_model(checkpoint, device, settings.temperature)
+    model = load_model(checkpoint, device)
+    check_temperature(model.where, settings.temperature)
     target = model.target
     options = dataclasses.replace(
         model.options,
@@ -138,15 +140,15 @@ def evaluate(settings: argparse.Namespace) -> dict:
     for index in progress_bar(range(count), "scenes", unit="scene"):
         view, content = read_view(maps, index, target, settings.camera), maps.load(index)
         scene = scene_of(content, device)
-        where = Where(model, scene.labels_small, scene.ids_small)
-        masks = place(collected, where, scene, view, content, training, settings)
+        places = model.where.on(scene.labels_small, scene.ids_small, settings.temperature)
+        masks = place(collected, model, places, scene, view, content, training, settings)
         if not settings.quick:
             collect_shapes(collected, view, content, masks)
-            disentangle(collected, where, scene, view, settings)
+            disentangle(collected, model, places, scene, view, settings)
             erasures = read_erasures(maps.frames[index])
-            replace_erased(collected, model, view, training, erasures)
-            if model.options.where == "distribution":
-                collect_leak(collected, model, view, erasures)
+            replace_erased(collected, model, view, training, erasures, settings.temperature)
+            if model.where.has_density:
+                collect_leak(collected, model, view, erasures, settings.temperature)
             reconstruct(collected, model, scene, content, maps.instances(index, target.name))
 
     # ---- figures
@@ -227,7 +229,8 @@ def data_identity(*splits: WorkingMaps) -> str:
 
 def place(
     collected: Collected,
-    where: Where,
+    model: WhereWhat,
+    places: Places,
     scene: Scene,
     view: View,
     content: FrameMaps,
@@ -238,9 +241,8 @@ def place(
 
     Returns the model's compact masks (S,K,cy,cx) bool.
     """
-    model = where.model
     z = draw_z(model, view.name, collected.seeds, settings.n_z, "model")
-    boxes, masks = sample_scene(where, scene, *z, settings.batch_size)
+    boxes, masks = sample_scene(model, places, scene, *z, settings.batch_size)
     collected.add_placed("model", view, model.target, boxes, masks)
     for method in training.baselines:
         boxes, chosen = draw_boxes(
@@ -278,20 +280,25 @@ def scene_of(content: FrameMaps, device: torch.device) -> Scene:
 
 
 def sample_scene(
-    where: Where, scene: Scene, z_spatial: np.ndarray, z_appr: np.ndarray, batch_size: int
+    model: WhereWhat,
+    places: Places,
+    scene: Scene,
+    z_spatial: np.ndarray,
+    z_appr: np.ndarray,
+    batch_size: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The model's objects on a scene for z (S,K,z_dim), `batch_size` of them at once.
 
-    where: the where module on that scene. Boxes (S,K,4) in shares of the image and compact masks
+    places: the where module on that scene. Boxes (S,K,4) in shares of the image and compact masks
     (S,K,cy,cx) bool.
     """
     thetas, masks = [], []
-    columns = [_column(z, where.model.device).split(batch_size) for z in (z_spatial, z_appr)]
+    columns = [_column(z, model.device).split(batch_size) for z in (z_spatial, z_appr)]
     for spatial, appr in zip(*columns, strict=True):
-        theta = where.places(spatial)
+        theta = places.sample(spatial)
         big = (tensor.expand(len(theta), -1, -1) for tensor in (scene.labels_big, scene.ids_big))
         thetas.append(theta.cpu())
-        masks.append((draw_shapes(where.model, *big, theta, appr)[:, 0] > 0.5).cpu())
+        masks.append((model.what.sample(*big, theta, appr)[:, 0] > 0.5).cpu())
     boxes = boxes_of_theta(torch.cat(thetas).numpy(), 1, 1)
     masks = torch.cat(masks).numpy()
     return boxes.reshape(*z_spatial.shape[:2], 4), masks.reshape(*z_spatial.shape[:2], *masks.shape[1:])
@@ -312,13 +319,18 @@ def collect_shapes(collected: Collected, view: View, content: FrameMaps, masks: 
 
 
 def disentangle(
-    collected: Collected, where: Where, scene: Scene, view: View, settings: argparse.Namespace
+    collected: Collected,
+    model: WhereWhat,
+    places: Places,
+    scene: Scene,
+    view: View,
+    settings: argparse.Namespace,
 ) -> None:
     """What changes with z_appr alone, and with z_spatial alone."""
-    z_spatial, z_appr = draw_z(where.model, view.name, collected.seeds, settings.n_z, "disentangle")
+    z_spatial, z_appr = draw_z(model, view.name, collected.seeds, settings.n_z, "disentangle")
     fixed_spatial, fixed_appr = (np.repeat(z[:, :1], settings.n_z, 1) for z in (z_spatial, z_appr))
-    boxes, masks_appr = sample_scene(where, scene, fixed_spatial, z_appr, settings.batch_size)
-    _, masks_spatial = sample_scene(where, scene, z_spatial, fixed_appr, settings.batch_size)
+    boxes, masks_appr = sample_scene(model, places, scene, fixed_spatial, z_appr, settings.batch_size)
+    _, masks_spatial = sample_scene(model, places, scene, z_spatial, fixed_appr, settings.batch_size)
     moved = np.abs((boxes - boxes[:, :1]) * view.size).max((1, 2))
     collected.add("model", "box_change_z_appr", moved)
     for figure, masks in (("mask_spread", masks_appr), ("mask_spread_z_spatial", masks_spatial)):
@@ -327,25 +339,35 @@ def disentangle(
 
 @torch.no_grad()
 def place_on_maps(
-    model: WhereWhat, label_ids: np.ndarray, instance_ids: np.ndarray, z: np.ndarray
+    model: WhereWhat,
+    label_ids: np.ndarray,
+    instance_ids: np.ndarray,
+    z: np.ndarray,
+    temperature: float = 1.0,
 ) -> np.ndarray:
     """Boxes (S,K,4), shares of the image, for z_spatial (S,K,z_spatial) on full-size maps (H,W).
 
     The where module alone, as in `model.sample`: no shape is needed.
     """
-    where = Where(model, *working_maps(label_ids, instance_ids, model.small, model.device))
-    thetas = [where.places(part) for part in _column(z, model.device).split(64)]
+    maps = working_maps(label_ids, instance_ids, model.maps.small, model.device)
+    places = model.where.on(*maps, temperature)
+    thetas = [places.sample(part) for part in _column(z, model.device).split(64)]
     return boxes_of_theta(torch.cat(thetas).cpu().numpy(), 1, 1).reshape(*z.shape[:2], 4)
 
 
 def replace_erased(
-    collected: Collected, model: WhereWhat, view: View, training: Training, erasures: dict[int, Erasure]
+    collected: Collected,
+    model: WhereWhat,
+    view: View,
+    training: Training,
+    erasures: dict[int, Erasure],
+    temperature: float,
 ) -> None:
     """Erase each real instance of a scene alone and place it again, by the model and by the baselines.
 
     erasures: those of the tree, by instance; where there is none, the hole is filled.
     """
-    height, width = model.small
+    height, width = model.maps.small
     for instance_id, true_box in zip(view.real_ids, view.real_boxes, strict=True):
         if instance_id in erasures:
             without = erase_exactly(view.label_ids, view.instance_ids, erasures[instance_id])
@@ -355,7 +377,7 @@ def replace_erased(
         label_ids, instance_ids = without
         item, seeds = f"/{instance_id}", collected.seeds
         z_spatial, _ = draw_z(model, view.name + item, seeds, REPLACEMENT_SAMPLES, "erased")
-        boxes = {"model": place_on_maps(model, label_ids, instance_ids, z_spatial)}
+        boxes = {"model": place_on_maps(model, label_ids, instance_ids, z_spatial, temperature)}
         labels_small = resize_nearest(CHANNEL_OF_ID[label_ids], width, height)
         for method in training.baselines:
             boxes[method], _ = draw_boxes(
@@ -371,22 +393,15 @@ def reconstruct(
     collected: Collected, model: WhereWhat, scene: Scene, content: FrameMaps, instances: list[Instance]
 ) -> None:
     """The two supervised paths (docs/model.md#paths, 1 and 3) with mu, on real instances."""
-    networks, device = model.networks, model.device
-    small = model.canvas(scene.labels_small, scene.ids_small)
-    big = model.canvas(scene.labels_big, scene.ids_big)
+    device = model.device
     for instance in instances:
         theta = torch.from_numpy(instance.theta)[None].to(device)
         compact = torch.from_numpy(content.compact_of(instance.instance_id) / np.float32(255))
         compact = compact[None, None].to(device)
-        if "stn" in networks:  # the density has z and theta determine each other
-            encoder = networks["where_encoder"]
-            mu, _ = networks["where_encoder_sup"](model.place_numbers(theta)[:, :, None, None])
-            theta_again = networks["stn"](encoder([encoder.scene_features(small)], mu))
+        if not model.where.has_density:  # there z and theta determine each other
+            theta_again = model.where.reconstruct(scene.labels_small, scene.ids_small, theta)
             collected.add("model", "theta_recon_l1", [float((theta_again - theta).abs().mean())])
-        boxed = big.paste(model.box(theta, model.big))
-        encoder = networks["what_encoder"]
-        mu, _ = networks["what_encoder_sup"](compact)
-        compact_again = model.draw(encoder([encoder.scene_features(boxed)], mu))
+        compact_again = model.what.reconstruct(scene.labels_big, scene.ids_big, theta, compact)
         collected.add("model", "mask_recon_l1", [float((compact_again - compact).abs().mean())])
 
 

@@ -24,6 +24,7 @@ from distributed import choose_device
 from model import load_model
 from support.errors import InputError, Parser, run_program
 from support.files import write_atomic
+from where import check_temperature
 
 SMALLEST = 1024  # the picture is enlarged to at least this width, pixels
 PASSES, FAILS, BEST = (0, 255, 0), (255, 0, 0), (255, 255, 0)
@@ -117,17 +118,18 @@ def best(boxes: np.ndarray, scores: np.ndarray, count: int) -> list[int]:
 
 def heatmap(settings: argparse.Namespace) -> None:
     """Draw the places, write the picture and print what came out."""
-    model = load_model(settings.checkpoint, choose_device(settings.device), settings.temperature)
+    model = load_model(settings.checkpoint, choose_device(settings.device))
+    check_temperature(model.where, settings.temperature)
     image = read_image(single_frame(settings.image, settings.instances))
-    boxes, scores = draw_places(model, image, settings.n_z, settings.seed)
+    boxes, scores = draw_places(model, image, settings.n_z, settings.seed, settings.temperature)
     around = Surroundings(image.label_ids, image.instance_ids, image.camera, None, None)
     refusals = [box_refusal(box, model.target, around, Gates()) for box in boxes]
-    mass = density_of_feet(model, image)
+    mass = density_of_feet(model, image, settings.temperature)
     concentration = None
     if mass is not None:
         concentration = {"entropy": entropy(mass), "share_of_half": share_of_half(mass)}
     height, width = image.label_ids.shape
-    heat = coverage(boxes, width, height) if mass is None else heat_map(model, image)
+    heat = coverage(boxes, width, height) if mass is None else heat_map(model, image, settings.temperature)
     picture = paint(image.label_ids, heat, boxes, scores, refusals, settings.top)
     files = {settings.out: encode_png(picture)}
     if settings.json:

@@ -39,6 +39,7 @@ from support.checkpoints import find_checkpoint
 from support.errors import SAME_COMMAND, InputError, run_program, warn
 from support.files import digest, in_turn, write_atomic, writing_to
 from support.processes import Pool
+from where import check_temperature
 
 # ---- input --------------------------------------------------------------------------------------
 
@@ -48,7 +49,8 @@ def load_models(paths: list[str], settings: InsertOptions) -> dict[str, tuple[Pa
     models: dict[str, tuple[Path, WhereWhat]] = {}
     for path in paths:
         checkpoint = find_checkpoint(path)
-        model = load_model(checkpoint, temperature=settings.temperature)
+        model = load_model(checkpoint)
+        check_temperature(model.where, settings.temperature)
         name = model.target.name
         if name in models:
             raise InputError(

@@ -11,11 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.labels import NUM_CHANNELS
-from loader.noise import HalfNoise, Noise
+from loader.noise import Noise, UpdateNoise
 from loader.pairs import Batch, Scene
-from model import D_NAMES, G_WEIGHTS, Paths, WhereWhat
+from losses import total
+from model import Paths, WhereWhat
 from networks import ENLARGEMENT, SceneEncoder
 from training import Optimisers
+from what import WhatPaths
+from where import PublishedPaths
 
 
 def plain_edge_map(m: Tensor) -> Tensor:
@@ -74,7 +77,7 @@ def bce(logits: Tensor, target: float) -> Tensor:
 
 @dataclass(frozen=True)
 class PlainViews:
-    """`model.Views` with all planes written out, each (B,31,h,w)."""
+    """`views.Views` with all planes written out, each (B,31,h,w)."""
 
     batch: Batch
     real_small: Tensor
@@ -89,11 +92,11 @@ class PlainWhereWhat(nn.Module):
     def __init__(self, model: WhereWhat):
         super().__init__()
         self.model, self.networks, self.options = model, model.networks, model.options
-        self.target, self.small, self.big = model.target, model.small, model.big
+        self.target, self.small, self.big = model.target, model.maps.small, model.maps.big
         self.noise_sizes = model.options.z_dim_spatial, model.options.z_dim_appr
 
     def box(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
-        ones = torch.ones(len(theta), 1, *self.model.compact, dtype=theta.dtype, device=theta.device)
+        ones = torch.ones(len(theta), 1, *self.model.maps.compact, dtype=theta.dtype, device=theta.device)
         return plain_place(ones, theta, size)
 
     def views(self, batch: Batch) -> PlainViews:
@@ -107,37 +110,37 @@ class PlainWhereWhat(nn.Module):
             cond_big=plain_planes(batch.cond.labels_big, batch.cond.ids_big, dtype),
         )
 
-    def forward(self, views: PlainViews, noise: Noise, half: HalfNoise) -> Paths:
+    def forward(self, views: PlainViews, noise: Noise, drawn: UpdateNoise) -> Paths:
         networks, batch, channel = self.networks, views.batch, self.target.channel
         where, what = networks["where_encoder"], networks["what_encoder"]
 
         where_mu, where_logvar = networks["where_encoder_sup"](batch.theta[:, :, None, None])
-        z = where_mu + half.eps_where * torch.exp(where_logvar / 2)
+        z = where_mu + drawn.eps_where * torch.exp(where_logvar / 2)
         theta_vae = networks["stn"](plain_encode(where, views.real_small, z))
 
         e = plain_encode(where, views.real_small, noise.z_spatial)
-        real_z_spatial = where.estimate_noise(e, half.keep_where[0])
+        real_z_spatial = where.estimate_noise(e, drawn.keep_where[0])
         real_recon_small = networks["where_reconstructor"].layers(e)
         theta_real_z = networks["stn"](e)
 
         what_mu, what_logvar = networks["what_encoder_sup"](batch.compact)
-        z = what_mu + half.eps_what * torch.exp(what_logvar / 2)
+        z = what_mu + drawn.eps_what * torch.exp(what_logvar / 2)
         obj_vae = networks["generator"](plain_encode(what, views.real_boxed_big, z)).sigmoid()
 
         e = plain_encode(what, views.real_boxed_big, noise.z_appr)
-        real_z_appr = what.estimate_noise(e, half.keep_what[0])
+        real_z_appr = what.estimate_noise(e, drawn.keep_what[0])
         obj_real_z = networks["generator"](e).sigmoid()
         real_recon_big = networks["what_reconstructor"].layers(e)
 
         e = plain_encode(where, views.cond_small, noise.z_spatial)
-        cond_z_spatial = where.estimate_noise(e, half.keep_where[1])
+        cond_z_spatial = where.estimate_noise(e, drawn.keep_where[1])
         cond_recon_small = networks["where_reconstructor"].layers(e)
         theta = networks["stn"](e)
         box_small = self.box(theta, self.small)
         cond_boxed_small = plain_paste(views.cond_small, box_small, channel)
         cond_boxed_big = plain_paste(views.cond_big, self.box(theta, self.big), channel)
         e = plain_encode(what, cond_boxed_big, noise.z_appr)
-        cond_z_appr = what.estimate_noise(e, half.keep_what[1])
+        cond_z_appr = what.estimate_noise(e, drawn.keep_what[1])
         newobj = networks["generator"](e).sigmoid()
         cond_recon_big = networks["what_reconstructor"].layers(e)
         mask = plain_place(newobj, theta, self.big)
@@ -145,10 +148,30 @@ class PlainWhereWhat(nn.Module):
         edge = result[:, NUM_CHANNELS:] + plain_edge_map(mask)
         result_big = torch.cat([result[:, :NUM_CHANNELS], edge], 1)
 
-        recon_small = real_recon_small, cond_recon_small  # apart, where the port has one batch
-        recon_big = real_recon_big, cond_recon_big
-        values = locals()
-        return Paths(**{name: values[name] for name in Paths.__dataclass_fields__ if name in values})
+        where_paths = PublishedPaths(
+            theta=theta,
+            theta_vae=theta_vae,
+            theta_real_z=theta_real_z,
+            mu=where_mu,
+            logvar=where_logvar,
+            cond_z=cond_z_spatial,
+            real_z=real_z_spatial,
+            recon=(real_recon_small, cond_recon_small),  # apart, where the port has one batch
+            cond_boxed=torch.cat([cond_boxed_small, box_small], 1),
+        )
+        what_paths = WhatPaths(
+            newobj=newobj,
+            obj_vae=obj_vae,
+            obj_real_z=obj_real_z,
+            mu=what_mu,
+            logvar=what_logvar,
+            cond_z=cond_z_appr,
+            real_z=real_z_appr,
+            recon=(real_recon_big, cond_recon_big),
+            cond_boxed=cond_boxed_big,
+            result=result_big,
+        )
+        return Paths(where_paths, what_paths)
 
     def sample(self, scene: Scene, z_spatial: Tensor, z_appr: Tensor) -> Tensor:
         """Path 5 alone: the planes of the big map with a new object on them."""
@@ -164,19 +187,18 @@ class PlainWhereWhat(nn.Module):
         return torch.cat([result[:, :NUM_CHANNELS], edge], 1)
 
     def d_losses(self, views: PlainViews, paths: Paths) -> dict[str, Tensor]:
-        batch, channel = views.batch, self.target.channel
+        batch, channel, where, what = views.batch, self.target.channel, paths.where, paths.what
         real_box = self.box(batch.theta, self.small)
         real_where = torch.cat([plain_paste(views.real_small, real_box, channel), real_box], 1)
-        fake_where = torch.cat([paths.cond_boxed_small, paths.box_small], 1)
         real_big = plain_planes(batch.real.labels_big, batch.real.ids_big, batch.theta.dtype)
         real_what = plain_paste(real_big, plain_place(batch.compact, batch.theta, self.big), channel)
         samples = {
             "d_stn": [
-                t[:, :, None, None] for t in (batch.theta, paths.theta, paths.theta_vae, paths.theta_real_z)
+                t[:, :, None, None] for t in (batch.theta, where.theta, where.theta_vae, where.theta_real_z)
             ],
-            "d_where": [real_where, fake_where],
-            "d_obj": [batch.compact, paths.newobj, paths.obj_vae, paths.obj_real_z],
-            "d_what": [real_what, paths.result_big],
+            "d_where": [real_where, where.cond_boxed],
+            "d_obj": [batch.compact, what.newobj, what.obj_vae, what.obj_real_z],
+            "d_what": [real_what, what.result],
         }
         return {
             name: bce(self.judge(name, real), 1.0)
@@ -191,64 +213,61 @@ class PlainWhereWhat(nn.Module):
         return sample
 
     def g_losses(self, views: PlainViews, noise: Noise, paths: Paths) -> dict[str, Tensor]:
-        batch = views.batch
+        batch, where, what = views.batch, paths.where, paths.what
         samples = {
-            "stn": [t[:, :, None, None] for t in (paths.theta, paths.theta_vae, paths.theta_real_z)],
-            "where": [torch.cat([paths.cond_boxed_small, paths.box_small], 1)],
-            "obj": [paths.newobj, paths.obj_vae, paths.obj_real_z],
-            "what": [paths.result_big],
+            "stn": [t[:, :, None, None] for t in (where.theta, where.theta_vae, where.theta_real_z)],
+            "where": [where.cond_boxed],
+            "obj": [what.newobj, what.obj_vae, what.obj_real_z],
+            "what": [what.result],
         }
         losses = {
             f"g_{name}": sum(bce(self.judge(f"d_{name}", fake), 1.0) for fake in fakes)
             for name, fakes in samples.items()
         }
-        t11, t22 = paths.theta[:, 0], paths.theta[:, 4]
+        t11, t22 = where.theta[:, 0], where.theta[:, 4]
         widths, heights = self.target.max_width_ratio, self.target.max_height_ratio
         bounds = F.relu(t11 - widths) + F.relu(-t11) + F.relu(t22 - heights) + F.relu(-t22)
         kl = {
             f"{name}_kl": -0.5 * torch.mean(1 + logvar - mu**2 - logvar.exp())
-            for name, mu, logvar in (
-                ("where", paths.where_mu, paths.where_logvar),
-                ("what", paths.what_mu, paths.what_logvar),
-            )
+            for name, mu, logvar in (("where", where.mu, where.logvar), ("what", what.mu, what.logvar))
         }
         return {
             **losses,
             **kl,
-            "coord": plain_coord_loss(paths.theta, self.big),
+            "coord": plain_coord_loss(where.theta, self.big),
             "stn_theta": bounds.mean(),
-            "where_recon": F.l1_loss(paths.recon_small[0].sigmoid(), views.real_small)
-            + F.l1_loss(paths.recon_small[1].sigmoid(), views.cond_small)
-            + F.l1_loss(paths.cond_z_spatial, noise.z_spatial)
-            + F.l1_loss(paths.real_z_spatial, noise.z_spatial),
-            "what_recon": F.l1_loss(paths.recon_big[0].sigmoid(), views.real_boxed_big)
-            + F.l1_loss(paths.recon_big[1].sigmoid(), paths.cond_boxed_big)
-            + F.l1_loss(paths.cond_z_appr, noise.z_appr)
-            + F.l1_loss(paths.real_z_appr, noise.z_appr),
-            "where_vae_recon": F.l1_loss(paths.theta_vae, batch.theta),
-            "what_vae_recon": F.l1_loss(paths.obj_vae, batch.compact),
-            "overlap": plain_overlap(paths.box_small, views.cond_small),
+            "where_recon": F.l1_loss(where.recon[0].sigmoid(), views.real_small)
+            + F.l1_loss(where.recon[1].sigmoid(), views.cond_small)
+            + F.l1_loss(where.cond_z, noise.z_spatial)
+            + F.l1_loss(where.real_z, noise.z_spatial),
+            "what_recon": F.l1_loss(what.recon[0].sigmoid(), views.real_boxed_big)
+            + F.l1_loss(what.recon[1].sigmoid(), what.cond_boxed)
+            + F.l1_loss(what.cond_z, noise.z_appr)
+            + F.l1_loss(what.real_z, noise.z_appr),
+            "where_vae_recon": F.l1_loss(where.theta_vae, batch.theta),
+            "what_vae_recon": F.l1_loss(what.obj_vae, batch.compact),
+            "overlap": plain_overlap(where.cond_boxed[:, NUM_CHANNELS + 1 :], views.cond_small),
         }
 
     def half_step(
-        self, optimisers: Optimisers, views: PlainViews, noise: Noise, half: HalfNoise, update_d: bool
+        self, optimisers: Optimisers, views: PlainViews, noise: Noise, drawn: UpdateNoise, update_d: bool
     ) -> tuple[Paths, dict[str, Tensor]]:
         """One half of `train_step`: the paths and the loss terms; weights are updated."""
-        paths = self(views, noise, half)
+        paths = self(views, noise, drawn)
         losses = {}
         if update_d:
             losses |= self.d_losses(views, paths)
-            optimisers.clear("d")
-            optimisers.add_gradients(["d"], sum(losses[name] for name in D_NAMES))
+            optimisers.zero_grad("d")
+            optimisers.backward(["d"], sum(losses.values()))
             optimisers.step("d")
         losses |= self.g_losses(views, noise, paths)
-        losses["g_total"] = sum(weight * losses[name] for name, weight in G_WEIGHTS.items() if name in losses)
+        losses["g_total"] = total(losses, self.model.objective["g"])
         supervised = sum(
             losses[name] for name in ("where_kl", "where_vae_recon", "what_kl", "what_vae_recon")
         )
-        optimisers.clear("sup", "g")
-        optimisers.add_gradients(["sup"], supervised, retain_graph=True)
-        optimisers.add_gradients(["g"], losses["g_total"])
+        optimisers.zero_grad("sup", "g")
+        optimisers.backward(["sup"], supervised, retain_graph=True)
+        optimisers.backward(["g"], losses["g_total"])
         optimisers.step("sup", "g")
         return paths, losses
 
@@ -259,6 +278,6 @@ def plain_train_step(
     """`train_step`, written plainly."""
     views = model.views(batch)
     losses = {}
-    for index, half in enumerate(noise.halves):
-        losses |= model.half_step(optimisers, views, noise, half, update_d=index == 0)[1]
+    for index, drawn in enumerate(noise.updates):
+        losses |= model.half_step(optimisers, views, noise, drawn, update_d=index == 0)[1]
     return {name: losses[name].detach() for name in model.model.loss_names}

@@ -24,7 +24,7 @@ from distributed import Ranks
 from loader.cache import prepare
 from loader.pairs import TrainingPairs
 from main import grid_cell
-from model import loss_names
+from model import WhereWhat
 from options import PRESETS, Options, parse, write_yaml
 from support.checkpoints import list_checkpoints, load_checkpoint
 from support.errors import InputError, run_program
@@ -105,7 +105,13 @@ def test_run_folder(streets, tmp_path):
     assert saved == ["epoch_00_iter_0001.png", "epoch_00_iter_0002.png", "epoch_00_iter_0004.png"]
     assert [r["iter"] for r in stats(folder)] == [1, 2, 3, 4]
     rows = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
-    assert set(rows[0]) == {"epoch", "iter", *loss_names(Options()), "seconds_per_iter", "peak_memory_mb"}
+    assert set(rows[0]) == {
+        "epoch",
+        "iter",
+        *WhereWhat(Options(**PRESETS["tiny"])).loss_names,
+        "seconds_per_iter",
+        "peak_memory_mb",
+    }
     states = [path.name for path in list_checkpoints(folder / "checkpoints")]
     assert states == ["state-00000000.pt", "state-00000002.pt", "state-00000004.pt"]
     state = torch.load(folder / "checkpoints" / states[-1], weights_only=True)
@@ -118,7 +124,9 @@ def test_tensorboard_holds_every_loss_and_the_grids(streets, tmp_path):
     run(streets, tmp_path / "run")
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
-    assert {f"loss/{name}" for name in loss_names(Options())} <= set(events.Tags()["scalars"])
+    assert {f"loss/{name}" for name in WhereWhat(Options(**PRESETS["tiny"])).loss_names} <= set(
+        events.Tags()["scalars"]
+    )
     assert [image.step for image in events.Images("samples")] == [1, 2, 4]
 
 

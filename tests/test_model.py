@@ -9,24 +9,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data.labels import NUM_CHANNELS
-from loader.noise import HalfNoise, Noise, draw_noise
+from loader.noise import Noise, UpdateNoise, draw_noise
 from loader.pairs import PLACES, Batch, Places, Scene
-from model import (
-    D_NETWORKS,
-    G_NETWORKS,
-    G_WEIGHTS,
-    SUP_NETWORKS,
-    WhereWhat,
-    d_losses,
-    g_losses,
-    kl_losses,
-    loss_names,
-    mask_loss,
-    sample,
-)
+from losses import mask_loss, total
+from model import WhereWhat, sample
+from networks import GROUPS
 from options import PRESETS, Options
 from tests.plain import PlainWhereWhat, plain_train_step
-from training import NonFiniteLossError, Optimisers, g_gradients, g_terms, train_step
+from training import NonFiniteLossError, Optimisers, g_step, train_step
 
 TINY = Options(**PRESETS["tiny"])
 
@@ -58,8 +48,8 @@ def make_batch(count: int = 2, options: Options = TINY, seed: int = 0) -> Batch:
 
 
 def double(noise: Noise) -> Noise:
-    halves = tuple(HalfNoise(*(t.double() for t in vars(half).values())) for half in noise.halves)
-    return Noise(noise.z_spatial.double(), noise.z_appr.double(), halves)
+    updates = tuple(UpdateNoise(*(t.double() for t in vars(one).values())) for one in noise.updates)
+    return Noise(noise.z_spatial.double(), noise.z_appr.double(), updates)
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -82,7 +72,7 @@ def test_two_steps_equal_the_plain_ones_in_double_precision(count):
             noise = double(draw_noise(TINY, range(step * count, (step + 1) * count)))
             ours = train_step(fast, fast_optimisers, batch, noise)
             theirs = plain_train_step(plain, plain_optimisers, batch, noise)
-            for name in loss_names(TINY):
+            for name in fast.loss_names:
                 torch.testing.assert_close(ours[name], theirs[name], rtol=1e-7, atol=1e-9, msg=name)
             for (name, a), b in zip(fast.named_parameters(), other.parameters(), strict=True):
                 if a.requires_grad:
@@ -116,14 +106,14 @@ def test_each_parameter_belongs_to_one_optimiser():
     model = WhereWhat(TINY)
     optimisers = Optimisers(model)
     groups = [trained(optimisers.adams[group], model) for group in ("d", "sup", "g")]
-    assert groups == [set(D_NETWORKS), set(SUP_NETWORKS), set(G_NETWORKS)]
+    assert groups == [set(GROUPS[group]) for group in ("d", "sup", "g")]
     assert sum(map(len, groups)) == len(model.networks) == 12
 
 
 def test_discriminator_losses_reach_their_discriminator_only():
     model = WhereWhat(TINY)
     views, _, paths = step_outputs(model)
-    for name, loss in d_losses(model, views, paths).items():
+    for name, loss in model.d_losses(views, paths).items():
         assert reached(loss, model) == {name}
 
 
@@ -135,7 +125,7 @@ def test_what_losses_train_the_where_module():
         model.networks["stn"].theta.bias.copy_(torch.tensor([2.0, 0, 0.2, 0, 2.0, -0.3]))
         model.networks["stn"].theta.weight.normal_(0, 0.1)
     views, noise, paths = step_outputs(model)
-    losses = g_losses(model, views, noise, paths)
+    losses = model.g_losses(views, noise, paths)
     assert {"stn", "where_encoder"} <= reached(losses["g_what"], model)
     assert {"stn", "where_encoder"} <= reached(losses["what_recon"], model)
     assert "what_encoder" not in reached(losses["where_recon"] + losses["g_where"] + losses["coord"], model)
@@ -146,40 +136,37 @@ def test_updates_move_only_whom_they_should():
     model = WhereWhat(TINY)
     optimisers = Optimisers(model)
     views, noise, paths = step_outputs(model)
-    losses = g_losses(model, views, noise, paths)
-    total = sum(weight * losses[name] for name, weight in G_WEIGHTS.items() if name in losses)
-    optimisers.add_gradients(["g"], total, retain_graph=True)
+    losses = model.g_losses(views, noise, paths)
+    optimisers.backward(["g"], losses["g_total"], retain_graph=True)
     with_gradient = {n.split(".")[1] for n, p in model.named_parameters() if p.grad is not None}
-    assert with_gradient == set(G_NETWORKS)
+    assert with_gradient == set(GROUPS["g"])
     assert all(p.requires_grad for parameters in optimisers.parameters.values() for p in parameters)
 
     # A supervised encoder's gradient is that of its KL and its reconstruction alone, unweighted.
     for name, reconstruction in (("where", "where_vae_recon"), ("what", "what_vae_recon")):
-        loss = kl_losses(paths)[f"{name}_kl"] + losses[reconstruction]
+        loss = losses[f"{name}_kl"] + losses[reconstruction]
         parameters = [p for p in model.parameters_of([f"{name}_encoder_sup"]) if p.requires_grad]
         expected = torch.autograd.grad(loss, parameters, retain_graph=True)
-        supervised = sum(kl_losses(paths).values()) + losses["where_vae_recon"] + losses["what_vae_recon"]
-        optimisers.clear("sup")
-        optimisers.add_gradients(["sup"], supervised, retain_graph=True)
+        optimisers.zero_grad("sup")
+        optimisers.backward(["sup"], total(losses, model.objective["sup"]), retain_graph=True)
         for parameter, gradient in zip(parameters, expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient)
 
 
-@pytest.mark.parametrize("name, option", [("where", "kl_weight"), ("what", "what_kl_weight")])
-def test_each_kl_weight_trains_its_own_encoder(name, option):
+def test_what_kl_weight_trains_its_own_encoder():
     """The gradient of one supervised encoder is that of its weighted KL and its reconstruction."""
     torch.manual_seed(0)
-    model = WhereWhat(dataclasses.replace(TINY, **{option: 0.3}))
+    model = WhereWhat(dataclasses.replace(TINY, what_kl_weight=0.3))
     optimisers = Optimisers(model)
     views, noise, paths = step_outputs(model)
-    terms = g_terms(model, views, noise, paths)
+    terms = model.g_losses(views, noise, paths)
     encoders = ("where", "what")
     expected = {}
     for encoder in encoders:
-        loss = (0.3 if encoder == name else 1) * terms[f"{encoder}_kl"] + terms[f"{encoder}_vae_recon"]
+        loss = (0.3 if encoder == "what" else 1) * terms[f"{encoder}_kl"] + terms[f"{encoder}_vae_recon"]
         parameters = [p for p in model.parameters_of([f"{encoder}_encoder_sup"]) if p.requires_grad]
         expected[encoder] = torch.autograd.grad(loss, parameters, retain_graph=True)
-    g_gradients(model, optimisers, terms)
+    g_step(model, optimisers, terms)
     for encoder in encoders:
         parameters = [p for p in model.parameters_of([f"{encoder}_encoder_sup"]) if p.requires_grad]
         for parameter, gradient in zip(parameters, expected[encoder], strict=True):
@@ -210,7 +197,7 @@ def test_reconstruction_target_is_not_detached():
     with torch.no_grad():
         model.networks["stn"].theta.bias.copy_(torch.tensor([2.01, 0, 0.2, 0, 2.03, -0.3]))
     _, _, paths = step_outputs(model)
-    assert paths.cond_boxed_big.mask.requires_grad and paths.result_big.drawn.requires_grad
+    assert paths.what.cond_boxed.mask.requires_grad and paths.what.result.drawn.requires_grad
 
 
 def test_one_d_update_and_two_g_updates_a_step():
@@ -240,11 +227,11 @@ def test_noise_belongs_to_the_sample_not_to_the_batch():
     together = draw_noise(TINY, [5, 6])
     alone = draw_noise(TINY, [6])
     torch.testing.assert_close(together.z_appr[1:], alone.z_appr)
-    torch.testing.assert_close(together.halves[1].keep_what[:, 1:], alone.halves[1].keep_what)
-    first, second = together.halves
+    torch.testing.assert_close(together.updates[1].keep_what[:, 1:], alone.updates[1].keep_what)
+    first, second = together.updates
     assert not torch.equal(first.eps_where, second.eps_where)
     assert not torch.equal(first.keep_what, second.keep_what)
-    seen = (draw_noise(TINY, range(200)).halves[0].keep_what > 0).float().mean()
+    seen = (draw_noise(TINY, range(200)).updates[0].keep_what > 0).float().mean()
     assert abs(seen - 0.6) < 0.02
 
 
@@ -253,9 +240,9 @@ def test_sampling_is_path_five_without_dropout():
     model = WhereWhat(TINY)
     views, noise, paths = step_outputs(model)
     drawn = sample(model, views.batch.cond, noise.z_spatial, noise.z_appr)
-    torch.testing.assert_close(drawn.theta, paths.theta)
-    torch.testing.assert_close(drawn.compact, paths.newobj)
-    torch.testing.assert_close(drawn.planes, paths.result_big.planes())
+    torch.testing.assert_close(drawn.theta, paths.where.theta)
+    torch.testing.assert_close(drawn.compact, paths.what.newobj)
+    torch.testing.assert_close(drawn.planes, paths.what.result.planes())
 
 
 def test_where_ignores_z_appr():
@@ -296,29 +283,28 @@ def test_forward_on_fake_cuda_tensors():
         batch, noise = make_batch().to("cuda"), draw_fake_noise("cuda")
         views = model.views(batch)
         paths = model(views, noise, 0)
-        losses = d_losses(model, views, paths) | g_losses(model, views, noise, paths) | kl_losses(paths)
+        losses = model.d_losses(views, paths) | model.g_losses(views, noise, paths)
         drawn = sample(model, batch.cond, noise.z_spatial, noise.z_appr)
-    tensors = [t for t in vars(paths).values() if isinstance(t, torch.Tensor)]
-    for tensor in [
-        *tensors,
-        *vars(paths.result_big.detach()).values(),
+    values = [
+        *vars(paths.where).values(),
+        *vars(paths.what).values(),
         *losses.values(),
         *vars(drawn).values(),
-    ]:
-        if isinstance(tensor, int | tuple):  # the canvas's target channel and channels present
-            continue
-        assert tensor.device.type == "cuda"
+    ]
+    values += vars(paths.what.result.detach()).values()
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    assert len(tensors) > 30 and {tensor.device.type for tensor in tensors} == {"cuda"}
 
 
 def draw_fake_noise(device: str) -> Noise:
     """Noise of the right shapes; numpy can't draw it in fake mode."""
     sizes = (TINY.z_dim_spatial, TINY.z_dim_appr)
     keeps = (TINY.embed_dim_small, TINY.embed_dim_big)
-    half = HalfNoise(
+    update = UpdateNoise(
         *(torch.randn(2, size, 1, 1, device=device) for size in sizes),
         *(torch.ones(2, 2, size, 1, 1, device=device) for size in keeps),
     )
-    return Noise(*(torch.randn(2, size, 1, 1, device=device) for size in sizes), (half, half))
+    return Noise(*(torch.randn(2, size, 1, 1, device=device) for size in sizes), (update, update))
 
 
 def test_sampling_equals_the_plain_path():
@@ -354,81 +340,38 @@ def test_networks_that_the_density_does_not_need_are_not_built():
         *("place_density", "what_encoder", "what_encoder_sup", "generator", "what_reconstructor"),
         *("d_obj", "d_what"),
     }
-    assert set(distribution(joint_weight=1.0).networks) == {*distribution().networks, "d_stn", "d_where"}
 
 
-@pytest.mark.parametrize("joint_weight", [0.0, 0.5])
-def test_a_step_reports_the_terms_of_the_model(joint_weight):
-    model = distribution(joint_weight=joint_weight)
+def test_a_step_reports_the_terms_of_the_model():
+    model = distribution()
     optimisers, batch = Optimisers(model), with_places(make_batch())
     losses = train_step(model, optimisers, batch, draw_noise(TINY, range(2)), check=True)
-    assert tuple(losses) == model.loss_names and ("g_where" in losses) == (joint_weight > 0)
+    assert tuple(losses) == model.loss_names and "g_where" not in losses
     assert losses["where_nll_foot"] > 0 and torch.isfinite(losses["where_nll_size"])
 
 
-def test_likelihood_alone_trains_the_density_unless_asked():
-    """With joint_weight w the density gets w times the gradients through theta, and the likelihood's."""
-    gradients = {}
-    for weight in (0.0, 0.5, 1.0):
-        model = distribution(joint_weight=1.0)
-        object.__setattr__(model.options, "joint_weight", weight)
-        views, noise = model.views(with_places(make_batch())), draw_noise(TINY, range(2))
-        losses = g_losses(model, views, noise, model(views, noise, 0))
-        parameters = list(model.networks["place_density"].parameters())
-        for name in ("g_what", "where_nll_foot"):
-            if weight or name != "g_what":
-                found = torch.autograd.grad(losses[name], parameters, retain_graph=True, allow_unused=True)
-                gradients[weight, name] = torch.cat([g.flatten() for g in found if g is not None])
-    assert "place_density" not in reached_by_shapes_alone()
-    torch.testing.assert_close(gradients[0.5, "g_what"], 0.5 * gradients[1.0, "g_what"])
-    assert gradients[1.0, "g_what"].abs().max() > 0
-    for weight in (0.5, 1.0):
-        torch.testing.assert_close(gradients[weight, "where_nll_foot"], gradients[0.0, "where_nll_foot"])
-
-
-def reached_by_shapes_alone() -> set[str]:
+def test_likelihood_alone_trains_the_density():
     model = distribution()
     views, noise = model.views(with_places(make_batch())), draw_noise(TINY, range(2))
-    losses = g_losses(model, views, noise, model(views, noise, 0))
-    return reached(losses["g_what"] + losses["g_obj"] + losses["what_recon"], model)
+    losses = model.g_losses(views, noise, model(views, noise, 0))
+    assert reached(losses["where_nll_foot"] + losses["where_nll_size"], model) == {"place_density"}
+    of_shapes = losses["g_what"] + losses["g_obj"] + losses["what_recon"]
+    assert "place_density" not in reached(of_shapes, model)
 
 
-def test_each_half_learns_from_maps_of_its_own():
+def test_each_update_learns_from_maps_of_its_own():
     model = distribution()
     views, noise = model.views(with_places(make_batch())), draw_noise(TINY, range(2))
-    first, second = (model(views, noise, half).nll_size for half in (0, 1))
+    first, second = (model(views, noise, update).where.nll_size for update in (0, 1))
     assert first != second
     unknown = model.views(with_places(make_batch(), known=False))
-    assert float(model(unknown, noise, 0).nll_foot) == 0
+    assert float(model(unknown, noise, 0).where.nll_foot) == 0
 
 
 def test_sampling_a_density():
     model = distribution()
     scene, noise = make_batch().real, draw_noise(TINY, range(2))
     drawn = sample(model, scene, noise.z_spatial, noise.z_appr)
-    again = model.z_of_theta(scene.labels_small, drawn.theta)
+    again = model.where.density(scene.labels_small).z_of_theta(drawn.theta)
     torch.testing.assert_close(again.float(), noise.z_spatial.flatten(1), rtol=0, atol=1e-4)
     assert torch.equal(sample(model, scene, noise.z_spatial, noise.z_appr).planes, drawn.planes)
-
-
-def test_parts_of_a_batch_add_up_with_a_density():
-    """Also where scenes hold different numbers of places."""
-    torch.set_default_dtype(torch.float64)
-    try:
-        batch = with_places(make_batch(4))
-        known = batch.places.known.clone()
-        known[0], known[1, :, 2:], known[3, 1] = False, False, False
-        batch = dataclasses.replace(batch, places=dataclasses.replace(batch.places, known=known))
-        batch = batch.apply(lambda t: t.double() if t.is_floating_point() else t)
-        results = []
-        for parts in (1, 2, 4):
-            model = distribution(batch_size=4, accumulate=parts, joint_weight=0.5, overlap_weight=2.0)
-            losses = train_step(model, Optimisers(model), batch, double(draw_noise(TINY, range(4))))
-            results.append((losses, dict(model.networks["place_density"].named_parameters())))
-        for losses, weights in results[1:]:
-            for name, value in results[0][0].items():
-                torch.testing.assert_close(losses[name], value, msg=name)
-            for name, value in results[0][1].items():
-                torch.testing.assert_close(weights[name], value, rtol=1e-6, atol=1e-8, msg=name)
-    finally:
-        torch.set_default_dtype(torch.float32)

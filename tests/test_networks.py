@@ -195,7 +195,7 @@ def test_shared_first_convolution_equals_the_published_one():
 
 
 def test_coord_loss_equals_the_one_over_the_grid():
-    from model import coord_loss
+    from losses import coord_loss
 
     theta = random_theta(40, seed=3).requires_grad_()
     ours, plain = coord_loss(theta), plain_coord_loss(theta, (32, 64))

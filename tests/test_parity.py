@@ -24,20 +24,23 @@ import pytest
 import torch
 
 from data.labels import TARGET_CLASSES
-from loader.noise import HalfNoise, Noise
+from loader.noise import Noise, UpdateNoise
 from loader.pairs import Batch, Scene
-from model import D_NAMES, G_NETWORKS, SUP_NETWORKS, WhereWhat, d_losses, loss_names
-from networks import edge_map, place
-from options import Options
+from model import WhereWhat
+from networks import GROUPS, edge_map, place
+from options import PRESETS, Options
 from tests.plain import PlainWhereWhat
 from tests.published import published_names
-from training import Optimisers, g_gradients, g_terms
+from training import Optimisers, d_step, g_step
+from where import boxed_planes
 
 PARITY = Path(os.environ.get("PARITY_DIR", Path(__file__).parents[2] / "shared" / "parity"))
 FILES = sorted(PARITY.glob("*.npz"))
 pytestmark = pytest.mark.skipif(not FILES, reason=f"no parity numbers (*.npz) in {PARITY}; set PARITY_DIR")
 
-PUBLISHED_LOSSES = {name: f"{name}_loss" for name in loss_names(Options()) if name != "overlap"} | {
+PUBLISHED_LOSSES = {
+    name: f"{name}_loss" for name in WhereWhat(Options(**PRESETS["tiny"])).loss_names if name != "overlap"
+} | {
     "where_kl": "where_KL_loss",
     "what_kl": "what_KL_loss",
     "g_total": "g_loss",
@@ -86,8 +89,8 @@ def read_batch(numbers, iteration: int) -> Batch:
 def read_noise(numbers, iteration: int, model: WhereWhat) -> Noise:
     """The file's noise; dropout was off: every channel is kept."""
     sizes = model.options.embed_dim_small, model.options.embed_dim_big
-    halves = tuple(
-        HalfNoise(
+    updates = tuple(
+        UpdateNoise(
             as_tensor(numbers, f"it{iteration}/half{half}/in/eps_where"),
             as_tensor(numbers, f"it{iteration}/half{half}/in/eps_what"),
             *(torch.ones(2, 1, size, 1, 1) for size in sizes),
@@ -95,7 +98,7 @@ def read_noise(numbers, iteration: int, model: WhereWhat) -> Noise:
         for half in (0, 1)
     )
     z_spatial, z_appr = (as_tensor(numbers, f"it{iteration}/in/{name}") for name in ("z_spatial", "z_appr"))
-    return Noise(z_spatial, z_appr, halves)
+    return Noise(z_spatial, z_appr, updates)
 
 
 def planes(scene) -> torch.Tensor:
@@ -105,38 +108,40 @@ def planes(scene) -> torch.Tensor:
 
 def output_tensors(model: WhereWhat, paths, plain: bool) -> dict[str, torch.Tensor]:
     """Our outputs of one half under the published names."""
-    mask = place(paths.newobj, paths.theta, model.big)
+    where, what, maps = paths.where, paths.what, model.maps
+    mask = place(what.newobj, where.theta, maps.big)
+    boxed_small = where.cond_boxed if plain else boxed_planes(where.cond_boxed)
 
     def reconstructions(module, value):  # of x+ and x; the port's paths end before the last layer
         if plain:
             return [logits.sigmoid() for logits in value]
         return model.networks[f"{module}_reconstructor"].planes(value).chunk(2)
 
-    real_recon_small, cond_recon_small = reconstructions("where", paths.recon_small)
-    real_recon_big, cond_recon_big = reconstructions("what", paths.recon_big)
+    real_recon_small, cond_recon_small = reconstructions("where", where.recon)
+    real_recon_big, cond_recon_big = reconstructions("what", what.recon)
 
     return {
-        "stn_theta": paths.theta,
-        "stn_theta_where_sup": paths.theta_vae,
-        "stn_theta_using_z": paths.theta_real_z,
-        "recon_z_spatial": paths.cond_z_spatial,
-        "recon_real_z_spatial": paths.real_z_spatial,
-        "recon_z_appr": paths.cond_z_appr,
-        "recon_real_z_appr": paths.real_z_appr,
-        "where_sup_mu": paths.where_mu,
-        "where_sup_logvar": paths.where_logvar,
-        "real_ins_mu": paths.what_mu,
-        "real_ins_logvar": paths.what_logvar,
-        "newobj": paths.newobj,
-        "sup_newobj_using_reparam": paths.obj_vae,
-        "sup_newobj_using_z_appr": paths.obj_real_z,
-        "bb_transformed_small": paths.box_small,
-        "bb_transformed_big": model.box(paths.theta, model.big),
+        "stn_theta": where.theta,
+        "stn_theta_where_sup": where.theta_vae,
+        "stn_theta_using_z": where.theta_real_z,
+        "recon_z_spatial": where.cond_z,
+        "recon_real_z_spatial": where.real_z,
+        "recon_z_appr": what.cond_z,
+        "recon_real_z_appr": what.real_z,
+        "where_sup_mu": where.mu,
+        "where_sup_logvar": where.logvar,
+        "real_ins_mu": what.mu,
+        "real_ins_logvar": what.logvar,
+        "newobj": what.newobj,
+        "sup_newobj_using_reparam": what.obj_vae,
+        "sup_newobj_using_z_appr": what.obj_real_z,
+        "bb_transformed_small": boxed_small[:, 31:],
+        "bb_transformed_big": maps.box(where.theta, maps.big),
         "newobj_transformed_big": mask,
-        "newobj_on_seg_big": planes(paths.result_big)[:, :30],
-        "newobj_on_edge_big": planes(paths.result_big)[:, 30:],
-        "bb_on_seg_small": planes(paths.cond_boxed_small)[:, :30],
-        "bb_on_edge_small": planes(paths.cond_boxed_small)[:, 30:],
+        "newobj_on_seg_big": planes(what.result)[:, :30],
+        "newobj_on_edge_big": planes(what.result)[:, 30:],
+        "bb_on_seg_small": boxed_small[:, :30],
+        "bb_on_edge_small": boxed_small[:, 30:31],
         "cond_recon_small": cond_recon_small,
         "real_recon_small": real_recon_small,
         "cond_recon_big": cond_recon_big,
@@ -146,14 +151,14 @@ def output_tensors(model: WhereWhat, paths, plain: bool) -> dict[str, torch.Tens
 
 def input_tensors(model: WhereWhat, batch: Batch, views) -> dict[str, torch.Tensor]:
     """What a step derives from the batch alone, under the published names."""
-    mask = place(batch.compact, batch.theta, model.big)
+    mask = place(batch.compact, batch.theta, model.maps.big)
     real_edge_big = (edge_map(batch.real.ids_big[:, None]) > 0).float()
     real_seg_big = torch.nn.functional.one_hot(batch.real.labels_big.long(), 30).permute(0, 3, 1, 2)
     on_seg = real_seg_big * (1 - mask)
     on_seg[:, model.target.channel] += mask[:, 0]
     return {
-        "real_bb_transformed_small": model.box(batch.theta, model.small),
-        "real_bb_transformed_big": model.box(batch.theta, model.big),
+        "real_bb_transformed_small": model.maps.box(batch.theta, model.maps.small),
+        "real_bb_transformed_big": model.maps.box(batch.theta, model.maps.big),
         "real_ins_transformed_big": mask,
         "real_edge_small": planes(views.real_small)[:, 30:],
         "real_edge_big": real_edge_big,
@@ -206,33 +211,29 @@ def _run(numbers, plain: bool, dtype: torch.dtype, nudge: int):
         views = step.views(batch)
         for name, tensor in input_tensors(model, batch, views).items():
             yield (iteration, -1, "input", name), like_file(numbers, f"it{iteration}/{name}", tensor)
-        for index, half in enumerate(noise.halves):
+        for index, drawn in enumerate(noise.updates):
             prefix = f"it{iteration}/half{index}/"
             if index == 0:
                 losses = {}
             if plain:
-                paths, terms = step.half_step(optimisers, views, noise, half, update_d=index == 0)
+                paths, terms = step.half_step(optimisers, views, noise, drawn, update_d=index == 0)
                 outputs = output_tensors(model, paths, plain)
                 losses |= terms
             else:
                 paths = model(views, noise, index)
                 outputs = output_tensors(model, paths, plain)
                 if index == 0:
-                    losses |= d_losses(model, views, paths)
-                    optimisers.clear("d")
-                    optimisers.add_gradients(["d"], sum(losses[name] for name in D_NAMES))
-                    optimisers.step("d")
-                optimisers.clear("sup", "g")
-                terms = g_terms(model, views, noise, paths)
-                g_gradients(model, optimisers, terms)
+                    losses |= model.d_losses(views, paths)
+                    d_step(model, optimisers, losses)
+                terms = model.g_losses(views, noise, paths)
+                g_step(model, optimisers, terms)
                 losses |= terms
-                optimisers.step("sup", "g")
             for name, tensor in outputs.items():
                 yield (iteration, index, "tensor", name), like_file(numbers, prefix + name, tensor)
             for name, published_name in PUBLISHED_LOSSES.items():
                 yield (iteration, index, "loss", published_name), np.array(losses[name].item())
             for name, parameter in model.networks.named_parameters():
-                if name.partition(".")[0] in (*G_NETWORKS, *SUP_NETWORKS) and name not in left_out:
+                if name.partition(".")[0] in (*GROUPS["g"], *GROUPS["sup"]) and name not in left_out:
                     key = (iteration, index, "gradnorm", published[name])
                     yield key, np.array(parameter.grad.norm().item())
         for name, parameter in model.networks.named_parameters():
@@ -242,8 +243,8 @@ def _run(numbers, plain: bool, dtype: torch.dtype, nudge: int):
 
 
 def cast(noise: Noise, dtype: torch.dtype) -> Noise:
-    halves = tuple(HalfNoise(*(t.to(dtype) for t in vars(half).values())) for half in noise.halves)
-    return Noise(noise.z_spatial.to(dtype), noise.z_appr.to(dtype), halves)
+    updates = tuple(UpdateNoise(*(t.to(dtype) for t in vars(one).values())) for one in noise.updates)
+    return Noise(noise.z_spatial.to(dtype), noise.z_appr.to(dtype), updates)
 
 
 def like_file(numbers, key: str, tensor: torch.Tensor) -> np.ndarray:

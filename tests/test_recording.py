@@ -1,4 +1,4 @@
-"""The recorded step: that a step can be recorded, and that its replay takes the same steps."""
+"""The captured step: that a step can be captured, and that its replay takes the same steps."""
 
 import copy
 import dataclasses
@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from loader.noise import draw_noise
 from model import WhereWhat
 from tests.test_model import TINY, make_batch, with_places
-from training import WARM_UP, NonFiniteLossError, Optimisers, RecordedStep, can_record, train_step
+from training import WARM_UP, GraphedStep, NonFiniteLossError, Optimisers, can_capture, train_step
 
-PLACES = dataclasses.replace(TINY, where="distribution", joint_weight=1.0, mask_loss="bce")
+PLACES = dataclasses.replace(TINY, where="distribution", mask_loss="bce")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
 both_kinds = pytest.mark.parametrize("options", [TINY, PLACES], ids=["published", "distribution"])
 
@@ -60,19 +60,18 @@ def test_a_look_is_found():
     assert len(looks.found) == 2
 
 
-def test_who_records():
+def test_who_captures():
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
-    assert can_record(TINY, cuda, 1)
-    assert not can_record(TINY, cpu, 1) and not can_record(TINY, cuda, 2)
-    for refused in ({"cuda_graph": "never"}, {"precision": "fp16"}, {"compile": True}):
-        assert not can_record(dataclasses.replace(TINY, **refused), cuda, 1)
+    assert can_capture(TINY, cuda, 1)
+    assert not can_capture(TINY, cpu, 1) and not can_capture(TINY, cuda, 2)
+    assert not can_capture(dataclasses.replace(TINY, cuda_graph="never"), cuda, 1)
 
 
-def start(options, recorded: bool) -> tuple[WhereWhat, Optimisers]:
+def start(options, captured: bool) -> tuple[WhereWhat, Optimisers]:
     torch.manual_seed(0)
     with torch.device("cuda"):
         model = WhereWhat(options)
-    return model, Optimisers(model, recorded=recorded)
+    return model, Optimisers(model, captured=captured)
 
 
 def batch_and_noise(options, number: int):
@@ -85,18 +84,18 @@ def batch_and_noise(options, number: int):
 def test_a_replay_is_the_step(options):
     """Over changing batches, rates and a resume in between."""
     torch.backends.cudnn.benchmark = False
-    model, optimisers = start(options, recorded=False)
-    other, others = start(options, recorded=True)
-    step = RecordedStep(other, others)
+    model, optimisers = start(options, captured=False)
+    other, others = start(options, captured=True)
+    step = GraphedStep(other, others)
     for number in range(WARM_UP + 5):
         if number == WARM_UP + 3:
             saved = copy.deepcopy((other.networks.state_dict(), others.state_dict()))
-            other, others = start(options, recorded=True)
+            other, others = start(options, captured=True)
             other.networks.load_state_dict(saved[0])
             others.load_state_dict(saved[1])
-            step = RecordedStep(other, others)
+            step = GraphedStep(other, others)
         for one in (optimisers, others):
-            one.set_rates(1 - 0.1 * number)
+            one.scale_rates(1 - 0.1 * number)
         losses = train_step(model, optimisers, *batch_and_noise(options, number))
         replayed = step(*batch_and_noise(options, number))
         assert losses.keys() == replayed.keys()
@@ -107,8 +106,8 @@ def test_a_replay_is_the_step(options):
 
 @needs_gpu
 def test_a_replay_finds_what_is_not_finite():
-    model, optimisers = start(TINY, recorded=True)
-    step = RecordedStep(model, optimisers)
+    model, optimisers = start(TINY, captured=True)
+    step = GraphedStep(model, optimisers)
     for number in range(WARM_UP + 2):
         step(*batch_and_noise(TINY, number))
     batch, noise = batch_and_noise(TINY, 0)

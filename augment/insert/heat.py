@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import torch
 
-from augment.insert.places import Where, column, working_maps
+from augment.insert.places import column, working_maps
 from augment.insert.scene import EditedImage
 from data.geometry import boxes_of_theta, whole_pixels
 from model import WhereWhat
@@ -15,42 +15,46 @@ PLACES = 200  # drawn, where a model has no density
 
 
 @torch.no_grad()
-def density_of_feet(model: WhereWhat, image: EditedImage) -> np.ndarray | None:
+def density_of_feet(model: WhereWhat, image: EditedImage, temperature: float = 1.0) -> np.ndarray | None:
     """Probability that the foot is in each cell (h,w) float64, 1 in all; None: the model has no density."""
-    maps = working_maps(image.label_ids, image.instance_ids, model.small, model.device)
-    density = Where(model, *maps).density
-    return None if density is None else density.mass()[0].cpu().numpy()
+    if not model.where.has_density:
+        return None
+    labels, _ = working_maps(image.label_ids, image.instance_ids, model.maps.small, model.device)
+    return model.where.density(labels, temperature).mass()[0].cpu().numpy()
 
 
-def heat_map(model: WhereWhat, image: EditedImage) -> np.ndarray:
+def heat_map(model: WhereWhat, image: EditedImage, temperature: float = 1.0) -> np.ndarray:
     """How often an object stands at each pixel of an image, (H,W), at least 0 and without a unit.
 
     The density of feet; of a model without one, how many of PLACES boxes cover the pixel.
     """
     height, width = image.label_ids.shape
-    mass = density_of_feet(model, image)
+    mass = density_of_feet(model, image, temperature)
     if mass is not None:
         return cv2.resize(mass, (width, height))
-    boxes, _ = draw_places(model, image, PLACES, 0)
+    boxes, _ = draw_places(model, image, PLACES, 0, temperature)
     return coverage(boxes, width, height)
 
 
-def draw_places(model: WhereWhat, image: EditedImage, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_places(
+    model: WhereWhat, image: EditedImage, count: int, seed: int, temperature: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (n,4) in pixels of the image and their scores (n,) in 0..1 for n = count draws of z_spatial.
 
     The noise of draw k follows from (seed, name of the image, k).
     """
     device = model.device
     height, width = image.label_ids.shape
-    where = Where(model, *working_maps(image.label_ids, image.instance_ids, model.small, device))
+    maps = working_maps(image.label_ids, image.instance_ids, model.maps.small, device)
+    where = model.where.on(*maps, temperature)
     size = model.options.z_dim_spatial
     z = np.array(
         [generator(seed, image.name, k, "heatmap").standard_normal(size, np.float32) for k in range(count)]
     )
     boxes, scores = [], []
     for first in range(0, count, BATCH):
-        theta = where.places(column(z[first : first + BATCH], device))
-        scores.append(where.scores(theta))
+        theta = where.sample(column(z[first : first + BATCH], device))
+        scores.append(where.score(theta).double().cpu().numpy())
         boxes.append(boxes_of_theta(theta.cpu().numpy(), width, height))
     return np.concatenate(boxes), np.concatenate(scores)
 

@@ -8,7 +8,6 @@ last byte for any number of workers. The first candidate, in order, that passes 
 import copy
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -25,10 +24,10 @@ from data.cityscapes import Frame, read_maps, resize_nearest, usable_instances
 from data.geometry import METRIC_RANGES, HeightFit, boxes_of_theta, fit_heights, too_few
 from data.images import read_as_stored
 from data.labels import CHANNEL_OF_ID
-from layers.place_density import PlaceDensity
-from model import WhereWhat, boxed_planes, draw_shapes, load_model, predict_places
+from model import WhereWhat, load_model
 from support.errors import InputError, warn
 from support.seeds import generator
+from where import Places
 
 CANDIDATES = 8  # places asked for at once; a constant, because rounding may depend on it
 FIT_FRAMES = 200  # at most so many frames, evenly spaced, enter the fit of heights
@@ -88,46 +87,6 @@ def column(z: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(z, np.float32))[:, :, None, None].to(device)
 
 
-class Where:
-    """The where module on one scene; what it reads off the maps is worked out once."""
-
-    def __init__(self, model: WhereWhat, labels_small: Tensor, ids_small: Tensor):
-        """labels_small (1,h,w) uint8 channels, ids_small (1,h,w) int32."""
-        self.model, self.labels, self.ids = model, labels_small, ids_small
-
-    @cached_property
-    @torch.no_grad()
-    def density(self) -> PlaceDensity | None:
-        """The density of places; None: the model has none."""
-        return None if self.model.options.where == "published" else self.model.density(self.labels)
-
-    def places(self, z_spatial: Tensor) -> Tensor:
-        """theta (B,6) for z (B,z_spatial,1,1)."""
-        if self.density is not None:
-            return self.density.theta_of_z(z_spatial.flatten(1)).float()
-        return predict_places(self.model, self.labels, self.ids, z_spatial)
-
-    @torch.no_grad()
-    def scores(self, theta: Tensor) -> np.ndarray:
-        """How real D where finds each box of theta (B,6): (B,) in 0..1.
-
-        The sigmoid of its mean logit over the patches; comparable within one checkpoint only. A model without
-        D where says how likely the foot is, the likeliest in the scene being 1.
-        """
-        if "d_where" not in self.model.networks:
-            return self.density.likelihood(theta).cpu().numpy()
-        maps = (tensor.expand(len(theta), -1, -1) for tensor in (self.labels, self.ids))
-        scene = self.model.canvas(*maps).paste(self.model.box(theta, self.model.small))
-        logits = self.model.networks["d_where"](boxed_planes(scene))
-        return logits.mean((1, 2, 3)).sigmoid().double().cpu().numpy()
-
-
-@torch.no_grad()
-def shape_score(model: WhereWhat, compact: Tensor) -> float:
-    """How real D object finds a compact mask (1,1,cy,cx), 0..1."""
-    return float(model.networks["d_obj"](compact).mean().sigmoid())
-
-
 def training_boxes(frames: list[Frame], model: WhereWhat) -> np.ndarray:
     """Boxes (N,4), shares of the image size, of the usable instances on at most 200 of these frames.
 
@@ -135,7 +94,7 @@ def training_boxes(frames: list[Frame], model: WhereWhat) -> np.ndarray:
     """
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(FIT_FRAMES, len(frames))).astype(int))
     boxes = []
-    (small_height, small_width), (height, width) = model.small, model.big
+    (small_height, small_width), (height, width) = model.maps.small, model.maps.big
     for index in chosen:
         try:
             label_ids, instance_ids = read_maps(frames[index])
@@ -174,7 +133,7 @@ class View:
 
     model: WhereWhat
     around: Surroundings
-    where: Where  # the small ones
+    where: Places  # the where module on the small ones
     big: tuple[Tensor, Tensor]  # channels and ids
 
 
@@ -185,7 +144,7 @@ class Inserter:
         """Raises InputError if a checkpoint or the region's picture can't be read."""
         self.settings = settings
         self.device = torch.device(settings.device)
-        models = [load_model(path, self.device, settings.temperature) for path in settings.checkpoints]
+        models = [load_model(path, self.device) for path in settings.checkpoints]
         self.models = {model.target.name: model for model in models}
         self.region = read_region(settings.gates.region_mask) if settings.gates.region_mask else None
         self.painter = Painter(settings.rendering, settings.seed) if settings.rendering else None
@@ -194,9 +153,6 @@ class Inserter:
         """One with the same models, another painter and other settings; nothing is loaded anew."""
         other = copy.copy(self)
         other.settings, other.painter = replace(self.settings, **settings), painter
-        other.models = {name: copy.copy(model) for name, model in self.models.items()}
-        for model in other.models.values():
-            model.temperature = other.settings.temperature
         return other
 
     def edit(self, image: EditedImage, classes: tuple[str, ...]) -> list[dict]:
@@ -227,7 +183,7 @@ class Inserter:
             row = attempt % CANDIDATES
             if row == 0:
                 z_spatial, z_appr = self.noise(image.name, number, attempt, view.model)
-                theta = view.where.places(column(z_spatial, self.device))
+                theta = view.where.sample(column(z_spatial, self.device))
             reason, facts = self.put(image, view, theta[row : row + 1], z_appr[row : row + 1])
             if reason:
                 refusals[reason] += 1
@@ -257,9 +213,9 @@ class Inserter:
         )
         small, big = (
             working_maps(image.label_ids, image.instance_ids, size, self.device)
-            for size in (model.small, model.big)
+            for size in (model.maps.small, model.maps.big)
         )
-        return View(model, around, Where(model, *small), big)
+        return View(model, around, model.where.on(*small, self.settings.temperature), big)
 
     def put(
         self, image: EditedImage, view: View, theta: Tensor, z_appr: np.ndarray
@@ -274,10 +230,10 @@ class Inserter:
         box = boxes_of_theta(theta.cpu().numpy(), width, height)[0]
         if reason := box_refusal(box, model.target, view.around, gates):
             return reason, {}
-        place_score = float(view.where.scores(theta)[0])
+        place_score = float(view.where.score(theta)[0])
         if "score" in gates.rules and place_score < gates.min_score:
             return "score", {}
-        compact = draw_shapes(model, *view.big, theta, column(z_appr, self.device))
+        compact = model.what.sample(*view.big, theta, column(z_appr, self.device))
         patch = place_mask(compact[0, 0].cpu().numpy(), box, width, height)
         reason, facts = image.put(model.target.name, patch, gates, self.painter and self.painter.paint)
         if reason:
@@ -286,7 +242,7 @@ class Inserter:
             "theta": theta[0].tolist(),
             "box": box.tolist(),
             "score_place": place_score,
-            "score_shape": shape_score(model, compact),
+            "score_shape": float(model.what.score(compact)[0]),
             **facts,
         }
 

@@ -51,7 +51,7 @@ def test_coverage_counts_boxes_and_cuts_them_at_the_image():
 
 def test_the_heat_of_a_density_is_hot_where_feet_are(frame):
     model = WhereWhat(from_dict(PRESETS["tiny"] | {"where": "distribution"}, "test"))
-    planes = torch.zeros(1, PLACE_PLANES, *model.small)
+    planes = torch.zeros(1, PLACE_PLANES, *model.maps.small)
     planes[0, 0, 20, 40] = 9.0  # a foot in this cell of the 64 x 32, whose pixels are four by four
     model.networks["place_density"].forward = lambda labels: planes
     image = read_image(frame)

@@ -1,13 +1,13 @@
 """Small maps without some of their instances, and the places that are learnt from them."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from data.cityscapes import list_frames, read_maps, resize_nearest
 from data.erased import erase_exactly, read_erasures
 from data.labels import CHANNEL_OF_ID
+from loader import erasing
+from loader import pairs as training_pairs
 from loader.cache import prepare
 from loader.erasing import Patch, erase_some, zoom_in
 from loader.pairs import PLACES, TrainingPairs, concatenate
@@ -75,43 +75,57 @@ def small_map():
     return labels, ids, boxes, patches
 
 
-def draw(seed, erase_share=1.0, hidden_share=1.0, decoys=0.0, owners=(26000, 26001, 24000)):
+@pytest.fixture
+def constants(monkeypatch):
+    """Sets constants of loader/erasing.py; without anything said every instance goes, and no decoy comes."""
+
+    def use(erase=1.0, occluding=1.0, decoys=0.0):
+        monkeypatch.setattr(erasing, "ERASE_PROBABILITY", erase)
+        monkeypatch.setattr(erasing, "MAX_OCCLUDING", occluding)
+        monkeypatch.setattr(erasing, "DECOYS_DRAWN", decoys)
+
+    use()
+    return use
+
+
+def draw(seed, owners=(26000, 26001, 24000)):
     labels, ids, boxes, patches = small_map()
     boxes = {owner: boxes[owner] for owner in owners}
-    rng = np.random.default_rng(seed)
-    erased, taken = erase_some(labels, ids, boxes, patches, rng, erase_share, hidden_share, decoys)
+    erased, taken = erase_some(labels, ids, boxes, patches, np.random.default_rng(seed))
     return labels, erased, {round(float(box[0]) * 1e5) for box in taken}
 
 
-def test_two_instances_of_which_one_shows_the_other_never_go_together():
+def test_two_instances_of_which_one_shows_the_other_never_go_together(constants):
     found = [draw(seed)[2] for seed in range(30)]
     assert all(24000 in taken and len(taken) == 2 for taken in found)
     assert {frozenset(taken - {24000}) for taken in found} == {frozenset([26000]), frozenset([26001])}
 
 
-def test_erased_pixels_show_what_is_behind_and_others_stay():
+def test_erased_pixels_show_what_is_behind_and_others_stay(constants):
     labels, erased, taken = draw(0, owners=(24000,))
     assert taken == {24000}
     assert (erased[4:7, 12] == 4).all()
     assert (np.delete(erased, 12, 1) == np.delete(labels, 12, 1)).all()
 
 
-def test_an_instance_that_hides_things_is_no_place_to_learn_from():
-    assert all(26000 not in draw(seed, hidden_share=0.3)[2] for seed in range(20))
-    assert any(26000 in draw(seed, hidden_share=0.6)[2] for seed in range(20))
+def test_an_instance_that_occludes_things_is_no_place_to_learn_from(constants):
+    constants(occluding=0.3)
+    assert all(26000 not in draw(seed)[2] for seed in range(20))
+    constants(occluding=0.6)
+    assert any(26000 in draw(seed)[2] for seed in range(20))
 
 
-def test_shares_are_probabilities_and_one_instance_goes_at_least():
-    counts = [len(draw(seed, erase_share=0.3, owners=(24000, 26001))[2]) for seed in range(400)]
+def test_each_instance_has_its_chance_and_one_goes_at_least(constants):
+    constants(erase=0.3)
+    counts = [len(draw(seed, owners=(24000, 26001))[2]) for seed in range(400)]
     assert min(counts) == 1
     assert np.mean(counts) == pytest.approx(0.49 * 1 + 0.42 * 1 + 0.09 * 2, abs=0.06)
 
 
-def test_decoys_are_as_many_as_asked_for():
+def test_decoys_are_as_many_as_the_constant_says(constants):
     def decoyed(decoys):
-        return np.mean(
-            [(draw(seed, decoys=decoys, owners=(24000,))[1][0, :3] == 9).all() for seed in range(2000)]
-        )
+        constants(decoys=decoys)
+        return np.mean([(draw(seed, owners=(24000,))[1][0, :3] == 9).all() for seed in range(2000)])
 
     assert decoyed(0.0) == 0
     assert decoyed(1.0) == pytest.approx(1 - np.exp(-1), abs=0.04)  # there is a single one
@@ -138,7 +152,7 @@ def test_zooming_in_keeps_boxes_on_their_pixels():
 
 
 def test_training_pairs_bring_places(options):
-    pairs = TrainingPairs(prepare(options, "train", progress=False), options)
+    pairs = TrainingPairs(prepare(options, "train", progress=False), options, with_places=True)
     batch = concatenate([pairs[position] for position in range(12)])
     places = batch.places
     assert places.labels.shape == (12, 2, 32, 64) and places.boxes.shape == (12, 2, PLACES, 4)
@@ -147,13 +161,14 @@ def test_training_pairs_bring_places(options):
     assert (known >= 0).all() and (known <= 1).all() and (known[:, 2:] > known[:, :2]).all()
     again = concatenate([pairs[position] for position in range(12)]).places
     assert all((a == b).all() for a, b in zip(vars(places).values(), vars(again).values(), strict=True))
-    assert TrainingPairs(pairs.maps, dataclasses.replace(options, where="published"))[0].places is None
+    assert TrainingPairs(pairs.maps, options)[0].places is None
 
 
-def test_maps_and_boxes_are_flipped_together(options):
+def test_maps_and_boxes_are_flipped_together(options, monkeypatch):
     """Each box is an instance's or its mirror image, and the map is then that frame's or its mirror image."""
-    plain = dataclasses.replace(options, zoom_share=0.0, decoys=0.0)
-    pairs = TrainingPairs(prepare(plain, "train", progress=False), plain)
+    monkeypatch.setattr(erasing, "DECOYS_DRAWN", 0)
+    monkeypatch.setattr(training_pairs, "ZOOM_PROBABILITY", 0)
+    pairs = TrainingPairs(prepare(options, "train", progress=False), options, with_places=True)
     frames = [pairs.maps.load(index) for index in range(len(pairs.maps))]
     mirrored = []
     for position in range(60):

@@ -27,7 +27,7 @@ from data.cityscapes import list_frames, read_maps
 from data.coco import coco_path
 from data.pictures import OUTLINE
 from data.writer import colour_map
-from model import load_model, predict_places
+from model import load_model
 from tests.augment.insert.inserting import COMMAND, FRAMES, content, lines, maps, records, run
 
 # ---- the tree -----------------------------------------------------------------------------------
@@ -131,9 +131,9 @@ def test_the_manifest_explains_each_object_and_the_summary_counts_them(out, sour
     inserted = [one for one in lines(out) if one["status"] == "inserted"]
     first = next(one for one in inserted if one["object"] == 1)
     frame = next(frame for frame in list_frames(source, "train") if frame.name == first["image"])
-    labels, ids = working_maps(*read_maps(frame), model.small, torch.device("cpu"))
+    labels, ids = working_maps(*read_maps(frame), model.maps.small, torch.device("cpu"))
     z = column(np.array([first["z_spatial"]], np.float32), torch.device("cpu"))
-    theta = predict_places(model, labels, ids, z)[0]
+    theta = model.where.on(labels, ids).sample(z)[0]
     assert theta.tolist() == pytest.approx(first["theta"], abs=1e-4)
     assert first["source"] == frame.label_path.name and len(first["z_appr"]) == 16
     summary = json.loads((out / "insert.json").read_text())

@@ -14,7 +14,7 @@ from augment.insert.tree import plan
 from data.camera import published_camera
 from data.cityscapes import list_frames, read_maps
 from data.geometry import LEAST_INSTANCES, METRIC_RANGES, metric_heights
-from model import load_model, predict_places
+from model import load_model
 from support.errors import InputError
 from tests.augment.insert.inserting import COMMAND, FRAMES, content, lines, run
 from tests.miniature import write_miniature
@@ -119,16 +119,17 @@ def test_a_density_gives_likelihoods_as_scores_and_its_temperature_is_one_of_the
     for name, temperature in (("learnt", 1), ("cool", 0.25)):
         settings = json.loads((tmp_path / name / "insert.json").read_text())["settings"]
         assert settings["temperature"] == temperature
-        model = load_model(checkpoint, temperature=temperature)
+        model = load_model(checkpoint)
         inserted = [one for one in lines(tmp_path / name) if one["status"] == "inserted"]
         scores[name] = [one["score_place"] for one in inserted]
         for one in inserted:
             frame = next(frame for frame in list_frames(source, "train") if frame.name == one["image"])
-            labels, ids = working_maps(*read_maps(frame), model.small, torch.device("cpu"))
-            theta = predict_places(model, labels, ids, column(np.array([one["z_spatial"]]), model.device))
+            labels, ids = working_maps(*read_maps(frame), model.maps.small, torch.device("cpu"))
+            where = model.where.on(labels, ids, temperature)
+            theta = where.sample(column(np.array([one["z_spatial"]]), model.device))
             assert one["temperature"] == temperature
             assert theta[0].tolist() == pytest.approx(one["theta"], rel=1e-3, abs=1e-3)
-            likelihood = model.density(labels).likelihood(theta).item()
+            likelihood = where.score(theta).item()
             assert 0 < likelihood <= 1 and one["score_place"] == pytest.approx(likelihood, rel=1e-3)
     assert len(scores["learnt"]) == len(scores["cool"]) == FRAMES and scores["learnt"] != scores["cool"]
     capsys.readouterr()
