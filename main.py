@@ -3,6 +3,12 @@
 Everything happens in the order of `train`: what to resume, data, model, loop. See options.py for all options.
 """
 
+import os
+
+from support.threads import thread_settings
+
+os.environ.update(thread_settings(os.environ))  # before torch is imported
+
 import contextlib
 import ctypes
 import dataclasses

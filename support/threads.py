@@ -1,9 +1,19 @@
-"""How many processor cores this program may use. Imports no library, so that it can be asked before any."""
+"""Processor cores and threads: how many cores this program may use, and how its threads wait.
+
+Imports no library, so that it can be asked before any.
+"""
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+# How often a thread of OpenMP looks before it sleeps at a barrier, of which a training step has thousands. By
+# default libgomp looks hundreds of thousands of times, all the while keeping a core from the thread that it
+# waits for as soon as anything else runs; asleep at once, it has to be woken thousands of times a step.
+# Between them lies what docs/speed.md#beside-other-programs measured.
+_SPINS = 1000
+_WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # whoever sets one of them knows better
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -14,6 +24,19 @@ def cores() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
     return allowed if quota is None else min(allowed, max(1, math.ceil(quota)))
+
+
+def thread_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """What to add to the environment before torch is imported; nothing that is set there already.
+
+    Threads sleep soon at barriers, and there are no more of them than a container's quota is worth.
+    """
+    settings = {}
+    if not any(name in environment for name in _WAITING):
+        settings["GOMP_SPINCOUNT"] = str(_SPINS)
+    if "OMP_NUM_THREADS" not in environment and cpu_quota() is not None:
+        settings["OMP_NUM_THREADS"] = str(cores())
+    return settings
 
 
 def cpu_quota(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> float | None:

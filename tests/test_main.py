@@ -24,8 +24,8 @@ from distributed import Ranks
 from loader.cache import prepare
 from loader.pairs import TrainingPairs
 from main import grid_cell
-from model import WhereWhat
-from options import PRESETS, Options, parse, write_yaml
+from model import WhereWhat, load_model
+from options import PRESETS, REMOVED, Options, from_dict, parse, write_yaml
 from support.checkpoints import list_checkpoints, load_checkpoint
 from support.errors import InputError, run_program
 from tests.miniature import frame_paths, write_miniature, write_png
@@ -339,15 +339,15 @@ def test_failing_save_leaves_the_earlier_checkpoint(streets, tmp_path, monkeypat
 
 
 def test_non_finite_loss_stops_after_saving_the_last_good_state(streets, tmp_path, monkeypatch, capsys):
-    original = training.d_losses
+    original = WhereWhat.d_losses
 
-    def poisoned(networks, views, paths):
-        losses = original(networks, views, paths)
+    def poisoned(model, views, paths):
+        losses = original(model, views, paths)
         poisoned.calls += 1
         return losses | ({"d_obj": losses["d_obj"] * float("nan")} if poisoned.calls == 3 else {})
 
     poisoned.calls = 0
-    monkeypatch.setattr(training, "d_losses", poisoned)
+    monkeypatch.setattr(WhereWhat, "d_losses", poisoned)
     with pytest.raises(
         InputError, match=r"d_obj turned nan at iteration 3; the last good state is .*00000002"
     ):
@@ -529,7 +529,6 @@ def test_checkpoint_of_other_options_is_refused(streets, tmp_path):
         ("z_dim_appr", 16, 15),
         ("image_sizex_big", 128, 64),
         ("target_class", "person", "car"),
-        ("theta_space", "affine", "box"),
     ):
         with pytest.raises(InputError, match=f"{name} {theirs}, this run has {ours}"):
             run(streets, tmp_path / "run", **{name: ours}, resume="auto")
@@ -543,7 +542,27 @@ def test_a_run_that_is_longer_than_asked_for_already_is_finished(streets, tmp_pa
 
 def test_an_option_that_changes_no_network_may_change_on_the_way(streets, tmp_path):
     run(streets, tmp_path / "run", max_iters=1)
-    run(streets, tmp_path / "run", max_iters=2, resume="auto", precision="fp16", learning_rate=1e-5)
+    run(streets, tmp_path / "run", max_iters=2, resume="auto", precision="bf16", learning_rate=1e-5)
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_an_option_of_earlier_versions_loads_with_its_default_alone(name, streets, tmp_path):
+    """In a checkpoint, in options.yaml, and for sampling."""
+    state = run(streets, tmp_path / "run", max_iters=1)
+    path = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    torch.save(state | {"options": state["options"] | {name: REMOVED[name]}}, path)
+    run(streets, tmp_path / "run", max_iters=2, resume="auto")
+    load_model(path)
+    other = "box" if name == "theta_space" else 7
+    torch.save(state | {"options": state["options"] | {name: other}}, path)
+    for use in (
+        lambda: run(streets, tmp_path / "run", max_iters=3, resume=path),
+        lambda: load_model(path),
+        lambda: from_dict({name: other}, "options.yaml"),
+    ):
+        with pytest.raises(InputError, match=f"{name} {other} is no longer there") as caught:
+            use()
+        assert "\n" not in str(caught.value)
 
 
 def test_a_state_of_another_program_or_of_other_networks_is_one_line(streets, tmp_path):

@@ -21,6 +21,7 @@ from support.checkpoints import save_checkpoint
 from support.errors import run_program
 from tests.miniature import CITY, write_miniature
 from tests.town import write_density_checkpoint
+from where import DensityWhere
 
 PLACEMENT = {
     *("support_rate", "metric_height_rate", "plausible_rate", "overlap_rate", "overlap_any_rate"),
@@ -291,10 +292,13 @@ def test_the_temperature_changes_the_places_and_is_named(root, density, tmp_path
 
 
 def test_the_density_of_a_scene_is_worked_out_once(root, density, tmp_path, monkeypatch):
-    asked, density_of = [], WhereWhat.density
-    monkeypatch.setattr(
-        WhereWhat, "density", lambda model, labels: asked.append(len(labels)) or density_of(model, labels)
-    )
+    asked, density_of = [], DensityWhere.density
+
+    def counted(where, labels, temperature=1.0):
+        asked.append(len(labels))
+        return density_of(where, labels, temperature)
+
+    monkeypatch.setattr(DensityWhere, "density", counted)
     of_density(root, "tree", "--quick", "--batch_size", 1, "--out", tmp_path, "--cache_dir", root / "cache")
     assert asked == [1] * 4  # scenes, whatever the number of z and seeds
 

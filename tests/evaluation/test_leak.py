@@ -36,11 +36,12 @@ def erasure() -> Erasure:
 def model_of(weight_of_fence: float) -> SimpleNamespace:
     """A density that is even, but for cells that show a fence."""
 
-    def density(labels: torch.Tensor) -> SimpleNamespace:
+    def density(labels: torch.Tensor, temperature: float) -> SimpleNamespace:
         weight = 1 + (weight_of_fence - 1) * (labels == int(CHANNEL_OF_ID[FENCE])).double()
         return SimpleNamespace(mass=lambda: weight / weight.sum((1, 2), keepdim=True))
 
-    return SimpleNamespace(small=(HEIGHT, WIDTH), device=torch.device("cpu"), density=density)
+    maps, where = SimpleNamespace(small=(HEIGHT, WIDTH)), SimpleNamespace(density=density)
+    return SimpleNamespace(maps=maps, device=torch.device("cpu"), where=where)
 
 
 def ratios(model, erasures: dict[int, Erasure]) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """How many cores there are: those of the machine, or as many as the quota of a container allows."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from support import threads
-from support.threads import cores, cpu_quota
+from support.threads import cores, cpu_quota, thread_settings
 
+ROOT = Path(__file__).parents[2]
 V1 = {"cpu.cfs_quota_us": "{}\n", "cpu.cfs_period_us": "100000\n"}
 
 
@@ -61,3 +63,37 @@ def test_cores_are_those_allowed_as_far_as_the_quota_reaches(quota, count, monke
 def test_it_can_be_asked_before_any_library_is_imported():
     code = "import sys, support.threads; assert not {'torch', 'cv2', 'numpy', 'tqdm'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
+
+
+@pytest.mark.parametrize(
+    ("environment", "quota", "settings"),
+    [
+        ({}, None, {"GOMP_SPINCOUNT": "1000"}),
+        ({"OMP_WAIT_POLICY": "active"}, None, {}),
+        ({"GOMP_SPINCOUNT": "7", "OMP_NUM_THREADS": "3"}, 2.0, {}),
+        ({}, 1.5, {"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": "2"}),
+    ],
+)
+def test_threads_are_set_up_as_far_as_the_user_has_not(environment, quota, settings, monkeypatch):
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(threads, "cpu_quota", lambda: quota)
+    assert thread_settings(environment) == settings
+
+
+@pytest.mark.parametrize("module", ["main", "scripts.segment", "scripts.evaluate"])
+def test_programs_set_threads_up_before_torch_is_imported(module):
+    code = f"""
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"))
+            sys.exit()
+sys.meta_path.insert(0, Watch())
+import {module}
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in threads._WAITING}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "1000\n", done.stderr

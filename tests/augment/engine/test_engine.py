@@ -209,14 +209,16 @@ def test_a_run_that_fails_before_anything_was_made_leaves_nothing(tmp_path):
 
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_tree(tmp_path):
     items = make_items(tmp_path, 200)
+    started = time.perf_counter()
     run(tmp_path / "one", items, files=True)
+    whole = time.perf_counter() - started
     out, rng, killed = tmp_path / "out", random.Random(0), 0
     for _ in range(40):
         process = os.fork()
         if not process:
             run(out, items, files=True)
             os._exit(0)
-        time.sleep(rng.uniform(0, 0.05))
+        time.sleep(rng.uniform(0, whole / 10))
         os.kill(process, signal.SIGKILL)
         killed += os.waitpid(process, 0)[1] == signal.SIGKILL
         if (out / WORK).is_dir() and (out / "made").is_dir():
