@@ -18,7 +18,9 @@ from torch.distributed.run import get_args_parser as torchrun_parser
 
 from augment.options import BACKENDS, from_sections
 from augment.paint.backends import settings_of
+from augment.repaint.validate import RULES
 from build_package import NAME
+from evaluation.report import FIGURES
 from options import as_markdown
 from support.errors import InputError, Parser
 
@@ -42,6 +44,14 @@ COMMAND = re.compile(r"(\./scripts/|\.venv/bin/|python |torchrun )")
 ROOMS = tuple(sorted(path.parent.name for path in ROOT.glob("*/__init__.py")))
 OWN_PATH = re.compile(rf"(?:{'|'.join(ROOMS)}|docs)/[\w./-]*|requirements[\w-]*\.txt|\w+\.py")
 HAS_NO_FLAGS = ("options.py",)
+CITATION = re.compile(r"\bdocs/([\w-]+\.md)(?:#([\w-]+))?")
+ELSEWHERE = re.compile(r"\b(?:evaluation|model) spec\b|\bspec,? sections?\b")  # what is not in the repository
+TEXTS = sorted(
+    path
+    for pattern in ("*", *(f"{folder}/**/*" for folder in (*ROOMS, "docs")))
+    for path in ROOT.glob(pattern)
+    if path.suffix in (".py", ".md", ".sh", ".yaml") and path != Path(__file__)
+)
 
 
 def commands_in_shell(text: str) -> list[str]:
@@ -245,6 +255,38 @@ def test_links_and_pictures_lead_somewhere(page):
         goal = page.parent / path if path else page
         assert goal.is_file(), f"{page.name}: {target} does not exist"
         assert not anchor or anchor in headings(goal), f"{page.name}: {target} has no such heading"
+
+
+def dead_citations(text: str) -> list[str]:
+    """What a text cites that isn't there: pages, their headings, documents outside the repository."""
+    dead = ELSEWHERE.findall(text)
+    for match in CITATION.finditer(text):
+        page, anchor = ROOT / "docs" / match[1], match[2]
+        if not page.is_file() or (anchor and anchor not in headings(page)):
+            dead.append(match[0])
+    return dead
+
+
+def test_what_comments_cite_is_there():
+    assert {
+        str(path.relative_to(ROOT)): dead for path in TEXTS if (dead := dead_citations(path.read_text()))
+    } == {}
+
+
+@pytest.mark.parametrize(
+    "dead", ("docs/model.md#no-such-heading", "docs/no-such-page.md", "spec section", "model spec")
+)
+def test_a_dead_citation_is_noticed(dead):
+    assert dead_citations(f"The losses (docs/model.md#losses; {dead}).") == [dead]
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "names"),
+    (("evaluation.md", "## Definitions", FIGURES), ("synthesis.md", "## What validate checks", RULES)),
+)
+def test_every_figure_and_rule_is_defined(page, heading, names):
+    section = (ROOT / "docs" / page).read_text().partition(f"\n{heading}\n")[2].partition("\n## ")[0]
+    assert [name for name in names if f"`{name}`" not in section] == []
 
 
 def test_every_page_can_be_reached_from_the_readme():
