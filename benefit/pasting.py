@@ -13,10 +13,11 @@ import numpy as np
 from augment.compose import place_mask
 from augment.engine.records import write_outputs
 from augment.insert.gates import Gates
-from augment.insert.options import InsertOptions, rendering_of
+from augment.insert.options import InsertOptions
 from augment.insert.scene import EditedImage, contents, read_image
 from augment.insert.tree import plan
-from augment.paint.painter import Painter
+from augment.options import SynthOptions
+from augment.paint.painter import Painter, Rendering
 from data.cityscapes import Frame, bounding_box, list_frames, read_maps
 from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
 from support.errors import InputError
@@ -50,15 +51,8 @@ def paste_tree(
     donors = [donor for frame in frames for donor in donors_of(frame)]
     if len({donor.frame for donor in donors}) < 2:
         raise InputError(f"{db_root}: persons on fewer than two frames, nothing to paste; take more scenes")
-    options = InsertOptions(
-        checkpoint=[],
-        out=str(out),
-        db_root=str(db_root),
-        split=split,
-        render="swap",
-        bank=str(out / "bank.npz"),
-    )
-    rendering = rendering_of(options, "cpu")
+    bank = str(out / "bank.npz")
+    rendering = Rendering("swap", SynthOptions(), InsertOptions.shadow, str(db_root), split, bank, "cpu")
     rendering.prepare(map)
     painter = Painter(rendering, seed)
     painter.load()

@@ -19,7 +19,7 @@ from data.cityscapes import Frame, fitting, read_maps
 from data.geometry import boxes_of_theta, metric_heights
 from data.images import decode_image
 from data.writer import FrameName
-from demo.state import Placed, Scene, State, Wishes
+from demo.state import FORCED, Placed, Scene, State, Wishes
 from demo.studio import TRAIN, Studio
 from support.errors import InputError
 from support.files import read_bytes
@@ -40,9 +40,8 @@ class RefusedError(Exception):
     """Why an object can't stand there, as a sentence."""
 
 
-def rule_in_words(rule: str, wishes: Wishes, pixels: int) -> str:
+def rule_in_words(rule: str, gates: Gates, pixels: int) -> str:
     """What a rule asks, its limits in numbers, of an image of so many pixels."""
-    gates = Gates(min_score=wishes.min_score)
     limits = {name: f"{getattr(gates, name):g}" for name in ("min_apart", "max_overlap", "min_score")}
     text = RULES[rule]
     for name, limit in (limits | {"min_area": str(gates.least_area(pixels))}).items():
@@ -53,7 +52,7 @@ def rule_in_words(rule: str, wishes: Wishes, pixels: int) -> str:
 def in_words(reason: str, wishes: Wishes, image: EditedImage) -> str:
     """Why an object may not stand in an image."""
     if reason in RULES:
-        return f"the rule “{reason}” asks: {rule_in_words(reason, wishes, image.label_ids.size)}"
+        return f"the rule “{reason}” asks: {rule_in_words(reason, wishes.gates, image.label_ids.size)}"
     return FORBIDDEN[reason]
 
 
@@ -300,12 +299,12 @@ def _again(
 
     Rules that they passed once are not asked again. Raises RefusedError if one vanishes altogether.
     """
-    inserter = studio.inserter_for(image, replace(wishes, force=True))
+    inserter = studio.inserter_for(image, replace(wishes, gates=FORCED))
     placed, images = [], []
     for one in objects:
         image = image.copy()
         paint = inserter.painter and inserter.painter.paint
-        reason, facts = image.put(one.class_name, one.patch, inserter.settings.gates, paint)
+        reason, facts = image.put(one.class_name, one.patch, FORCED, paint)
         if reason:
             name = f"{one.class_name} {len(image.new_ids) + 1}"
             raise RefusedError(f"{name} would be lost: {in_words(reason, wishes, image)}")

@@ -10,11 +10,11 @@ from tempfile import mkdtemp
 
 import gradio as gr
 
-from augment.insert.gates import RULES
+from augment.insert.gates import RULES, Gates
 from demo import actions
 from demo.files import write_zip
 from demo.pictures import before_and_after, in_scene, scene_picture
-from demo.state import PIXELS, State, Wishes
+from demo.state import FORCED, PIXELS, State, Wishes
 from demo.studio import SHAPE_SLIDERS, Studio, thumbnail
 from support.errors import InputError
 
@@ -124,7 +124,7 @@ def build(studio: Studio) -> gr.Blocks:
                     min_score = gr.Slider(0, 1, 0, step=0.01, label="least score of a place")
                     force = gr.Checkbox(label="Put it there whatever the rules say", elem_id="force")
 
-        switches = [class_name, rules, force, temperature, pixels, min_score]
+        switches = [class_name, temperature, pixels, rules, min_score, force]
         seen = [state, picture, compared, objects, message]
         sliders = [*place, *shape]
 
@@ -142,9 +142,16 @@ def build(studio: Studio) -> gr.Blocks:
             noise = [*actions.place_noise(studio, state, wishes), *actions.shape_values(studio, state)]
             return [round(float(value), 2) for value in noise]
 
+        def wished(
+            class_name: str, temperature: float, pixels: str, rules: list[str], min_score: float, force: bool
+        ) -> Wishes:
+            """What the values of `switches` say."""
+            gates = FORCED if force else Gates(tuple(rules), min_score=min_score)
+            return Wishes(class_name, gates, temperature, pixels)
+
         def act(function: Callable, state: State, opacity: float, *values) -> list:
             """Everything that is seen after function(state, wishes, *other values)."""
-            wishes, others = Wishes(*values[: len(switches)]), values[len(switches) :]
+            wishes, others = wished(*values[: len(switches)]), values[len(switches) :]
             try:
                 state = function(state, wishes, *others)
             except InputError as error:
@@ -186,7 +193,7 @@ def build(studio: Studio) -> gr.Blocks:
         def dragged(function: Callable, number: int, state: State, opacity: float, *values) -> list:
             """What is seen while a slider moves; the sliders themselves are left to the hand."""
             *switched, value = values
-            wishes = Wishes(*switched)
+            wishes = wished(*switched)
             if state.chosen is not None:
                 state = function(studio, state, wishes, number, value)
             return show(state, wishes, opacity)

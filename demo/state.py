@@ -1,10 +1,11 @@
 """What a session of the page holds. Nothing of it is ever written to: an action makes another `State`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from augment.insert.gates import RULES
+from augment.insert.gates import Gates
+from augment.insert.options import Insertion
 from augment.insert.scene import EditedImage
 from data.cityscapes import Frame
 from data.geometry import Patch
@@ -13,6 +14,7 @@ PIXELS = {
     "swap": "pixels of other instances",
     "overlay": "flat colour",
 }
+FORCED = Gates(rules=(), may_hide=True)  # put it there whatever the rules say
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +42,9 @@ class Wishes:
     """What the page's switches say when an action is asked for."""
 
     class_name: str
-    rules: tuple[str, ...] = tuple(RULES)  # those that are asked
-    force: bool = False  # put it there whatever they say
-    temperature: float = 1.0  # of the density of places
+    gates: Gates = field(default_factory=Gates)
+    temperature: float = Insertion.temperature
     pixels: str = "swap"  # one of PIXELS
-    min_score: float = 0.0  # of the place, 0..1
 
 
 @dataclass(frozen=True, eq=False)

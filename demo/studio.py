@@ -7,9 +7,8 @@ import cv2
 import numpy as np
 import torch
 
-from augment.insert.gates import Gates
-from augment.insert.options import InsertOptions
-from augment.insert.places import Inserter, Insertion, column, needed_fits, working_maps
+from augment.insert.options import Insertion, InsertOptions
+from augment.insert.places import Inserter, column, needed_fits, working_maps
 from augment.insert.scene import EditedImage, read_image
 from augment.options import SynthOptions
 from augment.paint.painter import Painter, Rendering
@@ -39,15 +38,8 @@ class Studio:
 
         workers: processes for that. Raises InputError for checkpoints and trees that can't be used.
         """
-        insertion = Insertion(
-            checkpoints=tuple(options.checkpoint),
-            seed=0,
-            attempts=ATTEMPTS,
-            gates=Gates(),
-            fits={},
-            device=str(choose_device(options.device)),
-        )
-        loaded = Inserter(insertion)
+        device = str(choose_device(options.device))
+        loaded = Inserter(Insertion(checkpoint=options.checkpoint, attempts=ATTEMPTS, device=device))
         models = loaded.models
         if len(models) < len(options.checkpoint):
             raise InputError(f"--checkpoint: two for one class, only {', '.join(models)} are told apart")
@@ -97,10 +89,7 @@ class Studio:
     def inserter_for(self, image: EditedImage, wishes: Wishes, seed: int = 0) -> Inserter:
         """What puts objects on an image in the way that is wished for."""
         painter = self.painters[wishes.pixels] if image.rgb is not None else None
-        gates = Gates(rules=wishes.rules, min_score=wishes.min_score)
-        if wishes.force:
-            gates = Gates(rules=(), may_hide=True)
-        return self.inserter.changed(painter, gates=gates, temperature=wishes.temperature, seed=seed)
+        return self.inserter.changed(painter, gates=wishes.gates, temperature=wishes.temperature, seed=seed)
 
 
 def built_in_scenes(out: Path, workers: int) -> Path:

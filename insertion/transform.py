@@ -10,20 +10,19 @@ import torch
 from torch.utils.data import get_worker_info
 from torchvision.transforms import v2
 
-from augment.insert.gates import Gates
-from augment.insert.options import InsertOptions
-from augment.insert.places import Inserter, Insertion
+from augment.insert.options import Insertion, InsertOptions
+from augment.insert.places import Inserter
 from augment.insert.tree import plan
 from augment.options import SynthOptions
 from augment.paint.bank import build_bank, open_bank
 from augment.paint.painter import WITH_BANK, Rendering
 from data.camera import CAMERA_CHOICES
-from data.geometry import HeightFit
 from data.labels import LAST_ID
 from insertion.samples import Sample
 from support.checkpoints import find_checkpoint
 from support.errors import InputError
 from support.processes import Pool
+from support.settings import checked
 
 _threads: list[int] = []  # of cv2, while a process forks
 
@@ -84,15 +83,11 @@ class InsertInstances(v2.Transform):
         render: str = "swap",
         bank: str | Path | None = None,
         *,
-        seed: int = 0,
-        attempts: int = InsertOptions.attempts,
-        gates: Gates | None = None,
-        camera: str = "auto",
-        fits: dict[str, HeightFit] | None = None,
-        temperature: float = 1.0,
+        camera: str = InsertOptions.camera,
         shadow: float = InsertOptions.shadow,
         void: Sequence[int] = (),
         device: str = "cpu",
+        **settings,
     ):
         """Looks for the files; loads nothing yet.
 
@@ -103,15 +98,14 @@ class InsertInstances(v2.Transform):
           render: how new objects are painted: swap, recolor, overlay (flat colours), none (only the maps
             and masks change, so the picture no longer agrees with them).
           bank: file of the instances that swap and recolor show; `make_bank` makes one.
-          seed: see the class.
-          attempts: places tried for each object.
-          gates: the rules that objects must pass; those of scripts.insert by default.
           camera: how heights in metres are judged where the target has no camera, see CAMERA_CHOICES.
-          fits: heights by foot row for classes without a camera (`data.geometry.fit_heights`).
-          temperature: of the density of places.
           shadow: darkest part of a contact shadow, 0..1.
           void: label ids above 33 that mean nothing in the targets, such as 255; else they are refused.
           device: of the models. CUDA and forked workers exclude each other.
+          settings: others of `augment.insert.options.Insertion`, with the defaults of scripts.insert: seed
+            (see the class), attempts (places tried for each object), temperature (of the density of places),
+            z_spatial and z_appr (fixed noise), gates (`augment.insert.gates.Gates`, the rules that objects
+            must pass), fits (by class `data.geometry.fit_heights`, for classes without a camera).
 
         Raises InputError for values out of range and for files that can't be used.
         """
@@ -135,23 +129,18 @@ class InsertInstances(v2.Transform):
             raise InputError(f"void {tuple(void)}: wanted are label ids from {LAST_ID + 1} to 255")
         self.void = tuple(void)
         self.per_image, self.p, self.camera = tuple(per_image), p, camera
-        self.insertion = Insertion(
-            checkpoints=tuple(str(find_checkpoint(path)) for path in paths),
-            seed=seed,
-            attempts=attempts,
-            gates=gates or Gates(),
-            fits=fits or {},
-            temperature=temperature,
-            rendering=rendering,
-            device=device,
+        found = tuple(str(find_checkpoint(path)) for path in paths)
+        self.insertion = checked(
+            Insertion(checkpoint=found, rendering=rendering, device=device, **settings), "InsertInstances"
         )
+        checked(self.insertion.gates, "InsertInstances")
         self._loaded: tuple[int, Inserter] | None = None  # and the process it belongs to
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_loaded": None}
 
     def extra_repr(self) -> str:
-        return f"per_image={self.per_image}, p={self.p}, checkpoints={self.insertion.checkpoints}"
+        return f"per_image={self.per_image}, p={self.p}, checkpoints={self.insertion.checkpoint}"
 
     def forward(self, *inputs):
         """(image, target), as two arguments or one, with new objects; see the class.

@@ -8,11 +8,11 @@ array or --shard share the images out over several processes or machines.
 With --render the new objects are painted on the RGB pictures too, which become leftImg8bit of the new tree.
 """
 
-import dataclasses
 import heapq
 import json
 import time
 from collections import Counter
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,12 +22,10 @@ from augment.engine.records import Item, Records, fingerprint
 from augment.engine.shards import Shard, shard_of_process
 from augment.engine.tree import Tree, is_current, opened
 from augment.insert.contact_sheet import contact_sheet
-from augment.insert.gates import Gates
-from augment.insert.options import InsertOptions, gates_of, parse, rendering_of
-from augment.insert.places import STAGE, Settings, Task, needed_fits, start_worker, work
+from augment.insert.options import InsertOptions, parse, rendering_of
+from augment.insert.places import STAGE, Task, needed_fits, start_worker, work
 from augment.insert.scene import single_frame, sources_of
 from augment.insert.tree import INSERT, PREVIEW, finished_frame, histogram, plan, sum_up
-from augment.paint.painter import Rendering
 from augment.tree import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
 from data.camera import assumption_lines, assumptions, camera_path
 from data.cityscapes import Frame, all_frames, list_frames, name_some, picture_path
@@ -44,10 +42,10 @@ from where import check_temperature
 # ---- input --------------------------------------------------------------------------------------
 
 
-def load_models(paths: list[str], settings: InsertOptions) -> dict[str, tuple[Path, WhereWhat]]:
+def load_models(settings: InsertOptions) -> dict[str, tuple[Path, WhereWhat]]:
     """Checkpoint file and model of each class. Raises InputError if they do not fit what is asked for."""
     models: dict[str, tuple[Path, WhereWhat]] = {}
-    for path in paths:
+    for path in settings.checkpoint:
         checkpoint = find_checkpoint(path)
         model = load_model(checkpoint)
         check_temperature(model.where, settings.temperature)
@@ -88,13 +86,13 @@ def frames_of(settings: InsertOptions) -> list[Frame]:
 
 
 def height_fits(
-    settings: InsertOptions, gates: Gates, frames: list[Frame], models: list[WhereWhat]
+    settings: InsertOptions, frames: list[Frame], models: list[WhereWhat]
 ) -> dict[str, HeightFit]:
     """Fits of height against foot row, for classes and images where the camera does not tell the height.
 
     frames: all of the split, so that the fits are the same for any part of them.
     """
-    if "height" not in gates.rules:
+    if "height" not in settings.gates.rules:
         return {}
     cameras = settings.camera == "cityscapes" or not without_camera(frames)
     sample = frames
@@ -120,59 +118,48 @@ def insert(settings: InsertOptions) -> int:
     """Insert, write the tree and print the counts; the exit status."""
     start = time.monotonic()
     torch.set_num_threads(1)
-    out, device, beside = Path(settings.out), choose_device(settings.device), settings.raw != "none"
+    out = Path(settings.out)
     shard = Shard() if settings.merge else shard_of_process(settings.shard)
-    gates, rendering = gates_of(settings), rendering_of(settings, str(device))
-    models = load_models(settings.checkpoint, settings)
+    settings = replace(settings, device=str(choose_device(settings.device)))
+    settings = replace(settings, rendering=rendering_of(settings))
+    models = load_models(settings)
+    settings = replace(
+        settings,
+        checkpoint=tuple(str(path) for path, _ in models.values()),
+        hashes={name: _sha256(path) for name, (path, _) in sorted(models.items())},
+    )
     there = frames_of(settings)
     frames = there[: settings.scenes]
-    if rendering:
+    if settings.rendering:
         lacking = [frame.name for frame in frames if not picture_path(frame)]
         if lacking:
             raise InputError(
                 f"--render: no leftImg8bit picture for {name_some(lacking)}; go without --render"
             )
-    if settings.distance and settings.camera == "auto" and without_camera(frames):
+    if settings.gates.distance and settings.camera == "auto" and without_camera(frames):
         raise InputError(
             "--distance needs the data set's camera files; give --camera cityscapes if the pictures are"
             " Cityscapes', or use --height or --region instead"
         )
-    hashes = {name: _sha256(path) for name, (path, _) in sorted(models.items())}
     assumed = assumed_cameras(settings, frames)
-    decisive = decisive_settings(settings, gates, rendering, hashes, bool(assumed), device)
+    decisive = decisive_settings(settings, bool(assumed))
 
     if settings.dry_run:
-        tell_plan(settings, frames, tuple(sorted(models)), decisive, shard)
+        tell_plan(settings, frames, decisive, shard)
         return 0
     with opened(INSERT, out, decisive, shard, overwrite=settings.overwrite) as tree:
-        fits = height_fits(settings, gates, there, [model for _, model in models.values()])
-        tasks = tasks_of(settings, frames, tuple(sorted(models)), fits, rendering is not None)
+        fits = height_fits(settings, there, [model for _, model in models.values()])
+        settings = replace(settings, fits=fits)
+        tasks = tasks_of(settings, frames)
         mine = shard.of(frames)
         todo = [] if settings.merge else tree.to_do(STAGE, [task.item for task in tasks.values()])
         if len(todo) < len(mine) and todo:
             print(f"{out} holds {len(mine) - len(todo)} of {len(mine)} images already: going on with it")
-        job = Settings(
-            checkpoints=tuple(str(path) for path, _ in models.values()),
-            hashes=hashes,
-            out=settings.out,
-            split=settings.split,
-            seed=settings.seed,
-            attempts=settings.attempts,
-            temperature=settings.temperature,
-            gates=gates,
-            fits=fits,
-            z_spatial=settings.z_spatial,
-            z_appr=settings.z_appr,
-            rendering=rendering,
-            device=str(device),
-            camera=settings.camera,
-            beside=beside,
-        )
         with writing_to(out):
-            if rendering and todo:
+            if settings.rendering and todo:
                 with in_turn(out), Pool(settings.num_workers) as pool:
-                    rendering.prepare(partial(pool.with_bar, "instances to show"))
-            with Pool(settings.num_workers, start_worker, (job,)) as pool:
+                    settings.rendering.prepare(partial(pool.with_bar, "instances to show"))
+            with Pool(settings.num_workers, start_worker, (settings,)) as pool:
                 for lines in pool.with_bar("images", work, [tasks[item.key] for item in todo], unit="image"):
                     tree.append(lines)
         if todo:
@@ -190,11 +177,11 @@ def insert(settings: InsertOptions) -> int:
                 return int(shard.count == 1)
             results = sum_up(tree.records.blocks(STAGE))
             results["state"] = "incomplete" if results["images_failed"] else "complete"
-            results["height_fits"] = {name: dataclasses.asdict(fit) for name, fit in fits.items()}
+            results["height_fits"] = {name: asdict(fit) for name, fit in fits.items()}
             if assumed:
                 results["settings"] = decisive | {"assumed_cameras": assumed}
             tree.write_summary(results)
-            if beside:
+            if settings.beside:
                 count = add_raw(Path(settings.db_root), out, [settings.split], settings.raw)
                 print(f"{count} raw files by {settings.raw}")
             add_extras(settings, tree.records, there, {name: model for name, (_, model) in models.items()})
@@ -204,34 +191,30 @@ def insert(settings: InsertOptions) -> int:
     return 1 if results["images_failed"] else 0
 
 
-def tasks_of(
-    settings: InsertOptions,
-    frames: list[Frame],
-    classes: tuple[str, ...],
-    fits: dict[str, HeightFit],
-    rgb: bool,
-) -> dict[str, Task]:
-    """What there is to do for each frame, by its name; classes: of the models; rgb: pictures are painted."""
-    names = [frame.name for frame in frames]
-    planned = plan(names, classes, settings.seed, settings.per_image or (1, 1), settings.target)
-    about_fits = {"fits": fingerprint({name: dataclasses.asdict(fit) for name, fit in fits.items()})}
+def planned_for(settings: InsertOptions, frames: list[Frame]) -> list[tuple[str, ...]]:
+    """The classes of the objects to insert into each frame."""
+    names, classes = [frame.name for frame in frames], tuple(settings.hashes)
+    return plan(names, classes, settings.seed, settings.per_image or (1, 1), settings.target)
+
+
+def tasks_of(settings: InsertOptions, frames: list[Frame]) -> dict[str, Task]:
+    """What there is to do for each frame, by its name."""
+    fits = {name: asdict(fit) for name, fit in settings.fits.items()}
+    about_fits = {"fits": fingerprint(fits)} if fits else {}
     tasks = {}
-    for frame, chosen in zip(frames, planned, strict=True):
-        asked = {"classes": list(chosen)} | (about_fits if fits else {})
-        tasks[frame.name] = Task(frame, Item(frame.name, sources_of(frame, rgb), asked))
+    for frame, chosen in zip(frames, planned_for(settings, frames), strict=True):
+        sources = sources_of(frame, settings.rendering is not None)
+        tasks[frame.name] = Task(frame, Item(frame.name, sources, {"classes": list(chosen)} | about_fits))
     return tasks
 
 
-def tell_plan(
-    settings: InsertOptions, frames: list[Frame], classes: tuple[str, ...], decisive: dict, shard: Shard
-) -> None:
+def tell_plan(settings: InsertOptions, frames: list[Frame], decisive: dict, shard: Shard) -> None:
     """Print what a run would do. Raises InputError where the run would refuse OUT."""
-    out, names = Path(settings.out), [frame.name for frame in frames]
-    planned = plan(names, classes, settings.seed, settings.per_image or (1, 1), settings.target)
+    out, planned = Path(settings.out), planned_for(settings, frames)
     finished = 0
     if not settings.overwrite and INSERT.holds_run(out):
         records = Tree(INSERT, out, decisive, shard).records
-        finished = sum(bool(records.get(STAGE, name)) for name in names)
+        finished = sum(bool(records.get(STAGE, frame.name)) for frame in frames)
     wanted = Counter(name for chosen in planned for name in chosen)
     listed = ", ".join(f"{count} {name}" for name, count in sorted(wanted.items()))
     print(
@@ -243,21 +226,15 @@ def tell_plan(
     print("nothing was written (--dry_run)")
 
 
-def decisive_settings(
-    settings: InsertOptions,
-    gates: Gates,
-    rendering: Rendering | None,
-    hashes: dict[str, str],
-    assumed: bool,
-    device: torch.device,
-) -> dict:
+def decisive_settings(settings: InsertOptions, assumed: bool) -> dict:
     """Everything that decides the content of the files but for the images, as insert.json shows it.
 
-    hashes: of the checkpoint of each class; assumed: cameras are assumed.
+    assumed: cameras are assumed.
     """
+    gates, rendering = settings.gates, settings.rendering
     decisive = {
         "split": settings.split,
-        "checkpoints": hashes,
+        "checkpoints": settings.hashes,
         "seed": settings.seed,
         "attempts": settings.attempts,
         "temperature": settings.temperature,
@@ -265,11 +242,11 @@ def decisive_settings(
         "target": settings.target,
         "z_spatial": settings.z_spatial,
         "z_appr": settings.z_appr,
-        "gates": dataclasses.asdict(gates) | {"region_mask": _sha256(gates.region_mask)},
+        "gates": asdict(gates) | {"region_mask": _sha256(gates.region_mask)},
         "render": rendering.to_json() if rendering else "none: leftImg8bit is not written",
-        "device": device.type,  # rounding differs between kinds
+        "device": torch.device(settings.device).type,  # rounding differs between kinds
         "assumed_cameras": assumed,
-        "beside": settings.raw != "none",
+        "beside": settings.beside,
     }
     return json.loads(json.dumps(decisive))  # tuples become lists, as in the file
 
@@ -285,7 +262,7 @@ def add_extras(
     settings: InsertOptions, records: Records, frames: list[Frame], models: dict[str, WhereWhat]
 ) -> None:
     """Write annotation for other readers, and the contact sheet of the whole tree, where asked for."""
-    out, source, beside = Path(settings.out), {frame.name: frame for frame in frames}, settings.raw != "none"
+    out, source = Path(settings.out), {frame.name: frame for frame in frames}
     splits = [split for split in splits_of(out) if split == settings.split]  # none if all images failed
     with Pool(settings.num_workers) as pool:
         if settings.train_ids:
@@ -300,7 +277,7 @@ def add_extras(
             new = [one for one in objects if one["status"] == "inserted"]
             if new and own["key"] in source:
                 frame = source[own["key"]]
-                changed.append((frame, finished_frame(out, settings.split, frame, beside), new))
+                changed.append((frame, finished_frame(out, settings.split, frame, settings.beside), new))
         largest = heapq.nsmallest(
             settings.preview, changed, key=lambda one: (-max(new["pixels"] for new in one[2]), one[0].name)
         )

@@ -39,7 +39,8 @@ def setting(
     """A field with its default, its meaning, and what it may be. The default may be None: not given.
 
     section: under which heading its flag stands. read: what makes a value of a flag's text, by default the
-    type of the default. flag: further arguments of argparse. bounds: least, above, most, below.
+    type of the default. flag: further arguments of argparse, and "name" if it is not that of the field.
+    bounds: least, above, most, below.
     """
     assert bounds.keys() <= _BOUNDS.keys(), bounds
     metadata = {"help": help, "choices": choices, "section": section, "read": read, "flag": flag or {}}
@@ -109,7 +110,8 @@ def add_flags(parser: argparse.ArgumentParser, kind, headings: dict[str, str] | 
         group = parser.add_argument_group(heading) if heading else parser
         for item in fields(kind):
             if item.metadata["section"] == section:
-                group.add_argument(f"--{item.name}", **_flag(item))
+                about = _flag(item)
+                group.add_argument(f"--{about.pop('name', item.name)}", dest=item.name, **about)
 
 
 def _flag(item: dataclasses.Field) -> dict:

@@ -14,7 +14,7 @@ from data.writer import FrameName, rasterise, write_frame
 from demo import actions
 from demo.files import write_zip
 from demo.options import DemoOptions
-from demo.state import Wishes
+from demo.state import FORCED, Wishes
 from demo.studio import Studio, thumbnail
 from insertion import InsertInstances, make_bank
 from scripts import evaluate, heatmap, insert, segment
@@ -112,7 +112,7 @@ def test_the_page_takes_them_too(folder, tmp_path):
     studio = Studio(options)
     for number, frame in enumerate(studio.frames):
         assert thumbnail(frame).shape[1] == 256
-        wishes = Wishes("person", force=True)
+        wishes = Wishes("person", FORCED)
         state = actions.surprise(studio, actions.begin(studio.scene(number)), wishes)
         assert len(state.objects) == 1, state.message
         assert write_zip(state, tmp_path / "scene.zip").stat().st_size > 1000

@@ -4,9 +4,12 @@ Pure functions; boxes are x0, y0, x1, y1 in pixels of the data set's own maps (H
 Support, metric height and overlap are those of the evaluation (docs/evaluation.md#definitions).
 """
 
+import argparse
+import re
 from dataclasses import dataclass
 
 import numpy as np
+from cityscapesscripts.helpers.labels import name2label
 
 from data.camera import Camera
 from data.geometry import (
@@ -21,6 +24,7 @@ from data.geometry import (
     whole_pixels,
 )
 from data.labels import TargetClass
+from support.settings import setting
 
 # Rules about plausibility, which can be switched off one by one, and what each asks.
 RULES = {
@@ -34,23 +38,77 @@ RULES = {
 }
 
 
+def _limits(text: str) -> tuple[float, float]:
+    """ "5-30", "0.5-12.5"."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)", text)
+    if match is None or float(match[2]) < float(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no range such as 5-30")
+    return float(match[1]), float(match[2])
+
+
+def _labels(text: str) -> tuple[int, ...]:
+    names = [part.strip() for part in text.split(",")]
+    for name in names:
+        if name not in name2label or name2label[name].id < 0:
+            raise argparse.ArgumentTypeError(f"{name!r} is no Cityscapes label")
+    return tuple(sorted({name2label[name].id for name in names}))
+
+
+def _region(text: str) -> tuple[int, ...] | str:
+    """The numbers of "X0,Y0,X1,Y1"; else what may be the name of a picture."""
+    if re.fullmatch(r"(-?\d+)(,-?\d+){3}", text) is None:
+        return text
+    x0, y0, x1, y1 = region = tuple(int(number) for number in text.split(","))
+    if x0 >= x1 or y0 >= y1:
+        raise argparse.ArgumentTypeError(f"{text} is empty; give X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1")
+    return region
+
+
 @dataclass(frozen=True)
 class Gates:
     """Which rules are on, their limits, and what the user asks for besides."""
 
-    rules: tuple[str, ...] = tuple(RULES)
-    max_overlap: float = 0.3  # share of the mask behind things in front
-    max_overlap_any: float = 1.0  # share of the mask on things, in front or behind
-    min_apart: float = 0.5  # gap between two new objects, in heights of the taller one
-    min_area: int | None = None  # pixels of the new object that must be seen; None: 1/4000 of the image
-    min_visible: int | None = None  # pixels below which a covered thing vanishes; None: 1/40000 of the image
-    may_hide: bool = False  # whether things may vanish so; else the object is refused, reason "hides"
-    min_score: float = 0.0  # 0..1, score of the place; 0: none is refused
-    region: tuple[int, int, int, int] | None = None  # the middle of the foot must lie in x0, y0, x1, y1
-    region_mask: str | None = None  # or on a non-zero pixel of this picture, of the maps' size
-    distance: tuple[float, float] | None = None  # of the foot from the camera, metres
-    height: tuple[float, float] | None = None  # of the box, pixels
-    protected: tuple[int, ...] = ()  # label ids that may not be covered
+    rules: tuple[str, ...] = tuple(RULES)  # those of RULES that are on
+    max_overlap: float = setting(0.3, "share of the mask behind things in front", least=0, most=1)
+    max_overlap_any: float = setting(1.0, "share of the mask on things, in front or behind", least=0, most=1)
+    min_apart: float = setting(
+        0.5,
+        "gap in the picture between the feet of two new objects, in heights of the taller one",
+        least=0,
+    )
+    min_area: int | None = setting(
+        None, "pixels of a new object that must be seen; default 1/4000 of the image", read=int, least=1
+    )
+    min_visible: int | None = setting(
+        None, "pixels; things left with fewer have vanished; default 1/40000 of the image", read=int, least=1
+    )
+    may_hide: bool = setting(
+        False,
+        "new objects may make things vanish, which then go from the annotation; else such a place is refused"
+        ' (reason "hides")',
+    )
+    min_score: float = setting(
+        0.0,
+        "score of the place, 0..1: the discriminator's, or how likely the foot is, beside the likeliest, if a"
+        " density of places has none; comparable within a checkpoint only",
+        least=0,
+        most=1,
+    )
+    region: tuple[int, int, int, int] | None = setting(
+        None,
+        "where the middle of the foot may be: X0,Y0,X1,Y1 in pixels, or a picture that is not zero there",
+        read=_region,
+    )
+    region_mask: str | None = None  # that picture, of the maps' size
+    distance: tuple[float, float] | None = setting(
+        None, "of the feet from the camera, metres, for example 5-30", read=_limits
+    )
+    height: tuple[float, float] | None = setting(
+        None, "of the box, pixels of the data set, for example 40-300", read=_limits
+    )
+    protected: tuple[int, ...] = setting(
+        (), "labels that may not be covered, separated by commas", read=_labels, flag={"name": "protect"}
+    )
 
     def least_area(self, pixels: int) -> int:
         """min_area for an image of so many pixels."""

@@ -3,22 +3,23 @@
 import argparse
 import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
-from cityscapesscripts.helpers.labels import name2label
 
 from augment.engine.records import WORK
 from augment.engine.shards import HELP, Shard
 from augment.insert.gates import RULES, Gates
-from augment.insert.places import read_region
 from augment.options import WITH_WEIGHTS, SynthOptions, is_own, options_of
 from augment.paint.painter import RENDERERS, WITH_BANK, Rendering
 from augment.tree import BESIDE, RAW_MODES
 from data.camera import CAMERA_CHOICES
+from data.geometry import HeightFit
+from data.images import read_as_stored
 from data.labels import TARGET_CLASSES
 from support.errors import InputError, Parser
 from support.processes import share_of_cores
-from support.settings import add_flags, checked, setting
+from support.settings import add_flags, checked, fields, setting
 
 TRAINING_SPLITS = ("train", "train_extra")
 
@@ -29,14 +30,6 @@ def range_of(text: str) -> tuple[int, int]:
     if match is None or int(match[2] or match[1]) < int(match[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is no number and no range such as 1-3")
     return int(match[1]), int(match[2] or match[1])
-
-
-def _limits(text: str) -> tuple[float, float]:
-    """ "5-30", "0.5-12.5"."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)", text)
-    if match is None or float(match[2]) < float(match[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no range such as 5-30")
-    return float(match[1]), float(match[2])
 
 
 def _budget(text: str) -> dict[str, int]:
@@ -62,33 +55,48 @@ def _numbers(text: str) -> tuple[float, ...]:
     return numbers
 
 
-def _labels(text: str) -> tuple[int, ...]:
-    names = [part.strip() for part in text.split(",")]
-    for name in names:
-        if name not in name2label or name2label[name].id < 0:
-            raise argparse.ArgumentTypeError(f"{name!r} is no Cityscapes label")
-    return tuple(sorted({name2label[name].id for name in names}))
-
-
 SECTIONS = {
     "input": "input",
     "what": "what is inserted",
-    "rules": "rules that an object must pass",
     "picture": "RGB of the new objects",
     "output": "output",
 }
 
 
-@dataclass(frozen=True)
-class InsertOptions:
-    """One insertion; None and "" where nothing was asked for."""
+@dataclass(frozen=True, kw_only=True)
+class Insertion:
+    """Everything besides an image that decides what is inserted into it."""
 
-    checkpoint: list[str] = setting(
+    checkpoint: tuple[str, ...] = setting(
         help="run folders or state-*.pt, one for each class",
         section="input",
         read=str,
         flag={"required": True, "nargs": "+"},
     )
+    seed: int = setting(0, "seed of everything random", section="what", least=0)
+    attempts: int = setting(20, "places tried for each object", section="what", least=1)
+    temperature: float = setting(
+        1.0,
+        "of the density of places; below 1 gathers places where it is high, 1: as learnt",
+        section="what",
+    )
+    z_spatial: tuple[float, ...] | None = setting(
+        None, "fixed noise of the place, numbers separated by commas", section="what", read=_numbers
+    )
+    z_appr: tuple[float, ...] | None = setting(
+        None, "fixed noise of the shape", section="what", read=_numbers
+    )
+    device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N", section="output")
+    gates: Gates = field(default_factory=Gates)  # the rules
+    fits: dict[str, HeightFit] = field(default_factory=dict)  # height by foot row, by class, where known
+    rendering: Rendering | None = None  # how pictures are painted; None: not at all
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsertOptions(Insertion):
+    """One insertion into a tree; None and "" where nothing was asked for."""
+
+    hashes: dict[str, str] = field(default_factory=dict)  # of the checkpoint of each class, once it is read
     out: str = setting(
         help="folder of the new tree; made if absent", section="input", read=str, flag={"required": True}
     )
@@ -120,77 +128,6 @@ class InsertOptions:
     )
     target: dict[str, int] | None = setting(
         None, "objects tried in all instead, for example person=2000,rider=500", section="what", read=_budget
-    )
-    seed: int = setting(0, "seed of everything random", section="what", least=0)
-    attempts: int = setting(20, "places tried for each object", section="what", least=1)
-    temperature: float = setting(
-        1.0,
-        "of the density of places; below 1 gathers places where it is high, 1: as learnt",
-        section="what",
-    )
-    z_spatial: tuple[float, ...] | None = setting(
-        None, "fixed noise of the place, numbers separated by commas", section="what", read=_numbers
-    )
-    z_appr: tuple[float, ...] | None = setting(
-        None, "fixed noise of the shape", section="what", read=_numbers
-    )
-    region: str = setting(
-        "", "where feet may be: X0,Y0,X1,Y1 in pixels, or a picture that is not zero there", section="what"
-    )
-    distance: tuple[float, float] | None = setting(
-        None, "of the feet from the camera, metres, for example 5-30", section="what", read=_limits
-    )
-    height: tuple[float, float] | None = setting(
-        None, "of the box, pixels of the data set, for example 40-300", section="what", read=_limits
-    )
-    protect: tuple[int, ...] = setting(
-        (), "labels that may not be covered, separated by commas", section="what", read=_labels
-    )
-
-    rules: tuple[str, ...] = field(default=tuple(RULES))  # those of RULES that are on
-    max_overlap: float = setting(
-        Gates.max_overlap, "share of the mask behind things in front", section="rules", least=0, most=1
-    )
-    max_overlap_any: float = setting(
-        Gates.max_overlap_any,
-        "share of the mask on things, in front or behind",
-        section="rules",
-        least=0,
-        most=1,
-    )
-    min_apart: float = setting(
-        Gates.min_apart,
-        "gap in the picture between the feet of two new objects, in heights of the taller one",
-        section="rules",
-        least=0,
-    )
-    min_area: int | None = setting(
-        Gates.min_area,
-        "pixels of a new object that must be seen; default 1/4000 of the image",
-        section="rules",
-        read=int,
-        least=1,
-    )
-    min_visible: int | None = setting(
-        Gates.min_visible,
-        "pixels; things left with fewer have vanished; default 1/40000 of the image",
-        section="rules",
-        read=int,
-        least=1,
-    )
-    may_hide: bool = setting(
-        Gates.may_hide,
-        "new objects may make things vanish, which then go from the annotation; else such a place is refused"
-        ' (reason "hides")',
-        section="rules",
-    )
-    min_score: float = setting(
-        Gates.min_score,
-        "score of the place, 0..1: the discriminator's, or how likely the foot is, beside the likeliest, if a"
-        " density of places has none; comparable within a checkpoint only",
-        section="rules",
-        least=0,
-        most=1,
     )
 
     render: str = setting(
@@ -240,7 +177,6 @@ class InsertOptions:
         section="output",
         read=int,
     )
-    device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N", section="output")
     shard: Shard | None = setting(None, HELP, section="output", read=Shard.parse, flag={"metavar": "I/N"})
     merge: bool = setting(
         False,
@@ -250,11 +186,17 @@ class InsertOptions:
     dry_run: bool = setting(False, "say what there is to do, write nothing", section="output")
     overwrite: bool = setting(False, "replace an earlier insertion in --out", section="output")
 
+    @property
+    def beside(self) -> bool:
+        """Whether the source's frames lie in the new tree too."""
+        return self.raw != "none"
+
 
 def parser() -> Parser:
     """The command line of scripts.insert."""
     parser = Parser("python -m scripts.insert", "Insert objects into a Cityscapes-format data set.")
     add_flags(parser, InsertOptions, SECTIONS)
+    add_flags(parser, Gates, {"": "rules that an object must pass"})
     off = parser.add_argument_group("rules that are not asked")
     for rule, text in RULES.items():
         off.add_argument(f"--no_{rule}", action="append_const", const=rule, dest="off", help=text)
@@ -267,7 +209,11 @@ def parse(arguments: list[str] | None = None) -> InsertOptions:
     flags = vars(parser().parse_args(arguments))
     left_out = flags.pop("off") or ()
     rules = () if flags.pop("no_gate") else tuple(rule for rule in RULES if rule not in left_out)
-    options = checked(InsertOptions(**flags, rules=rules))
+    gates = {item.name: flags.pop(item.name) for item in fields(Gates) if item.name in flags}
+    if isinstance(region := gates.get("region"), str):  # rather read now than in every worker
+        gates |= {"region": None, "region_mask": region or None}
+        read_region(region)
+    options = checked(InsertOptions(**flags, gates=checked(Gates(rules, **gates))))
 
     if not options.db_root and not options.image:
         raise InputError("--db_root is required (or --image for a single image)")
@@ -296,8 +242,8 @@ def parse(arguments: list[str] | None = None) -> InsertOptions:
     return options
 
 
-def rendering_of(options: InsertOptions, device: str) -> Rendering | None:
-    """How a command line wants new objects painted, None for not at all; device: for models.
+def rendering_of(options: InsertOptions) -> Rendering | None:
+    """How a command line wants new objects painted, None for not at all.
 
     Raises InputError for settings that can't be used.
     """
@@ -308,34 +254,23 @@ def rendering_of(options: InsertOptions, device: str) -> Rendering | None:
         painting = options_of({"config": options.render_config, "backend": options.render})
     bank = options.bank or painting.backend_settings.get("bank") or f"{options.out}/{WORK}/bank.npz"
     rendering = Rendering(
-        options.render, painting, options.shadow, options.db_root or "", options.split, bank, device
+        options.render, painting, options.shadow, options.db_root, options.split, bank, options.device
     )
     rendering.check()
     return rendering
 
 
-def gates_of(options: InsertOptions) -> Gates:
-    """The rules of a command line. Raises InputError for a region that can't be used."""
-    region, region_mask = None, None
-    if options.region and (match := re.fullmatch(r"(-?\d+),(-?\d+),(-?\d+),(-?\d+)", options.region)):
-        region = tuple(int(number) for number in match.groups())
-        if region[0] >= region[2] or region[1] >= region[3]:
-            raise InputError(f"--region {options.region}: empty; give X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1")
-    elif options.region:
-        region_mask = options.region
-        read_region(region_mask)  # rather now than in every worker
-    return Gates(
-        rules=options.rules,
-        max_overlap=options.max_overlap,
-        max_overlap_any=options.max_overlap_any,
-        min_apart=options.min_apart,
-        min_area=options.min_area,
-        min_visible=options.min_visible,
-        may_hide=options.may_hide,
-        min_score=options.min_score,
-        region=region,
-        region_mask=region_mask,
-        distance=options.distance,
-        height=options.height,
-        protected=options.protect,
-    )
+def read_region(path: str | None) -> np.ndarray | None:
+    """Where a picture is not zero, (H,W) bool; none of none. Raises InputError if it can't be read."""
+    if not path:
+        return None
+    try:
+        picture = read_as_stored(Path(path))
+    except InputError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise InputError(
+            f"--region {path}: can't be read as a picture ({reason}), and is not X0,Y0,X1,Y1"
+        ) from None
+    if picture.ndim == 3:  # any colour counts, an alpha channel does not
+        picture = picture[..., :3].max(2)
+    return picture > 0

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from augment.compose import place_mask
 from augment.engine.records import Item, write_outputs
-from augment.insert.gates import Gates, Surroundings, box_refusal
+from augment.insert.gates import Surroundings, box_refusal
+from augment.insert.options import Insertion, InsertOptions, read_region
 from augment.insert.scene import EditedImage, contents, count_instances, name_in_tree, read_image
-from augment.paint.painter import Painter, Rendering
+from augment.paint.painter import Painter
 from data.cityscapes import Frame, read_maps, resize_nearest, usable_instances
 from data.geometry import METRIC_RANGES, HeightFit, boxes_of_theta, fit_heights, too_few
-from data.images import read_as_stored
 from data.labels import CHANNEL_OF_ID
 from model import WhereWhat, load_model
 from support.errors import InputError, warn
@@ -32,33 +32,6 @@ from where import Places
 CANDIDATES = 8  # places asked for at once; a constant, because rounding may depend on it
 FIT_FRAMES = 200  # at most so many frames, evenly spaced, enter the fit of heights
 STAGE = "insert"  # in the manifest
-
-
-@dataclass(frozen=True, kw_only=True)
-class Insertion:
-    """Everything besides an image that decides what is inserted into it."""
-
-    checkpoints: tuple[str, ...]  # one for each class
-    seed: int
-    attempts: int  # for each object
-    gates: Gates
-    fits: dict[str, HeightFit]  # by class, where known
-    z_spatial: tuple[float, ...] | None = None  # fixed noise
-    z_appr: tuple[float, ...] | None = None
-    temperature: float = 1.0  # of the density of places
-    rendering: Rendering | None = None  # how pictures are painted; None: not at all
-    device: str = "cpu"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings(Insertion):
-    """What a worker must know: besides, how images are read and where the new ones go."""
-
-    out: str
-    split: str
-    hashes: dict[str, str]  # of the checkpoint of each class
-    camera: str = "auto"  # one of CAMERA_CHOICES
-    beside: bool = False  # the source's frames lie in the new tree too
 
 
 @dataclass(frozen=True)
@@ -144,9 +117,9 @@ class Inserter:
         """Raises InputError if a checkpoint or the region's picture can't be read."""
         self.settings = settings
         self.device = torch.device(settings.device)
-        models = [load_model(path, self.device) for path in settings.checkpoints]
+        models = [load_model(path, self.device) for path in settings.checkpoint]
         self.models = {model.target.name: model for model in models}
-        self.region = read_region(settings.gates.region_mask) if settings.gates.region_mask else None
+        self.region = read_region(settings.gates.region_mask)
         self.painter = Painter(settings.rendering, settings.seed) if settings.rendering else None
 
     def changed(self, painter: Painter | None, **settings) -> "Inserter":
@@ -264,26 +237,12 @@ class Inserter:
         return z_spatial, z_appr
 
 
-def read_region(path: str) -> np.ndarray:
-    """Where a picture is not zero: (H,W) bool. Raises InputError if it can't be read."""
-    try:
-        picture = read_as_stored(Path(path))
-    except InputError as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise InputError(
-            f"--region {path}: can't be read as a picture ({reason}), and is not X0,Y0,X1,Y1"
-        ) from None
-    if picture.ndim == 3:  # any colour counts, an alpha channel does not
-        picture = picture[..., :3].max(2)
-    return picture > 0
-
-
 # ---- a worker process ---------------------------------------------------------------------------
 
-_worker: tuple[Inserter, Settings] | None = None
+_worker: tuple[Inserter, InsertOptions] | None = None
 
 
-def start_worker(settings: Settings) -> None:
+def start_worker(settings: InsertOptions) -> None:
     """Get a process ready for `work`: one thread, so that rounding is the same everywhere."""
     global _worker
     torch.set_num_threads(1)

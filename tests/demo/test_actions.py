@@ -13,14 +13,14 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 import scripts.demo
-from augment.insert.gates import RULES
+from augment.insert.gates import RULES, Gates
 from data.cityscapes import list_frames, read_maps
 from data.coco import coco_path
 from demo import actions
 from demo.files import write_zip
 from demo.options import DemoOptions
 from demo.pictures import before_and_after, in_scene, scene_picture
-from demo.state import Wishes
+from demo.state import FORCED, Wishes
 from demo.studio import Studio
 from streets.scenes import write_streets
 from support.errors import InputError
@@ -99,9 +99,9 @@ def test_what_rules_forbid_is_refused_in_words_unless_forced(studio, begun):
     assert refused.message == f"**Refused:** the rule “support” asks: {RULES['support']}."
     tall = actions.click(studio, begun, WISHES, 180.5, 80.5)
     assert not tall.objects and "“height”" in tall.message and " m high" in tall.message
-    assert len(actions.click(studio, begun, replace(WISHES, force=True), *sky).objects) == 1
+    assert len(actions.click(studio, begun, replace(WISHES, gates=FORCED), *sky).objects) == 1
     others = tuple(rule for rule in RULES if rule not in ("support", "height"))
-    assert len(actions.click(studio, begun, replace(WISHES, rules=others), *sky).objects) == 1
+    assert len(actions.click(studio, begun, replace(WISHES, gates=Gates(others)), *sky).objects) == 1
 
 
 def test_too_near_to_another_one_names_the_limit(studio, begun):
@@ -111,12 +111,12 @@ def test_too_near_to_another_one_names_the_limit(studio, begun):
 
 
 def test_surprise_says_what_was_refused_before_and_differs_each_time(studio, begun):
-    wishes = replace(WISHES, rules=("inside", "support"))
+    wishes = replace(WISHES, gates=Gates(("inside", "support")))
     state = actions.surprise(studio, begun, wishes)
     other = actions.surprise(studio, state, wishes)
     assert len(other.objects) == 2 and not np.array_equal(*(one.theta for one in other.objects))
     assert other.message.startswith("Drawn: person 2")
-    nothing = actions.surprise(studio, begun, replace(WISHES, min_score=1.0))
+    nothing = actions.surprise(studio, begun, replace(WISHES, gates=Gates(min_score=1.0)))
     assert not nothing.objects and "the score of the place is at least 1" in nothing.message
 
 
@@ -229,7 +229,7 @@ def test_a_tree_without_pictures_is_shown_in_official_colours(tmp_path, capsys):
     options = DemoOptions((str(model),), db_root=str(tmp_path / "maps"), split="train", camera="cityscapes")
     bare = Studio(options)
     assert list(bare.painters) == ["overlay"] and "flat colour: " in capsys.readouterr().err
-    wishes = Wishes("person", force=True, pixels="overlay")
+    wishes = Wishes("person", FORCED, pixels="overlay")
     begun = actions.begin(bare.scene(0))
     assert begun.image.camera.assumed
     after = actions.click(bare, begun, wishes, *FREE)
@@ -255,7 +255,7 @@ def large(tmp_path_factory):
 
 @pytest.mark.parametrize(("pixels", "limit"), (("overlay", 1), ("swap", 2)))
 def test_a_click_is_fast(large, pixels, limit, capsys):
-    wishes = Wishes("person", force=True, pixels=pixels)
+    wishes = Wishes("person", FORCED, pixels=pixels)
     begun = actions.begin(large.scene(0))
     seconds = []
     for x in (300, 500, 700):
@@ -272,7 +272,7 @@ def test_a_click_is_fast(large, pixels, limit, capsys):
 
 
 def test_the_shape_follows_its_sliders(large):
-    wishes = Wishes("person", force=True, pixels="overlay")
+    wishes = Wishes("person", FORCED, pixels="overlay")
     state = actions.click(large, actions.begin(large.scene(0)), wishes, 500.5, 400.5)
     values = actions.shape_values(large, state)
     changed = actions.reshape(large, state, wishes, 0, values[0] + 2)

@@ -268,7 +268,13 @@ def test_a_sample_that_lacks_what_is_needed_is_one_line(source, transform, check
             transform(*bad)
         assert "\n" not in str(caught.value)
     (tmp_path / "empty.npz").write_bytes(b"")
-    for settings in ({"bank": tmp_path / "empty.npz"}, {"bank": None}, {"render": "oil"}, {"p": 2}):
+    for settings in (
+        {"bank": tmp_path / "empty.npz"},
+        {"bank": None},
+        {"render": "oil"},
+        {"p": 2},
+        {"attempts": 0},
+    ):
         with pytest.raises(InputError):
             InsertInstances(checkpoint, **({"bank": bank} | settings))
     with pytest.raises(InputError, match="no checkpoint"):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from augment.insert.gates import RULES
-from augment.insert.options import gates_of, parse
+from augment.insert.gates import RULES, Gates
+from augment.insert.options import parse
 from augment.insert.places import column, working_maps
 from augment.insert.tree import plan
 from data.camera import published_camera
@@ -94,11 +94,11 @@ def test_region_height_distance_protected_labels_and_fixed_noise(source, checkpo
 
 def test_each_rule_has_a_switch():
     required = ["--checkpoint", "x", "--db_root", "y", "--out", "z"]
-    assert gates_of(parse(required)).rules == tuple(RULES)
+    assert parse(required).gates == Gates()
     for rule in RULES:
-        assert gates_of(parse([*required, f"--no_{rule}"])).rules == tuple(r for r in RULES if r != rule)
-    assert gates_of(parse([*required, "--no_gate"])).rules == ()
-    limits = gates_of(parse([*required, "--max_overlap", "0.1", "--min_score", "0.2", "--min_area", "9"]))
+        assert parse([*required, f"--no_{rule}"]).gates.rules == tuple(r for r in RULES if r != rule)
+    assert parse([*required, "--no_gate"]).gates.rules == ()
+    limits = parse([*required, "--max_overlap", "0.1", "--min_score", "0.2", "--min_area", "9"]).gates
     assert (limits.max_overlap, limits.min_score, limits.min_area) == (0.1, 0.2, 9)
 
 
