@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from data.cityscapes import bounding_box
-from data.geometry import Patch, is_thing, thing_feet
+from data.geometry import Patch, is_thing
 from data.labels import FIRST_SINGLE_ID
 
 IN_FRONT = (1, 2, 3)  # ego vehicle, rectification border, out of roi
@@ -77,7 +77,12 @@ def contact_rows(label_ids: np.ndarray, instance_ids: np.ndarray) -> np.ndarray:
     connected piece of a group counts as a thing of its own, because all groups of a class share their id.
     Labels of IN_FRONT have their foot below everything.
     """
-    feet = thing_feet(label_ids, instance_ids)
+    feet = np.zeros(label_ids.shape, np.int32)
+    rows, columns = np.nonzero(is_thing(label_ids))
+    ids = instance_ids[rows, columns]
+    foot_of_id = np.zeros(2**16, np.int32)
+    foot_of_id[ids] = rows + 1  # from top to bottom, so that the lowest row stays
+    feet[rows, columns] = foot_of_id[ids]
     for rider, two_wheeler in rides(instance_ids):
         unit = (instance_ids == rider) | (instance_ids == two_wheeler)
         feet[unit] = feet[unit].max()

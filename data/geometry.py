@@ -1,4 +1,4 @@
-"""Figures of placed boxes: support, metric height, overlap, spread, distance to real boxes; masks.
+"""Figures of placed boxes: support, metric height, spread, distance to real boxes; masks.
 
 Pure functions on boxes and maps (docs/evaluation.md#definitions). A box is half-open, x0, y0, x1, y1 in
 pixels of the data set's own resolution, float64; its foot is its lower edge y1. W and H are the width and
@@ -206,56 +206,6 @@ def fit_heights(boxes: np.ndarray) -> HeightFit | None:
 def height_residuals(boxes: np.ndarray, fit: HeightFit) -> np.ndarray:
     """log(height / fitted height) (N,) of boxes (N,4) in shares of the image size."""
     return np.log(np.maximum(boxes[:, 3] - boxes[:, 1], 1e-6) / fit.heights(boxes[:, 3]))
-
-
-# ---- what it covers -----------------------------------------------------------------------------
-
-
-def thing_feet(label_ids: np.ndarray, instance_ids: np.ndarray) -> np.ndarray:
-    """For each pixel of a thing the foot (row below the lowest pixel) of that thing, else 0: (H,W) int32."""
-    thing = is_thing(label_ids)
-    rows, columns = np.nonzero(thing)
-    ids = instance_ids[rows, columns]
-    foot_of_id = np.zeros(2**16, np.int32)
-    foot_of_id[ids] = rows + 1  # from top to bottom, so that the lowest row stays
-    feet = np.zeros(label_ids.shape, np.int32)
-    feet[rows, columns] = foot_of_id[ids]
-    return feet
-
-
-def placed_mask(mask: np.ndarray, box: np.ndarray, width: int, height: int) -> tuple[np.ndarray, int, int]:
-    """A compact mask (cy,cx) bool stretched into a box (4,): its part in the image, first column, first row.
-
-    NEAREST, into the box's whole pixels (one at least each way); the part is (rows,columns) bool.
-    """
-    x0, y0, x1, y1 = whole_pixels(box).tolist()
-    x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
-    columns, rows = np.arange(max(x0, 0), min(x1, width)), np.arange(max(y0, 0), min(y1, height))
-    source_x = (2 * (columns - x0) + 1) * mask.shape[1] // (2 * (x1 - x0))
-    source_y = (2 * (rows - y0) + 1) * mask.shape[0] // (2 * (y1 - y0))
-    return mask[source_y[:, None], source_x[None, :]], max(x0, 0), max(y0, 0)
-
-
-def overlap(
-    mask: np.ndarray,
-    box: np.ndarray,
-    feet: np.ndarray,
-    instance_ids: np.ndarray,
-    own_id: int = -1,
-) -> tuple[float, float]:
-    """Shares of a compact mask (cy,cx) bool, placed in a box (4,), that fall on things in front and on any.
-
-    feet: `thing_feet` (H,W); in front is what has its foot below the box's. The thing `own_id` is left
-    out. Counted over the mask's pixels inside the image; 0 if there are none.
-    """
-    part, x0, y0 = placed_mask(mask, box, feet.shape[1], feet.shape[0])
-    window = np.s_[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]]
-    feet = feet[window][part]
-    if own_id >= 0:
-        feet = np.where(instance_ids[window][part] == own_id, 0, feet)
-    if not feet.size:
-        return 0.0, 0.0
-    return float((feet > box[3]).mean()), float((feet > 0).mean())
 
 
 # ---- distance to real boxes ---------------------------------------------------------------------

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from augment.compose import contact_rows, hidden_part, place_mask
+from augment.insert.gates import Gates, overlaps
 from data.camera import Camera, camera_of
 from data.cityscapes import bounding_box, read_maps
 from data.geometry import (
@@ -21,12 +23,10 @@ from data.geometry import (
     height_residuals,
     inside_image,
     metric_heights,
-    overlap,
     place_features,
     sliced_distance,
     supported,
     supporting_pixels,
-    thing_feet,
     too_few,
 )
 from data.labels import TargetClass
@@ -36,7 +36,7 @@ from loader.cache import WorkingMaps
 from support.progress import progress_bar
 from support.seeds import generator
 
-OVERLAP_LIMIT = 0.3  # an object overlaps if more than this share of its mask does
+OVERLAP_LIMIT = Gates.max_overlap  # an object overlaps if more than this fraction of its mask does
 REPLACEMENT_SAMPLES = 10  # placements for each erased instance
 REPLACEMENT_RANKS = (1, 5, 10)  # k of IoU@k
 SHAPE_SAMPLES = 1000  # at most so many shapes are compared in precision, recall and Frechet distance
@@ -71,7 +71,7 @@ class View:
     label_ids: np.ndarray  # (H,W) uint8
     instance_ids: np.ndarray  # (H,W) uint16
     supporting: np.ndarray  # (H,W) bool, `supporting_pixels`
-    feet: np.ndarray  # (H,W) int32, `thing_feet`
+    feet: np.ndarray  # (H,W) int32, `contact_rows`
     camera: Camera | None
     real_ids: tuple[int, ...]  # usable instances of the class
     real_boxes: np.ndarray  # (R,4) float64 their tight boxes, shares of the image size
@@ -99,7 +99,7 @@ def read_view(maps: WorkingMaps, index: int, target: TargetClass, camera: str = 
         label_ids,
         instance_ids,
         supporting_pixels(label_ids, instance_ids, target.support),
-        thing_feet(label_ids, instance_ids),
+        contact_rows(label_ids, instance_ids),
         camera_of(frame, width, height, camera),
         real_ids,
         half_open / [width, height, width, height],
@@ -112,11 +112,11 @@ Measures = dict[str, np.ndarray]  # one row for each placed object: box (n,4), a
 def measure(
     view: View, target: TargetClass, boxes: np.ndarray, masks: np.ndarray, own_ids: tuple[int, ...] = ()
 ) -> Measures:
-    """Judge objects placed on a scene: boxes (n,4) in shares of the image, compact masks (n,cy,cx) bool.
+    """Judge objects placed on a scene: boxes (n,4) in shares of the image, compact masks (n,cy,cx) in 0..1.
 
     own_ids: for real instances, which thing of the map (n) each one is; it does not overlap itself. Returns
     box, support, in_range (0 or 1, NaN without camera or range), metres (NaN without camera or above the
-    horizon), front and any (shares of the mask on things), inside.
+    horizon), front and any (see `overlap`), inside.
     """
     pixels = boxes * view.size
     metres, in_range = np.full(len(boxes), np.nan), np.full(len(boxes), np.nan)
@@ -125,10 +125,7 @@ def measure(
         metres = metric_heights(pixels, view.camera)
         in_range = ((metres >= low) & (metres <= high)).astype(float)
     own_ids = own_ids or (-1,) * len(boxes)
-    shares = [
-        overlap(mask, box, view.feet, view.instance_ids, own)
-        for mask, box, own in zip(masks, pixels, own_ids, strict=True)
-    ]
+    shares = [overlap(view, mask, box, own) for mask, box, own in zip(masks, pixels, own_ids, strict=True)]
     front, anything = np.reshape(shares, (-1, 2)).T
     return {
         "box": boxes,
@@ -139,6 +136,19 @@ def measure(
         "any": anything,
         "inside": inside_image(pixels, *view.size[:2]),
     }
+
+
+def overlap(view: View, compact: np.ndarray, box: np.ndarray, own_id: int = -1) -> tuple[float, float]:
+    """Fractions of a compact mask in a box (4,), pixels, behind what stands in front, and on what stands.
+
+    As insertion puts it there, and judges it. The thing `own_id` is left out; 0 for a mask outside the image.
+    """
+    height, width = view.label_ids.shape
+    patch = place_mask(compact, box, width, height)
+    if not patch.mask.any():
+        return 0.0, 0.0
+    feet = view.feet if own_id < 0 else np.where(view.instance_ids == own_id, 0, view.feet)
+    return overlaps(patch, hidden_part(patch, feet), feet)
 
 
 def join(parts: list[Measures]) -> Measures:
@@ -292,7 +302,7 @@ class Collected:
     def add_placed(
         self, method: str, view: View, target: TargetClass, boxes: np.ndarray, masks: np.ndarray
     ) -> None:
-        """Objects of one scene: boxes (S,K,4) in shares of the image, masks (S,K,cy,cx) bool."""
+        """Objects of one scene: boxes (S,K,4) in shares of the image, masks (S,K,cy,cx) in 0..1."""
         for seed in self.seeds:
             measures = measure(view, target, boxes[seed], masks[seed])
             self.placed.setdefault((method, seed), []).append(measures)

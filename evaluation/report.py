@@ -40,10 +40,10 @@ FIGURES = {
     "height_band_rate": ("up", "that log ratio within the training instances' 2nd to 98th percentile"),
     "overlap_rate": (
         "down",
-        "more than 0.3 of the mask falls on things in front; all but the model fill their boxes with"
-        " training masks",
+        "more than 0.3 of the mask is hidden by what stands in front, things and poles; all but the model"
+        " fill their boxes with training masks",
     ),
-    "overlap_any_rate": ("down", "more than 0.3 of the mask falls on any things"),
+    "overlap_any_rate": ("down", "more than 0.3 of the mask falls on what stands, in front or behind"),
     "inside_rate": ("up", "the box lies in the image"),
     "box_spread": ("up", "mean 1 - IoU over pairs of boxes in one scene"),
     "placement_distance": (

@@ -254,7 +254,7 @@ def place(
         collected.assumed.append(view.name)
     else:
         collected.cameras += view.camera is not None
-    return masks
+    return masks > 0.5
 
 
 def draw_z(
@@ -290,7 +290,7 @@ def sample_scene(
     """The model's objects on a scene for z (S,K,z_dim), `batch_size` of them at once.
 
     places: the where module on that scene. Boxes (S,K,4) in shares of the image and compact masks
-    (S,K,cy,cx) bool.
+    (S,K,cy,cx) in 0..1.
     """
     thetas, masks = [], []
     columns = [_column(z, model.device).split(batch_size) for z in (z_spatial, z_appr)]
@@ -298,7 +298,7 @@ def sample_scene(
         theta = places.sample(spatial)
         big = (tensor.expand(len(theta), -1, -1) for tensor in (scene.labels_big, scene.ids_big))
         thetas.append(theta.cpu())
-        masks.append((model.what.sample(*big, theta, appr)[:, 0] > 0.5).cpu())
+        masks.append(model.what.sample(*big, theta, appr)[:, 0].cpu())
     boxes = boxes_of_theta(torch.cat(thetas).numpy(), 1, 1)
     masks = torch.cat(masks).numpy()
     return boxes.reshape(*z_spatial.shape[:2], 4), masks.reshape(*z_spatial.shape[:2], *masks.shape[1:])
@@ -334,7 +334,7 @@ def disentangle(
     moved = np.abs((boxes - boxes[:, :1]) * view.size).max((1, 2))
     collected.add("model", "box_change_z_appr", moved)
     for figure, masks in (("mask_spread", masks_appr), ("mask_spread_z_spatial", masks_spatial)):
-        collected.add("model", figure, [mask_spread(m.reshape(len(m), -1)) for m in masks])
+        collected.add("model", figure, [mask_spread(m.reshape(len(m), -1) > 0.5) for m in masks])
 
 
 @torch.no_grad()

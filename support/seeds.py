@@ -1,4 +1,10 @@
-"""Random numbers that follow from names: the same for any order of work and any number of processes."""
+"""Random numbers that follow from names: the same for any order of work and any number of processes.
+
+Two ways from a name to a seed, both kept because a seed is to give the trees that it gave before: `generator`
+for places and shapes (insertion, evaluation, the page), `seed_of` for pixels (repainting, painting) and the
+segmenter. What is
+numbered and has no name, batches and built-in scenes, draws from numpy's generator of [seed, stream, number].
+"""
 
 import hashlib
 

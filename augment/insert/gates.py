@@ -207,6 +207,14 @@ def plausible_height(box: np.ndarray, target: TargetClass, around: Surroundings)
     return bool(around.fit.low <= residual <= around.fit.high)
 
 
+def overlaps(patch: Patch, hidden: np.ndarray, feet: np.ndarray) -> tuple[float, float]:
+    """Fractions of a mask (one pixel at least) that lie behind what stands in front, and on what stands.
+
+    hidden (h,w) bool: its pixels behind others; feet (H,W) int32 `contact_rows`.
+    """
+    return float(hidden[patch.mask].mean()), float((feet[patch.window][patch.mask] > 0).mean())
+
+
 def mask_refusal(
     patch: Patch, hidden: np.ndarray, label_ids: np.ndarray, feet: np.ndarray, gates: Gates
 ) -> str | None:
@@ -219,8 +227,8 @@ def mask_refusal(
     if not seen or ("visible" in gates.rules and seen < gates.least_area(label_ids.size)):
         return "visible"
     if "overlap" in gates.rules:
-        things = feet[patch.window][patch.mask] > 0
-        if hidden[patch.mask].mean() > gates.max_overlap or things.mean() > gates.max_overlap_any:
+        front, anything = overlaps(patch, hidden, feet)
+        if front > gates.max_overlap or anything > gates.max_overlap_any:
             return "overlap"
     if gates.protected and np.isin(label_ids[patch.window][visible], gates.protected).any():
         return "protected"

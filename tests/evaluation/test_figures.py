@@ -1,8 +1,11 @@
 """Figures on hand-made cases with known answers: boxes, what they stand on and cover, shapes, baselines."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from augment.compose import contact_rows
 from data.camera import Camera
 from data.cityscapes import theta_of_box
 from data.geometry import (
@@ -15,17 +18,14 @@ from data.geometry import (
     height_residuals,
     inside_image,
     metric_heights,
-    overlap,
     place_features,
-    placed_mask,
     sliced_distance,
     supported,
     supporting_pixels,
-    thing_feet,
     too_few,
 )
 from evaluation.baselines import BASELINES, Training, draw_boxes
-from evaluation.figures import View, placement_distances, replacement_scores
+from evaluation.figures import View, overlap, placement_distances, replacement_scores
 from evaluation.shapes import (
     ShapeFeature,
     frechet_distance,
@@ -39,6 +39,7 @@ from support.seeds import generator
 from tests.miniature import BUILDING, CAR, PERSON, ROAD, SIDEWALK
 
 ON_ROAD = ("road", "sidewalk")
+POLE = 17
 
 
 def street(width: int = 40, height: int = 40) -> tuple[np.ndarray, np.ndarray]:
@@ -185,31 +186,24 @@ def test_nothing_is_fitted_to_too_few_instances():
 # ---- overlap ------------------------------------------------------------------------------------
 
 
-def test_placed_mask_is_cut_at_the_image():
-    mask = np.array([[True, False], [False, True]])
-    part, x0, y0 = placed_mask(mask, np.array([-2.0, 4, 6, 8]), 40, 40)
-    assert (x0, y0, part.shape) == (0, 4, (4, 6))
-    assert part[:2, :2].all() and not part[:2, 2:].any() and part[2:, 2:].all() and not part[2:, :2].any()
-    assert placed_mask(mask, np.array([50.0, 4, 60, 8]), 40, 40)[0].size == 0
-    assert placed_mask(mask, np.array([-1e6, -1e6, 1e6, 1e6]), 40, 40)[0].shape == (40, 40)
-
-
 def test_overlap_tells_front_from_behind():
     maps = street()
     add_thing(maps, CAR, 0, np.s_[10:30, 0:20])  # foot at row 30
-    feet = thing_feet(*maps)
+    feet = contact_rows(*maps)
     assert set(np.unique(feet)) == {0, 30}
+    view = View("a", *maps, maps[0] > 0, feet, None, (), boxes())
     full = np.ones((4, 4), bool)
-    assert overlap(full, np.array([10.0, 12, 30, 28]), feet, maps[1]) == (
-        0.5,
-        0.5,
-    )  # its foot is higher: behind
-    assert overlap(full, np.array([10.0, 12, 30, 30]), feet, maps[1]) == (0, 0.5)  # not lower: in front
-    assert overlap(full, np.array([10.0, 12, 30, 28]), feet, maps[1], own_id=CAR * 1000) == (0, 0)
-    left = np.zeros((4, 4), bool)
-    left[:, :2] = True
-    assert overlap(left, np.array([10.0, 12, 30, 28]), feet, maps[1]) == (1, 1)  # only the mask counts
-    assert overlap(full, np.array([50.0, 12, 60, 28]), feet, maps[1]) == (0, 0)  # outside the image
+    behind, before = np.array([10.0, 12, 30, 28]), np.array([10.0, 12, 30, 30])
+    assert overlap(view, full, behind) == (0.5, 0.5)  # its foot is higher: behind
+    assert overlap(view, full, before) == (0, 0.5)  # not lower: in front
+    assert overlap(view, full, behind, own_id=CAR * 1000) == (0, 0)
+    left = np.zeros((4, 4))
+    left[:, :2] = 1
+    assert overlap(view, left, behind) == (1, 1)  # only the mask counts
+    assert overlap(view, full, np.array([50.0, 12, 60, 28])) == (0, 0)  # outside the image
+    maps[0][5:32, 20:30] = maps[1][5:32, 20:30] = POLE  # on the road before the car
+    view = dataclasses.replace(view, feet=contact_rows(*maps))
+    assert overlap(view, full, before) == (0.5, 1)  # as in insertion
 
 
 # ---- distance -----------------------------------------------------------------------------------
