@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from data.cityscapes import bounding_box
 from data.geometry import Patch, is_thing
+from data.instances import bounding_box
 from data.labels import FIRST_SINGLE_ID
 
 IN_FRONT = (1, 2, 3)  # ego vehicle, rectification border, out of roi

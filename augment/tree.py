@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from augment.engine.records import MANIFEST
-from data.cityscapes import INSTANCE_ENDING, TRUTH_KINDS, VOID_FILE, list_frames, truth_kind
 from data.coco import write_coco
+from data.frame import GT_KINDS, INSTANCES, VOID_FILE, gt_kind, list_frames
 from data.panoptic import write_panoptic
 from data.train_ids import write_train_ids
 from data.writer import FrameName
@@ -45,7 +45,7 @@ def add_raw(db_root: Path, out: Path, splits: list[str], mode: str) -> int:
     files = [
         path
         for split in splits
-        for kind in ("leftImg8bit", truth_kind(root, split), "camera")
+        for kind in ("leftImg8bit", gt_kind(root, split), "camera")
         for path in listed(root / kind / split, "*/*")
         if path.is_file()
     ]
@@ -109,7 +109,7 @@ def add_train_ids(out: Path, map_function: Callable = map) -> int:
 
 def splits_of(out: Path) -> list[str]:
     """The splits of a tree that have truth, sorted."""
-    maps = (listed(Path(out) / kind, f"*/*/*_{kind}{INSTANCE_ENDING}") for kind in TRUTH_KINDS)
+    maps = (listed(Path(out) / kind, f"*/*/*_{kind}{INSTANCES}") for kind in GT_KINDS)
     return sorted({path.parents[1].name for paths in maps for path in paths})
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from data.camera import Camera, camera_of
-from data.cityscapes import read_maps, read_picture
+from data.camera import Camera
 from data.labels import FIRST_SINGLE_ID
 from insertion import InsertInstances, make_bank, thing_masks
 from segment.samples import Sample, frames_of, sample_of
@@ -47,9 +46,9 @@ class LiveFrames(Sequence):
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Camera | None]:
         frame = self.frames[index]
-        label_ids, instance_ids = read_maps(frame)
-        camera = camera_of(frame, label_ids.shape[1], label_ids.shape[0], "auto")
-        return read_picture(frame, label_ids.shape), instance_ids, label_ids, camera
+        label_ids, instance_ids = frame.read_maps()
+        camera = frame.camera(label_ids.shape[1], label_ids.shape[0], "auto")
+        return frame.read_image(label_ids.shape), instance_ids, label_ids, camera
 
 
 def instance_map(masks: torch.Tensor, labels: torch.Tensor) -> np.ndarray:

@@ -14,11 +14,12 @@ from augment.compose import place_mask
 from augment.engine.records import write_outputs
 from augment.insert.gates import Gates
 from augment.insert.options import InsertOptions
-from augment.insert.scene import EditedImage, contents, read_image
+from augment.insert.scene import EditedImage, contents, new_frame, read_image
 from augment.insert.tree import plan
 from augment.options import SynthOptions
 from augment.paint.painter import Painter, Rendering
-from data.cityscapes import Frame, bounding_box, list_frames, read_maps
+from data.frame import Frame, list_frames
+from data.instances import bounding_box
 from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
 from support.errors import InputError
 from support.seeds import generator
@@ -64,13 +65,13 @@ def paste_tree(
         others = [donor for donor in donors if donor.frame != frame.name]
         for number in range(1, len(classes) + 1):
             pasted += paste_one(image, others, method, generator(seed, frame.name, number, method), painter)
-        write_outputs(out, contents(image, frame, split, beside=False))
+        write_outputs(out, contents(image, frame, new_frame(frame, out, split, beside=False)))
     return pasted
 
 
 def donors_of(frame: Frame) -> list[Donor]:
     """The persons of a frame that are large enough to be seen elsewhere."""
-    _, instance_ids = read_maps(frame)
+    _, instance_ids = frame.read_maps()
     areas = np.bincount(instance_ids.ravel())
     found = []
     for value in np.flatnonzero(areas >= RULES.least_area(instance_ids.size)).tolist():

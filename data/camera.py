@@ -3,13 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
-
-from data.cityscapes import Frame, path_in_tree
-from support.errors import InputError
-from support.files import read_json
 
 
 @dataclass(frozen=True)
@@ -128,32 +123,3 @@ def assumption_lines(assumed: dict[str, dict]) -> list[str]:
         f" {one['height']} m high, pitch {one['pitch']} rad)"
         for name, one in assumed.items()
     ]
-
-
-def camera_of(frame: Frame, width: int, height: int, choice: str = "auto") -> Camera | None:
-    """The camera of a frame of width x height pixels: its file's, else what `choice` (CAMERA_CHOICES) gives.
-
-    Raises InputError if the file can't be used.
-    """
-    camera = read_camera(frame)
-    if camera is None and choice == "cityscapes":
-        return published_camera(frame.name, width, height)
-    return camera
-
-
-def camera_path(frame: Frame) -> Path | None:
-    """The camera file of a frame; None: it has none."""
-    path = path_in_tree(frame, "camera", "_camera.json")
-    return path if path and path.exists() else None
-
-
-def read_camera(frame: Frame) -> Camera | None:
-    """The camera of a frame, or None if it has no file. Raises InputError if the file can't be used."""
-    path = camera_path(frame)
-    if path is None:
-        return None
-    content = read_json(path, "a camera file")
-    try:
-        return Camera.from_json(content)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a camera file ({error}); copy it from the archive again") from None

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as rle
 
-from data.cityscapes import Frame, picture_path
+from data.frame import IMAGE_KIND, Frame
 from data.geometry import Patch
 from data.images import read_instance_map
 from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
@@ -167,9 +167,8 @@ def write_coco(
             continue
         size, found = result
         image_id = len(images) + 1
-        picture = picture_path(frame)
-        picture_name = picture.name if picture else f"{frame.name}_leftImg8bit.png"
-        file_name = f"{frame.label_path.parent.name}/{picture_name}"
+        path = frame.image_path or Path(frame.place(IMAGE_KIND, ".png"))
+        file_name = f"{frame.city}/{path.name}"
         images.append({"id": image_id, "width": size[1], "height": size[0], "file_name": file_name})
         for one in found:
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **one})

@@ -11,11 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.cityscapes import Frame
 from data.labels import FIRST_SINGLE_ID, LABEL_OF_VALUE
 from support.errors import InputError
-
-KIND = "erased"  # the folder, and the end of the files' names
 
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
@@ -92,23 +89,14 @@ def _joined(parts: list[np.ndarray], kind: type) -> np.ndarray:
     return np.concatenate([np.zeros(0, kind), *parts])
 
 
-def erasures_path(frame: Frame) -> Path:
-    """Where the erasures of a frame lie, if its tree has any."""
-    folder = frame.label_path.parent  # db_root/gtFine/split/city
-    return folder.parents[2] / KIND / folder.parent.name / folder.name / f"{frame.name}_{KIND}.npz"
+def decode_erasures(path: Path, content: bytes) -> dict[int, Erasure]:
+    """Instance id -> erasure, from a frame's file; instances that go together share theirs.
 
-
-def read_erasures(frame: Frame) -> dict[int, Erasure]:
-    """Instance id -> erasure, for every single instance of a frame; instances that go together share theirs.
-
-    Empty where the tree has no such file. Raises InputError if the file is damaged.
+    Raises InputError, naming `path`, if it is damaged.
     """
-    path = erasures_path(frame)
     try:
-        with np.lib.npyio.NpzFile(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        with np.lib.npyio.NpzFile(io.BytesIO(content), allow_pickle=False) as file:
             return _erasures(file["removed"], file["windows"], file["masks"], file["shown"])
-    except FileNotFoundError:
-        return {}
     except _DAMAGE as error:
         text = " ".join(str(error).split())
         raise InputError(

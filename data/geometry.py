@@ -13,7 +13,7 @@ from cityscapesscripts.helpers.labels import labels as OFFICIAL_LABELS
 from cityscapesscripts.helpers.labels import name2label
 
 from data.camera import Camera
-from data.cityscapes import bounding_box
+from data.instances import bounding_box
 from data.labels import LICENSE_PLATE_ID
 
 STRIP_ROWS = 5  # rows below the foot that are looked at for support
@@ -53,7 +53,7 @@ def boxes_of_theta(theta: np.ndarray, width: int, height: int) -> np.ndarray:
     """Boxes (N,4) of theta (N,6) = (t11, 0, t13, 0, t22, t23) on an image of width x height pixels.
 
     The box is where |t11*x + t13| <= 1 and |t22*y + t23| <= 1, x and y from -1 to 1 over the image: the
-    inverse of `data.cityscapes.theta_of_box`. A flipped box (negative t) is given with its edges in order.
+    inverse of `data.instances.theta_of_box`. A flipped box (negative t) is given with its edges in order.
     """
     theta = np.asarray(theta, float)
     boxes = np.empty((len(theta), 4))

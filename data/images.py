@@ -98,6 +98,17 @@ def decode_image(path: Path, content: bytes) -> np.ndarray:
     return np.ascontiguousarray(rgba[..., :3])
 
 
+def fitting(path: Path, image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The image (H,W,3). Raises InputError, naming `path` and both sizes, if its maps have another."""
+    if image.shape[:2] != shape:
+        height, width = image.shape[:2]
+        raise InputError(
+            f"{path}: has {width}x{height} pixels, but its maps {shape[1]}x{shape[0]}; take all from the same"
+            " archive"
+        )
+    return image
+
+
 def read_as_stored(path: Path) -> np.ndarray:
     """A PNG or JPEG of any kind: (H,W) or (H,W,C) uint8 or uint16, colours first and in any order.
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-from data.cityscapes import Frame, read_maps, void_labels
+from data.frame import Frame
 from data.writer import encode_png
 from support.errors import InputError
 
@@ -15,10 +15,10 @@ def map_for_tools(frame: Frame, folder: Path) -> Path:
 
     Raises InputError if the copy can't be made because a map is bad.
     """
-    if not void_labels(frame.label_path):
+    if not frame.void_labels():
         return frame.instance_path.absolute()
     path = folder.absolute() / f"{frame.name}_instanceIds.png"
-    path.write_bytes(encode_png(read_maps(frame)[1]))
+    path.write_bytes(encode_png(frame.read_maps()[1]))
     return path
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 
-from data.cityscapes import INSTANCE_SUFFIX, list_frames, truth_kind
+from data.frame import gt_kind, list_frames
 from data.official import kept_quiet, map_for_tools
 
 
@@ -18,14 +18,14 @@ def write_panoptic(root: Path, split: str) -> Path:
     where detectron2 looks for them; earlier ones are replaced. In gtCoarse/ for a split that lies there.
     OSError or ValueError if a map can't be read, InputError for what else the official tool has to say.
     """
-    truth, name = Path(root) / truth_kind(root, split), f"cityscapes_panoptic_{split}"
+    truth, name = Path(root) / gt_kind(root, split), f"cityscapes_panoptic_{split}"
     # The tool looks for maps by a pattern: it gets a folder of its own, with links to those of the split.
     made = tempfile.TemporaryDirectory(dir=root, prefix=".panoptic-")
     with made as folder, tempfile.TemporaryDirectory() as links:
         maps = Path(links) / split / "maps"
         maps.mkdir(parents=True)
         for frame in list_frames(root, split):
-            (maps / (frame.name + INSTANCE_SUFFIX)).symlink_to(map_for_tools(frame, Path(links)))
+            (maps / f"{frame.name}_gtFine_instanceIds.png").symlink_to(map_for_tools(frame, Path(links)))
         with kept_quiet(str(truth / split)):
             convert2panoptic(glob.escape(links), folder, setNames=[split])
         shutil.rmtree(truth / name, ignore_errors=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.cityscapes import Frame
+from data.frame import TRAIN_IDS, Frame
 from data.images import read_label_map
 from data.labels import TRAIN_ID_OF_ID
 from data.writer import encode_png
@@ -28,7 +28,7 @@ def _write(frame: Frame) -> str | None:
         train_ids = TRAIN_ID_OF_ID.take(read_label_map(frame.label_path))
     except InputError as error:
         return str(error)
-    path = frame.label_path.with_name(f"{frame.name}_{frame.kind}_labelTrainIds.png")
+    path = frame.annotation_path(TRAIN_IDS)
     if not path.is_symlink() and not _holds(path, train_ids):
         write_atomic(path, encode_png(train_ids))
     return None

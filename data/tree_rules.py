@@ -13,7 +13,7 @@ import numpy as np
 from cityscapesscripts.helpers.labels import id2label, name2label
 from pycocotools import mask as rle
 
-from data.cityscapes import truth_kind, void_labels
+from data.frame import IMAGE_KIND, Frame
 from data.images import pixels_of, png_of
 from data.labels import (
     FIRST_SINGLE_ID,
@@ -24,7 +24,7 @@ from data.labels import (
     without_void,
 )
 from data.outlines import match_instances
-from data.writer import FrameName, LabelledPolygon, colour_map, frame_path, polygons_from_json, topmost
+from data.writer import LabelledPolygon, colour_map, polygons_from_json, topmost
 from support.errors import InputError
 
 LEAST_AREA = 400  # pixels; smaller objects differ too much when outlines are drawn anew
@@ -45,12 +45,10 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class TreeFrame:
-    """A frame to check: where it lies, which of its files are there, and what COCO says of it."""
+class FrameFiles:
+    """A frame to check: which of its files are there, and what COCO says of it."""
 
-    root: Path
-    split: str
-    name: FrameName
+    frame: Frame
     synthetic: bool
     picture: bool
     endings: tuple[str, ...]  # of annotation files, "_labelIds.png" and so on
@@ -58,23 +56,23 @@ class TreeFrame:
     annotations: tuple[dict, ...]  # of the COCO file
 
 
-def check_frame(frame: TreeFrame) -> list[Finding]:
+def check_frame(files: FrameFiles) -> list[Finding]:
     """Read all files of a frame that are there and check them against one another."""
-    return _Check(frame).findings()
+    return _Check(files).findings()
 
 
 class _Check:
-    def __init__(self, frame: TreeFrame):
-        self.frame, self.truth = frame, truth_kind(frame.root, frame.split)
+    def __init__(self, files: FrameFiles):
+        self.files, self.frame = files, files.frame
         self.found: list[Finding] = []
 
     def say(self, rule: str, ending: str, text: str) -> None:
         """Note that a rule is broken by a file."""
-        self.found.append(Finding(rule, str(self.path(ending).relative_to(self.frame.root)), text))
+        self.found.append(Finding(rule, self.place(ending), text))
 
     def findings(self) -> list[Finding]:
-        frame = self.frame
-        picture = self.read(".png", "8-bit RGB") if frame.picture else None
+        files = self.files
+        picture = self.read(".png", "8-bit RGB") if files.picture else None
         labels = self.read("_labelIds.png", "8-bit grey")
         instances = self.read("_instanceIds.png", "16-bit grey")
         train_ids = self.read("_labelTrainIds.png", "8-bit grey")
@@ -99,12 +97,11 @@ class _Check:
             if other != size:
                 text = f"is {other[0]}x{other[1]}, but instanceIds {size[0]}x{size[1]} pixels"
                 self.say("size", ending, text)
-        if frame.size not in (None, size):
-            self.say("coco", "_instanceIds.png", f"the COCO file says {frame.size[0]}x{frame.size[1]} pixels")
-        if any(other != size for other in (*sizes.values(), frame.size or size)):
+        if files.size not in (None, size):
+            self.say("coco", "_instanceIds.png", f"the COCO file says {files.size[0]}x{files.size[1]} pixels")
+        if any(other != size for other in (*sizes.values(), files.size or size)):
             return self.found
-        path = self.path("_instanceIds.png")
-        if void := void_labels(path):
+        if void := self.frame.void_labels():
             of_labels = LABEL_OF_VALUE[instances] if labels is None else labels
             of_labels, instances = without_void(of_labels, instances, void)
             labels = labels if labels is None else of_labels
@@ -117,24 +114,22 @@ class _Check:
                 self.check_colour(colour, labels)
         if objects is not None:
             self.check_outlines(objects, instances)
-        if frame.size is not None:
+        if files.size is not None:
             self.check_coco(instances)
         return self.found
 
     # ---- reading --------------------------------------------------------------------------------
 
-    def path(self, ending: str) -> Path:
-        """A file of the frame; the ending without underscore is that of the picture."""
-        kind = self.truth if ending.startswith("_") else "leftImg8bit"
-        return frame_path(self.frame.root, kind, self.frame.split, self.frame.name, ending)
+    def place(self, ending: str) -> str:
+        """The place of a file of the frame; the ending without underscore is that of the picture."""
+        return self.frame.place(self.frame.kind if ending.startswith("_") else IMAGE_KIND, ending)
 
     def content(self, ending: str) -> bytes | None:
         """The bytes of a file, None if it isn't there or can't be read."""
-        if ending.startswith("_") and ending not in self.frame.endings:
+        if ending.startswith("_") and ending not in self.files.endings:
             return None
-        path = self.path(ending)
         try:
-            return path.read_bytes()
+            return (self.frame.root / self.place(ending)).read_bytes()
         except OSError as error:
             self.say("damaged", ending, f"can't be read ({error.strerror})")
             return None
@@ -167,7 +162,7 @@ class _Check:
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             self.say("damaged", ending, f"not a file of polygons ({' '.join(str(error).split())})")
             return None, None
-        if deleted and self.frame.synthetic:
+        if deleted and self.files.synthetic:
             self.say("deleted", ending, f"{deleted} objects have the key 'deleted', which some readers skip")
         usable = True
         for number, thing in enumerate(objects):
@@ -197,7 +192,7 @@ class _Check:
     def check_labels(self, labels: np.ndarray, instances: np.ndarray) -> None:
         """The label map is the instance map without ordinals."""
         differ = labels != LABEL_OF_VALUE.take(instances)
-        if not self.frame.synthetic:
+        if not self.files.synthetic:
             differ &= labels != LICENSE_PLATE_ID
         if count := np.count_nonzero(differ):
             y, x = (int(where[0]) for where in np.nonzero(differ))
@@ -209,13 +204,13 @@ class _Check:
     def check_train_ids(self, train_ids: np.ndarray, labels: np.ndarray) -> None:
         """Train ids are those of the label map; raw ones may have been drawn anew, with other edges."""
         count = np.count_nonzero(train_ids != TRAIN_ID_OF_ID.take(labels))
-        if count > (0 if self.frame.synthetic else labels.size // 100):
+        if count > (0 if self.files.synthetic else labels.size // 100):
             self.say("train_ids", "_labelTrainIds.png", f"not the train ids of labelIds in {count} pixels")
 
     def check_colour(self, colour: np.ndarray, labels: np.ndarray) -> None:
         """The colour image has the official colours, opaque."""
         differ = colour.view(np.uint32)[..., 0] != colour_map(labels).view(np.uint32)[..., 0]
-        if not self.frame.synthetic:
+        if not self.files.synthetic:
             differ &= labels != LICENSE_PLATE_ID
         if count := np.count_nonzero(differ):
             y, x = (int(where[0]) for where in np.nonzero(differ))
@@ -267,7 +262,7 @@ class _Check:
         scored = {target.label_id for target in TARGET_CLASSES.values()}
         wanted = {v for v in np.flatnonzero(areas).tolist() if int(LABEL_OF_VALUE[v]) in scored}
         seen = set()
-        for one in self.frame.annotations:
+        for one in self.files.annotations:
             where = f"COCO annotation {one['id']}"
             value = one.get("instance_id")
             if value not in wanted or value in seen:

@@ -17,8 +17,6 @@ import numpy as np
 from cityscapesscripts.helpers.labels import id2label, name2label
 from PIL import Image, ImageDraw
 
-from support.files import write_atomic
-
 INSTANCES_OF_A_CLASS = 1000  # on one image: instance ids are label * 1000 + number
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # PNG's number for so many channels
@@ -216,33 +214,3 @@ def annotation_files(
     if objects is not None:
         files["_polygons.json"] = json.dumps(polygons_to_json(objects, width, height)).encode()
     return files
-
-
-def write_frame(
-    root: Path,
-    split: str,
-    name: FrameName,
-    rgb: np.ndarray,
-    objects: list[LabelledPolygon],
-    label_ids: np.ndarray,
-    instance_ids: np.ndarray,
-    camera: dict | None = None,
-) -> None:
-    """Write one frame's official files below `root`: picture, four annotation files, camera if given.
-
-    rgb (H, W, 3) uint8, label_ids (H, W) uint8, instance_ids (H, W) uint16; the maps must be those that
-    `rasterise` makes of `objects`. Folders are made; each file is replaced atomically.
-    Raises ValueError if shapes or dtypes do not fit.
-    """
-    if rgb.shape != (*label_ids.shape, 3) or label_ids.shape != instance_ids.shape:
-        raise ValueError(f"shapes differ: {rgb.shape}, {label_ids.shape}, {instance_ids.shape}")
-    if label_ids.dtype != np.uint8 or instance_ids.dtype != np.uint16:
-        raise ValueError(f"ids must be uint8 and uint16, not {label_ids.dtype} and {instance_ids.dtype}")
-    files = {frame_path(root, "leftImg8bit", split, name, ".png"): encode_png(rgb)}
-    for ending, content in annotation_files(label_ids, instance_ids, objects).items():
-        files[frame_path(root, "gtFine", split, name, ending)] = content
-    if camera is not None:
-        files[frame_path(root, "camera", split, name, ".json")] = json.dumps(camera, indent=1).encode()
-    for path, content in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, content)

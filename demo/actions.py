@@ -15,12 +15,11 @@ from augment.insert.gates import RULES, Gates
 from augment.insert.places import Inserter, View
 from augment.insert.scene import EditedImage
 from data.camera import published_camera
-from data.cityscapes import Frame, fitting, read_maps
+from data.frame import Frame, official_name
 from data.geometry import boxes_of_theta, metric_heights
-from data.images import decode_image
-from data.writer import FrameName
+from data.images import decode_image, fitting
 from demo.state import FORCED, Placed, Scene, State, Wishes
-from demo.studio import TRAIN, Studio
+from demo.studio import Studio
 from support.errors import InputError
 from support.files import read_bytes
 from support.seeds import generator
@@ -33,7 +32,7 @@ FORBIDDEN = {
     "covers_inserted": "a new object would vanish behind it",
     "render": "there is no other instance to borrow pixels from",
 }
-UPLOADED = FrameName("upload", 0, 0)  # for maps whose file names are no frame's
+UPLOADED = "upload_000000_000000"  # for maps whose file names are no frame's
 
 
 class RefusedError(Exception):
@@ -87,17 +86,16 @@ def upload(label: str | None, instance: str | None, picture: str | None, citysca
     """
     if not label or not instance:
         raise InputError("Two maps are needed: label ids (8-bit grey PNG) and instance ids (16-bit grey PNG)")
-    label_path, instance_path = Path(label), Path(instance)
     try:
-        name = str(FrameName.parse(label_path.name))
+        name = official_name(label)
     except ValueError:
-        name = str(UPLOADED)
-    frame = Frame(name, label_path, instance_path)
+        name = UPLOADED
+    frame = Frame.of_maps(Path(label), Path(instance), name)
     try:
-        label_ids, instance_ids = read_maps(frame)
+        label_ids, instance_ids = frame.read_maps()
     except InputError as error:
         sentence = str(error)
-        for path in (label_path, instance_path):
+        for path in (frame.label_path, frame.instance_path):
             sentence = sentence.replace(str(path), path.name)
         raise InputError(sentence) from None
     rgb = None
@@ -105,7 +103,7 @@ def upload(label: str | None, instance: str | None, picture: str | None, citysca
         path = Path(picture)
         rgb = fitting(Path(path.name), decode_image(Path(path.name), read_bytes(path)), label_ids.shape)
     camera = published_camera(name, *label_ids.shape[::-1]) if cityscapes else None
-    return begin(Scene(frame, TRAIN, EditedImage.of_maps(name, label_ids, instance_ids, rgb, camera)))
+    return begin(Scene(frame, EditedImage.of_maps(name, label_ids, instance_ids, rgb, camera)))
 
 
 # ---- objects ------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from augment.engine.records import MANIFEST, write_outputs
-from augment.insert.scene import contents
-from augment.insert.tree import finished_frame
+from augment.insert.scene import contents, new_frame
 from data.coco import write_coco
 from demo.state import State
+from demo.studio import TRAIN
 from support.errors import InputError
 
 
@@ -20,7 +20,7 @@ def write_zip(state: State, path: Path) -> Path:
     """
     if not state.objects:
         raise InputError("There is nothing to download yet: put an object into the scene first")
-    image, frame, split = state.image, state.scene.frame, state.scene.split
+    image, frame = state.image, state.scene.frame
     lines = [
         {
             "image": frame.name,
@@ -33,13 +33,9 @@ def write_zip(state: State, path: Path) -> Path:
     ]
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        write_outputs(root, contents(image, frame, split, beside=False))
-        write_coco(
-            root,
-            split,
-            [finished_frame(root, split, frame, beside=False)],
-            {frame.name: tuple(image.new_ids)},
-        )
+        new = new_frame(frame, root, frame.split or TRAIN, beside=False)
+        write_outputs(root, contents(image, frame, new))
+        write_coco(root, new.split, [new], {frame.name: tuple(image.new_ids)})
         (root / MANIFEST).write_text("".join(json.dumps(line) + "\n" for line in lines))
         with zipfile.ZipFile(path, "w") as archive:
             for file in sorted(root.rglob("*")):

@@ -7,7 +7,7 @@ import numpy as np
 from augment.insert.gates import Gates
 from augment.insert.options import Insertion
 from augment.insert.scene import EditedImage
-from data.cityscapes import Frame
+from data.frame import Frame
 from data.geometry import Patch
 
 PIXELS = {
@@ -22,7 +22,6 @@ class Scene:
     """A scene that objects are put into."""
 
     frame: Frame
-    split: str
     image: EditedImage  # as it was read
 
 

@@ -12,8 +12,7 @@ from augment.insert.places import Inserter, column, needed_fits, working_maps
 from augment.insert.scene import EditedImage, read_image
 from augment.options import SynthOptions
 from augment.paint.painter import Painter, Rendering
-from data.camera import camera_path
-from data.cityscapes import Frame, list_frames, picture_path, read_maps, read_picture
+from data.frame import Frame, list_frames
 from data.writer import colour_map
 from demo.options import STREETS, DemoOptions
 from demo.state import Scene, Wishes
@@ -53,7 +52,7 @@ class Studio:
         self.split = options.split
         self.frames = list_frames(root, self.split, skip_incomplete=True)[: options.scenes]
         self.camera = options.camera
-        cameras = options.camera == "cityscapes" or all(camera_path(frame) for frame in self.frames)
+        cameras = options.camera == "cityscapes" or all(frame.camera_path for frame in self.frames)
         fits = needed_fits(self.frames, list(models.values()), cameras)
         self.inserter = loaded.changed(None, fits=fits)
         self.painters = {"overlay": self._painter(root, "overlay", options.bank)}
@@ -83,8 +82,7 @@ class Studio:
     def scene(self, number: int) -> Scene:
         """Scene 0, 1, ... of those on offer. Raises InputError if its files are bad."""
         frame = self.frames[number]
-        picture = picture_path(frame) is not None
-        return Scene(frame, self.split, read_image(frame, rgb=picture, camera=self.camera))
+        return Scene(frame, read_image(frame, rgb=frame.image_path is not None, camera=self.camera))
 
     def inserter_for(self, image: EditedImage, wishes: Wishes, seed: int = 0) -> Inserter:
         """What puts objects on an image in the way that is wished for."""
@@ -105,9 +103,9 @@ def built_in_scenes(out: Path, workers: int) -> Path:
 
 def thumbnail(frame: Frame) -> np.ndarray:
     """A small picture (h,w,3) uint8 of a frame. Raises InputError if its files are bad."""
-    label_ids, _ = read_maps(frame)
+    label_ids, _ = frame.read_maps()
     shape = label_ids.shape
-    picture = read_picture(frame, shape) if picture_path(frame) else colour_map(label_ids)[..., :3]
+    picture = frame.read_image(shape) if frame.image_path else colour_map(label_ids)[..., :3]
     height = round(picture.shape[0] * THUMBNAIL_WIDTH / picture.shape[1])
     return cv2.resize(picture, (THUMBNAIL_WIDTH, max(height, 1)), interpolation=cv2.INTER_AREA)
 
@@ -119,7 +117,7 @@ def shape_directions(inserter: Inserter, frame: Frame, class_name: str) -> np.nd
     Orthonormal; told by a linear fit of masks to their noise, all at one place of a frame.
     """
     model = inserter.models[class_name]
-    maps = read_maps(frame)
+    maps = frame.read_maps()
     small, _ = working_maps(*maps, model.maps.small, inserter.device)
     foot, median = torch.tensor([[0.5, 0.75]]), torch.zeros(1, 2)
     theta = model.where.density(small).theta_at(foot.to(inserter.device), median.to(inserter.device)).float()

@@ -13,8 +13,7 @@ import numpy as np
 
 from augment.compose import contact_rows, hidden_part, place_mask
 from augment.insert.gates import Gates, overlaps
-from data.camera import Camera, camera_of
-from data.cityscapes import bounding_box, read_maps
+from data.camera import Camera
 from data.geometry import (
     METRIC_RANGES,
     HeightFit,
@@ -29,6 +28,7 @@ from data.geometry import (
     supporting_pixels,
     too_few,
 )
+from data.instances import bounding_box
 from data.labels import TargetClass
 from evaluation.baselines import BASELINES, Training
 from evaluation.shapes import ShapeFeature, frechet_distance, nearest_iou, precision_recall, shapes_of
@@ -89,7 +89,7 @@ def read_view(maps: WorkingMaps, index: int, target: TargetClass, camera: str = 
     Raises InputError if a file is bad.
     """
     frame = maps.frames[index]
-    label_ids, instance_ids = read_maps(frame)
+    label_ids, instance_ids = frame.read_maps()
     height, width = label_ids.shape
     real_ids = tuple(instance.instance_id for instance in maps.instances(index, target.name))
     real_boxes = [bounding_box(instance_ids == one) for one in real_ids]
@@ -100,7 +100,7 @@ def read_view(maps: WorkingMaps, index: int, target: TargetClass, camera: str = 
         instance_ids,
         supporting_pixels(label_ids, instance_ids, target.support),
         contact_rows(label_ids, instance_ids),
-        camera_of(frame, width, height, camera),
+        frame.camera(width, height, camera),
         real_ids,
         half_open / [width, height, width, height],
     )

@@ -11,10 +11,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from data.cityscapes import bounding_box, resize_nearest
 from data.erased import Erasure, erase_exactly
 from data.fill import fill_hole
 from data.geometry import is_thing
+from data.instances import bounding_box, resize_nearest
 from data.labels import CHANNEL_OF_ID
 from evaluation.figures import LEAK_FIGURES, Collected, View
 from model import WhereWhat

@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import functional as F
 
 from augment.insert.scene import EditedImage
 from data.camera import published_camera
-from data.cityscapes import bounding_box
 from data.geometry import is_thing
+from data.instances import bounding_box
 from data.labels import (
     FIRST_SINGLE_ID,
     LABEL_OF_VALUE,

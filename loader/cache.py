@@ -22,23 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data.cityscapes import (
-    Frame,
-    Instance,
-    compact_mask,
-    list_frames,
-    name_some,
-    read_maps,
-    resize_nearest,
-    theta_of_box,
-    usable_instances,
-    void_file,
-)
-from data.erased import erasures_path
+from data.frame import Frame, list_frames
+from data.instances import Instance, compact_mask, resize_nearest, theta_of_box, usable_instances
 from data.labels import CHANNEL_OF_ID, FIRST_SINGLE_ID, TARGET_CLASSES
 from loader.erasing import Erasable, find_erasable
 from options import Options
-from support.errors import InputError, warn
+from support.errors import InputError, name_some, warn
 from support.files import stamp, write_atomic
 from support.processes import Pool
 from support.progress import progress_bar
@@ -207,7 +196,7 @@ def cache_key(db_root: str | Path, sizes: Sizes) -> str:
 
 def _stamp(frame: Frame) -> list[int] | None:
     source = stamp(frame.label_path, frame.instance_path)
-    beside = (stamp(erasures_path(frame)) or [0, 0]) + (stamp(void_file(frame.label_path)) or [])
+    beside = (stamp(frame.erasures_path) or [0, 0]) + (stamp(frame.void_path) or [])
     return source and source + beside
 
 
@@ -253,7 +242,7 @@ def _scan(frame: Frame, folder: Path, sizes: Sizes) -> Record | str:
 def _make_entry(frame: Frame, sizes: Sizes) -> tuple[Record, FrameMaps]:
     """Record and maps of a frame, from its source files; InputError if one of them is bad."""
     source = _stamp(frame)  # before reading: a change while reading makes the entry stale, not wrong
-    label_ids, instance_ids = read_maps(frame)
+    label_ids, instance_ids = frame.read_maps()
     if source is None:
         raise InputError(f"{frame.label_path}: has changed while it was read; start again")
     labels = CHANNEL_OF_ID[label_ids]

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.cityscapes import Frame, bounding_box, resize_nearest
-from data.erased import erase_exactly, read_erasures
+from data.erased import erase_exactly
 from data.fill import fill_hole
+from data.frame import Frame
+from data.instances import bounding_box, resize_nearest
 from data.labels import CHANNEL_OF_ID, FIRST_THING_CHANNEL
 from support.seeds import generator
 
@@ -64,7 +65,7 @@ def find_erasable(
     """What small maps of `size` (width, height) show without each instance (id) of full-size maps (H,W)."""
     height, width = label_ids.shape
     small = _small(label_ids, instance_ids, size)
-    erasures = read_erasures(frame)
+    erasures = frame.read_erasures()
     boxes, patches = [], []
     for one in instances:
         x0, y0, x1, y1 = bounding_box(instance_ids == one)

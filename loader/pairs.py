@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.cityscapes import theta_of_box
+from data.instances import theta_of_box
 from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
 from loader.ahead import made_ahead
 from loader.cache import FrameMaps, WorkingMaps

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from augment.insert.gates import Gates
-from data.cityscapes import Frame, list_frames, read_maps, read_picture
+from data.frame import Frame, list_frames
 from data.labels import CHANNEL_OF_ID
 from insertion import InsertInstances, make_bank
 from loader.pairs import Scene
@@ -97,8 +97,8 @@ def transform_rate(
     transform = InsertInstances(checkpoint, (1, 3), 1.0, bank=make_bank(db_root, "train", bank), gates=gates)
     samples = []
     for frame in islice(list_frames(db_root, "train"), SAMPLES):
-        labels, ids = read_maps(frame)
-        samples.append((Image.fromarray(read_picture(frame, labels.shape)), [ids, labels]))
+        labels, ids = frame.read_maps()
+        samples.append((Image.fromarray(frame.read_image(labels.shape)), [ids, labels]))
     transform(*samples[0])  # loads the model
     started = time.process_time()
     for sample in samples:

@@ -18,8 +18,7 @@ from convert.engine import (
 )
 from convert.formats import FORMATS
 from convert.mapping import mapping_of
-from data.cityscapes import name_some
-from support.errors import SAME_COMMAND, InputError, Parser, run_program, warn
+from support.errors import SAME_COMMAND, InputError, Parser, name_some, run_program, warn
 from support.files import alone_in, writing_to
 from support.processes import Pool
 from support.threads import cores

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from augment.insert.places import column, working_maps
 from data.camera import CAMERA_CHOICES, assumptions
-from data.cityscapes import Instance, resize_nearest
-from data.erased import Erasure, erase_exactly, read_erasures
+from data.erased import Erasure, erase_exactly
 from data.fill import fill_hole
 from data.geometry import boxes_of_theta, fit_heights
+from data.instances import Instance, resize_nearest
 from data.labels import CHANNEL_OF_ID
 from distributed import choose_device
 from evaluation.baselines import Training, draw_boxes, read_training
@@ -145,7 +145,7 @@ def evaluate(settings: argparse.Namespace) -> dict:
         if not settings.quick:
             collect_shapes(collected, view, content, masks)
             disentangle(collected, model, places, scene, view, settings)
-            erasures = read_erasures(maps.frames[index])
+            erasures = maps.frames[index].read_erasures()
             replace_erased(collected, model, view, training, erasures, settings.temperature)
             if model.where.has_density:
                 collect_leak(collected, model, view, erasures, settings.temperature)

@@ -24,17 +24,17 @@ from augment.engine.tree import Tree, is_current, opened
 from augment.insert.contact_sheet import contact_sheet
 from augment.insert.options import InsertOptions, parse, rendering_of
 from augment.insert.places import STAGE, Task, needed_fits, start_worker, work
-from augment.insert.scene import single_frame, sources_of
-from augment.insert.tree import INSERT, PREVIEW, finished_frame, histogram, plan, sum_up
+from augment.insert.scene import new_frame, single_frame, sources_of
+from augment.insert.tree import INSERT, PREVIEW, histogram, plan, sum_up
 from augment.tree import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
-from data.camera import assumption_lines, assumptions, camera_path
-from data.cityscapes import Frame, all_frames, list_frames, name_some, picture_path
+from data.camera import assumption_lines, assumptions
+from data.frame import Frame, all_frames, list_frames, root_above
 from data.geometry import HeightFit
 from data.writer import encode_png
 from distributed import choose_device
 from model import WhereWhat, load_model
 from support.checkpoints import find_checkpoint
-from support.errors import SAME_COMMAND, InputError, run_program, warn
+from support.errors import SAME_COMMAND, InputError, name_some, run_program, warn
 from support.files import digest, in_turn, write_atomic, writing_to
 from support.processes import Pool
 from where import check_temperature
@@ -78,7 +78,7 @@ def frames_of(settings: InsertOptions) -> list[Frame]:
     inputs = [Path(settings.db_root).resolve()] if settings.db_root else []
     if single:
         for path in (single.label_path.resolve(), single.instance_path.resolve()):
-            inputs.append(Frame("", path, path).root or path)
+            inputs.append(root_above(path) or path)
     for root in inputs:
         if out == root or root in out.parents or out in root.parents:
             raise InputError(f"--out {settings.out}: inside the input {root} or around it; choose another")
@@ -103,7 +103,7 @@ def height_fits(
 
 def without_camera(frames: list[Frame]) -> list[str]:
     """Names of the frames that have no camera file."""
-    return [frame.name for frame in frames if not camera_path(frame)]
+    return [frame.name for frame in frames if not frame.camera_path]
 
 
 def assumed_cameras(settings: InsertOptions, frames: list[Frame]) -> dict[str, dict]:
@@ -131,7 +131,7 @@ def insert(settings: InsertOptions) -> int:
     there = frames_of(settings)
     frames = there[: settings.scenes]
     if settings.rendering:
-        lacking = [frame.name for frame in frames if not picture_path(frame)]
+        lacking = [frame.name for frame in frames if not frame.image_path]
         if lacking:
             raise InputError(
                 f"--render: no leftImg8bit picture for {name_some(lacking)}; go without --render"
@@ -277,7 +277,7 @@ def add_extras(
             new = [one for one in objects if one["status"] == "inserted"]
             if new and own["key"] in source:
                 frame = source[own["key"]]
-                changed.append((frame, finished_frame(out, settings.split, frame, settings.beside), new))
+                changed.append((frame, new_frame(frame, out, settings.split, settings.beside), new))
         largest = heapq.nsmallest(
             settings.preview, changed, key=lambda one: (-max(new["pixels"] for new in one[2]), one[0].name)
         )

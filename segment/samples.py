@@ -17,16 +17,9 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from data.cityscapes import (
-    Frame,
-    list_frames,
-    picture_path,
-    read_maps,
-    read_picture,
-    resize_nearest,
-    truth_kind,
-)
 from data.coco import annotations_of
+from data.frame import Frame, gt_kind, list_frames
+from data.instances import resize_nearest
 from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
 from support.errors import InputError
 from support.processes import Pool
@@ -73,10 +66,10 @@ class Truth:
 
 def frames_of(root: str, split: str, flag: str) -> list[Frame]:
     """The frames of a split that have a picture. Raises InputError, naming the flag, for anything else."""
-    if not (Path(root) / truth_kind(root, split) / split).is_dir():
+    if not (Path(root) / gt_kind(root, split) / split).is_dir():
         raise InputError(f"{flag} {root}: has no folder gtFine/{split}; give the folder of a Cityscapes tree")
     frames = list_frames(root, split)
-    lacking = [frame.name for frame in frames if not picture_path(frame)]
+    lacking = [frame.name for frame in frames if not frame.image_path]
     if lacking:
         raise InputError(
             f"{flag} {root}: {len(lacking)} of {len(frames)} frames have no picture in leftImg8bit/{split},"
@@ -120,14 +113,14 @@ def sample_of(picture: np.ndarray, instance_ids: np.ndarray, size: tuple[int, in
 
 def read_sample(frame: Frame, size: tuple[int, int] | None) -> Sample:
     """A frame to learn from, at size (width, height). Raises InputError for a bad file."""
-    _, instance_ids = read_maps(frame)
-    return sample_of(read_picture(frame, instance_ids.shape), instance_ids, size)
+    _, instance_ids = frame.read_maps()
+    return sample_of(frame.read_image(instance_ids.shape), instance_ids, size)
 
 
 def read_truth(frame: Frame, size: tuple[int, int] | None) -> Truth:
     """A frame to be measured on; its picture at size (width, height). Raises InputError for a bad file."""
-    _, instance_ids = read_maps(frame)
-    image = image_of(read_picture(frame, instance_ids.shape), size)
+    _, instance_ids = frame.read_maps()
+    image = image_of(frame.read_image(instance_ids.shape), size)
     return Truth(frame, image, instance_ids.shape, annotations_of(instance_ids))
 
 

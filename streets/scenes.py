@@ -18,17 +18,9 @@ import numpy as np
 from cityscapesscripts.helpers.labels import name2label
 
 from data.camera import Camera
-from data.erased import KIND as ERASED
-from data.erased import Erasure, erasures_file
-from data.writer import (
-    FrameName,
-    LabelledPolygon,
-    frame_path,
-    maps_of_topmost,
-    topmost,
-    visible_only,
-    write_frame,
-)
+from data.erased import Erasure
+from data.frame import CAMERA_KIND, ERASED_KIND, GT_KINDS, IMAGE_KIND, Frame
+from data.writer import LabelledPolygon, maps_of_topmost, topmost, visible_only
 from streets.erasing import erasures_of, two_topmost
 from streets.layout import FARTHEST, Population
 from streets.life import populate
@@ -304,21 +296,8 @@ def _write_scene(
     """Make and write one scene; the number of its instances by class."""
     split, index = job
     scene = make_scene(seed, split, index, *size, erased=erased, with_people=with_people)
-    name = FrameName(SPLITS[split][0], index, 19)
-    write_frame(
-        out,
-        split,
-        name,
-        scene.rgb,
-        scene.objects,
-        scene.label_ids,
-        scene.instance_ids,
-        scene.camera.to_json(),
-    )
-    if scene.erasures is not None:
-        path = frame_path(out, ERASED, split, name, ".npz")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, erasures_file(scene.erasures))
+    frame = Frame.official(out, split, SPLITS[split][0], index, 19)
+    frame.write(scene.rgb, scene.objects, scene.label_ids, scene.instance_ids, scene.camera, scene.erasures)
     return dict(Counter(thing.label for thing in scene.objects if thing.is_instance))
 
 
@@ -350,7 +329,7 @@ def _begun_tree(out: Path, settings: dict) -> dict | None:
 def _clear_tree(out: Path) -> None:
     """Remove what an earlier run may have written below `out`, and nothing else."""
     (out / SETTINGS_FILE).unlink(missing_ok=True)
-    for kind in ("leftImg8bit", "gtFine", "camera", ERASED):
+    for kind in (IMAGE_KIND, GT_KINDS[0], CAMERA_KIND, ERASED_KIND):
         for split, (city, _) in SPLITS.items():
             shutil.rmtree(out / kind / split / city, ignore_errors=True)
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 SAME_COMMAND = "the same command goes on from there"
 WITH_RESUME = "the same command with --resume auto goes on from there"
 
+LISTED = 20  # items named in one message
+
 
 class InputError(Exception):
     """What is wrong, where, and what to do, in one line; programs print it and exit with status 2."""
@@ -41,6 +43,12 @@ class Parser(argparse.ArgumentParser):
 def warn(message: str) -> None:
     """One line on stderr; the program goes on."""
     print(f"warning: {message}", file=sys.stderr)
+
+
+def name_some(items: list[str]) -> str:
+    """The first few items, and how many more there are, on one line."""
+    more = f"; and {len(items) - LISTED} more" if len(items) > LISTED else ""
+    return "; ".join(items[:LISTED]) + more
 
 
 def run_program(main: Callable[[], int | None], go_on: str = "") -> None:

@@ -14,27 +14,25 @@ import numpy as np
 from augment.engine.records import MANIFEST, line_of, write_outputs
 from augment.repaint.focus import draw_window
 from augment.repaint.manifest import sample_key
-from augment.repaint.truth import crop_truth, truth_files
+from augment.repaint.truth import crop_truth
 from data.camera import Camera
+from data.frame import IMAGE_KIND, POLYGONS, Frame
 from data.writer import (
     FrameName,
     LabelledPolygon,
     colour_map,
     encode_png,
-    frame_path,
-    polygons_from_json,
     rasterise,
     topmost,
-    write_frame,
 )
 
 TRAIN = (
-    FrameName("ash", 0, 19),
-    FrameName("ash", 1, 19),  # the same frame number in another sequence
-    FrameName("elm-park", 0, 19),  # no letter or digit only
-    FrameName("elm-park", 1, 19),
+    "ash_000000_000019",
+    "ash_000001_000019",  # the same frame number in another sequence
+    "elm-park_000000_000019",  # no letter or digit only
+    "elm-park_000001_000019",
 )
-VAL = (FrameName("oak", 0, 576), FrameName("oak", 1, 576))
+VAL = ("oak_000000_000576", "oak_000001_000576")
 
 DELETED = {"label": "car", "polygon": [[0, 0], [40, 0], [40, 40]], "deleted": 1}
 TINY_ID = 24001  # the person of three pixels
@@ -93,16 +91,20 @@ def mini_picture(
     return cv2.GaussianBlur(np.clip(flat + waves + light, 0, 255).astype(np.uint8), (3, 3), 0)
 
 
+def mini_frame(root: Path, name: str) -> Frame:
+    """One of the frames TRAIN and VAL that `write_mini` writes."""
+    return Frame(root, "train" if name in TRAIN else "val", name.split("_")[0], name)
+
+
 def write_mini(root: Path, width: int = 256, height: int = 128) -> None:
     """Write the frames TRAIN and VAL below `root`: picture, four files of truth, camera."""
     camera = Camera(1.1 * width, 1.1 * width, width / 2, height / 2, 1.25, 0.04)
     for index, name in enumerate((*TRAIN, *VAL)):
         objects = mini_objects(index, width, height)
         label_ids, instance_ids = rasterise(objects, width, height)
-        split = "train" if name in TRAIN else "val"
-        rgb = mini_picture(objects, index, width, height)
-        write_frame(root, split, name, rgb, objects, label_ids, instance_ids, camera.to_json())
-        path = frame_path(root, "gtFine", split, name, "_polygons.json")
+        rgb, frame = mini_picture(objects, index, width, height), mini_frame(root, name)
+        frame.write(rgb, objects, label_ids, instance_ids, camera)
+        path = frame.annotation_path(POLYGONS)
         content = json.loads(path.read_text())
         content["objects"].insert(5, DELETED)
         path.write_text(json.dumps(content))
@@ -116,32 +118,26 @@ def add_crops(root: Path, out: Path, mode: str = "raster", seed: int = 0) -> Non
     rng = np.random.default_rng(seed)
     numbers: dict[str, int] = {}
     lines = []
-    for source in TRAIN:
-        ids = cv2.imread(str(frame_path(root, "gtFine", "train", source, "_instanceIds.png")), -1)
-        rgb = cv2.imread(str(frame_path(root, "leftImg8bit", "train", source, ".png")))[..., ::-1]
-        text = frame_path(root, "gtFine", "train", source, "_polygons.json").read_text()
-        objects, *size = polygons_from_json(json.loads(text))
+    for source in (mini_frame(root, name) for name in TRAIN):
+        ids, rgb = source.read_instance_ids(), source.read_image()
+        objects, size = source.read_polygons(ids.shape), ids.shape[::-1]
         for value in (TWO_PARTS_ID, MOTORCYCLE_ID):
             y, x = np.nonzero(ids == value)
             box = (int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1)
-            window = draw_window(box, tuple(size), rng)
-            truth = crop_truth(ids, objects, window, tuple(size), mode)
+            window = draw_window(box, size, rng)
+            truth = crop_truth(ids, objects, window, size, mode)
             city = source.city.replace("-", "") + "syn"
-            name = FrameName(city, 0, numbers.setdefault(city, 0))
+            new = Frame.official(out, "train", city, 0, numbers.setdefault(city, 0))
             numbers[city] += 1
             cut = rgb[window.y0 : window.y0 + window.height, window.x0 : window.x0 + window.width]
-            files = {
-                frame_path(Path(), "gtFine", "train", name, ending): content
-                for ending, content in truth_files(truth).items()
-            }
-            files[frame_path(Path(), "leftImg8bit", "train", name, ".png")] = encode_png(
-                cv2.resize(cut, size)
-            )
-            files[frame_path(Path(), "panorama", "train", name, "").parent / f"{name}_leftImg8bit.png"] = (
-                encode_png(rgb)
-            )
-            outputs = write_outputs(out, {str(path): content for path, content in files.items()})
+            files = new.annotation(truth.label_ids, truth.instance_ids, truth.objects)
+            place = new.place(IMAGE_KIND, ".png")
+            files |= {place: encode_png(cv2.resize(cut, size))}
+            files |= {place.replace(IMAGE_KIND, "panorama", 1): encode_png(rgb)}
+            outputs = write_outputs(out, files)
             id_map = {str(old): new for old, new in truth.id_map.items()}
             facts = {"instance_id": value, "id_map": id_map, "outputs": outputs}
-            lines.append(line_of("integrate", sample_key(source, value, 1), "ok", **facts))
+            lines.append(
+                line_of("integrate", sample_key(FrameName.parse(source.name), value, 1), "ok", **facts)
+            )
     (out / MANIFEST).write_text("".join(json.dumps(line) + "\n" for line in lines))

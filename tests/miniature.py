@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.cityscapes import INSTANCE_SUFFIX, LABEL_SUFFIX
+from data.frame import Frame
 
 SKY, BUILDING, SIDEWALK, ROAD, PERSON, CAR = 23, 11, 8, 7, 24, 26
 CITY = "littleton"
@@ -43,8 +43,8 @@ def miniature_maps(width: int, height: int, rng: np.random.Generator, *, things:
 
 def frame_paths(root: Path, index: int, split: str = "train") -> tuple[Path, Path]:
     """Where `write_miniature` puts label map and instance map of frame `index`."""
-    stem = Path(root) / "gtFine" / split / CITY / f"{CITY}_{index:06d}_000019"
-    return stem.with_name(stem.name + LABEL_SUFFIX), stem.with_name(stem.name + INSTANCE_SUFFIX)
+    frame = Frame.official(Path(root), split, CITY, index, 19)
+    return frame.label_path, frame.instance_path
 
 
 def write_miniature(

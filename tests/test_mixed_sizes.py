@@ -9,8 +9,8 @@ from PIL import Image
 
 import main
 from data.camera import Camera
-from data.cityscapes import list_frames, picture_path, read_maps, read_picture
-from data.writer import FrameName, rasterise, write_frame
+from data.frame import Frame, list_frames
+from data.writer import rasterise
 from demo import actions
 from demo.files import write_zip
 from demo.options import DemoOptions
@@ -36,9 +36,8 @@ def folder(tmp_path_factory) -> Path:
             objects = mini_objects(index, width, height)
             camera = Camera(1.1 * width, 1.1 * width, width / 2, height / 2, 1.25, 0.04)
             rgb, maps = mini_picture(objects, index, width, height), rasterise(objects, width, height)
-            name = FrameName(city, index, 19)
-            write_frame(folder / "tree", split, name, rgb, objects, *maps, camera.to_json())
-        path = picture_path(list_frames(folder / "tree", split)[1])
+            Frame.official(folder / "tree", split, city, index, 19).write(rgb, objects, *maps, camera)
+        path = list_frames(folder / "tree", split)[1].image_path
         Image.open(path).save(path.with_suffix(".JPG"), quality=95)
         path.unlink()
     write_density_checkpoint(folder / "person")
@@ -95,8 +94,8 @@ def test_the_transform_takes_them_too(folder, tmp_path):
     bank = make_bank(folder / "tree", "train", tmp_path / "bank.npz")
     insert_instances = InsertInstances(folder / "person", (1, 2), 1.0, bank=bank)
     for frame in list_frames(folder / "tree", "train"):
-        labels, ids = read_maps(frame)
-        picture = Image.fromarray(read_picture(frame, labels.shape))
+        labels, ids = frame.read_maps()
+        picture = Image.fromarray(frame.read_image(labels.shape))
         picture, (new_ids, _) = insert_instances(picture, [ids, labels])
         assert picture.size == labels.shape[::-1] and new_ids.shape == labels.shape
 

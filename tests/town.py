@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from data.camera import Camera
-from data.writer import FrameName, LabelledPolygon, rasterise, write_frame
+from data.frame import Frame
+from data.writer import LabelledPolygon, rasterise
 from model import WhereWhat
 from options import PRESETS, from_dict
 from support.checkpoints import save_checkpoint
@@ -46,8 +47,7 @@ def write_town(root: Path, count: int = 4, split: str = "train") -> None:
         objects = town_objects(index)
         labels, instances = rasterise(objects, WIDTH, HEIGHT)
         rgb = np.random.default_rng(index).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-        name = FrameName("town", index, 19)
-        write_frame(root, split, name, rgb, objects, labels, instances, CAMERA.to_json())
+        Frame.official(root, split, "town", index, 19).write(rgb, objects, labels, instances, CAMERA)
 
 
 def write_checkpoint(

@@ -20,8 +20,7 @@ from augment.engine.records import (
     shard_of_file,
 )
 from augment.engine.shards import Shard
-from data.cityscapes import name_some
-from support.errors import InputError, warn
+from support.errors import InputError, name_some, warn
 from support.files import alone_in, has_parts, in_turn, is_empty, is_lock, write_atomic, writing_to
 
 

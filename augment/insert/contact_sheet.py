@@ -5,7 +5,7 @@ import numpy as np
 
 from augment.insert.heat import heat_map, heat_over
 from augment.insert.scene import read_image
-from data.cityscapes import Frame, picture_path, read_maps, read_picture
+from data.frame import Frame
 from data.pictures import outline
 from data.writer import colour_map
 from model import WhereWhat
@@ -31,9 +31,9 @@ def contact_sheet(
 
     rows = []
     for source, finished, objects in sorted(items, key=largest)[:count]:
-        image, (labels, instance_ids) = read_image(source), read_maps(finished)
-        if picture_path(finished):
-            pictures = [read_picture(frame, labels.shape) for frame in (source, finished)]
+        image, (labels, instance_ids) = read_image(source), finished.read_maps()
+        if finished.image_path:
+            pictures = [frame.read_image(labels.shape) for frame in (source, finished)]
         else:
             pictures = [colour_map(one)[..., :3] for one in (image.label_ids, labels)]
         one = max(objects, key=lambda one: one["pixels"])

@@ -19,10 +19,11 @@ from augment.compose import place_mask
 from augment.engine.records import Item, write_outputs
 from augment.insert.gates import Surroundings, box_refusal
 from augment.insert.options import Insertion, InsertOptions, read_region
-from augment.insert.scene import EditedImage, contents, count_instances, name_in_tree, read_image
+from augment.insert.scene import EditedImage, contents, count_instances, new_frame, read_image
 from augment.paint.painter import Painter
-from data.cityscapes import Frame, read_maps, resize_nearest, usable_instances
+from data.frame import Frame
 from data.geometry import METRIC_RANGES, HeightFit, boxes_of_theta, fit_heights, too_few
+from data.instances import resize_nearest, usable_instances
 from data.labels import CHANNEL_OF_ID
 from model import WhereWhat, load_model
 from support.errors import InputError, warn
@@ -70,7 +71,7 @@ def training_boxes(frames: list[Frame], model: WhereWhat) -> np.ndarray:
     (small_height, small_width), (height, width) = model.maps.small, model.maps.big
     for index in chosen:
         try:
-            label_ids, instance_ids = read_maps(frames[index])
+            label_ids, instance_ids = frames[index].read_maps()
         except InputError:
             continue
         channels = CHANNEL_OF_ID[resize_nearest(label_ids, small_width, small_height)]
@@ -259,20 +260,21 @@ def work(task: Task) -> list[dict]:
     inserter, settings = _worker
     if inserter.painter:
         inserter.painter.load()  # here, so that the reason why it can't be comes back from a worker process
-    frame, name = task.frame, name_in_tree(task.frame, settings.beside)[1]
-    own = task.item.line(STAGE, "ok", image=name)  # before anything is read
+    frame, new = task.frame, new_frame(task.frame, Path(settings.out), settings.split, settings.beside)
+    own = task.item.line(STAGE, "ok", image=new.name)  # before anything is read
     try:
         image = read_image(frame, rgb=inserter.painter is not None, camera=settings.camera)
         own["before"] = count_instances(image.instance_ids)
         objects = inserter.edit(image, tuple(task.item.asked["classes"]))
         own["after"] = count_instances(image.instance_ids)
-        files = contents(image, frame, settings.split, settings.beside)
+        # Where the source's frames lie beside them, frames without a new object would be there twice.
+        files = {} if settings.beside and not image.new_ids else contents(image, frame, new)
     except InputError as error:
         return [own | {"status": "failed", "reason": str(error)}]
     own["outputs"] = write_outputs(Path(settings.out), files)
     lines = []
     for one in objects:
-        about = {"stage": STAGE, "key": f"{frame.name}/{one['object']}", "image": name}
+        about = {"stage": STAGE, "key": f"{frame.name}/{one['object']}", "image": new.name}
         about |= {"source": frame.label_path.name, "checkpoint": settings.hashes[one["class"]][:16]}
         lines.append(about | one)
     return [*lines, own]

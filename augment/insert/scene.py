@@ -15,32 +15,16 @@ from augment.insert.gates import Gates, mask_refusal
 from augment.paint.backends import CannotFillError
 from augment.paint.painter import NewObject
 from augment.tree import BESIDE
-from data.camera import Camera, camera_of, camera_path
-from data.cityscapes import (
-    INSTANCE_ENDING,
-    LABEL_ENDING,
-    Frame,
-    picture_path,
-    read_maps,
-    read_picture,
-    void_file,
-    void_labels,
-)
+from data.camera import Camera
 from data.coco import rle_of
+from data.frame import CAMERA_KIND, COLOR, IMAGE_KIND, INSTANCES, LABELS, POLYGONS, Frame
 from data.geometry import Patch
 from data.images import is_plain_png
 from data.labels import TARGET_CLASSES
 from data.outlines import Outlines
-from data.writer import (
-    INSTANCES_OF_A_CLASS,
-    annotation_files,
-    colour_map,
-    encode_png,
-    instance_values,
-    polygons_from_json,
-)
+from data.writer import INSTANCES_OF_A_CLASS, encode_png
 from support.errors import InputError
-from support.files import read_bytes, read_json
+from support.files import read_bytes
 
 
 @dataclass
@@ -167,30 +151,16 @@ def read_image(frame: Frame, *, rgb: bool = False, camera: str = "auto") -> Edit
 
     Raises InputError, naming the file, if one is bad.
     """
-    label_ids, instance_ids = read_maps(frame)
+    label_ids, instance_ids = frame.read_maps()
     rows, columns = label_ids.shape
-    path = annotation_path(frame, "_polygons.json")
-    outlines = None
-    if path.exists():
-        content = read_json(path, "a file of polygons")
-        try:
-            objects, width, height = polygons_from_json(content)
-            if any(len(thing.polygon) < 2 for thing in objects):
-                raise ValueError("a polygon of fewer than two points")
-            instance_values(objects)  # ValueError for an unknown label, or for more than a class can number
-            outlines = Outlines(tuple(objects))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path}: not a file of polygons ({reason}); copy it from the archive") from None
-        if (height, width) != label_ids.shape:
-            raise InputError(f"{path}: made for {width}x{height} pixels, unlike the maps beside it")
+    objects = frame.read_polygons(label_ids.shape)
     return EditedImage.of_maps(
         frame.name,
         label_ids.copy(),
         instance_ids.copy(),
-        read_picture(frame, label_ids.shape) if rgb else None,
-        camera_of(frame, columns, rows, camera),
-        outlines,
+        frame.read_image(label_ids.shape) if rgb else None,
+        frame.camera(columns, rows, camera),
+        None if objects is None else Outlines(tuple(objects)),
     )
 
 
@@ -208,77 +178,52 @@ def single_frame(image: str, instances: str | None) -> Frame:
 
     Raises InputError for a file that isn't there.
     """
-    label_path = Path(image).absolute()
-    kind = Frame("", label_path, label_path).kind
-    name = label_path.name.removesuffix(f"_{kind}{LABEL_ENDING}").removesuffix(".png")
-    beside = label_path.with_name(f"{name}_{kind}{INSTANCE_ENDING}")
-    instance_path = Path(instances).absolute() if instances else beside
-    for path, option in ((label_path, "--image"), (instance_path, "--instances")):
+    frame = Frame.of_maps(Path(image), Path(instances) if instances else None)
+    for path, option in ((frame.label_path, "--image"), (frame.instance_path, "--instances")):
         if not path.is_file():
             raise InputError(f"{option} {path}: no such file")
-    return Frame(name, label_path, instance_path)
+    return frame
 
 
-def annotation_path(frame: Frame, ending: str) -> Path:
-    """Another annotation file of a frame, such as ending "_polygons.json"."""
-    return frame.label_path.with_name(f"{frame.name}_{frame.kind}{ending}")
-
-
-def city_of(frame: Frame) -> str:
-    """The folder of a frame: as in its tree, or for a file outside a tree the first part of its name."""
-    return frame.label_path.absolute().parent.name if frame.root else frame.name.split("_")[0]
-
-
-def name_in_tree(frame: Frame, beside: bool) -> tuple[str, str]:
-    """City and name of a frame's image in the new tree: its own, or CITYins where it lies beside it."""
-    city, name = city_of(frame), frame.name
-    if not beside:
-        return city, name
-    # A data set may have names of its own, without the city, or with underscores in it.
-    first = city if name.startswith(f"{city}_") else name.split("_")[0]
-    return city + BESIDE, first + BESIDE + name.removeprefix(first)
+def new_frame(frame: Frame, out: Path, split: str, beside: bool) -> Frame:
+    """A source frame's counterpart in the tree OUT: of the same name, or CITYins where it lies beside it."""
+    city, name = frame.city, frame.name
+    if beside:
+        # A data set may have names of its own, without the city, or with underscores in it.
+        first = city if name.startswith(f"{city}_") else name.split("_")[0]
+        city, name = city + BESIDE, first + BESIDE + name.removeprefix(first)
+    return Frame(Path(out), split, city, name, frame.kind)
 
 
 def sources_of(frame: Frame, rgb: bool) -> dict[str, Path]:
     """The files that an image of the new tree is made from, by name; rgb: with its picture."""
     paths = [frame.label_path, frame.instance_path]
-    paths += [annotation_path(frame, ending) for ending in ("_polygons.json", "_color.png")]
-    paths += [camera_path(frame), void_file(frame.label_path)]
+    paths += [frame.annotation_path(ending) for ending in (POLYGONS, COLOR)]
+    paths += [frame.camera_path, frame.void_path]
     if rgb:
-        paths.append(picture_path(frame))
+        paths.append(frame.image_path)
     return {path.name: path for path in paths if path}
 
 
-def contents(image: EditedImage, frame: Frame, split: str, beside: bool) -> dict[str, bytes | Path]:
-    """The files of a frame's image by their place below OUT: new content, or the source file to copy.
+def contents(image: EditedImage, frame: Frame, new: Frame) -> dict[str, bytes | Path]:
+    """The files of a frame's image, as `new_frame`, by their place: new content, or the source file to copy.
 
-    An image without a new object is copied as it is, but for pixels that its data set calls void; where the
-    source's frames lie beside the new ones it has no files.
+    An image without a new object is copied as it is, but for pixels that its data set calls void.
     """
-    city, name = name_in_tree(frame, beside)
-    stem = f"{frame.kind}/{split}/{city}/{name}_{frame.kind}"
-    files: dict[str, bytes | Path] = {}
-    if beside and not image.new_ids:
-        return files
-    if image.new_ids:
-        objects = list(image.outlines.objects) if image.outlines is not None else None
-        made = annotation_files(image.label_ids, image.instance_ids, objects)
-        files |= {stem + ending: content for ending, content in made.items()}
-    else:
-        files[stem + "_color.png"] = encode_png(colour_map(image.label_ids))
-        for ending in ("_color.png", "_polygons.json"):
-            if (path := annotation_path(frame, ending)).exists():
-                files[stem + ending] = path
-        as_read = void_labels(frame.label_path)
-        files[stem + LABEL_ENDING] = encode_png(image.label_ids) if as_read else frame.label_path
-        files[stem + INSTANCE_ENDING] = encode_png(image.instance_ids) if as_read else frame.instance_path
-    files[f"inserted/{split}/{city}/{name}_inserted.png"] = encode_png(image.inserted)
-    if camera := camera_path(frame):
-        files[f"camera/{split}/{city}/{name}_camera.json"] = camera
+    objects = None if image.outlines is None else list(image.outlines.objects)
+    files: dict[str, bytes | Path] = {**new.annotation(image.label_ids, image.instance_ids, objects)}
+    if not image.new_ids:
+        kept = {ending: frame.annotation_path(ending) for ending in (COLOR, POLYGONS)}
+        if not frame.void_labels():
+            kept |= {LABELS: frame.label_path, INSTANCES: frame.instance_path}
+        files |= {new.place(new.kind, ending): path for ending, path in kept.items() if path.exists()}
+    files[new.place("inserted", ".png")] = encode_png(image.inserted)
+    if camera := frame.camera_path:
+        files[new.place(CAMERA_KIND, ".json")] = camera
     if image.rgb is not None:
-        source = None if image.new_ids else picture_path(frame)
+        source = None if image.new_ids else frame.image_path
         picture = read_bytes(source) if source else b""
         if not is_plain_png(picture):
             picture = encode_png(image.rgb)
-        files[f"leftImg8bit/{split}/{city}/{name}_leftImg8bit.png"] = picture
+        files[new.place(IMAGE_KIND, ".png")] = picture
     return files

@@ -6,12 +6,10 @@ and one for each image.
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 from augment.engine.tree import Program
 from augment.insert.places import STAGE
-from augment.insert.scene import name_in_tree
-from data.cityscapes import INSTANCE_ENDING, LABEL_ENDING, TRUTH_KINDS, VOID_FILE, Frame
+from data.frame import GT_KINDS, VOID_FILE
 from data.labels import TARGET_CLASSES
 from support.errors import InputError
 from support.seeds import generator
@@ -22,7 +20,7 @@ INSERT = Program(
     "7",
     "insert.json",
     (STAGE,),
-    (*TRUTH_KINDS, "camera", "leftImg8bit", "inserted", "annotations", PREVIEW, VOID_FILE),
+    (*GT_KINDS, "camera", "leftImg8bit", "inserted", "annotations", PREVIEW, VOID_FILE),
 )
 MOST_OBJECTS = 255  # in one image; the mask of inserted pixels has 8 bits
 
@@ -104,11 +102,3 @@ def histogram(results: dict) -> str:
         if before[name] or after[name]
     ]
     return "\n".join(rows)
-
-
-def finished_frame(out: Path, split: str, frame: Frame, beside: bool) -> Frame:
-    """A source frame's counterpart in the tree OUT; see `name_in_tree`."""
-    city, name = name_in_tree(frame, beside)
-    folder = out / frame.kind / split / city
-    paths = (folder / f"{name}_{frame.kind}{ending}" for ending in (LABEL_ENDING, INSTANCE_ENDING))
-    return Frame(name, *paths)

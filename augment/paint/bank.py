@@ -21,10 +21,10 @@ from scipy import ndimage
 
 from augment.compose import IN_FRONT, POLE_LIKE
 from augment.paint.blend import ring_of, ring_statistics
-from data.cityscapes import Frame, fitting, list_frames, name_some, picture_path
-from data.images import read_image, read_instance_map
+from data.frame import Frame, list_frames
+from data.images import read_instance_map
 from data.labels import FIRST_SINGLE_ID
-from support.errors import InputError, warn
+from support.errors import InputError, name_some, warn
 from support.files import replacing, stamp
 
 VERSION = 1
@@ -135,8 +135,7 @@ def build_bank(
     or if the file can't be written.
     """
     limits, cache_file = limits or Limits(), Path(cache_file)
-    found = [(frame, picture_path(frame)) for frame in list_frames(db_root, split, skip_incomplete=True)]
-    frames = [(frame, path) for frame, path in found if path]
+    frames = [frame for frame in list_frames(db_root, split, skip_incomplete=True) if frame.image_path]
     if not frames:
         raise InputError(
             f"{db_root}: has no pictures in leftImg8bit/{split}; unpack leftImg8bit_trainvaltest.zip there,"
@@ -181,21 +180,20 @@ class _Found:
         return -worth, self.frame, self.instance_id
 
 
-def _state(frames: list[tuple[Frame, Path]], split: str, limits: Limits) -> str:
+def _state(frames: list[Frame], split: str, limits: Limits) -> str:
     """A hash of what the bank depends on: names, sizes and times of the source files, and the limits."""
     parts = [VERSION, split, limits.per_class, limits.longest]
-    for frame, picture in frames:
-        for path in (frame.instance_path, picture):
+    for frame in frames:
+        for path in (frame.instance_path, frame.image_path):
             parts += [path.name, *(stamp(path) or ())]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
-def _choose(frames: list[tuple[Frame, Path]], map_function: Callable, limits: Limits) -> list[_Found]:
+def _choose(frames: list[Frame], map_function: Callable, limits: Limits) -> list[_Found]:
     """The instances to keep: of each class and size (factor 2 in area) the freest, in turn."""
     shelves: dict[tuple[int, int], list[_Found]] = {}
-    items = [(number, frame.instance_path) for number, (frame, _) in enumerate(frames)]
     left_out = []
-    for found in map_function(_measure, items):
+    for found in map_function(_measure, list(enumerate(frames))):
         if isinstance(found, str):
             left_out.append(found)
             continue
@@ -215,11 +213,11 @@ def _choose(frames: list[tuple[Frame, Path]], map_function: Callable, limits: Li
     return chosen
 
 
-def _measure(item: tuple[int, Path]) -> list[_Found] | str:
+def _measure(item: tuple[int, Frame]) -> list[_Found] | str:
     """The instances of a frame, by rising id; what is wrong with its map instead."""
-    number, path = item
+    number, frame = item
     try:
-        ids = read_instance_map(path)
+        ids = read_instance_map(frame.instance_path)
     except InputError as error:
         return str(error)
     height, width = ids.shape
@@ -256,13 +254,13 @@ def _measure(item: tuple[int, Path]) -> list[_Found] | str:
 
 
 def _cut(
-    item: tuple[Path, Path, list[_Found]], longest: int
+    item: tuple[Frame, list[_Found]], longest: int
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]] | str:
     """JPEG bytes, mask PNG bytes and ring of some instances of a frame; what is wrong with it instead."""
-    path, instance_path, wanted = item
+    frame, wanted = item
     try:
-        ids = read_instance_map(instance_path)
-        rgb = fitting(path, read_image(path), ids.shape)
+        ids = read_instance_map(frame.instance_path)
+        rgb = frame.read_image(ids.shape)
     except InputError as error:
         return str(error)
     cuts = []
@@ -287,7 +285,7 @@ def _cut(
 def _write(
     path: Path,
     stamp: str,
-    frames: list[tuple[Frame, Path]],
+    frames: list[Frame],
     chosen: list[_Found],
     map_function: Callable,
     limits: Limits,
@@ -297,7 +295,7 @@ def _write(
     for one in chosen:
         by_frame.setdefault(one.frame, []).append(one)
     numbers = sorted(by_frame)
-    items = [(frames[n][1], frames[n][0].instance_path, by_frame[n]) for n in numbers]
+    items = [(frames[number], by_frame[number]) for number in numbers]
     kept: list[tuple] = []
     left_out: list[str] = []
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
@@ -309,7 +307,7 @@ def _write(
             for one, (jpeg, mask, ring) in zip(by_frame[number], cuts, strict=True):
                 _add(archive, f"jpeg{len(kept)}", jpeg)
                 _add(archive, f"mask{len(kept)}", mask)
-                kept.append(_row(frames[number][0].name, one, cv2.imdecode(mask, 0), ring))
+                kept.append(_row(frames[number].name, one, cv2.imdecode(mask, 0), ring))
         _tell(left_out, bool(kept))
         for name, column in zip(Table.__dataclass_fields__, zip(*kept, strict=True), strict=True):
             _add(archive, name, np.array(column))

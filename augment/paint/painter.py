@@ -26,8 +26,8 @@ from augment.paint.backends import (
 )
 from augment.paint.blend import cast_shadow, match_colours, paste
 from augment.paint.prompts import Prompts, draw_prompts, load_prompts
-from data.cityscapes import bounding_box
 from data.geometry import Patch, is_thing
+from data.instances import bounding_box
 from data.writer import colour_map
 from support.errors import InputError
 from support.files import digest

@@ -4,7 +4,7 @@ Raw files and COCO files are no items of a run: they follow from the tree as it 
 """
 
 from augment.engine.tree import Program
-from data.cityscapes import TRUTH_KINDS, VOID_FILE
+from data.frame import GT_KINDS, VOID_FILE
 from data.writer import FrameName
 
 STAGES = ("select", "generate", "integrate")
@@ -14,7 +14,7 @@ SYNTH = Program(
     "6",
     "synth.json",
     STAGES,
-    ("leftImg8bit", *TRUTH_KINDS, "camera", "panorama", "annotations", "work", "score.json", VOID_FILE),
+    ("leftImg8bit", *GT_KINDS, "camera", "panorama", "annotations", "work", "score.json", VOID_FILE),
 )
 
 

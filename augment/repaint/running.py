@@ -23,7 +23,7 @@ from augment.repaint.manifest import STAGES, STATUSES, SYNTH, sample_key
 from augment.repaint.select import Source, balanced, in_scope, source_frames
 from augment.repaint.stages import Job, Patch
 from augment.repaint.workers import pool_of, survey, work
-from data.cityscapes import VOID_FILE
+from data.frame import INSTANCES, POLYGONS
 from streets.scenes import SETTINGS_FILE, write_streets
 from support.errors import InputError
 from support.files import digest, in_turn, writing_to
@@ -31,7 +31,7 @@ from support.processes import Pool
 from support.progress import progress_bar
 
 STREETS = "work/streets"
-_TRUTH = {"select": ("_instanceIds.png",), "integrate": ("_instanceIds.png", "_polygons.json")}
+_TRUTH = {"select": (INSTANCES,), "integrate": (INSTANCES, POLYGONS)}
 
 
 # ---- settings -----------------------------------------------------------------------------------
@@ -168,9 +168,10 @@ class Run:
 
     def item(self, stage: str, source: Source) -> Item:
         """A frame as a stage sees it."""
-        truth = [source.path(ending) for ending in _TRUTH.get(stage, ())]
-        paths = [source.picture, *truth, self.root / VOID_FILE] if truth else []
-        return Item(source.key, {path.name: path for path in paths})
+        frame = source.frame
+        truth = [frame.annotation_path(ending) for ending in _TRUTH.get(stage, ())]
+        paths = [frame.image_path, *truth, frame.void_path] if truth else []
+        return Item(source.key, {path.name: path for path in paths if path})
 
     def to_do(self, stage: str, source: Source, *, again: bool = True) -> list:
         """The parts of a frame that a stage has still to work on.

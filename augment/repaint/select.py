@@ -10,9 +10,8 @@ from scipy.ndimage import find_objects
 
 from augment.options import SynthOptions
 from augment.repaint.manifest import frame_key
-from data.cityscapes import all_frames, truth_kind
-from data.images import find_image
-from data.writer import FrameName, frame_path
+from data.frame import Frame, all_frames, gt_kind
+from data.writer import FrameName
 from support.errors import InputError
 from support.seeds import seed_of
 
@@ -27,6 +26,7 @@ class Source:
     root: Path
     split: str
     name: FrameName
+    truth: str  # where its annotation lies, one of GT_KINDS
     synthetic_city: str
     position: int  # among the frames whose synthetic frames share a city; their sequence number
 
@@ -35,19 +35,8 @@ class Source:
         return frame_key(self.name)
 
     @property
-    def truth(self) -> str:
-        """Where its annotation lies, one of TRUTH_KINDS."""
-        return truth_kind(self.root, self.split)
-
-    def path(self, ending: str) -> Path:
-        """A file of the frame's annotation by the end of its name: "_instanceIds.png"."""
-        return frame_path(self.root, self.truth, self.split, self.name, ending)
-
-    @property
-    def picture(self) -> Path:
-        """The frame's picture, of whatever kind; a PNG if there is none."""
-        path = frame_path(self.root, "leftImg8bit", self.split, self.name, ".png")
-        return find_image(path) or path
+    def frame(self) -> Frame:
+        return Frame(self.root, self.split, self.name.city, str(self.name), self.truth)
 
     def synthetic_name(self, number: int) -> FrameName:
         """Name of synthetic frame `number` (0, 1, ...) of this frame. It does not depend on other frames."""
@@ -70,7 +59,7 @@ def source_frames(db_root: Path, split: str) -> list[Source]:
         if str(name) != frame.name or path.parent.name != name.city:
             raise InputError(f"{path}: not named CITY/CITY_SSSSSS_FFFFFF...; rename it, or take it away")
         names.append(name)
-    sources, count = [], {}
+    sources, count, kind = [], {}, gt_kind(db_root, split)
     cities = {name.city for name in names}
     for name in sorted(names):
         city = re.sub(r"[^A-Za-z0-9]", "", name.city) + "syn"
@@ -79,7 +68,7 @@ def source_frames(db_root: Path, split: str) -> list[Source]:
                 f"{db_root}: has a city {city} in {split}; synthetic frames of {name.city} would have this"
                 " name; take it away, or give the --db_root of the original data"
             )
-        sources.append(Source(Path(db_root), split, name, city, count.get(city, 0)))
+        sources.append(Source(Path(db_root), split, name, kind, city, count.get(city, 0)))
         count[city] = count.get(city, 0) + 1
     return sources
 

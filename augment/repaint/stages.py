@@ -196,7 +196,8 @@ class Worker:
             return []
         source, inputs = job.source, Inputs(self.out)
         try:
-            scene = _Scene(source, *inputs.frame(source), inputs.objects(source), inputs.digests)
+            rgb, ids = inputs.frame(source)
+            scene = _Scene(source, rgb, ids, inputs.objects(source, ids.shape), inputs.digests)
         except InputError as error:
             return [
                 line_of("integrate", one.generated["key"], "failed", _reason(error), **_about(one.selected))

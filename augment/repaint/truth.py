@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from augment.repaint.focus import Window
-from data.cityscapes import resize_nearest
+from data.instances import resize_nearest
 from data.labels import FIRST_SINGLE_ID, LABEL_OF_VALUE
 from data.outlines import match_instances
 from data.writer import LabelledPolygon, annotation_files, instance_values, rasterise, topmost

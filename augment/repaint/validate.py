@@ -15,10 +15,20 @@ from cityscapesscripts.helpers.labels import id2label
 
 from augment.engine.records import MANIFEST
 from augment.tree import BESIDE
-from data.cityscapes import TRUTH_KINDS, truth_kind
 from data.coco import CATEGORY_IDS, categories, coco_path
-from data.tree_rules import Finding, TreeFrame, check_frame
-from data.writer import FrameName, frame_path
+from data.frame import (
+    ANNOTATION,
+    GT_KINDS,
+    IMAGE_KIND,
+    INSTANCES,
+    LABELS,
+    POLYGONS,
+    TRAIN_IDS,
+    Frame,
+    gt_kind,
+    official_name,
+)
+from data.tree_rules import Finding, FrameFiles, check_frame
 from support.errors import InputError
 from support.files import digest, listed
 
@@ -40,10 +50,9 @@ RULES = {
     "manifest": "what the manifest lists is there (--verify: unchanged)",
     "coco": "COCO files: ids from 1, the eight categories, exact masks, areas and boxes, groups as crowds",
 }
-ENDINGS = ("_labelIds.png", "_instanceIds.png", "_color.png", "_polygons.json")
-_FOLDERS = ("leftImg8bit", *TRUTH_KINDS)
+_FOLDERS = (IMAGE_KIND, *GT_KINDS)
 _COCO_KEYS = {"image_id", "category_id", "iscrowd", "area", "bbox", "segmentation", "instance_id"}
-_DERIVED = ("_labelTrainIds.png", "_instanceTrainIds.png")  # made by the official tools on demand
+_DERIVED = (TRAIN_IDS, "_instanceTrainIds.png")  # made by the official tools on demand
 
 
 def validate_tree(root: Path, map_function: Callable = map, *, verify: bool = False) -> list[Finding]:
@@ -59,7 +68,7 @@ def validate_tree(root: Path, map_function: Callable = map, *, verify: bool = Fa
     frames = []
     for split in _splits(root):
         pictures = _files_by_name(root, "leftImg8bit", split, (".png",), findings)
-        truths = _files_by_name(root, truth_kind(root, split), split, (*ENDINGS, *_DERIVED), findings)
+        truths = _files_by_name(root, gt_kind(root, split), split, (*ANNOTATION, *_DERIVED), findings)
         findings += _missing_files(root, split, pictures, truths)
         annotated = _read_coco(root, split, findings)
         names = sorted(pictures.keys() | truths.keys())
@@ -68,8 +77,8 @@ def validate_tree(root: Path, map_function: Callable = map, *, verify: bool = Fa
         for name in names:
             size, annotations = (annotated or {}).get(name, (None, ()))
             endings = tuple(truths.get(name, ()))
-            picture = name in pictures
-            frames.append(TreeFrame(root, split, name, _ours(name), picture, endings, size, annotations))
+            frame = Frame(root, split, _city(name), name, gt_kind(root, split))
+            frames.append(FrameFiles(frame, _ours(name), name in pictures, endings, size, annotations))
     findings += _check_panoramas(root)
     findings += _check_manifest(root, verify, map_function)
     for found in map_function(check_frame, frames):
@@ -86,17 +95,21 @@ def _splits(root: Path) -> list[str]:
     return sorted({path.name for path in folders if not path.name.startswith("cityscapes_panoptic")})
 
 
-def _ours(name: FrameName) -> bool:
-    return name.city.endswith(("syn", BESIDE))
+def _city(name: str) -> str:
+    return name.split("_")[0]
+
+
+def _ours(name: str) -> bool:
+    return _city(name).endswith(("syn", BESIDE))
 
 
 def _files_by_name(
     root: Path, kind: str, split: str, endings: tuple[str, ...], findings: list[Finding]
-) -> dict[FrameName, list[str]]:
+) -> dict[str, list[str]]:
     """Endings of the files of each frame in TYPE/SPLIT; what is named otherwise becomes a finding."""
-    typed = kind if kind in TRUTH_KINDS else "leftImg8bit"
+    typed = kind if kind in GT_KINDS else "leftImg8bit"
     any_ending = "|".join(map(re.escape, endings))
-    found: dict[FrameName, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for folder in listed(root / kind / split, "*"):
         place = str(folder.relative_to(root))
         if not folder.is_dir():
@@ -112,34 +125,34 @@ def _files_by_name(
         for path in listed(folder, "*"):
             match = pattern.fullmatch(path.name)
             if match is None or path.is_dir():
-                wanted = f"{folder.name}_SSSSSS_FFFFFF_{typed}" + ("_..." if kind in TRUTH_KINDS else ".png")
+                wanted = f"{folder.name}_SSSSSS_FFFFFF_{typed}" + ("_..." if kind in GT_KINDS else ".png")
                 text = f"readers expect {wanted} here, and nothing else"
                 findings.append(Finding("name", str(path.relative_to(root)), text))
             else:
-                found.setdefault(FrameName.parse(path.name), []).append(match[1])
+                found.setdefault(official_name(path.name), []).append(match[1])
     return found
 
 
 def _missing_files(
-    root: Path, split: str, pictures: dict[FrameName, list[str]], truths: dict[FrameName, list[str]]
+    root: Path, split: str, pictures: dict[str, list[str]], truths: dict[str, list[str]]
 ) -> Iterator[Finding]:
     """Frames without what the other frames of their split have (see above)."""
-    truth = truth_kind(root, split)
+    truth = gt_kind(root, split)
     raw_has = {ending for name, endings in truths.items() if not _ours(name) for ending in endings}
     anything_raw = any(not _ours(name) for name in pictures.keys() | truths.keys())
-    for_raw = [ending for ending in ENDINGS if ending in raw_has or ending in ENDINGS[:2]]
-    for_ours = [e for e in ENDINGS if e != "_polygons.json" or e in raw_has or not anything_raw]
+    for_raw = [ending for ending in ANNOTATION if ending in raw_has or ending in (LABELS, INSTANCES)]
+    for_ours = [e for e in ANNOTATION if e != POLYGONS or e in raw_has or not anything_raw]
     for name in sorted(pictures.keys() | truths.keys()):
         if name not in pictures and (_ours(name) or (root / "leftImg8bit" / split).is_dir()):
-            place = f"{truth}/{split}/{name.city}/{name}"
-            yield Finding("files", place, f"has no picture in leftImg8bit/{split}/{name.city}/")
+            place = f"{truth}/{split}/{_city(name)}/{name}"
+            yield Finding("files", place, f"has no picture in leftImg8bit/{split}/{_city(name)}/")
         if not _ours(name) and not (root / truth / split).is_dir():
             continue
         wanted = for_ours if _ours(name) else for_raw
         missing = [ending for ending in wanted if ending not in truths.get(name, ())]
         if missing:
             text = "lacks " + ", ".join(f"{name}_{truth}{ending}" for ending in missing)
-            yield Finding("files", f"{truth}/{split}/{name.city}/{name}", text)
+            yield Finding("files", f"{truth}/{split}/{_city(name)}/{name}", text)
 
 
 def _check_panoramas(root: Path) -> list[Finding]:
@@ -147,8 +160,9 @@ def _check_panoramas(root: Path) -> list[Finding]:
     findings: list[Finding] = []
     for folder in listed(root / "panorama", "*"):
         for name in sorted(_files_by_name(root, "panorama", folder.name, (".png",), findings)):
-            if not frame_path(root, "leftImg8bit", folder.name, name, ".png").exists():
-                place = f"panorama/{folder.name}/{name.city}/{name}_leftImg8bit.png"
+            crop = Frame(root, folder.name, _city(name), name)
+            if not (root / crop.place(IMAGE_KIND, ".png")).exists():
+                place = f"panorama/{folder.name}/{_city(name)}/{name}_leftImg8bit.png"
                 findings.append(Finding("files", place, "the crop of this panorama is not there"))
     return findings
 
@@ -192,7 +206,7 @@ def _check_output(item: tuple[Path, str, str | None]) -> Finding | None:
 
 def _read_coco(
     root: Path, split: str, findings: list[Finding]
-) -> dict[FrameName, tuple[tuple[int, int], tuple[dict, ...]]] | None:
+) -> dict[str, tuple[tuple[int, int], tuple[dict, ...]]] | None:
     """Size and annotations of each frame in a split's COCO file, None if there is none that can be read."""
     path = coco_path(root, split)
     if not path.exists():
@@ -201,7 +215,7 @@ def _read_coco(
     try:
         content = json.loads(path.read_bytes())
         images = {image["id"]: image for image in content["images"]}
-        names = {number: FrameName.parse(image["file_name"]) for number, image in images.items()}
+        names = {number: official_name(image["file_name"]) for number, image in images.items()}
         sizes = {number: (image["width"], image["height"]) for number, image in images.items()}
         by_image: dict[int, list[dict]] = {number: [] for number in images}
         labels = {one["id"]: one["name"] for one in content["categories"]}
@@ -233,7 +247,7 @@ def _read_coco(
     return {names[number]: (sizes[number], tuple(by_image[number])) for number in images}
 
 
-def _listed_in_coco(root: Path, split: str, there: set[FrameName], listed: set[FrameName]) -> list[Finding]:
+def _listed_in_coco(root: Path, split: str, there: set[str], listed: set[str]) -> list[Finding]:
     place = str(coco_path(root, split).relative_to(root))
     findings = []
     for names, text in (

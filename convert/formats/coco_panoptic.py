@@ -20,8 +20,7 @@ from convert.source import (
     path_below,
     values_in,
 )
-from data.cityscapes import name_some
-from support.errors import InputError, warn
+from support.errors import InputError, name_some, warn
 from support.files import listed, read_json
 
 _PREFIX = "panoptic_"

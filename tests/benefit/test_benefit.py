@@ -17,7 +17,7 @@ from benefit.pasting import donors_of, paste_tree
 from benefit.report import difference, rows_of, write_report
 from benefit.sharing import work_off
 from benefit.tasks import Case, segmenter_of, tasks_of
-from data.cityscapes import list_frames, read_maps, read_picture
+from data.frame import list_frames
 from scripts import benefit as program
 from segment.samples import read_sample
 from streets.scenes import write_streets
@@ -88,7 +88,9 @@ def test_persons_of_other_pictures_are_pasted_and_seen(tmp_path, method):
     assert donors and all(donor.mask.any() for donor in donors)
     pasted = paste_tree(method, tmp_path / "tree", "train", tmp_path / "out", (1, 2), seed=0)
     before, after = (
-        sum(int((np.unique(read_maps(frame)[1]) // 1000 == 24).sum()) for frame in list_frames(root, "train"))
+        sum(
+            int((np.unique(frame.read_maps()[1]) // 1000 == 24).sum()) for frame in list_frames(root, "train")
+        )
         for root in (tmp_path / "tree", tmp_path / "out")
     )
     assert pasted >= 4 and after > before
@@ -107,11 +109,9 @@ def test_whole_repainted_frames_show_the_raw_annotation_and_new_pixels_only_in_o
     frames = list_frames(tree, "train")
     assert len(frames) == found["frames"] >= 2
     shape = (128, 256)
-    raws = [
-        (read_maps(frame), read_picture(frame, shape)) for frame in list_frames(tmp_path / "tree", "train")
-    ]
+    raws = [(frame.read_maps(), frame.read_image(shape)) for frame in list_frames(tmp_path / "tree", "train")]
     for frame in frames:
-        (labels, ids), picture = read_maps(frame), read_picture(frame, shape)
+        (labels, ids), picture = frame.read_maps(), frame.read_image(shape)
         ((_, raw),) = [one for one in raws if all(map(np.array_equal, one[0], (labels, ids)))]
         changed = np.unique(ids[(picture != raw).any(2)])
         assert len(changed) == 1 and changed[0] >= 24000

@@ -1,12 +1,13 @@
 """data/camera.py: camera files, and the published calibrations that stand in for them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data.camera import assumption_lines, assumptions, camera_of, published_camera, read_camera
-from data.cityscapes import Frame, list_frames
+from data.camera import assumption_lines, assumptions, published_camera
+from data.frame import Frame, list_frames
 from tests.miniature import write_miniature
 from tests.town import CAMERA, HEIGHT, WIDTH, write_town
 
@@ -40,21 +41,21 @@ def test_frankfurt_has_a_calibration_of_its_own():
 def test_a_frame_s_own_file_comes_first(tmp_path):
     write_town(tmp_path, 1)
     (frame,) = list_frames(tmp_path, "train")
-    assert camera_of(frame, WIDTH, HEIGHT, "cityscapes") == camera_of(frame, WIDTH, HEIGHT) == CAMERA
+    assert frame.camera(WIDTH, HEIGHT, "cityscapes") == frame.camera(WIDTH, HEIGHT) == CAMERA
 
 
 def test_without_a_file_there_is_a_camera_only_if_it_is_asked_for(tmp_path):
     write_miniature(tmp_path, count=1)
     (frame,) = list_frames(tmp_path, "train")
-    loose = Frame("loose", frame.label_path, frame.instance_path)
+    loose = Frame.of_maps(frame.label_path, frame.instance_path, "loose")
     for one in (frame, loose):
-        assert camera_of(one, 256, 128) is None
-        assert camera_of(one, 256, 128, "cityscapes") == published_camera(one.name, 256, 128)
+        assert one.camera(256, 128) is None
+        assert one.camera(256, 128, "cityscapes") == published_camera(one.name, 256, 128)
 
 
-def test_a_map_outside_a_tree_has_no_camera(tmp_path, monkeypatch):
+def test_a_map_outside_a_tree_has_no_camera(monkeypatch):
     monkeypatch.chdir("/")
-    assert read_camera(Frame("loose", *2 * [type(tmp_path)("loose.png")])) is None
+    assert Frame.of_maps(Path("loose.png")).read_camera() is None
 
 
 def test_assumptions_count_the_images_and_name_the_numbers():

@@ -8,8 +8,8 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from data.cityscapes import list_frames
 from data.coco import annotations_of, categories, coco_path, write_coco
+from data.frame import list_frames
 from support.errors import InputError
 from tests.town import write_town
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.cityscapes import Frame
-from data.erased import Erasure, erase_exactly, erasures_file, read_erasures
+from data.erased import Erasure, erase_exactly, erasures_file
+from data.frame import Frame
 from support.errors import InputError
 
 ROAD, CAR, RIDER, BICYCLE = 7, 26, 25, 33
@@ -27,12 +27,11 @@ ERASURES = [CAR_0, CAR_1, RIDE]
 
 @pytest.fixture
 def frame(tmp_path) -> Frame:
-    folder = tmp_path / "gtFine" / "val" / "town"
-    return Frame("town_000000_000019", folder / "town_000000_000019_gtFine_labelIds.png", folder)
+    return Frame.official(tmp_path, "val", "town", 0, 19)
 
 
 def write(frame: Frame, content: bytes) -> Path:
-    path = frame.label_path.parents[3] / "erased" / "val" / "town" / "town_000000_000019_erased.npz"
+    path = frame.root / "erased" / "val" / "town" / "town_000000_000019_erased.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
@@ -66,7 +65,7 @@ def test_erasures_fit_unless_one_shows_what_the_other_takes_away():
 @pytest.mark.parametrize("erasures", [ERASURES, []])
 def test_files_hold_everything_and_pairs_share_an_erasure(frame, erasures):
     write(frame, erasures_file(erasures))
-    found = read_erasures(frame)
+    found = frame.read_erasures()
     assert set(found) == {one for erasure in erasures for one in erasure.removed}
     for erasure in erasures:
         for one in erasure.removed:
@@ -80,7 +79,7 @@ def test_files_hold_everything_and_pairs_share_an_erasure(frame, erasures):
 
 
 def test_a_tree_without_erasures_has_none(frame):
-    assert read_erasures(frame) == {}
+    assert frame.read_erasures() == {}
 
 
 def changed(**arrays: np.ndarray) -> bytes:
@@ -118,6 +117,6 @@ BAD_FILES = {
 def test_a_damaged_file_is_one_line_with_the_remedy(frame, kind):
     path = write(frame, BAD_FILES[kind])
     with pytest.raises(InputError) as caught:
-        read_erasures(frame)
+        frame.read_erasures()
     text = str(caught.value)
     assert str(path) in text and "--erased" in text and "\n" not in text

@@ -9,7 +9,7 @@ from cityscapesscripts.evaluation.evalPanopticSemanticLabeling import evaluatePa
 from cityscapesscripts.helpers.csHelpers import printError
 from cityscapesscripts.helpers.labels import name2label
 
-from data.cityscapes import list_frames
+from data.frame import list_frames
 from data.official import kept_quiet
 from data.panoptic import write_panoptic
 from support.errors import InputError

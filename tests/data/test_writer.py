@@ -1,7 +1,6 @@
 """data/writer.py: names, rasterising exactly as the official tools, reading back what was written."""
 
 import io
-import json
 
 import cv2
 import numpy as np
@@ -11,17 +10,15 @@ from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from cityscapesscripts.preparation.json2labelImg import createLabelImage
 from PIL import Image
 
+from data.camera import Camera
+from data.frame import Frame
 from data.writer import (
-    FrameName,
     LabelledPolygon,
     colour_map,
     encode_png,
-    frame_path,
-    polygons_from_json,
     rasterise,
     topmost,
     visible_only,
-    write_frame,
 )
 from support.files import write_atomic
 
@@ -43,14 +40,6 @@ OBJECTS = [
     square("polegroup", 40, 0, 2),
     square("person", 25, 5, 3),
 ]
-
-
-def test_frame_names_round_trip_and_bad_ones_are_refused():
-    name = FrameName.parse("/a/b/streets_000012_000019_leftImg8bit.png")
-    assert name == FrameName("streets", 12, 19)
-    assert FrameName.parse(str(name)) == name
-    with pytest.raises(ValueError, match="city_SSSSSS_FFFFFF"):
-        FrameName.parse("streets_12_19.png")
 
 
 def test_numbers_count_per_class_in_file_order_and_groups_have_none():
@@ -88,33 +77,37 @@ def test_more_instances_than_a_class_has_numbers_are_refused():
 def test_a_written_frame_reads_back_and_rerasters_with_the_official_code(tmp_path):
     labels, instances = rasterise(OBJECTS, WIDTH, HEIGHT)
     rgb = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    name = FrameName("town", 3, 19)
-    write_frame(tmp_path, "train", name, rgb, OBJECTS, labels, instances, {"intrinsic": {}, "extrinsic": {}})
+    frame, camera = (
+        Frame.official(tmp_path, "train", "town", 3, 19),
+        Camera(283.0, 283.0, 24.0, 12.0, 1.25, 0.04),
+    )
+    frame.write(rgb, OBJECTS, labels, instances, camera)
 
-    def path(kind, ending):
-        return frame_path(tmp_path, kind, "train", name, ending)
+    def path(ending):
+        return tmp_path / f"gtFine/train/town/town_000003_000019_gtFine{ending}"
 
-    read_rgb = cv2.imread(str(path("leftImg8bit", ".png")))[..., ::-1]
-    read_colour = cv2.imread(str(path("gtFine", "_color.png")), cv2.IMREAD_UNCHANGED)
+    read_rgb = cv2.imread(str(tmp_path / "leftImg8bit/train/town/town_000003_000019_leftImg8bit.png"))[
+        ..., ::-1
+    ]
+    read_colour = cv2.imread(str(path("_color.png")), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(read_rgb, rgb)
     assert np.array_equal(cv2.cvtColor(read_colour, cv2.COLOR_BGRA2RGBA), colour_map(labels))
-    read_labels = cv2.imread(str(path("gtFine", "_labelIds.png")), cv2.IMREAD_UNCHANGED)
-    read_instances = cv2.imread(str(path("gtFine", "_instanceIds.png")), cv2.IMREAD_UNCHANGED)
+    read_labels = cv2.imread(str(path("_labelIds.png")), cv2.IMREAD_UNCHANGED)
+    read_instances = cv2.imread(str(path("_instanceIds.png")), cv2.IMREAD_UNCHANGED)
     assert read_instances.dtype == np.uint16
     assert np.array_equal(read_labels, labels)
     assert np.array_equal(read_instances, instances)
 
-    polygons = path("gtFine", "_polygons.json")
+    polygons = path("_polygons.json")
     assert "deleted" not in polygons.read_text()
     annotation = Annotation()
     annotation.fromJsonFile(str(polygons))
     assert np.array_equal(np.asarray(createLabelImage(annotation, "ids")), labels)
     assert np.array_equal(np.asarray(createLabelImage(annotation, "color")), colour_map(labels))
     assert np.array_equal(np.asarray(createInstanceImage(annotation, "ids")), instances)
-    objects, width, height = polygons_from_json(json.loads(polygons.read_text()))
-    assert (width, height) == (WIDTH, HEIGHT)
-    assert np.array_equal(rasterise(objects, width, height)[1], instances)
-    assert path("camera", ".json").exists()
+    assert np.array_equal(rasterise(frame.read_polygons(labels.shape), WIDTH, HEIGHT)[1], instances)
+    assert all(map(np.array_equal, frame.read_maps(), (labels, instances)))
+    assert np.array_equal(frame.read_image(labels.shape), rgb) and frame.read_camera() == camera
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -144,11 +137,11 @@ def test_the_topmost_of_many_objects():
 def test_misfit_arrays_are_refused(tmp_path):
     labels, instances = rasterise(OBJECTS, WIDTH, HEIGHT)
     rgb = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    name = FrameName("town", 0, 19)
+    frame = Frame.official(tmp_path, "train", "town", 0, 19)
     with pytest.raises(ValueError, match="shapes differ"):
-        write_frame(tmp_path, "train", name, rgb[1:], OBJECTS, labels, instances)
+        frame.write(rgb[1:], OBJECTS, labels, instances)
     with pytest.raises(ValueError, match="uint16"):
-        write_frame(tmp_path, "train", name, rgb, OBJECTS, labels, instances.astype(np.int32))
+        frame.write(rgb, OBJECTS, labels, instances.astype(np.int32))
     with pytest.raises(ValueError, match="no PNG"):
         encode_png(np.zeros((4, 4), np.float32))
     assert not list(tmp_path.iterdir())

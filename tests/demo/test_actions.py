@@ -14,8 +14,8 @@ from pycocotools.coco import COCO
 
 import scripts.demo
 from augment.insert.gates import RULES, Gates
-from data.cityscapes import list_frames, read_maps
 from data.coco import coco_path
+from data.frame import list_frames
 from demo import actions
 from demo.files import write_zip
 from demo.options import DemoOptions
@@ -175,7 +175,7 @@ def test_the_zip_is_a_tree_that_official_readers_accept(two, tmp_path):
         archive.extractall(root)
     check_official(root, "train", persons=4)
     (frame,) = list_frames(root, "train")
-    assert np.array_equal(read_maps(frame)[1], two.image.instance_ids)
+    assert np.array_equal(frame.read_maps()[1], two.image.instance_ids)
     new = [one for one in COCO(str(coco_path(root, "train"))).anns.values() if one["source"] == "inserted"]
     assert [one["instance_id"] for one in new] == two.image.new_ids
 

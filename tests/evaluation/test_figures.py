@@ -7,7 +7,6 @@ import pytest
 
 from augment.compose import contact_rows
 from data.camera import Camera
-from data.cityscapes import theta_of_box
 from data.geometry import (
     LEAST_INSTANCES,
     STRIP_ROWS,
@@ -24,6 +23,7 @@ from data.geometry import (
     supporting_pixels,
     too_few,
 )
+from data.instances import theta_of_box
 from evaluation.baselines import BASELINES, Training, draw_boxes
 from evaluation.figures import View, overlap, placement_distances, replacement_scores
 from evaluation.shapes import (

@@ -10,7 +10,7 @@ import torch
 
 from augment.insert.heat import PLACES, coverage, density_of_feet, draw_places, heat_map, heat_over
 from augment.insert.scene import read_image
-from data.cityscapes import list_frames
+from data.frame import list_frames
 from layers.place_density import PLACE_PLANES
 from model import WhereWhat, load_model
 from options import PRESETS, from_dict

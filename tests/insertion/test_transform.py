@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 
 from augment.insert.gates import Gates
 from data.camera import Camera
-from data.cityscapes import list_frames, read_maps, read_picture
+from data.frame import list_frames
 from insertion import InsertInstances, make_bank, thing_masks
 from insertion.transform import draw_name
 from support.errors import InputError
@@ -116,8 +116,8 @@ def test_maps_and_picture_are_those_of_scripts_insert(source, checkpoint, tmp_pa
     for seed, (name, sample) in enumerate(zip(names, data_set(source), strict=True)):
         torch.manual_seed(seed)
         result = transform(*sample)
-        labels, ids = read_maps(frames[name])
-        picture = read_picture(frames[name], labels.shape)
+        labels, ids = frames[name].read_maps()
+        picture = frames[name].read_image(labels.shape)
         assert all(map(np.array_equal, arrays(result), (picture, ids, labels)))
         changed += not same(result, sample)
     assert changed == len(names)

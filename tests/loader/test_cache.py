@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.cityscapes import compact_mask, list_frames, read_maps, resize_nearest, theta_of_box
+from data.frame import Frame, list_frames
+from data.instances import compact_mask, resize_nearest, theta_of_box
 from data.labels import CHANNEL_OF_ID
 from loader import cache
 from loader.cache import INDEX_NAME, entry_path, prepare
@@ -36,11 +37,13 @@ def decoded(monkeypatch):
     """Names of the frames decoded since the test began."""
     names = []
 
+    original = Frame.read_maps
+
     def spy(frame):
         names.append(frame.name[-13:-7])
-        return read_maps(frame)
+        return original(frame)
 
-    monkeypatch.setattr(cache, "read_maps", spy)
+    monkeypatch.setattr(Frame, "read_maps", spy)
     return names
 
 
@@ -66,7 +69,7 @@ def test_entries_hold_the_resized_maps_and_instances(options):
     frames = list_frames(options.db_root, "train")
     assert maps.frames == tuple(frames) and len(maps) == 4
     for index, frame in enumerate(frames):
-        labels, ids = read_maps(frame)
+        labels, ids = frame.read_maps()
         entry = maps.load(index)
         np.testing.assert_array_equal(entry.labels_small, resize_nearest(CHANNEL_OF_ID[labels], 64, 32))
         np.testing.assert_array_equal(entry.labels_big, resize_nearest(CHANNEL_OF_ID[labels], 128, 64))
@@ -132,7 +135,7 @@ def test_a_changed_source_is_read_again(options, decoded):
     change_frame(options, 2)
     maps = ready(options)
     assert decoded == ["000002"]
-    _, ids = read_maps(maps.frames[2])
+    _, ids = maps.frames[2].read_maps()
     np.testing.assert_array_equal(maps.load(2).ids_big, resize_nearest(ids, 128, 64))
 
 
@@ -234,7 +237,7 @@ def test_a_missing_or_damaged_entry_is_made_again_at_the_start(options, decoded)
 def test_an_entry_of_another_source_is_not_used(options, capsys):
     maps = ready(options)
     shutil.copy(entry_path(maps.folder, maps.frames[0]), entry_path(maps.folder, maps.frames[1]))
-    _, ids = read_maps(maps.frames[1])
+    _, ids = maps.frames[1].read_maps()
     os.utime(maps.frames[0].label_path, ns=(1, 1))
     np.testing.assert_array_equal(maps.load(1).ids_big, resize_nearest(ids, 128, 64))
     assert "other source files" in capsys.readouterr().err

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from data.cityscapes import list_frames, read_maps, resize_nearest
-from data.erased import erase_exactly, read_erasures
+from data.erased import erase_exactly
+from data.frame import list_frames
+from data.instances import resize_nearest
 from data.labels import CHANNEL_OF_ID
 from loader import erasing
 from loader import pairs as training_pairs
@@ -29,8 +30,8 @@ def test_patches_are_what_the_map_shows_without_the_instance(options):
     maps = prepare(options, "train", progress=False)
     exact = 0
     for index, frame in enumerate(list_frames(options.db_root, "train")):
-        label_ids, instance_ids = read_maps(frame)
-        erasures, entry = read_erasures(frame), maps.load(index)
+        label_ids, instance_ids = frame.read_maps()
+        erasures, entry = frame.read_erasures(), maps.load(index)
         for patch in entry.erasable.patches():
             changed = entry.labels_small.flatten()
             changed[patch.pixels] = patch.labels

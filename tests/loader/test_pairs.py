@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.cityscapes import bounding_box, theta_of_box
+from data.instances import bounding_box, theta_of_box
 from data.labels import TARGET_CLASSES
 from loader import cache
 from loader.cache import entry_path, prepare

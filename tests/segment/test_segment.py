@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from pycocotools import mask as rle
 
-from data.writer import FrameName, frame_path, rasterise, write_frame
+from data.frame import Frame
+from data.writer import rasterise
 from distributed import Ranks
 from scripts import segment as program
 from segment import training
@@ -166,7 +167,8 @@ def perfect(truth) -> list[Predicted]:
 def test_perfect_predictions_have_ap_1_by_both_programs_and_worse_ones_less(tmp_path):
     write_streets(tmp_path / "tree", 0, 3, (512, 256), seed=5)
     truths = [read_truth(frame, None) for frame in frames_of(str(tmp_path / "tree"), "val", "--val")]
-    truths[0] = replace(truths[0], frame=replace(truths[0].frame, name="a name with blanks"))
+    maps = truths[0].frame.label_path, truths[0].frame.instance_path
+    truths[0] = replace(truths[0], frame=Frame.of_maps(*maps, "a name with blanks"))
     predictions = [perfect(truth) for truth in truths]
     coco = coco_figures(truths, predictions)
     official = cityscapes_figures(truths, predictions, tmp_path / "files")
@@ -229,7 +231,7 @@ def write_plain_scenes(root: Path) -> None:
         picture = np.full((128, 256, 3), 90, np.uint8)
         picture[labels == 26], picture[labels == 24] = (200, 40, 40), (40, 60, 200)
         picture += np.random.default_rng(index).integers(0, 30, picture.shape, dtype=np.uint8)
-        write_frame(root, "train", FrameName("plain", index, 19), picture, objects, labels, ids)
+        Frame.official(root, "train", "plain", index, 19).write(picture, objects, labels, ids)
 
 
 def test_two_plain_scenes_are_learnt_to_nearly_every_pixel(tmp_path):
@@ -320,10 +322,10 @@ def test_a_mistake_is_one_line_and_status_2(streets, tmp_path, change, said):
     ),
 )
 def test_what_nothing_can_be_learnt_from_is_one_line(streets, tmp_path, which, objects, size, said):
-    tree, name = tmp_path / "tree", FrameName("town", 0, 19)
-    maps = rasterise(objects, 256, 128)
-    write_frame(tree, "train", name, np.zeros((128, 256, 3), np.uint8), objects, *maps)
-    Image.new("RGB", size).save(path := frame_path(tree, "leftImg8bit", "train", name, ".png"))
+    tree = tmp_path / "tree"
+    frame = Frame.official(tree, "train", "town", 0, 19)
+    frame.write(np.zeros((128, 256, 3), np.uint8), objects, *rasterise(objects, 256, 128))
+    Image.new("RGB", size).save(path := frame.image_path)
     more = {which: tree, "size": "64x32", "val_split": "train"}
     done = run_here(program.main, *flags(streets, tmp_path / "run", **more))
     named = f"--{which} {tree}: split train" if "instance" in said else str(path)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import streets.scenes
-from data.cityscapes import list_frames, read_maps
-from data.erased import erase_exactly, read_erasures
+from data.erased import erase_exactly
+from data.frame import list_frames
 from data.labels import TARGET_CLASSES
 from data.writer import instance_values, topmost
 from streets.erasing import two_topmost
@@ -149,14 +149,14 @@ def test_a_tree_holds_a_file_a_frame_and_the_same_other_files(tree, tmp_path):
     assert len(more) == 5 and all(name.startswith("erased/") for name in more)
     for split in ("train", "val"):
         for frame in list_frames(tree, split):
-            erasures = read_erasures(frame)
-            labels, ids = read_maps(frame)
+            erasures = frame.read_erasures()
+            labels, ids = frame.read_maps()
             assert set(erasures) == set(np.unique(ids[ids >= 1000]).tolist())
             for one, erasure in erasures.items():
                 new_labels, new_ids = erase_exactly(labels, ids, erasure)
                 assert not (new_ids == one).any()
                 assert np.array_equal(new_labels, np.where(new_ids < 1000, new_ids, new_ids // 1000))
-    assert read_erasures(list_frames(tmp_path / "plain", "val")[0]) == {}
+    assert list_frames(tmp_path / "plain", "val")[0].read_erasures() == {}
 
 
 def test_the_program_knows_a_tree_with_erasures_from_one_without(tmp_path):

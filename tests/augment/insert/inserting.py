@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.cityscapes import list_frames, read_maps
+from data.frame import list_frames
 from scripts.insert import main
 from support.errors import run_program
 
@@ -37,7 +37,7 @@ def records(tree: Path) -> list[str]:
 
 
 def maps(root: Path, index: int, split: str = "train"):
-    return read_maps(list_frames(root, split)[index])
+    return list_frames(root, split)[index].read_maps()
 
 
 def lines(out: Path) -> list[dict]:

@@ -23,8 +23,8 @@ from torchvision.datasets import Cityscapes
 import augment.insert.places
 from augment.insert.contact_sheet import GAP, HEAD_HEIGHT, TEXT_HEIGHT, contact_sheet
 from augment.insert.places import column, working_maps
-from data.cityscapes import list_frames, read_maps
 from data.coco import coco_path
+from data.frame import list_frames
 from data.pictures import OUTLINE
 from data.writer import colour_map
 from model import load_model
@@ -75,7 +75,7 @@ def test_maps_change_only_under_the_objects_and_ids_go_on_counting(out, source):
 
 def test_official_rasterising_of_the_polygons_gives_the_same_maps(out):
     for frame in list_frames(out, "train"):
-        labels, ids = read_maps(frame)
+        labels, ids = frame.read_maps()
         annotation = Annotation()
         annotation.fromJsonFile(str(frame.label_path).replace("labelIds.png", "polygons.json"))
         assert np.array_equal(np.asarray(createInstanceImage(annotation, "ids")), ids)
@@ -95,7 +95,7 @@ def test_official_readers_read_the_tree(out):
     for one in lines(out):
         if one["status"] == "inserted":
             frame = next(frame for frame in list_frames(out, "train") if frame.name == one["image"])
-            _, ids = read_maps(frame)
+            _, ids = frame.read_maps()
             official = Instance(ids, one["instance_id"])
             assert official.labelID == 24 and official.pixelCount == one["pixels"]  # whatever covers it later
             rows, columns = np.nonzero(ids == one["instance_id"])
@@ -131,7 +131,7 @@ def test_the_manifest_explains_each_object_and_the_summary_counts_them(out, sour
     inserted = [one for one in lines(out) if one["status"] == "inserted"]
     first = next(one for one in inserted if one["object"] == 1)
     frame = next(frame for frame in list_frames(source, "train") if frame.name == first["image"])
-    labels, ids = working_maps(*read_maps(frame), model.maps.small, torch.device("cpu"))
+    labels, ids = working_maps(*frame.read_maps(), model.maps.small, torch.device("cpu"))
     z = column(np.array([first["z_spatial"]], np.float32), torch.device("cpu"))
     theta = model.where.on(labels, ids).sample(z)[0]
     assert theta.tolist() == pytest.approx(first["theta"], abs=1e-4)

@@ -7,7 +7,7 @@ import torchvision
 from cityscapesscripts.evaluation.evalPanopticSemanticLabeling import evaluatePanoptic
 
 from augment.repaint.validate import validate_tree
-from data.cityscapes import list_frames
+from data.frame import list_frames
 from tests.augment.insert.inserting import content, lines, run
 from tests.miniature import as_coarse, litter
 from tests.town import write_checkpoint, write_town

@@ -14,7 +14,7 @@ from augment.insert.gates import Gates
 from augment.insert.scene import read_image
 from augment.insert.tree import sum_up
 from augment.repaint.validate import validate_tree
-from data.cityscapes import list_frames, read_maps
+from data.frame import list_frames
 from data.geometry import Patch
 from data.labels import TARGET_CLASSES
 from support.files import LOCK, alone_in
@@ -161,7 +161,7 @@ def test_a_dropped_instance_takes_its_own_polygon_along_where_numbers_have_a_gap
     """As in a tree that an earlier insertion dropped 24000 from: the list's first person is 24001."""
     write_town(tmp_path, 1)
     (frame,) = list_frames(tmp_path, "train")
-    labels, ids = (map_.copy() for map_ in read_maps(frame))
+    labels, ids = (map_.copy() for map_ in frame.read_maps())
     polygons = frame.label_path.with_name(f"{frame.name}_gtFine_polygons.json")
     listed = json.loads(polygons.read_text())
     listed["objects"].append({"label": "person", "polygon": [[90, 60], [92, 60], [92, 69], [90, 69]]})

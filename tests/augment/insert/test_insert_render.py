@@ -22,9 +22,9 @@ from augment.options import SynthOptions
 from augment.paint.backends import make_backend
 from augment.paint.blend import to_lab
 from augment.paint.painter import Painter, Rendering
-from data.cityscapes import list_frames, read_maps, read_picture
+from data.frame import Frame, list_frames
 from data.geometry import Patch, is_thing
-from data.writer import FrameName, LabelledPolygon, rasterise, write_frame
+from data.writer import LabelledPolygon, rasterise
 from tests.augment.insert.inserting import content, lines, records, run
 from tests.mini_frames import mini_objects, mini_picture
 from tests.town import CAMERA, write_checkpoint
@@ -39,9 +39,8 @@ def write_source(root: Path) -> None:
         objects = mini_objects(index, WIDTH, HEIGHT)
         shape = np.array([[60, 84], [70, 70], [150, 70], [160, 84], [160, 112], [60, 112]], np.int32)
         objects.append(LabelledPolygon("car", shape))
-        name = FrameName("ash", index, 19)
-        rgb = mini_picture(objects, index, WIDTH, HEIGHT)
-        write_frame(root, "train", name, rgb, objects, *rasterise(objects, WIDTH, HEIGHT), CAMERA.to_json())
+        rgb, maps = mini_picture(objects, index, WIDTH, HEIGHT), rasterise(objects, WIDTH, HEIGHT)
+        Frame.official(root, "train", "ash", index, 19).write(rgb, objects, *maps, CAMERA)
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +75,8 @@ def changes(source: Path, out: Path):
     """For each frame: pictures before and after, (label_ids, instance_ids) of both, map of inserted ones."""
     for frame in list_frames(source, "train"):
         made = next(one for one in list_frames(out, "train") if one.name == frame.name)
-        before, after = read_maps(frame), read_maps(made)
-        pictures = (read_picture(one, before[0].shape) for one in (frame, made))
+        before, after = frame.read_maps(), made.read_maps()
+        pictures = (one.read_image(before[0].shape) for one in (frame, made))
         inserted = cv2.imread(str(out / f"inserted/train/ash/{frame.name}_inserted.png"), -1)
         yield frame.name, *pictures, before, after, inserted
 

@@ -12,7 +12,7 @@ from augment.insert.options import parse
 from augment.insert.places import column, working_maps
 from augment.insert.tree import plan
 from data.camera import published_camera
-from data.cityscapes import list_frames, read_maps
+from data.frame import list_frames
 from data.geometry import LEAST_INSTANCES, METRIC_RANGES, metric_heights
 from model import load_model
 from support.errors import InputError
@@ -124,7 +124,7 @@ def test_a_density_gives_likelihoods_as_scores_and_its_temperature_is_one_of_the
         scores[name] = [one["score_place"] for one in inserted]
         for one in inserted:
             frame = next(frame for frame in list_frames(source, "train") if frame.name == one["image"])
-            labels, ids = working_maps(*read_maps(frame), model.maps.small, torch.device("cpu"))
+            labels, ids = working_maps(*frame.read_maps(), model.maps.small, torch.device("cpu"))
             where = model.where.on(labels, ids, temperature)
             theta = where.sample(column(np.array([one["z_spatial"]]), model.device))
             assert one["temperature"] == temperature
@@ -165,7 +165,7 @@ def test_a_single_image_without_polygons_or_camera(checkpoint, tmp_path, monkeyp
         out = tmp_path / f"out{number}"
         assert run(monkeypatch, "--checkpoint", checkpoint, *given, "--out", out, "--no_gate") == 0
         (made,) = list_frames(out, "train")
-        ids = read_maps(made)[1]
+        ids = made.read_maps()[1]
         assert (ids == 24001).sum() == lines(out)[0]["pixels"] > 0
         assert not list(out.rglob("*polygons.json")) and not (out / "camera").exists()
     assert run(monkeypatch, "--checkpoint", checkpoint, "--image", tmp_path / "no.png", "--out", out) == 2

@@ -16,10 +16,10 @@ from augment.paint.backends.swap import fit_into, relit
 from augment.paint.bank import Limits, build_bank
 from augment.paint.blend import to_lab
 from augment.paint.registration import continue_texture, displacement
-from data.cityscapes import bounding_box, list_frames
-from data.writer import FrameName, frame_path
+from data.frame import list_frames
+from data.instances import bounding_box
 from support.errors import InputError
-from tests.mini_frames import CARAVAN_ID, MOTORCYCLE_ID, TRAIN, write_mini
+from tests.mini_frames import CARAVAN_ID, MOTORCYCLE_ID, TRAIN, mini_frame, write_mini
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,11 @@ def swap(tree, tmp_path_factory):
 
 
 def request(
-    tree: Path, instance_id: int, name: FrameName = TRAIN[0], prompt: str = "", count: int = 2, **changes
+    tree: Path, instance_id: int, name: str = TRAIN[0], prompt: str = "", count: int = 2, **changes
 ) -> Request:
     """A crop around an instance, with a margin of 20 pixels."""
-    rgb = cv2.cvtColor(
-        cv2.imread(str(frame_path(tree, "leftImg8bit", "train", name, ".png"))), cv2.COLOR_BGR2RGB
-    )
-    ids = cv2.imread(str(frame_path(tree, "gtFine", "train", name, "_instanceIds.png")), cv2.IMREAD_UNCHANGED)
+    frame = mini_frame(tree, name)
+    rgb, ids = frame.read_image(), frame.read_instance_ids()
     mask = ids == instance_id
     x0, y0, x1, y1 = bounding_box(mask)
     window = np.s_[max(y0 - 20, 0) : y1 + 21, max(x0 - 20, 0) : x1 + 21]
@@ -196,7 +194,7 @@ def test_swap_avoids_showing_the_same_instance_twice_in_a_frame(tree, tmp_path):
         asked = request(tree, 26000, name, source=f"{name}/26007")
         chosen = [one.row for one in swap.choose(asked, asked.mask[20:-20, 20:-20], (20, 20), None)]
         big = [row for row in chosen if swap.bank.table.instance_id[row] == 26000]
-        assert len(big) == len(TRAIN) and swap.bank.table.frame[big[0]] != str(name)
+        assert len(big) == len(TRAIN) and swap.bank.table.frame[big[0]] != name
 
 
 def test_light_is_matched_and_black_stays_black():
@@ -271,7 +269,7 @@ def test_the_bank_is_kept_until_something_changes(tree, tmp_path):
     build_bank(root, "train", path)
     first = path.stat().st_mtime_ns
     assert len(build_bank(root, "train", path).table.frame) and path.stat().st_mtime_ns == first
-    picture = frame_path(root, "leftImg8bit", "train", TRAIN[0], ".png")
+    picture = mini_frame(root, TRAIN[0]).image_path
     cv2.imwrite(str(picture), 255 - cv2.imread(str(picture)))
     build_bank(root, "train", path)
     second = path.stat().st_mtime_ns
@@ -293,12 +291,12 @@ def test_the_bank_keeps_the_freest_of_each_size(tree, tmp_path):
 def test_a_bad_frame_is_left_out_with_a_warning(tree, tmp_path, capsys):
     root = tmp_path / "tree"
     shutil.copytree(tree, root)
-    frame_path(root, "leftImg8bit", "train", TRAIN[0], ".png").write_bytes(b"no picture")
-    frame_path(root, "gtFine", "train", TRAIN[1], "_instanceIds.png").write_bytes(b"no map")
+    mini_frame(root, TRAIN[0]).image_path.write_bytes(b"no picture")
+    mini_frame(root, TRAIN[1]).instance_path.write_bytes(b"no map")
     bank = build_bank(root, "train", tmp_path / "bank.npz")
-    assert set(bank.table.frame) == {str(name) for name in TRAIN[2:]}
+    assert set(bank.table.frame) == set(TRAIN[2:])
     said = capsys.readouterr().err
-    assert str(TRAIN[0]) in said and str(TRAIN[1]) in said and len(said.splitlines()) == 2
+    assert TRAIN[0] in said and TRAIN[1] in said and len(said.splitlines()) == 2
 
 
 @pytest.mark.parametrize(("kind", "ending"), (("leftImg8bit", ".png"), ("gtFine", "_instanceIds.png")))
@@ -306,7 +304,7 @@ def test_what_is_wrong_with_all_frames_is_one_line(tree, tmp_path, kind, ending)
     root = tmp_path / "tree"
     shutil.copytree(tree, root)
     for name in TRAIN:
-        frame_path(root, kind, "train", name, ending).write_bytes(b"GIF89a")
+        (root / mini_frame(root, name).place(kind, ending)).write_bytes(b"GIF89a")
     with pytest.raises(InputError, match=f"no instances to show: .*{TRAIN[0]}.*: a GIF, but"):
         build_bank(root, "train", tmp_path / "bank.npz")
     assert not (tmp_path / "bank.npz").exists()

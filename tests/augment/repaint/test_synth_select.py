@@ -113,7 +113,7 @@ def test_class_balanced_evens_the_classes_out():
 def test_frames_are_listed_with_legal_names_of_their_own(tmp_path):
     write_mini(tmp_path)
     sources = source_frames(tmp_path, "train")
-    assert [one.name for one in sources] == sorted(TRAIN)
+    assert [str(one.name) for one in sources] == sorted(TRAIN)
     names = {str(one.synthetic_name(number)) for one in sources for number in range(2)}
     assert names == {
         f"{city}_{sequence:06d}_{frame:06d}"

@@ -17,8 +17,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from augment.tree import add_raw, export_coco, new_instances, splits_of
-from data.cityscapes import list_frames
 from data.coco import annotations_of, categories, coco_path
+from data.frame import list_frames
 from data.writer import encode_png
 from scripts.synth import build, export
 from support.errors import InputError

@@ -14,8 +14,9 @@ from scipy.stats import chi2_contingency, chisquare
 
 from augment.repaint.focus import Window, draw_window, multiple_probabilities
 from augment.repaint.truth import crop_truth, grown, has_fragment, truth_files
+from data.frame import POLYGONS
 from data.outlines import outline
-from data.writer import LabelledPolygon, colour_map, frame_path, polygons_from_json, rasterise
+from data.writer import LabelledPolygon, colour_map, rasterise
 from support.errors import InputError
 from tests.mini_frames import (
     CARAVAN_ID,
@@ -24,6 +25,7 @@ from tests.mini_frames import (
     TINY_ID,
     TRAIN,
     TWO_PARTS_ID,
+    mini_frame,
     mini_objects,
     write_mini,
 )
@@ -280,10 +282,9 @@ def test_polygon_truth_tells_old_ids_from_new_ones():
 @pytest.mark.parametrize("mode", ["raster", "polygon"])
 def test_licence_plates_stay_undrawn_and_deleted_objects_away(tmp_path, mode):
     write_mini(tmp_path)
-    path = frame_path(tmp_path, "gtFine", "train", TRAIN[0], "_polygons.json")
-    assert "deleted" in path.read_text()
-    objects, *_ = polygons_from_json(json.loads(path.read_text()))
-    ids, _ = _mini()
+    frame, (ids, _) = mini_frame(tmp_path, TRAIN[0]), _mini()
+    assert "deleted" in frame.annotation_path(POLYGONS).read_text()
+    objects = frame.read_polygons(ids.shape)
     truth = crop_truth(ids, objects, Window(0, 0, 256, 128, 1), (WIDTH, HEIGHT), mode)
     (plate,) = (thing.polygon for thing in truth.objects if thing.label == "license plate")
     x, y = plate.mean(0).astype(int)

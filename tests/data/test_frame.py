@@ -1,5 +1,7 @@
-import json
+"""data/frame.py: listing, reading, writing; what is wrong with files is said in one line."""
+
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -8,21 +10,11 @@ import pytest
 from cityscapesscripts.helpers.labels import id2label
 from PIL import Image
 
-from data.cityscapes import (
-    Frame,
-    all_frames,
-    compact_mask,
-    list_frames,
-    read_maps,
-    resize_nearest,
-    theta_of_box,
-    usable_instances,
-)
+from data.frame import COLOR, POLYGONS, Frame, all_frames, list_frames, official_name
 from data.labels import CHANNEL_OF_ID, TARGET_CLASSES
 from support.errors import InputError
 from tests.miniature import (
     CAR,
-    PERSON,
     ROAD,
     SKY,
     as_coarse,
@@ -32,10 +24,6 @@ from tests.miniature import (
     write_miniature,
     write_png,
 )
-
-SHARED = Path(__file__).parents[3] / "shared"
-PARITY = Path(os.environ.get("PARITY_DIR", SHARED / "parity"))
-SAMPLE = SHARED / "data" / "cityscapes_sample"
 
 
 @pytest.fixture
@@ -56,119 +44,6 @@ def refusal(function, *arguments) -> str:
     return message
 
 
-# ---- parity with the reference program ----------------------------------------------------------
-
-
-def maps_of(labels, ids):
-    channels = CHANNEL_OF_ID[labels]
-    return resize_nearest(channels, 256, 128), resize_nearest(ids, 256, 128), resize_nearest(ids, 1024, 512)
-
-
-@pytest.mark.skipif(
-    not (PARITY / "instances_train.json").exists() or not SAMPLE.exists(),
-    reason="the parity numbers or the Cityscapes sample are not here (PARITY_DIR names the folder)",
-)
-def test_usable_instances_are_those_of_the_reference():
-    wanted = json.loads((PARITY / "instances_train.json").read_text())
-    frames = {frame.name: frame for frame in list_frames(SAMPLE, "train")}
-    assert set(wanted) <= set(frames)
-    compared = 0
-    for name, lists in wanted.items():
-        labels, ids = read_maps(frames[name])
-        for key, instances in lists.items():
-            target, _, flip = key.partition("_")
-            step = -1 if flip else 1
-            full = ids[:, ::step]
-            found = usable_instances(*maps_of(labels[:, ::step], full), TARGET_CLASSES[target])
-            assert [one.instance_id for one in found] == [one["id"] for one in instances], (name, key)
-            for one, other in zip(found, instances, strict=True):
-                assert one.area == other["area"]
-                np.testing.assert_allclose(one.theta, other["theta"], atol=1e-5)
-                mean = compact_mask(full, one.instance_id, 128, 128).mean()
-                assert mean == pytest.approx(other["compact_mean"], abs=1e-3)
-                compared += 1
-    assert compared > 0
-
-
-# ---- one image ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [(256, 128), (1024, 512), (64, 32), (100, 37), (2048, 1024), (3000, 1111)])
-@pytest.mark.parametrize("source", [(1024, 2048), (128, 256), (101, 77)])
-def test_resize_is_pillows_nearest(source, size):
-    array = np.random.default_rng(0).integers(0, 34, source, np.uint8)
-    wanted = np.asarray(Image.fromarray(array).resize(size, Image.Resampling.NEAREST))
-    np.testing.assert_array_equal(resize_nearest(array, *size), wanted)
-    assert resize_nearest(array.astype(np.uint16), *size).dtype == np.uint16
-
-
-def test_theta_is_one_inside_the_box():
-    width, height, box = 32, 16, (5, 2, 11, 9)
-    theta = theta_of_box(box, width, height)
-    x = 2 * (np.arange(width) + 0.5) / width - 1
-    y = 2 * (np.arange(height) + 0.5) / height - 1
-    assert np.flatnonzero(abs(theta[0] * x + theta[2]) <= 1).tolist() == list(range(5, 12))
-    assert np.flatnonzero(abs(theta[4] * y + theta[5]) <= 1).tolist() == list(range(2, 10))
-    mirrored = theta_of_box((width - 1 - 11, 2, width - 1 - 5, 9), width, height)
-    np.testing.assert_allclose(mirrored, theta * [1, 0, -1, 0, 1, 1], rtol=1e-6)
-    np.testing.assert_array_equal(theta_of_box((0, 0, 31, 15), width, height), [1, 0, 0, 0, 1, 0])
-
-
-def one_box(box_width, box_height, instance_id=PERSON * 1000):
-    """Maps of 256x128 (small = big) that are road but for one filled box."""
-    ids = np.full((128, 256), ROAD, np.uint16)
-    ids[4 : 4 + box_height, 4 : 4 + box_width] = instance_id
-    labels = np.where(ids < 1000, ids, ids // 1000).astype(np.uint8)
-    return CHANNEL_OF_ID[labels], ids, ids
-
-
-@pytest.mark.parametrize(
-    ("target", "box", "usable"),
-    [
-        ("person", (10, 20, 24000), True),
-        ("person", (5, 13, 24000), False),  # 65 of 32768 pixels are less than 0.2 %
-        ("person", (10, 40, 24000), False),  # aspect 4 is not below 4
-        ("person", (11, 40, 24000), True),
-        ("person", (20, 12, 24000), False),  # a height of 12 in 128 is a ratio of more than 10
-        ("car", (10, 20, 24000), False),  # another class
-        ("car", (30, 20, 26003), True),
-        ("car", (20, 8, 26003), False),  # 160 of 32768 pixels are less than 0.5 %
-        ("car", (60, 20, 26003), False),  # aspect 3 is not below 3
-        ("car", (30, 20, CAR), True),  # a group region
-    ],
-)
-def test_thresholds(target, box, usable):
-    found = usable_instances(*one_box(*box), TARGET_CLASSES[target])
-    assert bool(found) == usable
-    if usable:
-        assert (found[0].instance_id, found[0].area) == (box[2], box[0] * box[1])
-        assert found[0].box == (4, 4, 3 + box[0], 3 + box[1])
-
-
-def test_thin_shapes_are_not_usable():
-    _, ids, _ = one_box(20, 40)
-    ids[5:43, 5:23] = ROAD  # an outline: its area is far below 0.4 of its box
-    channels = CHANNEL_OF_ID[np.where(ids < 1000, ids, ids // 1000)]
-    assert not usable_instances(channels, ids, ids, TARGET_CLASSES["person"])
-
-
-def test_groups_can_be_switched_off():
-    assert not usable_instances(*one_box(30, 20, CAR), TARGET_CLASSES["car"], group_instances=False)
-    assert usable_instances(*one_box(30, 20, 26001), TARGET_CLASSES["car"], group_instances=False)
-
-
-def test_compact_mask_fills_its_frame():
-    ids = np.zeros((50, 60), np.uint16)
-    ids[10:20, 5:35] = 26000
-    ids[10:20, 5:20] = 26001
-    assert (compact_mask(ids, 26000, 32, 16) == 255).all()
-    ids[10:15, 20:35] = 0
-    ids[10, 20] = 26000  # one pixel holds the box at its old size
-    mask = compact_mask(ids, 26000, 32, 16)
-    assert mask.shape == (16, 32) and mask.dtype == np.uint8
-    assert (mask[10:] == 255).all() and (mask[:6, 6:] == 0).all()
-
-
 # ---- listing ------------------------------------------------------------------------------------
 
 
@@ -176,7 +51,7 @@ def test_frames_are_sorted_and_readable(tree):
     write_miniature(tree, split="val", count=3, seed=1)
     frames = list_frames(str(tree), "val")
     assert [frame.name for frame in frames] == [f"littleton_{i:06d}_000019" for i in range(3)]
-    labels, ids = read_maps(frames[1])
+    labels, ids = frames[1].read_maps()
     wanted_labels, wanted_ids = miniature_maps(256, 128, np.random.default_rng([1, 1]))
     assert (labels.dtype, ids.dtype) == (np.uint8, np.uint16)
     np.testing.assert_array_equal(labels, wanted_labels)
@@ -235,7 +110,7 @@ def test_a_split_that_is_annotated_coarsely_only_is_found(tree):
     (frame,) = list_frames(tree, "train_extra")
     assert frame.kind == "gtCoarse" and frame.root == tree and frame.name == "littleton_000000_000019"
     assert {one.kind for one in list_frames(tree, "train")} == {"gtFine"}
-    assert read_maps(frame)[0].shape == (128, 256)
+    assert frame.read_maps()[0].shape == (128, 256)
 
 
 # ---- broken files -------------------------------------------------------------------------------
@@ -246,20 +121,20 @@ def test_truncation_is_noticed_at_every_length(tmp_path, which):
     labels, ids = miniature_maps(2048, 1024, np.random.default_rng(0))
     noise = np.random.default_rng(1).random(labels.shape) < 0.02  # so that the file has a real one's size
     labels[noise], ids[noise] = 5, 5
-    frame = Frame("big", tmp_path / "big_labelIds.png", tmp_path / "big_instanceIds.png")
+    frame = Frame.of_maps(tmp_path / "big_labelIds.png", tmp_path / "big_instanceIds.png")
     write_png(frame.label_path, labels)
     write_png(frame.instance_path, ids)
-    read_maps(frame)
+    frame.read_maps()
     path = (frame.label_path, frame.instance_path)[which]
     whole = path.read_bytes()
     assert len(whole) > 20000
     for length in (0, 7, 30, 100, len(whole) // 2, len(whole) * 99 // 100, len(whole) - 9, len(whole) - 1):
         path.write_bytes(whole[:length])
-        message = refusal(read_maps, frame)
+        message = refusal(frame.read_maps)
         assert path.name in message and "again" in message
     for position in (len(whole) // 3, len(whole) - 30):  # one changed byte
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-        assert path.name in refusal(read_maps, frame)
+        assert path.name in refusal(frame.read_maps)
 
 
 def test_a_frame_whose_name_is_no_utf8_is_named(tree):
@@ -272,12 +147,12 @@ def test_other_files_are_no_png(tree):
     label_path, instance_path = frame_paths(tree, 0)
     shutil.copy(label_path, tree / "kept.png")
     label_path.write_text("<html>404</html>")
-    assert label_path.name in (message := refusal(read_maps, only_frame(tree))) and "damaged" in message
+    assert label_path.name in (message := refusal(only_frame(tree).read_maps)) and "damaged" in message
     Image.open(tree / "kept.png").save(label_path, format="JPEG")
-    assert label_path.name in refusal(read_maps, only_frame(tree))
+    assert label_path.name in refusal(only_frame(tree).read_maps)
     label_path.unlink()
     label_path.mkdir()
-    assert label_path.name in refusal(read_maps, Frame("gone", label_path, instance_path))
+    assert label_path.name in refusal(Frame.of_maps(label_path, instance_path).read_maps)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +177,7 @@ def test_other_files_are_no_png(tree):
 def test_wrong_pictures_are_refused(tree, which, change, words):
     path = frame_paths(tree, 0)[which]
     write_png(path, change(np.asarray(Image.open(path))))
-    message = refusal(read_maps, only_frame(tree))
+    message = refusal(only_frame(tree).read_maps)
     assert words in message and frame_paths(tree, 0)[which].name in message and "take" in message
 
 
@@ -310,7 +185,7 @@ def test_train_ids_are_recognised(tree):
     path = frame_paths(tree, 0)[0]
     train_ids = np.vectorize(lambda label: id2label[label].trainId % 256)(np.asarray(Image.open(path)))
     write_png(path, train_ids.astype(np.uint8))
-    message = refusal(read_maps, only_frame(tree))
+    message = refusal(only_frame(tree).read_maps)
     assert "train ids" in message and "labelIds.png" in message
 
 
@@ -319,7 +194,7 @@ def test_a_map_of_few_small_ids_is_fine(tree):
     ids = np.asarray(Image.open(instance_path)) * 0 + ROAD
     write_png(instance_path, ids)
     write_png(label_path, ids.astype(np.uint8))
-    read_maps(only_frame(tree))
+    only_frame(tree).read_maps()
 
 
 def write_255(tree, where, under) -> Frame:
@@ -341,7 +216,7 @@ def on_car(ids):
 
 @pytest.mark.parametrize(("where", "under"), [(on_car, None), (on_car, 65535), (np.s_[90:95, 5:25], 26000)])
 def test_a_licence_plate_counts_as_car(tree, where, under):
-    labels, _ = read_maps(write_255(tree, where if callable(where) else lambda ids: where, under))
+    labels, _ = write_255(tree, where if callable(where) else lambda ids: where, under).read_maps()
     assert (labels == 255).any()
     assert (CHANNEL_OF_ID[labels[labels == 255]] == TARGET_CLASSES["car"].channel).all()
 
@@ -360,12 +235,71 @@ def test_a_licence_plate_counts_as_car(tree, where, under):
 )
 def test_void_of_255_is_refused_or_read_as_void_where_the_data_set_says_so(tree, where, under):
     frame = write_255(tree, where, under)
-    message = refusal(read_maps, frame)
+    message = refusal(frame.read_maps)
     assert "[255]" in message and f"list them in {tree / 'void.txt'} if they mean void" in message
     (tree / "void.txt").write_text("255\n")
-    labels, ids = read_maps(frame)
+    labels, ids = frame.read_maps()
     region = np.asarray(Image.open(frame.label_path)) == 255
     assert region.any() and not labels[region].any() and not ids[region].any() and labels.max() < 34
     assert (labels.dtype, ids.dtype) == (np.uint8, np.uint16)
     (tree / "void.txt").write_text("void: 255")
-    assert "void.txt: must hold numbers from 34 to 255" in refusal(read_maps, frame)
+    assert "void.txt: must hold numbers from 34 to 255" in refusal(frame.read_maps)
+
+
+# ---- names and places ---------------------------------------------------------------------------
+
+
+def test_official_names_are_found_in_file_names_and_others_are_none():
+    frame = Frame.official(Path("set"), "train", "streets", 12, 19)
+    assert frame.name == "streets_000012_000019" and frame.city == "streets"
+    assert (
+        official_name("/a_b/streets_000012_000019_leftImg8bit.png") == official_name(frame.name) == frame.name
+    )
+    for other in ("streets_12_19.png", "000012_000019.png", "a/b/town.png"):
+        with pytest.raises(ValueError, match="city_SSSSSS_FFFFFF"):
+            official_name(other)
+
+
+def test_all_files_of_a_frame_are_named_alike_whatever_its_name(tmp_path):
+    frame = Frame(tmp_path, "val", "the town", "_a.b", "gtCoarse")
+    base = tmp_path / "gtCoarse/val/the town"
+    assert frame.label_path == base / "_a.b_gtCoarse_labelIds.png"
+    assert frame.instance_path == base / "_a.b_gtCoarse_instanceIds.png"
+    assert frame.annotation_path(POLYGONS) == base / "_a.b_gtCoarse_polygons.json"
+    assert frame.erasures_path == tmp_path / "erased/val/the town/_a.b_erased.npz"
+    assert frame.void_path == tmp_path / "void.txt"
+    assert frame.image_path is None and frame.camera_path is None
+    for kind, ending in (("leftImg8bit", ".JPG"), ("camera", ".json")):
+        path = tmp_path / frame.place(kind, ending)
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert frame.image_path.name == "_a.b_leftImg8bit.JPG" and frame.camera_path.name == "_a.b_camera.json"
+
+
+def test_a_label_map_in_a_tree_belongs_to_it_wherever_its_instance_map_is(tree, tmp_path):
+    (one, _) = list_frames(tree, "train")
+    frame = Frame.of_maps(one.label_path)
+    assert (frame.root, frame.split, frame.city, frame.name, frame.kind) == (
+        tree, "train", one.city, one.name, "gtFine"
+    )  # fmt: skip
+    assert frame.instance_path == one.instance_path
+    elsewhere = tmp_path / "elsewhere.png"
+    assert Frame.of_maps(one.label_path, elsewhere).instance_path == elsewhere
+    assert Frame.of_maps(one.label_path, elsewhere).annotation_path(COLOR) == one.annotation_path(COLOR)
+
+
+def test_what_annotates_a_map_outside_any_tree_lies_beside_it(tmp_path):
+    frame = Frame.of_maps(tmp_path / "x_1_gtCoarse_labelIds.png")
+    assert (frame.root, frame.city, frame.name, frame.kind) == (None, "x", "x_1", "gtCoarse")
+    assert frame.instance_path == tmp_path / "x_1_gtCoarse_instanceIds.png"
+    assert Frame.of_maps(tmp_path / "x.png").annotation_path(POLYGONS) == tmp_path / "x_gtFine_polygons.json"
+    assert frame.void_path == tmp_path / "void.txt"
+    assert (frame.image_path, frame.camera_path, frame.erasures_path) == (None, None, None)
+    assert frame.read_erasures() == {} and frame.read_camera() is None
+
+
+def test_many_frames_are_cheap_to_send_to_another_process(tmp_path):
+    write_miniature(tmp_path, count=40, width=32, height=16)
+    frames = list_frames(tmp_path, "train")
+    assert pickle.loads(pickle.dumps(frames)) == frames
+    assert len(pickle.dumps(frames)) < 100 * len(frames)
