@@ -14,10 +14,18 @@ from pathlib import Path
 
 from augment.engine.records import MANIFEST
 from data.coco import write_coco
-from data.frame import GT_KINDS, INSTANCES, VOID_FILE, gt_kind, list_frames
+from data.frame import (
+    CAMERA_KIND,
+    GT_KINDS,
+    IMAGE_KIND,
+    INSTANCES,
+    VOID_FILE,
+    gt_kind,
+    list_frames,
+    official_name,
+)
 from data.panoptic import write_panoptic
 from data.train_ids import write_train_ids
-from data.writer import FrameName
 from support.errors import InputError, warn
 from support.files import listed, replacing
 from support.progress import progress_bar
@@ -45,7 +53,7 @@ def add_raw(db_root: Path, out: Path, splits: list[str], mode: str) -> int:
     files = [
         path
         for split in splits
-        for kind in ("leftImg8bit", gt_kind(root, split), "camera")
+        for kind in (IMAGE_KIND, gt_kind(root, split), CAMERA_KIND)
         for path in listed(root / kind / split, "*/*")
         if path.is_file()
     ]
@@ -128,10 +136,10 @@ def new_instances(out: Path) -> tuple[str, dict[str, tuple[int, ...]]]:
                 if line["status"] == "inserted":
                     found[line["image"]] = (*found.get(line["image"], ()), line["instance_id"])
                 elif line["stage"] == "integrate" and line["status"] == "ok" and "sources" not in line:
-                    pictures = [name for name in line["outputs"] if name.startswith("leftImg8bit/")]
+                    pictures = [name for name in line["outputs"] if name.startswith(f"{IMAGE_KIND}/")]
                     new_id = line["id_map"].get(str(line["instance_id"]))
                     for picture in pictures:
-                        found[str(FrameName.parse(picture))] = () if new_id is None else (new_id,)
+                        found[official_name(picture)] = () if new_id is None else (new_id,)
             except (ValueError, KeyError, TypeError, AttributeError):
                 if text.endswith("\n"):  # the last line may be cut short
                     raise InputError(f"{path}, line {number}: damaged; integrate again") from None

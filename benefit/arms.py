@@ -19,6 +19,7 @@ import torch
 from augment.engine.records import write_outputs
 from augment.insert.options import range_of
 from benefit.pasting import paste_tree
+from data.frame import ANNOTATION, IMAGE_KIND, Frame, list_frames
 from streets.scenes import write_streets
 from support.errors import InputError
 from support.files import listed
@@ -189,16 +190,15 @@ def repainted(folder: Path, source: Source) -> dict:
 def repainted_whole(folder: Path, source: Source) -> dict:
     """The whole frames that the windows of `repainted` are cut from, with the annotation of the raw frame."""
     made, tree = folder / "windows/tree0", folder / "tree0"
+    frames = {frame.name: frame for frame in list_frames(source.tree, SPLIT)}
     repainted(made.parent, source)
     for line in map(json.loads, (made / "manifest.jsonl").read_text(encoding="utf-8").splitlines()):
         if line["stage"] == "integrate" and "synthetic" in line:
-            name, raw = line["synthetic"], "_".join(line["key"].split("/")[:3])
-            city = name.partition("_")[0]
-            picture = f"{SPLIT}/{city}/{name}_leftImg8bit.png"
-            truth = listed(source.tree, f"gtFine/{SPLIT}/*/{raw}_gtFine_*")
-            files = {f"leftImg8bit/{picture}": made / "panorama" / picture}
-            files |= {f"gtFine/{SPLIT}/{city}/{path.name.replace(raw, name)}": path for path in truth}
-            write_outputs(tree, {path: file.read_bytes() for path, file in files.items()})
+            raw = frames["_".join(line["key"].split("/")[:3])]
+            new = Frame(tree, SPLIT, line["synthetic"].split("_")[0], line["synthetic"])
+            files = {new.place(IMAGE_KIND, ".png"): made / new.panorama_place}
+            files |= {new.place(new.kind, ending): raw.annotation_path(ending) for ending in ANNOTATION}
+            write_outputs(tree, files)
     return {"frames": _frames(folder)}
 
 

@@ -15,8 +15,8 @@ from convert.formats import module_of
 from convert.frame import maps_of, write_item
 from convert.mapping import VOID, check_complete
 from convert.source import Category, DataSet, Item, existing_folder
+from data.frame import Frame
 from data.images import find_image
-from data.writer import FrameName
 from support.errors import InputError
 from support.files import is_empty, stamp, write_atomic
 
@@ -50,15 +50,15 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Task:
-    """An item and its name in the tree."""
+    """An item and the frame of the tree that it becomes."""
 
-    name: FrameName
+    frame: Frame
     item: Item
 
     @property
     def key(self) -> str:
         """ "split/city/seq/frame" """
-        return f"{self.item.split}/{self.name.city}/{self.name.sequence:06d}/{self.name.frame:06d}"
+        return f"{self.frame.split}/{self.frame.key}"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -86,11 +86,11 @@ def find(conversion: Conversion, split: str | None) -> tuple[list[Task], DataSet
     if split is not None and split not in splits:
         raise InputError(f"--split {split}: no such split, only {', '.join(splits)}")
     found = [replace(item, picture=find_image(item.picture) or item.picture) for item in data_set.items]
-    tasks = _named(found)
+    tasks = _named(found, conversion.out)
     return [task for task in tasks if split in (None, task.item.split)], data_set
 
 
-def _named(items: list[Item]) -> list[Task]:
+def _named(items: list[Item], out: Path) -> list[Task]:
     """Every item with a name; those without a place of their own are counted within split and city."""
     count: Counter[tuple[str, str]] = Counter()
     tasks = []
@@ -99,7 +99,7 @@ def _named(items: list[Item]) -> list[Task]:
         if place is None:
             place = divmod(count[item.split, item.city], _PLACES)
             count[item.split, item.city] += 1
-        tasks.append(Task(FrameName(item.city, *place), item))
+        tasks.append(Task(Frame.official(out, item.split, item.city, *place), item))
     twice = [key for key, number in Counter(task.key for task in tasks).items() if number > 1]
     if twice:
         raise InputError(f"two pictures would have the name {twice[0]} in the tree; rename a folder of one")
@@ -138,7 +138,7 @@ def work(task: Task) -> dict:
             raise InputError(item.problem)
         segments = module_of(conversion.format_name).read(item, _job.categories)
         maps = maps_of(segments, _job.categories, conversion.mapping)
-        outputs = write_item(conversion.out, task.name, item, segments, maps, conversion.link)
+        outputs = write_item(task.frame, item, segments, maps, conversion.link)
     except (InputError, ValueError) as error:
         reason = str(error) if isinstance(error, InputError) else f"{item.annotations[0]}: {error}"
         return line | {"status": "failed", "reason": reason}

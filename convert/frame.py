@@ -3,7 +3,6 @@
 import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from cityscapesscripts.helpers.labels import name2label
@@ -11,15 +10,9 @@ from cityscapesscripts.helpers.labels import name2label
 from convert.mapping import GROUP, VOID
 from convert.polygons import polygons_of
 from convert.source import Category, Item, Segments, read_picture, values_in
-from data.writer import (
-    FrameName,
-    LabelledPolygon,
-    annotation_files,
-    encode_png,
-    frame_path,
-    instance_values,
-)
-from support.errors import InputError
+from data.frame import IMAGE_KIND, Frame
+from data.images import fitting
+from data.writer import LabelledPolygon, encode_png, instance_values
 from support.files import digest, replacing, write_atomic
 
 _UNLABELED = "unlabeled"
@@ -92,31 +85,23 @@ def _index_of(keys: np.ndarray, present: list[int]) -> np.ndarray:
     return np.searchsorted(present, keys)
 
 
-def write_item(
-    out: Path, name: FrameName, item: Item, segments: Segments, maps: Maps, link: bool
-) -> dict[str, str]:
-    """Write the frame's picture and annotation files; their digests by path below `out`.
+def write_item(frame: Frame, item: Item, segments: Segments, maps: Maps, link: bool) -> dict[str, str]:
+    """Write picture and annotation of an item as a frame; the digests of its files by place.
 
     link: a picture that is an 8-bit RGB PNG becomes a symbolic link to it; others are written as such.
     Raises InputError for a bad picture, OSError where writing fails.
     """
     rgb, content = read_picture(item.picture)
-    height, width = maps.label_ids.shape
-    if rgb.shape[:2] != (height, width):
-        raise InputError(
-            f"{item.picture}: has {rgb.shape[1]}x{rgb.shape[0]} pixels, but its annotation {width}x{height};"
-            " take both from the same archive"
-        )
-    picture = frame_path(out, "leftImg8bit", item.split, name, ".png")
-    link = link and content is not None
+    fitting(item.picture, rgb, maps.label_ids.shape)
+    picture = frame.place(IMAGE_KIND, ".png")
     files = {picture: content or encode_png(rgb)}
-    for ending, annotation in annotation_files(maps.label_ids, maps.instance_ids, maps.objects).items():
-        files[frame_path(out, "gtFine", item.split, name, ending)] = annotation
-    for path, data in files.items():
+    files |= frame.annotation(maps.label_ids, maps.instance_ids, maps.objects)
+    for place, data in files.items():
+        path = frame.root / place
         path.parent.mkdir(parents=True, exist_ok=True)
-        if link and path == picture:
+        if link and content is not None and place == picture:
             with replacing(path) as temporary:
                 os.symlink(item.picture.resolve(), temporary)
         else:
             write_atomic(path, data)
-    return {path.relative_to(out).as_posix(): digest(data) for path, data in files.items()}
+    return {place: digest(data) for place, data in files.items()}

@@ -45,11 +45,7 @@ from support.errors import InputError, name_some, warn
 from support.files import listed, parse_json, read_bytes, read_json, write_atomic
 
 GT_KINDS = ("gtFine", "gtCoarse")  # folders of annotation, and what its files are called
-IMAGE_KIND, CAMERA_KIND, ERASED_KIND = (
-    "leftImg8bit",
-    "camera",
-    "erased",
-)  # the other folders with files of frames
+IMAGE_KIND, CAMERA_KIND, ERASED_KIND = "leftImg8bit", "camera", "erased"  # likewise
 LABELS, INSTANCES, COLOR, POLYGONS = "_labelIds.png", "_instanceIds.png", "_color.png", "_polygons.json"
 ANNOTATION = (LABELS, INSTANCES, COLOR, POLYGONS)  # how the names of these files end
 TRAIN_IDS = "_labelTrainIds.png"  # the official tools make it on demand
@@ -96,6 +92,11 @@ class Frame:
         city = folder.name if root else name.split("_")[0]
         return cls(root, folder.parent.name if root else "", city, name, kind, (path, instances))
 
+    @property
+    def key(self) -> str:
+        """ "city/SSSSSS/FFFFFF", how manifests call a frame with an official name."""
+        return self.name.replace("_", "/")
+
     # ---- places ---------------------------------------------------------------------------------
 
     def place(self, kind: str, ending: str) -> str:
@@ -136,6 +137,11 @@ class Frame:
     def void_path(self) -> Path:
         """Where its data set says which labels are void; outside any, beside the maps."""
         return (self.root or self.label_path.parent) / VOID_FILE
+
+    @property
+    def panorama_place(self) -> str:
+        """The place of the whole image that a focus crop with this name was cut from."""
+        return f"panorama/{self.split}/{self.city}/{self.name}_{IMAGE_KIND}.png"
 
     # ---- reading --------------------------------------------------------------------------------
 

@@ -99,12 +99,12 @@ def decode_image(path: Path, content: bytes) -> np.ndarray:
 
 
 def fitting(path: Path, image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The image (H,W,3). Raises InputError, naming `path` and both sizes, if its maps have another."""
+    """The image (H,W,3). Raises InputError, naming `path` and both sizes, if its annotation has another."""
     if image.shape[:2] != shape:
         height, width = image.shape[:2]
         raise InputError(
-            f"{path}: has {width}x{height} pixels, but its maps {shape[1]}x{shape[0]}; take all from the same"
-            " archive"
+            f"{path}: has {width}x{height} pixels, but its annotation {shape[1]}x{shape[0]};"
+            " take both from the same archive"
         )
     return image
 

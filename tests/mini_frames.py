@@ -131,9 +131,8 @@ def add_crops(root: Path, out: Path, mode: str = "raster", seed: int = 0) -> Non
             numbers[city] += 1
             cut = rgb[window.y0 : window.y0 + window.height, window.x0 : window.x0 + window.width]
             files = new.annotation(truth.label_ids, truth.instance_ids, truth.objects)
-            place = new.place(IMAGE_KIND, ".png")
-            files |= {place: encode_png(cv2.resize(cut, size))}
-            files |= {place.replace(IMAGE_KIND, "panorama", 1): encode_png(rgb)}
+            files[new.place(IMAGE_KIND, ".png")] = encode_png(cv2.resize(cut, size))
+            files[new.panorama_place] = encode_png(rgb)
             outputs = write_outputs(out, files)
             id_map = {str(old): new for old, new in truth.id_map.items()}
             facts = {"instance_id": value, "id_map": id_map, "outputs": outputs}

@@ -162,8 +162,9 @@ def _check_panoramas(root: Path) -> list[Finding]:
         for name in sorted(_files_by_name(root, "panorama", folder.name, (".png",), findings)):
             crop = Frame(root, folder.name, _city(name), name)
             if not (root / crop.place(IMAGE_KIND, ".png")).exists():
-                place = f"panorama/{folder.name}/{_city(name)}/{name}_leftImg8bit.png"
-                findings.append(Finding("files", place, "the crop of this panorama is not there"))
+                findings.append(
+                    Finding("files", crop.panorama_place, "the crop of this panorama is not there")
+                )
     return findings
 
 

@@ -207,7 +207,7 @@ def test_a_scene_of_ones_own(studio, tmp_path):
         (("instances", "labels", None), "a label map is an 8-bit grey PNG"),
         (("labels", "small", None), "has 256x128 pixels, but its instance map 20x10"),
         (("labels", "instances", "junk"), "junk.png: truncated or damaged"),
-        (("labels", "instances", "tiny"), f"but its maps {WIDTH}x{HEIGHT}"),
+        (("labels", "instances", "tiny"), f"but its annotation {WIDTH}x{HEIGHT}"),
     ),
 )
 def test_a_wrong_upload_gets_a_sentence(studio, tmp_path, names, words):

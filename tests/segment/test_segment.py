@@ -317,8 +317,8 @@ def test_a_mistake_is_one_line_and_status_2(streets, tmp_path, change, said):
     ("objects", "size", "said"),
     (
         ([box("road", 0, 0, 255, 127), box("cargroup", 9, 9, 90, 90)], (256, 128), "no single instance of"),
-        (town_objects(0), (200, 128), "200x128 pixels, but its maps 256x128"),
-        (town_objects(0), (128, 256), "128x256 pixels, but its maps 256x128"),
+        (town_objects(0), (200, 128), "200x128 pixels, but its annotation 256x128"),
+        (town_objects(0), (128, 256), "128x256 pixels, but its annotation 256x128"),
     ),
 )
 def test_what_nothing_can_be_learnt_from_is_one_line(streets, tmp_path, which, objects, size, said):
