@@ -13,10 +13,8 @@ import numpy as np
 from augment.compose import place_mask
 from augment.engine.records import write_outputs
 from augment.insert.gates import Gates
-from augment.insert.options import InsertOptions
 from augment.insert.scene import EditedImage, contents, new_frame, read_image
 from augment.insert.tree import plan
-from augment.options import SynthOptions
 from augment.paint.painter import Painter, Rendering
 from data.frame import Frame, list_frames
 from data.instances import bounding_box
@@ -52,8 +50,7 @@ def paste_tree(
     donors = [donor for frame in frames for donor in donors_of(frame)]
     if len({donor.frame for donor in donors}) < 2:
         raise InputError(f"{db_root}: persons on fewer than two frames, nothing to paste; take more scenes")
-    bank = str(out / "bank.npz")
-    rendering = Rendering("swap", SynthOptions(), InsertOptions.shadow, str(db_root), split, bank, "cpu")
+    rendering = Rendering("swap", db_root=str(db_root), split=split, bank=str(out / "bank.npz"))
     rendering.prepare(map)
     painter = Painter(rendering, seed)
     painter.load()

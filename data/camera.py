@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from support.settings import setting
+
 
 @dataclass(frozen=True)
 class Camera:
@@ -80,6 +82,13 @@ CAMERA_CHOICES = {
     "auto": "no camera for images without a camera file",
     "cityscapes": "for these the published calibration of Cityscapes, an assumption that the output names",
 }
+
+
+def camera_setting(section: str = ""):
+    """The setting `camera` of a program (`support.settings`), one of CAMERA_CHOICES."""
+    meanings = "; ".join(f"{choice}: {meaning}" for choice, meaning in CAMERA_CHOICES.items())
+    return setting("auto", meanings, tuple(CAMERA_CHOICES), section)
+
 
 # Calibrations as published in Cityscapes' camera files. That of aachen serves as the standard; frankfurt,
 # most of val, has another, whose horizon lies 19 rows higher: the standard one makes its persons 2.5 m high.

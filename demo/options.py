@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from data.camera import CAMERA_CHOICES
+from data.camera import camera_setting
 from support.settings import setting
 
 STREETS = (32, 12, (1024, 512), 0)  # built-in scenes: to borrow pixels from, to choose from; size; seed
@@ -21,11 +21,7 @@ class DemoOptions:
     )
     db_root: str = setting("", "tree whose scenes are offered; none: built-in street scenes")
     split: str = setting(SPLIT, "split of that tree")
-    camera: str = setting(
-        "auto",
-        "; ".join(f"{choice}: {meaning}" for choice, meaning in CAMERA_CHOICES.items()),
-        tuple(CAMERA_CHOICES),
-    )
+    camera: str = camera_setting()
     scenes: int = setting(STREETS[1], "scenes offered, the first of the split", least=1)
     streets: str = setting(
         "datasets/demo", "folder of the built-in scenes, which are made when it is used first"

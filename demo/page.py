@@ -13,9 +13,9 @@ import gradio as gr
 from augment.insert.gates import RULES, Gates
 from demo import actions
 from demo.files import write_zip
-from demo.pictures import before_and_after, in_scene, scene_picture
+from demo.pictures import before_and_after, in_scene, scene_picture, thumbnail
 from demo.state import FORCED, PIXELS, State, Wishes
-from demo.studio import SHAPE_SLIDERS, Studio, thumbnail
+from demo.studio import SHAPE_SLIDERS, Studio
 from support.errors import InputError
 
 TITLE = "Where and what"
@@ -75,7 +75,7 @@ def build(studio: Studio) -> gr.Blocks:
                     with gr.Row():
                         shape = [_slider(f"shape {i + 1}", f"shape{i}") for i in range(SHAPE_SLIDERS)]
                 gallery = gr.Gallery(
-                    [thumbnail(frame) for frame in studio.frames],
+                    [thumbnail(studio.scene(number).image) for number in range(len(studio.frames))],
                     format="jpeg",
                     show_label=False,
                     columns=6,

@@ -11,12 +11,18 @@ from demo.state import State, Wishes
 from demo.studio import Studio
 
 LARGEST_WIDTH = 1024  # pixels; larger pictures travel too slowly
+THUMBNAIL_WIDTH = 256  # pixels
 
 
 def shown(image: EditedImage) -> np.ndarray:
     """An image as people see it, (h,w,3) uint8: its picture, else its label map in the official colours."""
     picture = image.rgb if image.rgb is not None else colour_map(image.label_ids)[..., :3]
     return _resized(np.ascontiguousarray(picture))
+
+
+def thumbnail(image: EditedImage) -> np.ndarray:
+    """A small picture (h,w,3) uint8 of an image."""
+    return _resized(shown(image), THUMBNAIL_WIDTH)
 
 
 def scene_picture(studio: Studio, state: State, wishes: Wishes, opacity: float) -> np.ndarray:
@@ -53,9 +59,9 @@ def in_scene(state: State, x: float, y: float) -> tuple[float, float]:
     return (x + 0.5) * scale, (y + 0.5) * scale
 
 
-def _resized(picture: np.ndarray) -> np.ndarray:
+def _resized(picture: np.ndarray, largest: int = LARGEST_WIDTH) -> np.ndarray:
     height, width = picture.shape[:2]
-    if width <= LARGEST_WIDTH:
+    if width <= largest:
         return picture
-    size = LARGEST_WIDTH, max(round(height * LARGEST_WIDTH / width), 1)
+    size = largest, max(round(height * largest / width), 1)
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

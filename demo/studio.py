@@ -3,17 +3,14 @@
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
-from augment.insert.options import Insertion, InsertOptions
+from augment.insert.options import Insertion
 from augment.insert.places import Inserter, column, needed_fits, working_maps
 from augment.insert.scene import EditedImage, read_image
-from augment.options import SynthOptions
 from augment.paint.painter import Painter, Rendering
 from data.frame import Frame, list_frames
-from data.writer import colour_map
 from demo.options import STREETS, DemoOptions
 from demo.state import Scene, Wishes
 from distributed import choose_device
@@ -25,7 +22,6 @@ from support.progress import progress_bar
 ATTEMPTS = 40  # places tried when chance is asked
 SHAPE_SLIDERS = 4  # directions of z_appr that have a slider
 SHAPE_DRAWS = 64  # masks that tell which directions these are
-THUMBNAIL_WIDTH = 256  # pixels
 TRAIN = "train"  # the split that pixels are borrowed from
 
 
@@ -68,11 +64,7 @@ class Studio:
 
     def _painter(self, root: Path, name: str, bank: str) -> Painter:
         split = TRAIN if (root / "gtFine" / TRAIN).is_dir() else self.split
-        painting = SynthOptions(backend=name) if name == "swap" else SynthOptions()
-        device = self.inserter.settings.device
-        return Painter(
-            Rendering(name, painting, InsertOptions.shadow, str(root), split, bank, device), seed=0
-        )
+        return Painter(Rendering(name, db_root=str(root), split=split, bank=bank), seed=0)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -99,15 +91,6 @@ def built_in_scenes(out: Path, workers: int) -> Path:
 
     write_streets(out, train, val, size, seed, max(workers, 1), progress=bar)
     return out
-
-
-def thumbnail(frame: Frame) -> np.ndarray:
-    """A small picture (h,w,3) uint8 of a frame. Raises InputError if its files are bad."""
-    label_ids, _ = frame.read_maps()
-    shape = label_ids.shape
-    picture = frame.read_image(shape) if frame.image_path else colour_map(label_ids)[..., :3]
-    height = round(picture.shape[0] * THUMBNAIL_WIDTH / picture.shape[1])
-    return cv2.resize(picture, (THUMBNAIL_WIDTH, max(height, 1)), interpolation=cv2.INTER_AREA)
 
 
 @torch.no_grad()

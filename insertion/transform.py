@@ -13,7 +13,6 @@ from torchvision.transforms import v2
 from augment.insert.options import Insertion, InsertOptions
 from augment.insert.places import Inserter
 from augment.insert.tree import plan
-from augment.options import SynthOptions
 from augment.paint.bank import build_bank, open_bank
 from augment.paint.painter import WITH_BANK, Rendering
 from data.camera import CAMERA_CHOICES
@@ -122,8 +121,7 @@ class InsertInstances(v2.Transform):
             open_bank(Path(bank))
         rendering = None
         if render != "none":
-            painting = SynthOptions() if render == "overlay" else SynthOptions(backend=render)
-            rendering = Rendering(render, painting, shadow, "", "", str(bank), device)
+            rendering = Rendering(render, shadow=shadow, bank=str(bank), device=device)
         paths = [checkpoint] if isinstance(checkpoint, str | Path) else checkpoint
         if not all(LAST_ID < label < 256 for label in void):
             raise InputError(f"void {tuple(void)}: wanted are label ids from {LAST_ID + 1} to 255")

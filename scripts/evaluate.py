@@ -4,19 +4,18 @@ Measures how plausible and diverse the placements of a trained model are, beside
 prior and nearest and beside real held-out instances. Writes evaluation.json, evaluation.md and plots.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from augment.insert.places import column, working_maps
-from data.camera import CAMERA_CHOICES, assumptions
+from data.camera import assumptions, camera_setting
 from data.erased import Erasure, erase_exactly
 from data.fill import fill_hole
 from data.geometry import boxes_of_theta, fit_heights
@@ -44,63 +43,61 @@ from support.checkpoints import PACKED, find_checkpoint
 from support.errors import InputError, Parser, run_program
 from support.files import write_atomic
 from support.progress import progress_bar
-from support.seeds import generator
+from support.seeds import normal
+from support.settings import add_flags, checked, setting
 from where import Places, check_temperature
 
 RESULT = "evaluation.json"
 QUICK_N_Z = 4
 
 
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """One evaluation; None and "" where nothing was asked for."""
+
+    checkpoint: str = setting(
+        help="run folder (its newest checkpoint), state-*.pt, or builtin:person",
+        read=str,
+        flag={"required": True},
+    )
+    db_root: str = setting(
+        help="folder that holds gtFine/ and, if any, camera/", read=str, flag={"required": True}
+    )
+    camera: str = camera_setting()
+    split: str = setting("val", "scenes to place objects in")
+    train_split: str = setting("train", "where baselines come from")
+    n_z: int | None = setting(
+        None, f"objects in each scene for each seed (default 10; {QUICK_N_Z} with --quick)", read=int, least=2
+    )
+    seeds: int = setting(5, "number of seeds: 0, 1, 2, ...", least=1)
+    out: str = setting("", "folder for the results (default RUN/evaluation)")
+    temperature: float = setting(
+        1.0, "of the density of places; below 1 gathers places where it is high, 1: as learnt"
+    )
+    scenes: int | None = setting(
+        None, "the first so many scenes of the split (default all)", read=int, least=1
+    )
+    cache_dir: str = setting("", "folder of working-size maps (default that of the training)")
+    device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")
+    batch_size: int = setting(8, "objects made at once; changes rounding at most", least=1)
+    quick: bool = setting(False, "placement figures only: no re-placement, shapes, reconstruction")
+    overwrite: bool = setting(False, "replace an evaluation that lies in --out")
+
+
 def parser() -> Parser:
     """The command line."""
     parser = Parser("python -m scripts.evaluate", "Measure placements.")
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        help="run folder (its newest checkpoint), state-*.pt, or builtin:person",
-    )
-    parser.add_argument("--db_root", required=True, help="folder that holds gtFine/ and, if any, camera/")
-    camera = "; ".join(f"{choice}: {meaning}" for choice, meaning in CAMERA_CHOICES.items())
-    parser.add_argument("--camera", choices=CAMERA_CHOICES, default="auto", help=f"{camera} (default auto)")
-    parser.add_argument("--split", default="val", help="scenes to place objects in (default val)")
-    parser.add_argument("--train_split", default="train", help="where baselines come from (default train)")
-    parser.add_argument(
-        "--n_z", type=int, help=f"objects in each scene for each seed (default 10; {QUICK_N_Z} with --quick)"
-    )
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds: 0, 1, 2, ... (default 5)")
-    parser.add_argument("--out", help="folder for the results (default RUN/evaluation)")
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=1.0,
-        help="of the density of places; below 1 gathers places where it is high (default 1: as learnt)",
-    )
-    parser.add_argument("--scenes", type=int, help="the first so many scenes of the split (default all)")
-    parser.add_argument("--cache_dir", help="folder of working-size maps (default that of the training)")
-    parser.add_argument("--device", default="auto", help="auto (cuda if there is one), cpu, cuda or cuda:N")
-    parser.add_argument(
-        "--batch_size", type=int, default=8, help="objects made at once; changes rounding at most (default 8)"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="placement figures only: no re-placement, shapes, reconstruction"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an evaluation that lies in --out")
+    add_flags(parser, EvaluateOptions)
     return parser
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Settings of a command line (None: sys.argv). Raises InputError for what can't be used."""
-    settings = parser().parse_args(arguments)
-    if settings.n_z is None:
-        settings.n_z = QUICK_N_Z if settings.quick else 10
-    for name, least in (("n_z", 2), ("seeds", 1), ("scenes", 1), ("batch_size", 1)):
-        value = getattr(settings, name)
-        if value is not None and value < least:
-            raise InputError(f"{name} must be at least {least}, not {value}")
-    return settings
+def parse(arguments: list[str] | None = None) -> EvaluateOptions:
+    """Options of a command line (None: sys.argv). Raises InputError for what can't be used."""
+    options = checked(EvaluateOptions(**vars(parser().parse_args(arguments))))
+    return options if options.n_z else dataclasses.replace(options, n_z=QUICK_N_Z if options.quick else 10)
 
 
-def evaluate(settings: argparse.Namespace) -> dict:
+def evaluate(settings: EvaluateOptions) -> dict:
     """Measure, write the results, and return what evaluation.json holds."""
     # ---- model and data
     checkpoint = find_checkpoint(settings.checkpoint)
@@ -235,7 +232,7 @@ def place(
     view: View,
     content: FrameMaps,
     training: Training,
-    settings: argparse.Namespace,
+    settings: EvaluateOptions,
 ) -> np.ndarray:
     """Place the model's and the baselines' objects on a scene, and take its real instances.
 
@@ -262,10 +259,7 @@ def draw_z(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Normal noise z_spatial (S,K,z_spatial) and z_appr (S,K,z_appr) float32 for the scene `name`."""
     sizes = (model.options.z_dim_spatial, model.options.z_dim_appr)
-    drawn = [
-        [generator(seed, name, k, purpose).standard_normal(sum(sizes), np.float32) for k in range(count)]
-        for seed in seeds
-    ]
+    drawn = [normal(seed, name, range(count), purpose, sum(sizes)) for seed in seeds]
     z_spatial, z_appr = np.split(np.array(drawn), [sizes[0]], axis=2)
     return z_spatial, z_appr
 
@@ -293,7 +287,7 @@ def sample_scene(
     (S,K,cy,cx) in 0..1.
     """
     thetas, masks = [], []
-    columns = [_column(z, model.device).split(batch_size) for z in (z_spatial, z_appr)]
+    columns = [column(z, model.device).split(batch_size) for z in (z_spatial, z_appr)]
     for spatial, appr in zip(*columns, strict=True):
         theta = places.sample(spatial)
         big = (tensor.expand(len(theta), -1, -1) for tensor in (scene.labels_big, scene.ids_big))
@@ -302,11 +296,6 @@ def sample_scene(
     boxes = boxes_of_theta(torch.cat(thetas).numpy(), 1, 1)
     masks = torch.cat(masks).numpy()
     return boxes.reshape(*z_spatial.shape[:2], 4), masks.reshape(*z_spatial.shape[:2], *masks.shape[1:])
-
-
-def _column(z: np.ndarray, device: torch.device) -> Tensor:
-    """z (S,K,z_dim) as the networks want it: (S*K,z_dim,1,1)."""
-    return column(z.reshape(-1, z.shape[-1]), device)
 
 
 def collect_shapes(collected: Collected, view: View, content: FrameMaps, masks: np.ndarray) -> None:
@@ -324,7 +313,7 @@ def disentangle(
     places: Places,
     scene: Scene,
     view: View,
-    settings: argparse.Namespace,
+    settings: EvaluateOptions,
 ) -> None:
     """What changes with z_appr alone, and with z_spatial alone."""
     z_spatial, z_appr = draw_z(model, view.name, collected.seeds, settings.n_z, "disentangle")
@@ -351,7 +340,7 @@ def place_on_maps(
     """
     maps = working_maps(label_ids, instance_ids, model.maps.small, model.device)
     places = model.where.on(*maps, temperature)
-    thetas = [places.sample(part) for part in _column(z, model.device).split(64)]
+    thetas = [places.sample(part) for part in column(z, model.device).split(64)]
     return boxes_of_theta(torch.cat(thetas).cpu().numpy(), 1, 1).reshape(*z.shape[:2], 4)
 
 

@@ -5,9 +5,9 @@ the model has one, else how often a box covers each pixel over many z. On top ar
 passes the rules of insertion, red: does not), and the boxes with the highest scores.
 """
 
-import argparse
 import json
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -24,40 +24,44 @@ from distributed import choose_device
 from model import load_model
 from support.errors import InputError, Parser, run_program
 from support.files import write_atomic
+from support.settings import add_flags, checked, setting
 from where import check_temperature
 
 SMALLEST = 1024  # the picture is enlarged to at least this width, pixels
 PASSES, FAILS, BEST = (0, 255, 0), (255, 0, 0), (255, 255, 0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeatmapOptions:
+    """One picture of places; "" where nothing was asked for."""
+
+    checkpoint: str = setting(
+        help="run folder (its newest checkpoint), state-*.pt, or builtin:person",
+        read=str,
+        flag={"required": True},
+    )
+    image: str = setting(help="label map of the scene (labelIds.png)", read=str, flag={"required": True})
+    instances: str = setting("", "its instance map (default: the file beside it)")
+    out: str = setting(help="PNG to write", read=str, flag={"required": True})
+    json: str = setting("", "file for all boxes, their scores and the rules they break")
+    n_z: int = setting(200, "places drawn", least=1)
+    top: int = setting(5, "boxes drawn, those with the highest scores", least=0)
+    seed: int = setting(0, "seed of the noise", least=0)
+    temperature: float = setting(1.0, "of the density of places; 1: as learnt")
+    device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")
+    overwrite: bool = setting(False, "replace existing files")
+
+
 def parser() -> Parser:
     """The command line."""
     parser = Parser("python -m scripts.heatmap", "Where would it place an object?")
-    add = parser.add_argument
-    add(
-        "--checkpoint",
-        required=True,
-        help="run folder (its newest checkpoint), state-*.pt, or builtin:person",
-    )
-    add("--image", required=True, help="label map of the scene (labelIds.png)")
-    add("--instances", help="its instance map (default: the file beside it)")
-    add("--out", required=True, help="PNG to write")
-    add("--json", help="file for all boxes, their scores and the rules they break")
-    add("--n_z", type=int, default=200, help="places drawn (default 200)")
-    add("--top", type=int, default=5, help="boxes drawn, those with the highest scores (default 5)")
-    add("--seed", type=int, default=0, help="seed of the noise (default 0)")
-    add("--temperature", type=float, default=1.0, help="of the density of places (default 1: as learnt)")
-    add("--device", default="auto", help="auto (cuda if there is one), cpu, cuda or cuda:N")
-    add("--overwrite", action="store_true", help="replace existing files")
+    add_flags(parser, HeatmapOptions)
     return parser
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Settings of a command line (None: sys.argv). Raises InputError for what can't be used."""
-    settings = parser().parse_args(arguments)
-    for name, least in (("n_z", 1), ("top", 0), ("seed", 0)):
-        if getattr(settings, name) < least:
-            raise InputError(f"{name} must be at least {least}, not {getattr(settings, name)}")
+def parse(arguments: list[str] | None = None) -> HeatmapOptions:
+    """Options of a command line (None: sys.argv). Raises InputError for what can't be used."""
+    settings = checked(HeatmapOptions(**vars(parser().parse_args(arguments))))
     for option in ("out", "json"):
         path = getattr(settings, option)
         if path and Path(path).exists() and not settings.overwrite:
@@ -116,7 +120,7 @@ def best(boxes: np.ndarray, scores: np.ndarray, count: int) -> list[int]:
     return chosen
 
 
-def heatmap(settings: argparse.Namespace) -> None:
+def heatmap(settings: HeatmapOptions) -> None:
     """Draw the places, write the picture and print what came out."""
     model = load_model(settings.checkpoint, choose_device(settings.device))
     check_temperature(model.where, settings.temperature)

@@ -8,7 +8,7 @@ from augment.insert.places import column, working_maps
 from augment.insert.scene import EditedImage
 from data.geometry import boxes_of_theta, whole_pixels
 from model import WhereWhat
-from support.seeds import generator
+from support.seeds import normal
 
 BATCH = 25  # places asked for at once
 PLACES = 200  # drawn, where a model has no density
@@ -47,10 +47,7 @@ def draw_places(
     height, width = image.label_ids.shape
     maps = working_maps(image.label_ids, image.instance_ids, model.maps.small, device)
     where = model.where.on(*maps, temperature)
-    size = model.options.z_dim_spatial
-    z = np.array(
-        [generator(seed, image.name, k, "heatmap").standard_normal(size, np.float32) for k in range(count)]
-    )
+    z = normal(seed, image.name, range(count), "heatmap", model.options.z_dim_spatial)
     boxes, scores = [], []
     for first in range(0, count, BATCH):
         theta = where.sample(column(z[first : first + BATCH], device))

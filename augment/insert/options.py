@@ -13,7 +13,7 @@ from augment.insert.gates import RULES, Gates
 from augment.options import WITH_WEIGHTS, SynthOptions, is_own, options_of
 from augment.paint.painter import RENDERERS, WITH_BANK, Rendering
 from augment.tree import BESIDE, RAW_MODES
-from data.camera import CAMERA_CHOICES
+from data.camera import camera_setting
 from data.geometry import HeightFit
 from data.images import read_as_stored
 from data.labels import TARGET_CLASSES
@@ -116,12 +116,7 @@ class InsertOptions(Insertion):
     )
     image: str = setting("", "a single label map (labelIds.png) instead of a split", section="input")
     instances: str = setting("", "its instance map (default: the file beside it)", section="input")
-    camera: str = setting(
-        "auto",
-        "; ".join(f"{choice}: {meaning}" for choice, meaning in CAMERA_CHOICES.items()),
-        tuple(CAMERA_CHOICES),
-        section="input",
-    )
+    camera: str = camera_setting("input")
 
     per_image: tuple[int, int] | None = setting(
         None, "objects tried in each image, a number or a range (default 1)", section="what", read=range_of
@@ -149,7 +144,9 @@ class InsertOptions(Insertion):
         "file to keep the instances of swap and recolor in (default: made anew each time)",
         section="picture",
     )
-    shadow: float = setting(0.5, "darkest part of a contact shadow, 0..1", section="picture", least=0, most=1)
+    shadow: float = setting(
+        Rendering.shadow, "darkest part of a contact shadow, 0..1", section="picture", least=0, most=1
+    )
 
     raw: str = setting(
         "none",

@@ -27,7 +27,7 @@ from data.instances import resize_nearest, usable_instances
 from data.labels import CHANNEL_OF_ID
 from model import WhereWhat, load_model
 from support.errors import InputError, warn
-from support.seeds import generator
+from support.seeds import normal
 from where import Places
 
 CANDIDATES = 8  # places asked for at once; a constant, because rounding may depend on it
@@ -57,8 +57,9 @@ def working_maps(
 
 
 def column(z: np.ndarray, device: torch.device) -> Tensor:
-    """Noise (B,z_dim) as the networks want it: (B,z_dim,1,1)."""
-    return torch.from_numpy(np.ascontiguousarray(z, np.float32))[:, :, None, None].to(device)
+    """Noise (...,z_dim) as the networks want it, one after another: (N,z_dim,1,1)."""
+    rows = np.ascontiguousarray(z, np.float32).reshape(-1, z.shape[-1])
+    return torch.from_numpy(rows)[:, :, None, None].to(device)
 
 
 def training_boxes(frames: list[Frame], model: WhereWhat) -> np.ndarray:
@@ -225,12 +226,8 @@ class Inserter:
         options, fixed = model.options, (self.settings.z_spatial, self.settings.z_appr)
         sizes = options.z_dim_spatial, options.z_dim_appr
         purpose = f"insert object {number}"
-        drawn = np.array(
-            [
-                generator(self.settings.seed, name, one, purpose).standard_normal(sum(sizes), np.float32)
-                for one in range(attempt, attempt + CANDIDATES)
-            ]
-        )
+        attempts = range(attempt, attempt + CANDIDATES)
+        drawn = normal(self.settings.seed, name, attempts, purpose, sum(sizes))
         z_spatial, z_appr = np.split(drawn, [sizes[0]], axis=1)
         for z, value in zip((z_spatial, z_appr), fixed, strict=True):
             if value is not None:

@@ -7,7 +7,7 @@ another on the same picture.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -43,12 +43,13 @@ class Rendering:
     """How a run paints; everything that a worker must know."""
 
     name: str  # one of RENDERERS except "none", or module:Class
-    options: SynthOptions  # of which the back end, prompts, crop, feather and colour match count here
-    shadow: float  # how dark the contact shadow is at most, 0..1
-    db_root: str  # where the instances to show come from; empty: the bank is taken as it is
-    split: str
-    bank: str  # file of these instances
-    device: str  # for models, where their settings do not say otherwise
+    # Back end's settings, prompts, crop, feather and colour match count here.
+    options: SynthOptions = field(default_factory=SynthOptions)
+    shadow: float = 0.5  # how dark the contact shadow is at most, 0..1
+    db_root: str = ""  # where the instances to show come from; empty: the bank is taken as it is
+    split: str = ""
+    bank: str = ""  # file of these instances
+    device: str = "cpu"  # for models, where their settings do not say otherwise
 
     def check(self) -> None:
         """Raises InputError for bad settings of the back end or bad prompts; nothing is loaded."""
