@@ -376,8 +376,8 @@ def grid_cell(labels: np.ndarray, scene: np.ndarray) -> np.ndarray:
     return cell
 
 
-def main() -> None:
-    options, dry_run = parse()
+def main(arguments: list[str] | None = None) -> None:
+    options, dry_run = parse(arguments)
     with joined() as ranks:
         train(options, dry_run, ranks)
 

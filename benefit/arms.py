@@ -7,12 +7,10 @@ measurement leaves none behind.
 
 import contextlib
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 
@@ -82,12 +80,11 @@ def run_program(name: str, arguments: dict, log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("a", encoding="utf-8", errors="backslashreplace") as file,
-        patch.object(sys, "argv", [name, *words]),
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
     ):
         print(name, *words)
-        status = import_module(_ABOVE + name).main()
+        status = import_module(_ABOVE + name).main(words)
     torch.set_num_threads(threads)  # some of them want only one
     if status:
         raise InputError(f"{name} ended with status {status}: see {log}")

@@ -149,12 +149,12 @@ def loader_rate(pairs: TrainingPairs, options: Options, seconds: float = 5.0) ->
     return count / (time.perf_counter() - started)
 
 
-def alone(names: list[str], arguments: argparse.Namespace, db_root: Path) -> dict[str, dict[str, float]]:
+def alone(names: list[str], flags: argparse.Namespace, db_root: Path) -> dict[str, dict[str, float]]:
     """Each variant in a process of its own, steps in turn: seconds, and memory at its start and at most."""
     line = [sys.executable, "-m", f"{__package__}.bench", "--db_root", str(db_root)]
     for flag in ("preset", "batch_size", "threads", "device", "cache_dir", "cuda_graph"):
-        line += [f"--{flag}", str(getattr(arguments, flag))]
-    line += ["--no-channels_last"] * (not arguments.channels_last)
+        line += [f"--{flag}", str(getattr(flags, flag))]
+    line += ["--no-channels_last"] * (not flags.channels_last)
     pipe = subprocess.PIPE
     complaints = {name: tempfile.TemporaryFile("w+") for name in names}
     processes = {
@@ -174,7 +174,7 @@ def alone(names: list[str], arguments: argparse.Namespace, db_root: Path) -> dic
     try:
         for name in names:
             answers(name)  # when it is ready
-        for _ in range(arguments.repeats):
+        for _ in range(flags.repeats):
             for name in names:
                 with contextlib.suppress(BrokenPipeError):  # it is gone: `answers` says so
                     processes[name].stdin.write("step\n")
@@ -210,24 +210,24 @@ def serve(name: str, options: Options, batch: Batch, noise: Noise, device: torch
     print(start, peak_memory_mb(device), flush=True)
 
 
-def bench(arguments: argparse.Namespace, db_root: Path) -> dict:
+def bench(flags: argparse.Namespace, db_root: Path) -> dict:
     """Everything that `--json` writes (and phases, gflop, settings)."""
-    options = bench_options(arguments, db_root)
+    options = bench_options(flags, db_root)
     device = choose_device(options.device)
     set_speed(options, device)
     pairs = training_pairs(options)
     batch = next(iter(training_loader(pairs, options.batch_size)))
     noise = draw_noise(options, range(options.batch_size))
-    if arguments.alone:
-        serve(arguments.alone, options, batch, noise, device)
+    if flags.alone:
+        serve(flags.alone, options, batch, noise, device)
         return {}
 
-    names = ["plain"] * arguments.plain + arguments.variants.split(",")
+    names = ["plain"] * flags.plain + flags.variants.split(",")
     variants = [Variant(name, options, batch, noise, device) for name in names]
     for variant in variants:
-        variant.warm_up(arguments.warm_up)
+        variant.warm_up(flags.warm_up)
     times = {name: [] for name in names}
-    for _ in range(arguments.repeats):  # alternately, so that all see the same machine
+    for _ in range(flags.repeats):  # alternately, so that all see the same machine
         for variant in variants:
             times[variant.name].append(timed(variant.step, device))
     seconds = {name: statistics.median(values) for name, values in times.items()}
@@ -243,13 +243,13 @@ def bench(arguments: argparse.Namespace, db_root: Path) -> dict:
         }
         for name in names
     }
-    if arguments.plain:
+    if flags.plain:
         result["plain"]["gflop"] = count_gflop(variants[0])
     ceiling, fast_name = ceiling_gflops(device), fast.name
     del variants, fast
-    for name, numbers in alone(names, arguments, db_root).items():
+    for name, numbers in alone(names, flags, db_root).items():
         result[name] |= numbers
-    if arguments.plain:
+    if flags.plain:
         for kind in ("seconds", "seconds_alone"):
             ratio = {name: result["plain"][kind] / result[name][kind] for name in names if name != "plain"}
             result["ratio" + kind.removeprefix("seconds")] = ratio
@@ -269,7 +269,7 @@ def bench(arguments: argparse.Namespace, db_root: Path) -> dict:
         "achieved_gflops": gflop / seconds[fast_name],
         "loader": {"pairs_per_second": loader_rate(pairs, options)},
         "settings": {
-            "preset": arguments.preset,
+            "preset": flags.preset,
             "batch_size": options.batch_size,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
@@ -284,19 +284,19 @@ def training_pairs(options: Options) -> TrainingPairs:
     return TrainingPairs(prepare(options, "train"), options, with_places=has_density)
 
 
-def bench_options(arguments: argparse.Namespace, db_root: Path) -> Options:
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+def bench_options(flags: argparse.Namespace, db_root: Path) -> Options:
+    if flags.threads:
+        torch.set_num_threads(flags.threads)
     return validate(
         Options(
-            **PRESETS[arguments.preset]
+            **PRESETS[flags.preset]
             | {
                 "db_root": str(db_root),
-                "cache_dir": arguments.cache_dir or str(db_root / "cache"),
-                "device": arguments.device,
-                "batch_size": arguments.batch_size,
-                "channels_last": arguments.channels_last,
-                "cuda_graph": arguments.cuda_graph,
+                "cache_dir": flags.cache_dir or str(db_root / "cache"),
+                "device": flags.device,
+                "batch_size": flags.batch_size,
+                "channels_last": flags.channels_last,
+                "cuda_graph": flags.cuda_graph,
             }
         )
     )
@@ -333,9 +333,9 @@ def table(result: dict) -> str:
     return "\n".join(rows)
 
 
-def scaling(arguments: argparse.Namespace, db_root: Path) -> str:
+def scaling(flags: argparse.Namespace, db_root: Path) -> str:
     """Cost of an iteration against batch size, and of preparing a data set against its images."""
-    options = bench_options(arguments, db_root)
+    options = bench_options(flags, db_root)
     device = choose_device(options.device)
     set_speed(options, device)
     pairs = training_pairs(options)
@@ -345,7 +345,7 @@ def scaling(arguments: argparse.Namespace, db_root: Path) -> str:
         batch = next(iter(training_loader(pairs, size)))
         variant = Variant("fp32", sized, batch, draw_noise(sized, range(size)), device)
         variant.warm_up(1)
-        seconds = statistics.median(timed(variant.step, device) for _ in range(arguments.repeats))
+        seconds = statistics.median(timed(variant.step, device) for _ in range(flags.repeats))
         rows.append(f"{size:5} {seconds:13.3f} {seconds / size:8.3f}")
     rows.append("images   first pass, s   s/image   later start, s")
     for count in (8, 16, 32):
@@ -386,34 +386,34 @@ def parser() -> Parser:
     return parser
 
 
-def main() -> None:
-    arguments = parser().parse_args()
+def main(arguments: list[str] | None = None) -> None:
+    flags = parser().parse_args(arguments)
     for name, least in (("repeats", 1), ("warm_up", 0), ("threads", 0)):
-        if getattr(arguments, name) < least:
-            raise InputError(f"--{name} must be at least {least}, not {getattr(arguments, name)}")
-    where = PRESETS[arguments.preset].get("where", "published")
-    if arguments.plain and WHERE_MODULES[where].has_density:
+        if getattr(flags, name) < least:
+            raise InputError(f"--{name} must be at least {least}, not {getattr(flags, name)}")
+    where = PRESETS[flags.preset].get("where", "published")
+    if flags.plain and WHERE_MODULES[where].has_density:
         raise InputError(
-            f"--plain: preset {arguments.preset} has a where module of its own, of which there is no plain"
+            f"--plain: preset {flags.preset} has a where module of its own, of which there is no plain"
             " version; take --preset paper"
         )
-    for name in arguments.variants.split(","):
+    for name in flags.variants.split(","):
         if name not in VARIANTS[1:]:
             raise InputError(f"variant '{name}' is unknown: choose of {', '.join(VARIANTS[1:])}")
-    if arguments.json and not Path(arguments.json).absolute().parent.is_dir():
-        raise InputError(f"--json {arguments.json}: its folder does not exist; make it or name another")
+    if flags.json and not Path(flags.json).absolute().parent.is_dir():
+        raise InputError(f"--json {flags.json}: its folder does not exist; make it or name another")
     with tempfile.TemporaryDirectory() as folder:
-        db_root = Path(arguments.db_root or f"{folder}/streets")
-        if not arguments.db_root:
+        db_root = Path(flags.db_root or f"{folder}/streets")
+        if not flags.db_root:
             write_streets(db_root, 8, 1, (2048, 1024), seed=0)
-        if arguments.scaling:
-            print(scaling(arguments, db_root))
+        if flags.scaling:
+            print(scaling(flags, db_root))
             return
-        result = bench(arguments, db_root)
+        result = bench(flags, db_root)
     if result:
         print(table(result))
-        if arguments.json:
-            Path(arguments.json).write_text(json.dumps(result, indent=1))
+        if flags.json:
+            Path(flags.json).write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

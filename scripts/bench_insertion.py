@@ -118,17 +118,17 @@ def parser() -> Parser:
     return parser
 
 
-def main() -> None:
-    arguments = parser().parse_args()
-    if arguments.images < 1:
-        raise InputError(f"--images must be at least 1, not {arguments.images}")
-    trained = find_checkpoint(arguments.checkpoint) if arguments.checkpoint else None
-    options = Options(**PRESETS[arguments.preset])
+def main(arguments: list[str] | None = None) -> None:
+    flags = parser().parse_args(arguments)
+    if flags.images < 1:
+        raise InputError(f"--images must be at least 1, not {flags.images}")
+    trained = find_checkpoint(flags.checkpoint) if flags.checkpoint else None
+    options = Options(**PRESETS[flags.preset])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        db_root = Path(arguments.db_root or folder / "streets")
-        if not arguments.db_root:
-            write_streets(db_root, arguments.images, 1, (2048, 1024), seed=0)
+        db_root = Path(flags.db_root or folder / "streets")
+        if not flags.db_root:
+            write_streets(db_root, flags.images, 1, (2048, 1024), seed=0)
         frames = list_frames(db_root, "train")
         seed_everything(options.random_seed)
         model = WhereWhat(dataclasses.replace(options, channels_last=False))
@@ -151,7 +151,7 @@ def main() -> None:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         trees = [db_root]
-        if not arguments.db_root:
+        if not flags.db_root:
             trees.append(folder / "small")
             write_streets(trees[1], SAMPLES, 1, SMALL, seed=0)
         gates = Gates() if trained else Gates(rules=())

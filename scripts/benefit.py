@@ -28,8 +28,8 @@ def tell(name: str, result: dict) -> None:
     print(line, flush=True)
 
 
-def main() -> None:
-    options = parse()
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
     out = open_folder(options)
     if not options.report:
         work_off(out, tasks_of(options), tell)

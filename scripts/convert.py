@@ -48,8 +48,8 @@ def parser() -> Parser:
     return parser
 
 
-def main() -> int:
-    flags = parser().parse_args()
+def main(arguments: list[str] | None = None) -> int:
+    flags = parser().parse_args(arguments)
     mapping = mapping_of(flags.format, flags.mapping)
     if flags.show_mapping:
         print("\n".join(f"{category}: {label}" for category, label in mapping.items()))

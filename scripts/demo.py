@@ -34,8 +34,8 @@ def check_port(host: str, port: int) -> None:
         ) from None
 
 
-def main() -> None:
-    options = checked(DemoOptions(**vars(parser().parse_args())))
+def main(arguments: list[str] | None = None) -> None:
+    options = checked(DemoOptions(**vars(parser().parse_args(arguments))))
     check_port(options.host, options.port)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # looked at when gradio is imported
     try:

@@ -394,8 +394,8 @@ def reconstruct(
         collected.add("model", "mask_recon_l1", [float((compact_again - compact).abs().mean())])
 
 
-def main() -> None:
-    evaluate(parse())
+def main(arguments: list[str] | None = None) -> None:
+    evaluate(parse(arguments))
 
 
 if __name__ == "__main__":

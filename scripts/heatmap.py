@@ -172,9 +172,9 @@ def heatmap(settings: HeatmapOptions) -> None:
     print(f"picture: {settings.out}")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)  # small maps: more threads would not be faster
-    heatmap(parse())
+    heatmap(parse(arguments))
 
 
 if __name__ == "__main__":

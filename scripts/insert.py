@@ -306,8 +306,8 @@ def report(out: Path, summary: dict, records: Records) -> None:
     print(f"tree: {out}")
 
 
-def main() -> int:
-    return insert(parse())
+def main(arguments: list[str] | None = None) -> int:
+    return insert(parse(arguments))
 
 
 if __name__ == "__main__":

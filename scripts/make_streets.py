@@ -44,8 +44,8 @@ def parser() -> Parser:
     return parser
 
 
-def main() -> None:
-    options = parser().parse_args()
+def main(arguments: list[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
     cv2.setNumThreads(1)
     report = write_streets(
         options.out,

@@ -22,8 +22,8 @@ def parser() -> Parser:
     return parser
 
 
-def main() -> None:
-    flags = parser().parse_args()
+def main(arguments: list[str] | None = None) -> None:
+    flags = parser().parse_args(arguments)
     if flags.out.suffix != PACKED:
         raise InputError(f"--out {flags.out}: must end in {PACKED}")
     if flags.out.exists() and not flags.overwrite:

@@ -12,8 +12,8 @@ from support.errors import WITH_RESUME, run_program
 __all__ = ["parser"]
 
 
-def main() -> None:
-    options = parse()
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
     with joined() as ranks:
         run(options, ranks)
 

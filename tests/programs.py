@@ -5,17 +5,39 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from unittest.mock import patch
+from functools import partial
+
+import torch
 
 from support.errors import run_program
 
 
-def run_here(main: Callable[[], int | None], *arguments) -> subprocess.CompletedProcess:
+def run_here(main: Callable[[list[str]], int | None], *arguments) -> subprocess.CompletedProcess:
     """`main` with these arguments as its command line; exit status, stdout and stderr as text."""
-    line = ["program", *map(str, arguments)]
+    words, threads = [*map(str, arguments)], torch.get_num_threads()
     out, err = io.StringIO(), io.StringIO()
-    with patch.object(sys, "argv", line), redirect_stdout(out), redirect_stderr(err):
+    with redirect_stdout(out), redirect_stderr(err):
         try:
-            run_program(main)
+            run_program(partial(main, words))
         except SystemExit as leaving:
-            return subprocess.CompletedProcess(line, leaving.code or 0, out.getvalue(), err.getvalue())
+            status = leaving.code or 0
+        finally:
+            torch.set_num_threads(threads)  # some programs want only one
+    print(out.getvalue(), end="")  # for whoever reads why a test failed
+    print(err.getvalue(), end="", file=sys.stderr)
+    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
+
+
+def run_ok(main: Callable[[list[str]], int | None], *arguments) -> str:
+    """What a program printed that must end well."""
+    done = run_here(main, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refused(main: Callable[[list[str]], int | None], *arguments) -> str:
+    """The one line with which a program must refuse its input, as a command in a shell does."""
+    done = run_here(main, *arguments)
+    assert done.returncode == 2 and done.stderr.startswith("error: "), done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr.endswith("\n"), done.stderr
+    return done.stderr

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 import main
@@ -76,7 +75,7 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("name", LINES)
 def test_programs_take_a_tree_of_mixed_sizes_in_a_folder_of_any_name(folder, tmp_path, name):
-    out, threads = tmp_path / os.fsdecode(b"\xfcber"), torch.get_num_threads()
+    out = tmp_path / os.fsdecode(b"\xfcber")
     places = {"tree": folder / "tree", "person": folder / "person", "out": out}
     labels = [frame.label_path for frame in list_frames(folder / "tree", "val")]
     places |= {f"label{number}": path for number, path in enumerate(labels)}
@@ -85,7 +84,6 @@ def test_programs_take_a_tree_of_mixed_sizes_in_a_folder_of_any_name(folder, tmp
         done = run_here(PROGRAMS[program].main, *words)
         assert done.returncode == 0, done.stderr
         assert not [line for line in done.stderr.splitlines() if line.startswith(("warning", "error"))]
-    torch.set_num_threads(threads)
     if "insertion" in name:
         assert (out / "inserted" / "preview.png").stat().st_size > 1000
 

@@ -62,12 +62,14 @@ def stage_parser(verb: str, description: str, *, with_options: bool = False, sha
     return parser
 
 
-def parse(parser: Parser) -> tuple[argparse.Namespace, SynthOptions | None]:
-    """Flags of sys.argv and, where a `stage_parser` takes them, options. Raises InputError.
+def parse(parser: Parser, arguments: list[str] | None) -> tuple[argparse.Namespace, SynthOptions | None]:
+    """Flags of a command line (None: sys.argv) and, where a `stage_parser` takes them, options.
+
+    Raises InputError for what can't be used.
 
     Prints the options and leaves if --print_config is among the flags.
     """
-    flags = parser.parse_args()
+    flags = parser.parse_args(arguments)
     options = options_of(vars(flags)) if "print_config" in flags else None
     if options and flags.print_config:
         print(as_yaml(options))

@@ -32,8 +32,8 @@ def parser() -> Parser:
     return parser
 
 
-def main() -> int:
-    flags = parser().parse_args()
+def main(arguments: list[str] | None = None) -> int:
+    flags = parser().parse_args(arguments)
     if SYNTH.read_summary(flags.out) is not None:
         options = saved_options(flags.out)
         db_root = flags.db_root or input_of(flags.out, options)

@@ -38,8 +38,8 @@ def parser() -> Parser:
     return parser
 
 
-def main() -> int:
-    flags = parser().parse_args()
+def main(arguments: list[str] | None = None) -> int:
+    flags = parser().parse_args(arguments)
     splits = flags.splits or splits_of(flags.out)
     if not splits:
         raise InputError(f"--out {flags.out}: holds no instance maps; give the folder of a tree")

@@ -13,8 +13,8 @@ def parser() -> Parser:
     return stage_parser("integrate", "Paste repainted instances and make focus crops.")
 
 
-def main() -> int:
-    flags, _ = parse(parser())
+def main(arguments: list[str] | None = None) -> int:
+    flags, _ = parse(parser(), arguments)
     with resume(flags) as run:
         return 0 if run is None else do_stage(run, flags, "integrate", flags.num_workers)
 

@@ -22,8 +22,8 @@ def parser() -> Parser:
     return stage_parser("run", "Repaint the instances of a data set, all stages.", with_options=True)
 
 
-def main() -> int:
-    flags, options = parse(parser())
+def main(arguments: list[str] | None = None) -> int:
+    flags, options = parse(parser(), arguments)
     begin = time.monotonic()
     with start(flags, options) as run:
         return 0 if run is None else all_stages(run, flags, begin)

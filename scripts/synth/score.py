@@ -42,8 +42,8 @@ def samples_of(run: Run, pictures: bool) -> Iterator[Sample]:
                 yield Sample(run.out, source, line, patch.generated, pictures)
 
 
-def main() -> int:
-    flags, _ = parse(parser())
+def main(arguments: list[str] | None = None) -> int:
+    flags, _ = parse(parser(), arguments)
     with resume(flags) as run:
         if run is not None:
             score(run, flags)

@@ -14,8 +14,8 @@ def parser() -> Parser:
     return stage_parser("select", "Choose and cut out the instances to repaint.", with_options=True)
 
 
-def main() -> int:
-    flags, options = parse(parser())
+def main(arguments: list[str] | None = None) -> int:
+    flags, options = parse(parser(), arguments)
     with start(flags, options) as run:
         return 0 if run is None else do_stage(run, flags, "select", flags.num_workers)
 

@@ -23,8 +23,8 @@ def parser() -> Parser:
     return parser
 
 
-def main() -> int:
-    flags = parser().parse_args()
+def main(arguments: list[str] | None = None) -> int:
+    flags = parser().parse_args(arguments)
     if flags.rules:
         print("\n".join(f"{rule:<10} {text}" for rule, text in RULES.items()))
         return 0

@@ -1,7 +1,6 @@
 """scripts/heatmap.py: where the model would place an object in one image."""
 
 import json
-import sys
 
 import cv2
 import numpy as np
@@ -14,8 +13,9 @@ from data.frame import list_frames
 from layers.place_density import PLACE_PLANES
 from model import WhereWhat, load_model
 from options import PRESETS, from_dict
-from scripts.heatmap import best, entropy, main, paint, share_of_half
-from support.errors import run_program
+from scripts import heatmap
+from scripts.heatmap import best, entropy, paint, share_of_half
+from tests.programs import refused, run_ok
 from tests.town import HEIGHT, WIDTH, write_checkpoint, write_density_checkpoint, write_town
 
 
@@ -29,15 +29,6 @@ def frame(tmp_path_factory):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     return write_checkpoint(tmp_path_factory.mktemp("person"))
-
-
-def run(monkeypatch, *arguments) -> int:
-    threads = torch.get_num_threads()
-    monkeypatch.setattr(sys, "argv", ["heatmap", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        run_program(main)
-    torch.set_num_threads(threads)
-    return stopped.value.code
 
 
 def test_coverage_counts_boxes_and_cuts_them_at_the_image():
@@ -95,21 +86,18 @@ def test_the_picture_is_hot_where_the_boxes_are(frame):
     assert (picture[398:402, 510:514] == (0, 255, 0)).all(2).any()  # a foot that passes
 
 
-def test_it_writes_picture_and_boxes_and_never_replaces_them_unasked(
-    frame, checkpoint, tmp_path, monkeypatch, capsys
-):
+def test_it_writes_picture_and_boxes_and_never_replaces_them_unasked(frame, checkpoint, tmp_path):
     picture, boxes = tmp_path / "new" / "heat.png", tmp_path / "boxes.json"
     arguments = ("--checkpoint", checkpoint, "--image", frame.label_path, "--out", picture, "--json", boxes)
-    assert run(monkeypatch, *arguments, "--n_z", 40) == 0
-    assert "40 places of a person in town_000000_000019" in capsys.readouterr().out
+    assert "40 places of a person in town_000000_000019" in run_ok(heatmap.main, *arguments, "--n_z", 40)
     assert cv2.imread(str(picture)).shape == (512, 1024, 3)
     content = json.loads(boxes.read_text())
     assert len(content["places"]) == 40 and content["camera"] and content["class"] == "person"
     assert {"box", "score", "refusal"} == set(content["places"][0]) and content["density"] is None
     before = picture.read_bytes()
-    assert run(monkeypatch, *arguments, "--n_z", 5) == 2
-    assert "--overwrite" in capsys.readouterr().err and picture.read_bytes() == before
-    assert run(monkeypatch, *arguments, "--n_z", 5, "--overwrite") == 0
+    assert "--overwrite" in refused(heatmap.main, *arguments, "--n_z", 5)
+    assert picture.read_bytes() == before
+    run_ok(heatmap.main, *arguments, "--n_z", 5, "--overwrite")
     assert len(json.loads(boxes.read_text())["places"]) == 5
 
 
@@ -121,7 +109,7 @@ def test_entropy_and_half_of_the_mass():
     assert entropy(alone) == 0 and share_of_half(alone) == 1 / 32
 
 
-def test_the_heat_of_a_density_is_the_density(frame, tmp_path, monkeypatch, capsys):
+def test_the_heat_of_a_density_is_the_density(frame, tmp_path):
     checkpoint = write_density_checkpoint(tmp_path / "density")
     image = read_image(frame)
     mass = density_of_feet(load_model(checkpoint), image)
@@ -137,9 +125,8 @@ def test_the_heat_of_a_density_is_the_density(frame, tmp_path, monkeypatch, caps
     told = []
     for number, temperature in enumerate((1, 0.25)):
         files = ("--out", tmp_path / f"{number}.png", "--json", tmp_path / f"{number}.json")
-        assert run(monkeypatch, *common, *files, "--temperature", temperature) == 0
+        out = run_ok(heatmap.main, *common, *files, "--temperature", temperature)
         told.append(json.loads((tmp_path / f"{number}.json").read_text()))
-        out = capsys.readouterr().out
         assert (
             f"entropy {told[-1]['density']['entropy']:.2f} nats" in out and "half of the mass lies on" in out
         )
@@ -160,11 +147,9 @@ def test_the_heat_of_a_density_is_the_density(frame, tmp_path, monkeypatch, caps
         ({"--out": "file/heat.png"}, "can't be written"),
     ],
 )
-def test_bad_input_is_one_line(change, words, frame, checkpoint, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_one_line(change, words, frame, checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     options = {"--checkpoint": checkpoint, "--image": frame.label_path, "--out": "heat.png"} | change
-    assert run(monkeypatch, *[word for pair in options.items() for word in pair]) == 2
-    message = capsys.readouterr().err.splitlines()
-    assert len(message) == 1 and words in message[0]
+    assert words in refused(heatmap.main, *[word for pair in options.items() for word in pair])
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

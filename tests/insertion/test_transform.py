@@ -24,8 +24,9 @@ from data.frame import list_frames
 from insertion import InsertInstances, make_bank, thing_masks
 from insertion.transform import draw_name
 from support.errors import InputError
-from tests.augment.insert.inserting import run
+from tests.augment.insert.inserting import insert
 from tests.augment.insert.test_insert_render import write_source
+from tests.programs import run_ok
 from tests.town import CAMERA, PERSON_PLACE, write_checkpoint
 
 LOOSE = Gates(rules=(), min_visible=20, may_hide=True)
@@ -84,7 +85,7 @@ def same(first, second) -> bool:
     return all(np.array_equal(one, other) for one, other in zip(arrays(first), arrays(second), strict=True))
 
 
-def test_maps_and_picture_are_those_of_scripts_insert(source, checkpoint, tmp_path, monkeypatch):
+def test_maps_and_picture_are_those_of_scripts_insert(source, checkpoint, tmp_path):
     named, out, bank = tmp_path / "named", tmp_path / "out", tmp_path / "bank.npz"
     names = []
     for seed, frame in enumerate(list_frames(source, "train")):
@@ -108,7 +109,7 @@ def test_maps_and_picture_are_those_of_scripts_insert(source, checkpoint, tmp_pa
         "--seed",
         5,
     )
-    assert run(monkeypatch, *command, *LOOSE_FLAGS, "--render", "swap", "--bank", bank) == 0
+    run_ok(insert, *command, *LOOSE_FLAGS, "--render", "swap", "--bank", bank)
 
     transform = InsertInstances(checkpoint, (1, 3), 1.0, bank=bank, gates=LOOSE, seed=5)
     frames = {frame.name: frame for frame in list_frames(out, "train")}

@@ -37,7 +37,7 @@ from segment.samples import (
 from segment.training import RESULT, learn, measure, read_truths, set_precision
 from streets.scenes import write_streets
 from support.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
-from tests.programs import run_here
+from tests.programs import refused, run_here, run_ok
 from tests.test_main import assert_same, stats
 from tests.town import box, town_objects, write_town
 
@@ -263,15 +263,14 @@ def test_a_resumed_run_ends_like_one_that_was_not_stopped(streets, tmp_path):
 
 def test_a_run_leaves_its_folder_and_can_be_measured_again(streets, tmp_path):
     out = tmp_path / "run"
-    done = run_here(program.main, *flags(streets, out, share=[1.0]))
-    assert done.returncode == 0, done.stderr
+    run_ok(program.main, *flags(streets, out, share=[1.0]))
     names = {path.name for path in out.iterdir() if not path.name.startswith("events")}
     kept = {"options.yaml", "log.txt", "stats.jsonl", "samples", "checkpoints", "predictions", RESULT}
     assert names == kept
     assert [path.name for path in (out / "samples").iterdir()] == ["epoch_00_iter_0004.png"]
     before = json.loads((out / RESULT).read_text())
     assert set(before) == {"coco", "cityscapes"}
-    assert run_here(program.main, *flags(streets, out), "--eval_only").returncode == 0
+    run_ok(program.main, *flags(streets, out), "--eval_only")
     assert json.loads((out / RESULT).read_text()) == before
 
 
@@ -306,10 +305,7 @@ def test_two_processes_train_one_model_together(streets, tmp_path):
     ),
 )
 def test_a_mistake_is_one_line_and_status_2(streets, tmp_path, change, said):
-    done = run_here(program.main, *flags(streets, tmp_path / "run", **change))
-    assert done.returncode == 2
-    (line,) = done.stderr.strip().splitlines()
-    assert said in line
+    assert said in refused(program.main, *flags(streets, tmp_path / "run", **change))
 
 
 @pytest.mark.parametrize("which", ("data", "val"))
@@ -327,9 +323,9 @@ def test_what_nothing_can_be_learnt_from_is_one_line(streets, tmp_path, which, o
     frame.write(np.zeros((128, 256, 3), np.uint8), objects, *rasterise(objects, 256, 128))
     Image.new("RGB", size).save(path := frame.image_path)
     more = {which: tree, "size": "64x32", "val_split": "train"}
-    done = run_here(program.main, *flags(streets, tmp_path / "run", **more))
+    message = refused(program.main, *flags(streets, tmp_path / "run", **more))
     named = f"--{which} {tree}: split train" if "instance" in said else str(path)
-    assert done.returncode == 2 and f"error: {named}" in done.stderr and said in done.stderr
+    assert f"error: {named}" in message and said in message
     assert not (tmp_path / "run").exists()
 
 
@@ -342,8 +338,7 @@ def test_weights_of_other_classes_or_another_arch_are_refused(streets, tmp_path)
         ({"weights": tmp_path / "other.pt"}, "knows 91 classes, these data have 9"),
         ({"weights": tmp_path / "small.pt", "arch": "maskrcnn_resnet18_fpn"}, "weights of another arch"),
     ):
-        done = run_here(program.main, *flags(streets, tmp_path / "run", **change))
-        assert done.returncode == 2 and said in done.stderr
+        assert said in refused(program.main, *flags(streets, tmp_path / "run", **change))
 
 
 def test_weights_that_cannot_be_downloaded_are_one_line(streets, tmp_path, monkeypatch):
@@ -353,29 +348,24 @@ def test_weights_that_cannot_be_downloaded_are_one_line(streets, tmp_path, monke
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     options = flags(streets, tmp_path / "run", arch="maskrcnn_resnet18_fpn", weights="imagenet")
-    done = run_here(program.main, *options)
-    assert done.returncode == 2
-    assert "--weights imagenet: can't be downloaded (<urlopen error no network>)" in done.stderr
+    said = "--weights imagenet: can't be downloaded (<urlopen error no network>)"
+    assert said in refused(program.main, *options)
 
 
 def test_a_run_folder_is_not_written_over(streets, tmp_path):
     options = flags(streets, tmp_path / "run", iterations=1, picture_every=0)
-    assert run_here(program.main, *options).returncode == 0
-    assert "already holds a run" in run_here(program.main, *options).stderr
+    run_ok(program.main, *options)
+    assert "already holds a run" in refused(program.main, *options)
     other = flags(streets, tmp_path / "run", iterations=2, picture_every=0)
-    assert (
-        "trained with iterations 1, this run has 2"
-        in run_here(program.main, *other, "--resume", "auto").stderr
-    )
+    assert "with iterations 1, this run has 2" in refused(program.main, *other, "--resume", "auto")
 
 
 def test_a_state_of_another_program_is_one_line(streets, tmp_path):
     state = {"iteration": 1, "samples_seen": 1, "options": {}, "networks": {"stn.weight": torch.ones(1)}}
     save_checkpoint(tmp_path / "run/checkpoints", state | {"optimisers": {}, "window": {}}, 1)
     for more in (["--resume", "auto"], ["--eval_only"]):
-        done = run_here(program.main, *flags(streets, tmp_path / "run"), *more)
-        assert done.returncode == 2 and done.stderr.count("\n") == 1
-        assert "state-00000001.pt: holds no" in done.stderr
+        message = refused(program.main, *flags(streets, tmp_path / "run"), *more)
+        assert "state-00000001.pt: holds no" in message
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

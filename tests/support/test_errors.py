@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+from functools import partial
 
 import pytest
 
@@ -11,21 +12,21 @@ from support.errors import SAME_COMMAND, InputError, run_program
 from tests.programs import run_here
 
 
-def told_to_end():
+def told_to_end(_arguments):
     os.kill(os.getpid(), signal.SIGTERM)
     signal.pause()
 
 
-def interrupted():
+def interrupted(_arguments):
     os.kill(os.getpid(), signal.SIGINT)
     signal.pause()
 
 
-def on_a_full_disk():
+def on_a_full_disk(_arguments):
     raise OSError(errno.ENOSPC, "No space left on device", "tree/a.png")
 
 
-def badly_asked():
+def badly_asked(_arguments):
     raise InputError("a.png: is no picture")
 
 
@@ -48,12 +49,12 @@ def test_what_ends_a_program_is_one_line_and_a_status(main, status, out, err):
 
 def test_a_program_that_is_stopped_says_how_to_go_on(capsys):
     with pytest.raises(SystemExit):
-        run_program(interrupted, SAME_COMMAND)
+        run_program(partial(interrupted, []), SAME_COMMAND)
     assert capsys.readouterr().out == "stopped; the same command goes on from there\n"
 
 
 def test_what_is_called_does_not_end_a_program_without_a_word():
-    done = run_here(lambda: sys.exit(-1))
+    done = run_here(lambda _: sys.exit(-1))
     assert done.returncode == 1
     assert done.stderr == "error: something that was called ended the program: -1\n"
-    assert run_here(lambda: sys.exit(0)).returncode == 0  # as --help does
+    assert run_here(lambda _: sys.exit(0)).returncode == 0  # as --help does

@@ -12,6 +12,7 @@ from options import Options
 from scripts import pack
 from support.checkpoints import builtin_names, find_checkpoint, load_checkpoint, save_checkpoint, save_packed
 from support.errors import InputError
+from tests.programs import refused, run_ok
 from tests.test_model import TINY, make_batch
 from training import Optimisers
 
@@ -71,14 +72,10 @@ def test_a_damaged_file_is_named(content, tmp_path):
         load_model(path)
 
 
-def test_the_command_line(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(
-        "sys.argv", ["pack", "--checkpoint", str(run[0]), "--out", str(tmp_path / "new.safetensors")]
-    )
-    pack.main()
-    assert "new.safetensors" in capsys.readouterr().out
-    with pytest.raises(InputError, match="--overwrite"):
-        pack.main()
+def test_the_command_line(run, tmp_path):
+    flags = ("--checkpoint", run[0], "--out", tmp_path / "new.safetensors")
+    assert "new.safetensors" in run_ok(pack.main, *flags)
+    assert "--overwrite" in refused(pack.main, *flags)
 
 
 def test_an_unknown_builtin_names_the_others():

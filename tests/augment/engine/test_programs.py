@@ -45,7 +45,7 @@ class Program:
 
     def forked(self, out: Path, text: str) -> subprocess.CompletedProcess:
         """A process that has imported the program, and then does what `text` says with `run` and `out`."""
-        start = START.format(module=self.module, flags=(*self.flags, "--out", str(out)))
+        start = START.format(module=self.module, flags=[*self.flags, "--out", str(out)])
         return subprocess.run(
             [sys.executable, "-c", start + text], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True,
             timeout=300,
@@ -59,8 +59,7 @@ from {module} import main
 from support.errors import run_program
 from tests.forked import fork_ranks
 
-sys.argv = ["program", *{flags!r}]
-run = functools.partial(run_program, main)
+run = functools.partial(run_program, functools.partial(main, {flags!r}))
 """
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.augment.insert.inserting import COMMAND, FRAMES, content, run
+from tests.augment.insert.inserting import COMMAND, FRAMES, content, insert
+from tests.programs import run_ok
 from tests.town import write_checkpoint, write_town
 
 
@@ -24,8 +25,7 @@ def out(source, checkpoint, tmp_path_factory):
     """The tree that most tests look at."""
     before = content(source)
     out = tmp_path_factory.mktemp("out") / "tree"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", out, *COMMAND)
-        assert run(monkeypatch, *arguments, "--coco", "--preview", 2) == 0
+    arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", out, *COMMAND)
+    run_ok(insert, *arguments, "--coco", "--preview", 2)
     assert content(source) == before
     return out

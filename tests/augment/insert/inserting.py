@@ -1,28 +1,18 @@
-"""Running scripts.insert in this process, and what tests of it look at."""
+"""scripts.insert as its tests run it, and what they look at."""
 
 import json
-import sys
 from pathlib import Path
-
-import pytest
-import torch
 
 from data.frame import list_frames
 from scripts.insert import main
-from support.errors import run_program
 
 FRAMES = 4
 COMMAND = ("--per_image", "2-3", "--no_apart", "--min_visible", "20", "--may_hide", "--render", "overlay")
 
 
-def run(monkeypatch, *arguments, workers: int = 0) -> int:
-    """The exit status of the program, run in this process."""
-    threads = torch.get_num_threads()
-    monkeypatch.setattr(sys, "argv", ["insert", *map(str, arguments), "--num_workers", str(workers)])
-    with pytest.raises(SystemExit) as stopped:
-        run_program(main)
-    torch.set_num_threads(threads)
-    return stopped.value.code
+def insert(arguments: list[str]) -> int:
+    """scripts.insert, without processes of its own unless it is asked for some."""
+    return main(["--num_workers", "0", *arguments])
 
 
 def content(root: Path) -> dict[str, bytes]:

@@ -28,7 +28,8 @@ from data.frame import list_frames
 from data.pictures import OUTLINE
 from data.writer import colour_map
 from model import load_model
-from tests.augment.insert.inserting import COMMAND, FRAMES, content, lines, maps, records, run
+from tests.augment.insert.inserting import COMMAND, FRAMES, content, insert, lines, maps, records
+from tests.programs import refused, run_ok
 
 # ---- the tree -----------------------------------------------------------------------------------
 
@@ -173,9 +174,9 @@ def test_the_contact_sheet_begins_with_the_largest_object(out, source, checkpoin
 # ---- the same bytes -----------------------------------------------------------------------------
 
 
-def test_any_number_of_workers_makes_the_same_bytes(out, source, checkpoint, tmp_path, monkeypatch):
+def test_any_number_of_workers_makes_the_same_bytes(out, source, checkpoint, tmp_path):
     arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "two", *COMMAND)
-    assert run(monkeypatch, *arguments, "--coco", "--preview", 2, workers=2) == 0
+    run_ok(insert, *arguments, "--coco", "--preview", 2, "--num_workers", 2)
     assert content(tmp_path / "two") == content(out)
 
 
@@ -197,7 +198,7 @@ def test_torchrun_makes_the_same_bytes(out, source, checkpoint, tmp_path):
     assert content(tmp_path / "o") == content(out)
 
 
-def test_a_killed_run_goes_on_to_the_same_tree(out, source, checkpoint, tmp_path, monkeypatch, capsys):
+def test_a_killed_run_goes_on_to_the_same_tree(out, source, checkpoint, tmp_path):
     tree = tmp_path / "tree"
     arguments = [*map(str, ("--checkpoint", checkpoint, "--db_root", source, "--out", tree)), *COMMAND]
     process = subprocess.Popen([sys.executable, "-m", "scripts.insert", *arguments, "--num_workers", "0"])
@@ -206,16 +207,12 @@ def test_a_killed_run_goes_on_to_the_same_tree(out, source, checkpoint, tmp_path
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     (tree / "gtFine" / ".left_over.png.1.tmp").write_bytes(b"half")
-    assert run(monkeypatch, *arguments, "--coco", "--preview", 2) == 0
+    run_ok(insert, *arguments, "--coco", "--preview", 2)
     assert content(tree) == content(out)
-    capsys.readouterr()
-    assert run(monkeypatch, *arguments) == 0
-    assert "complete already" in capsys.readouterr().out
+    assert "complete already" in run_ok(insert, *arguments)
 
 
-def test_a_full_disk_is_one_line_and_what_is_done_is_kept(
-    out, source, checkpoint, tmp_path, monkeypatch, capsys
-):
+def test_a_full_disk_is_one_line_and_what_is_done_is_kept(out, source, checkpoint, tmp_path, monkeypatch):
     tree = tmp_path / "tree"
     arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tree, *COMMAND)
     with monkeypatch.context() as patched:
@@ -228,10 +225,8 @@ def test_a_full_disk_is_one_line_and_what_is_done_is_kept(
             return real(folder, files)
 
         patched.setattr(augment.insert.places, "write_outputs", write_outputs)
-        assert run(monkeypatch, *arguments) == 2
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("error:") and "No space left" in message and str(tree) in message
+        message = refused(insert, *arguments)
+    assert "No space left" in message and str(tree) in message
     assert not list(tree.rglob("*.tmp")) and sum(text.count('"sources"') for text in records(tree)) == 2
-    assert run(monkeypatch, *arguments, "--coco", "--preview", 2) == 0
-    assert "holds 2 of 4 images already" in capsys.readouterr().out
+    assert "holds 2 of 4 images already" in run_ok(insert, *arguments, "--coco", "--preview", 2)
     assert content(tree) == content(out)

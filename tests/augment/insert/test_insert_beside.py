@@ -8,8 +8,9 @@ from cityscapesscripts.evaluation.evalPanopticSemanticLabeling import evaluatePa
 
 from augment.repaint.validate import validate_tree
 from data.frame import list_frames
-from tests.augment.insert.inserting import content, lines, run
+from tests.augment.insert.inserting import content, insert, lines
 from tests.miniature import as_coarse, litter
+from tests.programs import refused, run_ok
 from tests.town import write_checkpoint, write_town
 
 COMMAND = ("--per_image", "1-2", "--no_apart", "--min_visible", "20", "--render", "overlay")
@@ -29,10 +30,10 @@ def arguments(source, tmp_path_factory):
     return ("--checkpoint", checkpoint, "--db_root", source, *COMMAND)
 
 
-def test_new_frames_lie_beside_those_of_the_source(source, arguments, tmp_path, monkeypatch):
+def test_new_frames_lie_beside_those_of_the_source(source, arguments, tmp_path):
     out = tmp_path / "out"
     both = (*arguments, "--out", out, "--raw", "symlink", "--coco", "--panoptic", "--train_ids")
-    assert run(monkeypatch, *both) == 0
+    run_ok(insert, *both)
     raw = [frame.name for frame in list_frames(source, "train")]
     new = sorted({one["image"] for one in lines(out) if one["status"] == "inserted"})
     assert new and all(name.split("_")[0].endswith("ins") for name in new)
@@ -52,34 +53,32 @@ def test_new_frames_lie_beside_those_of_the_source(source, arguments, tmp_path, 
     assert found["All"]["pq"] == pytest.approx(1)
 
     before = content(out)
-    assert run(monkeypatch, *both) == 0
+    run_ok(insert, *both)
     assert content(out) == before
 
 
-def test_a_dry_run_counts_and_writes_nothing(source, arguments, tmp_path, monkeypatch, capsys):
+def test_a_dry_run_counts_and_writes_nothing(source, arguments, tmp_path):
     out = tmp_path / "out"
-    assert run(monkeypatch, *arguments, "--out", out, "--dry_run") == 0
+    told = run_ok(insert, *arguments, "--out", out, "--dry_run")
     assert not out.exists()
-    told = capsys.readouterr().out
     assert "3 images" in told and "0 of them finished" in told
     tried = int(told.split("objects to be tried: ")[1].split()[0])
 
-    assert run(monkeypatch, *arguments, "--out", out) == 0
+    run_ok(insert, *arguments, "--out", out)
     assert sum("object" in one for one in lines(out)) == tried
     before = content(out)
-    capsys.readouterr()
-    assert run(monkeypatch, *arguments, "--out", out, "--dry_run") == 0
-    assert "3 of them finished" in capsys.readouterr().out and content(out) == before
+    assert "3 of them finished" in run_ok(insert, *arguments, "--out", out, "--dry_run")
+    assert content(out) == before
 
 
 @pytest.mark.parametrize("more", [("--render", "none"), ("--image", "x_gtFine_labelIds.png")])
-def test_raw_frames_need_pictures_and_a_split(arguments, more, tmp_path, monkeypatch, capsys):
-    assert run(monkeypatch, *arguments, "--out", tmp_path / "out", "--raw", "copy", *more) == 2
-    assert "--raw" in capsys.readouterr().err and not (tmp_path / "out").exists()
+def test_raw_frames_need_pictures_and_a_split(arguments, more, tmp_path):
+    assert "--raw" in refused(insert, *arguments, "--out", tmp_path / "out", "--raw", "copy", *more)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("city", "stem"), [("cam0", "%04d"), ("cam_0", "cam_0_%d"), ("Köln a", "Köln a_%d")])
-def test_a_data_set_may_have_names_of_its_own(city, stem, arguments, tmp_path, monkeypatch):
+def test_a_data_set_may_have_names_of_its_own(city, stem, arguments, tmp_path):
     root, out = tmp_path / "own [v2]*", tmp_path / "out [1]?"
     write_town(root, 2)
     for path in list(root.glob("*/train/town/*")):
@@ -90,7 +89,7 @@ def test_a_data_set_may_have_names_of_its_own(city, stem, arguments, tmp_path, m
         path.rename(path.with_name(city))
     arguments = [root if type(one) is type(root) and (one / "gtFine").exists() else one for one in arguments]
     both = (*arguments, "--out", out, "--raw", "symlink", "--coco", "--panoptic", "--preview", 1)
-    assert run(monkeypatch, *both) == 0
+    run_ok(insert, *both)
     raw = [frame.name for frame in list_frames(root, "train")]
     new = sorted({one["image"] for one in lines(out) if one["status"] == "inserted"})
     assert new and [frame.name for frame in list_frames(out, "train")] == sorted([*raw, *new])
@@ -99,13 +98,13 @@ def test_a_data_set_may_have_names_of_its_own(city, stem, arguments, tmp_path, m
     assert len(torchvision.datasets.Cityscapes(out, "train", "fine", "semantic")) == len(raw) + len(new)
 
 
-def test_coarsely_annotated_frames_stay_so(arguments, tmp_path, monkeypatch):
+def test_coarsely_annotated_frames_stay_so(arguments, tmp_path):
     root, out = tmp_path / "in", tmp_path / "out"
     write_town(root, 2, "train_extra")
     as_coarse(root)
     arguments = [root if type(one) is type(root) and (one / "gtFine").exists() else one for one in arguments]
     extra = ("--split", "train_extra", "--raw", "copy", "--coco", "--panoptic", "--train_ids")
-    assert run(monkeypatch, *arguments, "--out", out, *extra) == 0
+    run_ok(insert, *arguments, "--out", out, *extra)
     read = torchvision.datasets.Cityscapes(out, "train_extra", "coarse", ["instance", "semantic"])
     assert len(read) == len(list_frames(out, "train_extra")) > 2
     assert validate_tree(out) == [] and not (out / "gtFine").exists()

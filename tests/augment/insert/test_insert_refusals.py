@@ -18,15 +18,14 @@ from data.frame import list_frames
 from data.geometry import Patch
 from data.labels import TARGET_CLASSES
 from support.files import LOCK, alone_in
-from tests.augment.insert.inserting import COMMAND, FRAMES, content, lines, maps, run
+from tests.augment.insert.inserting import COMMAND, FRAMES, content, insert, lines, maps
+from tests.programs import refused, run_here, run_ok
 from tests.town import write_town
 
 # ---- bad input ----------------------------------------------------------------------------------
 
 
-def test_broken_images_are_skipped_named_and_added_once_mended(
-    out, source, checkpoint, tmp_path, monkeypatch, capsys
-):
+def test_broken_images_are_skipped_named_and_added_once_mended(out, source, checkpoint, tmp_path):
     root = tmp_path / "in"
     shutil.copytree(source, root)  # times of change too, which the manifest lists
     frames = list_frames(root, "train")
@@ -37,8 +36,9 @@ def test_broken_images_are_skipped_named_and_added_once_mended(
     instances = frames[3].instance_path.read_bytes()
     frames[3].instance_path.unlink()
     arguments = ("--checkpoint", checkpoint, "--db_root", root, "--out", tmp_path / "out", *COMMAND)
-    assert run(monkeypatch, *arguments) == 1
-    told = capsys.readouterr().err
+    done = run_here(insert, *arguments)
+    assert done.returncode == 1
+    told = done.stderr
     assert frames[1].label_path.name in told and polygons.name in told and "3 images skipped" in told
     summary = json.loads((tmp_path / "out" / "insert.json").read_text())
     assert summary["images_failed"] == [frame.name for frame in frames[1:]]
@@ -51,7 +51,7 @@ def test_broken_images_are_skipped_named_and_added_once_mended(
     polygons.write_bytes(good[1])
     for path in (frames[1].label_path, polygons, frames[3].instance_path):
         shutil.copystat(source / path.relative_to(root), path)
-    assert run(monkeypatch, *arguments, "--coco", "--preview", 2) == 0
+    run_ok(insert, *arguments, "--coco", "--preview", 2)
     assert content(tmp_path / "out") == content(out)
 
 
@@ -82,7 +82,7 @@ def test_broken_images_are_skipped_named_and_added_once_mended(
     ],
 )
 def test_bad_input_is_one_line_status_2_and_nothing_written(
-    change, words, source, checkpoint, tmp_path, monkeypatch, capsys
+    change, words, source, checkpoint, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
@@ -94,18 +94,16 @@ def test_bad_input_is_one_line_status_2_and_nothing_written(
         if value is not None:
             arguments += [option] if value is True else [option, str(value).replace("SOURCE", str(source))]
     before = content(source), content(tmp_path)
-    assert run(monkeypatch, *arguments) == 2
-    message = capsys.readouterr().err.splitlines()
-    assert len(message) == 1 and message[0].startswith("error:") and words in message[0]
+    assert words in refused(insert, *arguments)
     assert (content(source), content(tmp_path)) == before
     assert not (tmp_path / "out").exists()
 
 
-def test_train_ids_on_request_even_for_a_tree_that_is_complete(source, checkpoint, tmp_path, monkeypatch):
+def test_train_ids_on_request_even_for_a_tree_that_is_complete(source, checkpoint, tmp_path):
     arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path, "--scenes", 2)
-    assert run(monkeypatch, *arguments) == 0
+    run_ok(insert, *arguments)
     assert not list(tmp_path.rglob("*TrainIds*"))
-    assert run(monkeypatch, *arguments, "--train_ids") == 0
+    run_ok(insert, *arguments, "--train_ids")
     for frame in list_frames(tmp_path, "train"):
         path = frame.label_path.with_name(f"{frame.name}_gtFine_labelTrainIds.png")
         train_ids, labels = (cv2.imread(str(one), cv2.IMREAD_UNCHANGED) for one in (path, frame.label_path))
@@ -113,25 +111,21 @@ def test_train_ids_on_request_even_for_a_tree_that_is_complete(source, checkpoin
         assert np.array_equal(train_ids == 11, labels == 24) and np.array_equal(train_ids == 0, labels == 7)
 
 
-def test_a_second_process_on_the_same_tree_is_one_line_and_status_2(
-    source, checkpoint, tmp_path, monkeypatch, capsys
-):
+def test_a_second_process_on_the_same_tree_is_one_line_and_status_2(source, checkpoint, tmp_path):
     arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "tree", "--scenes", 1)
     with alone_in(tmp_path / "tree"):  # as an insertion does
-        assert run(monkeypatch, *arguments) == 2
-        assert run(monkeypatch, *arguments, "--overwrite") == 2
+        for more in ((), ("--overwrite",)):
+            assert refused(insert, *arguments, *more) == (
+                f"error: --out {tmp_path / 'tree'}: another process is at work there; wait for its end, or"
+                " choose another --out\n"
+            )
         assert set(content(tmp_path / "tree")) == {LOCK}
-    printed = capsys.readouterr().err
-    assert (
-        printed == 2 * f"error: --out {tmp_path / 'tree'}: another process is at work there; wait for its"
-        " end, or choose another --out\n"
-    )
-    assert run(monkeypatch, *arguments) == 0
+    run_ok(insert, *arguments)
 
 
-def test_val_is_inserted_into_only_when_forced(source, checkpoint, tmp_path, monkeypatch):
+def test_val_is_inserted_into_only_when_forced(source, checkpoint, tmp_path):
     arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "out", "--split", "val")
-    assert run(monkeypatch, *arguments, "--force") == 0
+    run_ok(insert, *arguments, "--force")
     assert len(list_frames(tmp_path / "out", "val")) == 1
 
 
@@ -204,7 +198,7 @@ def test_what_is_seen_of_an_object_is_told_as_it_is_in_the_end(tmp_path):
     }  # fmt: skip
 
 
-def test_new_objects_of_an_image_keep_a_distance(out, source, checkpoint, tmp_path, monkeypatch):
+def test_new_objects_of_an_image_keep_a_distance(out, source, checkpoint, tmp_path):
     def gaps(tree: Path) -> list[float]:
         """Between the feet of any two new objects of an image, in heights of the taller one."""
         found = []
@@ -215,16 +209,16 @@ def test_new_objects_of_an_image_keep_a_distance(out, source, checkpoint, tmp_pa
         return found
 
     arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "out")
-    assert run(monkeypatch, *arguments, "--per_image", 2) == 0
+    run_ok(insert, *arguments, "--per_image", 2)
     assert min(gaps(out)) < 0.4
     assert len(gaps(tmp_path / "out")) > 1 and min(gaps(tmp_path / "out")) > 0.45  # but for rounding
 
 
-def test_nothing_vanishes_unless_it_may(source, checkpoint, tmp_path, monkeypatch):
+def test_nothing_vanishes_unless_it_may(source, checkpoint, tmp_path):
     arguments = ("--checkpoint", checkpoint, "--db_root", source, "--per_image", 3, "--min_visible", 1000)
-    assert run(monkeypatch, *arguments, "--out", tmp_path / "may", "--may_hide") == 0
+    run_ok(insert, *arguments, "--out", tmp_path / "may", "--may_hide")
     assert any(one.get("dropped") for one in lines(tmp_path / "may"))
-    assert run(monkeypatch, *arguments, "--out", tmp_path / "out") == 0
+    run_ok(insert, *arguments, "--out", tmp_path / "out")
     assert not any(one.get("dropped") for one in lines(tmp_path / "out"))
     assert json.loads((tmp_path / "out" / "insert.json").read_text())["refusals"]["person"]["hides"] > 0
     for index in range(FRAMES):
@@ -248,7 +242,7 @@ def test_counts_over_images():
     assert counts["instances_after"]["car"] == 1
 
 
-def test_void_of_the_data_set_is_refused_or_void_in_the_new_tree(checkpoint, tmp_path, monkeypatch, capsys):
+def test_void_of_the_data_set_is_refused_or_void_in_the_new_tree(checkpoint, tmp_path):
     root, out = tmp_path / "in", tmp_path / "out"
     write_town(root, 3)
     for frame in list_frames(root, "train"):
@@ -259,14 +253,14 @@ def test_void_of_the_data_set_is_refused_or_void_in_the_new_tree(checkpoint, tmp
         for ending in ("color.png", "polygons.json"):
             frame.label_path.with_name(f"{frame.name}_gtFine_{ending}").unlink()
     command = ("--checkpoint", checkpoint, "--db_root", root, "--out", out, *COMMAND)
-    assert run(monkeypatch, *command) == 1
-    assert "in/void.txt if they mean void" in capsys.readouterr().err
+    done = run_here(insert, *command)
+    assert done.returncode == 1 and "in/void.txt if they mean void" in done.stderr
     (root / "void.txt").write_text("255")
-    assert run(monkeypatch, *command, "--per_image", "0-1", "--overwrite", "--coco", "--panoptic") == 0
+    run_ok(insert, *command, "--per_image", "0-1", "--overwrite", "--coco", "--panoptic")
     assert {
         len(image.label_ids[image.label_ids > 33]) for image in map(read_image, list_frames(out, "train"))
     } == {0}
     beside = ("--raw", "symlink", "--panoptic", "--coco")
-    assert run(monkeypatch, *command, *beside, "--overwrite") == 0
+    run_ok(insert, *command, *beside, "--overwrite")
     assert (out / "void.txt").read_text() == "255" and list_frames(out, "train")[0].label_path.is_symlink()
     assert validate_tree(out) == []

@@ -25,8 +25,9 @@ from augment.paint.painter import Painter, Rendering
 from data.frame import Frame, list_frames
 from data.geometry import Patch, is_thing
 from data.writer import LabelledPolygon, rasterise
-from tests.augment.insert.inserting import content, lines, records, run
+from tests.augment.insert.inserting import content, insert, lines, records
 from tests.mini_frames import mini_objects, mini_picture
+from tests.programs import refused, run_here, run_ok
 from tests.town import CAMERA, write_checkpoint
 
 WIDTH, HEIGHT, FRAMES = 256, 128, 4
@@ -65,8 +66,7 @@ def out(source, arguments, tmp_path_factory):
     """The tree that most tests look at."""
     before = content(source)
     out = tmp_path_factory.mktemp("out") / "tree"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        assert run(monkeypatch, *arguments, "--out", out, "--preview", 2) == 0
+    run_ok(insert, *arguments, "--out", out, "--preview", 2)
     assert content(source) == before
     return out
 
@@ -182,9 +182,7 @@ def test_remains_of_a_covered_thing_are_painted_over(source, tmp_path):
     assert not ((red - green > 120) & (blue - green > 120))[outside].any()
 
 
-def test_recolor_paints_the_objects_of_swap_in_the_colour_of_the_prompt(
-    source, checkpoint, tmp_path, monkeypatch
-):
+def test_recolor_paints_the_objects_of_swap_in_the_colour_of_the_prompt(source, checkpoint, tmp_path):
     (tmp_path / "prompts.yaml").write_text("classes:\n  person: [a person in blue]\n")
     (tmp_path / "config.yaml").write_text(
         f"generate:\n  prompts: {tmp_path / 'prompts.yaml'}\n  style: at noon\nbackend:\n  strength: 1.0\n"
@@ -192,7 +190,7 @@ def test_recolor_paints_the_objects_of_swap_in_the_colour_of_the_prompt(
     out = tmp_path / "out"
     command = ("--checkpoint", checkpoint, "--db_root", source, "--out", out, *COMMAND)
     flags = ("--render", "recolor", "--render_config", tmp_path / "config.yaml")
-    assert run(monkeypatch, *command, *flags) == 0
+    run_ok(insert, *command, *flags)
     found = [one["render"] for one in lines(out) if one["status"] == "inserted"]
     assert {one["prompt"] for one in found} == {"a photo of a person in blue at noon"}
     assert [one["name"] for one in found[0]["details"]] == ["swap", "recolor"]
@@ -202,15 +200,15 @@ def test_recolor_paints_the_objects_of_swap_in_the_colour_of_the_prompt(
     ]
     assert max(bluer) < 0 and np.mean(bluer) < -8
     (tmp_path / "prompts.yaml").write_text("classes:\n  person: [a person in red]\n")
-    assert run(monkeypatch, *command, *flags) == 2  # other settings
+    refused(insert, *command, *flags)  # other settings
 
 
-def test_what_can_not_be_painted_is_not_put_on_the_maps_either(source, tmp_path, monkeypatch):
+def test_what_can_not_be_painted_is_not_put_on_the_maps_either(source, tmp_path):
     """There is no bus to show: each attempt that passes the rules ends with the reason "render"."""
     bus = write_checkpoint(tmp_path / "bus", "bus")
     out = tmp_path / "out"
     command = ("--checkpoint", bus, "--db_root", source, "--out", out, "--no_gate", "--attempts", 3)
-    assert run(monkeypatch, *command, "--render", "swap") == 0
+    run_ok(insert, *command, "--render", "swap")
     assert [one["refusals"] for one in lines(out)] == [{"render": 3}] * FRAMES
     made, original = content(out), content(source)
     for name in original:
@@ -218,7 +216,7 @@ def test_what_can_not_be_painted_is_not_put_on_the_maps_either(source, tmp_path,
     assert not (out / ".work").exists()
 
 
-def test_a_back_end_that_breaks_down_fails_its_image_alone(source, arguments, tmp_path, monkeypatch, capsys):
+def test_a_back_end_that_breaks_down_fails_its_image_alone(source, arguments, tmp_path, monkeypatch):
     real = make_backend
 
     def make(*given):
@@ -234,8 +232,8 @@ def test_a_back_end_that_breaks_down_fails_its_image_alone(source, arguments, tm
         return backend
 
     monkeypatch.setattr(augment.paint.painter, "make_backend", make)
-    assert run(monkeypatch, *arguments, "--out", tmp_path / "out") == 1
-    assert "RuntimeError: out of photons" in capsys.readouterr().err
+    done = run_here(insert, *arguments, "--out", tmp_path / "out")
+    assert done.returncode == 1 and "RuntimeError: out of photons" in done.stderr
     failed = [one["image"] for one in lines(tmp_path / "out") if one["status"] == "failed"]
     assert failed == ["ash_000001_000019"] and len(list_frames(tmp_path / "out", "train")) == FRAMES - 1
 
@@ -243,14 +241,14 @@ def test_a_back_end_that_breaks_down_fails_its_image_alone(source, arguments, tm
 # ---- the same bytes -----------------------------------------------------------------------------
 
 
-def test_any_number_of_workers_makes_the_same_bytes(out, arguments, tmp_path, monkeypatch):
+def test_any_number_of_workers_makes_the_same_bytes(out, arguments, tmp_path):
     flags = ("--out", tmp_path / "two", "--preview", 2, "--bank", tmp_path / "kept.npz")
-    assert run(monkeypatch, *arguments, *flags, workers=2) == 0
+    run_ok(insert, *arguments, *flags, "--num_workers", 2)
     assert content(tmp_path / "two") == content(out)
     assert (tmp_path / "kept.npz").exists() and not (out / ".work").exists()
 
 
-def test_a_killed_run_goes_on_to_the_same_tree(out, arguments, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_to_the_same_tree(out, arguments, tmp_path):
     tree = tmp_path / "tree"
     command = [*map(str, arguments), "--out", str(tree), "--num_workers", "1"]
     process = subprocess.Popen([sys.executable, "-m", "scripts.insert", *command])
@@ -259,7 +257,7 @@ def test_a_killed_run_goes_on_to_the_same_tree(out, arguments, tmp_path, monkeyp
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert (tree / ".work").is_dir() and not (tree / "manifest.jsonl").exists()
-    assert run(monkeypatch, *arguments, "--out", tree, "--preview", 2) == 0
+    run_ok(insert, *arguments, "--out", tree, "--preview", 2)
     assert content(tree) == content(out)
 
 
@@ -279,34 +277,28 @@ def test_a_killed_run_goes_on_to_the_same_tree(out, arguments, tmp_path, monkeyp
         (("--render", "swap", "--shadow", "2"), "shadow must be at least 0 and at most 1"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(flags, words, source, checkpoint, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_one_line_and_status_2(flags, words, source, checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(source / "gtFine", tmp_path / "bare" / "gtFine")
     (tmp_path / "wrong.yaml").write_text("backend:\n  hue: 3\n")
     command = ("--checkpoint", checkpoint, "--db_root", source, "--out", "out", *flags)
-    assert run(monkeypatch, *command) == 2
-    message = capsys.readouterr().err.splitlines()
-    assert len(message) == 1 and message[0].startswith("error:") and words in message[0]
+    assert words in refused(insert, *command)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_single_image_needs_a_data_set_to_show_instances_of(
-    source, checkpoint, tmp_path, monkeypatch, capsys
-):
+def test_a_single_image_needs_a_data_set_to_show_instances_of(source, checkpoint, tmp_path):
     image = list_frames(source, "train")[0].label_path
     command = ("--checkpoint", checkpoint, "--image", image, "--out", tmp_path / "out", "--render", "swap")
-    assert run(monkeypatch, *command, "--no_gate") == 2
-    assert "give it as --db_root" in capsys.readouterr().err
-    assert run(monkeypatch, *command, "--no_gate", "--db_root", source) == 0
+    assert "give it as --db_root" in refused(insert, *command, "--no_gate")
+    run_ok(insert, *command, "--no_gate", "--db_root", source)
     assert list((tmp_path / "out").rglob("*_leftImg8bit.png"))
 
 
-def test_a_back_end_that_can_not_be_made_is_one_line(source, checkpoint, tmp_path, monkeypatch, capsys):
+def test_a_back_end_that_can_not_be_made_is_one_line(source, checkpoint, tmp_path):
     (tmp_path / "config.yaml").write_text("backend:\n  device: cuda:99\n")
     command = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "out")
     flags = ("--render", "sd_inpaint", "--render_config", tmp_path / "config.yaml")
     for workers in (1, 2):
-        assert run(monkeypatch, *command, *flags, workers=workers) == 2
-        message = capsys.readouterr().err.splitlines()[-1]
+        message = refused(insert, *command, *flags, "--num_workers", workers)
         assert message.startswith("error: device 'cuda:99'")
         assert not any((tmp_path / "out").iterdir())  # free for other settings

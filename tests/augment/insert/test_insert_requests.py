@@ -16,8 +16,9 @@ from data.frame import list_frames
 from data.geometry import LEAST_INSTANCES, METRIC_RANGES, metric_heights
 from model import load_model
 from support.errors import InputError
-from tests.augment.insert.inserting import COMMAND, FRAMES, content, lines, run
+from tests.augment.insert.inserting import COMMAND, FRAMES, content, insert, lines
 from tests.miniature import write_miniature
+from tests.programs import refused, run_here, run_ok
 from tests.town import write_checkpoint, write_density_checkpoint
 
 
@@ -36,11 +37,11 @@ def test_a_budget_is_spread_evenly_and_depends_on_names_and_seed_alone():
         plan(names, ("car",), 0, (256, 256))
 
 
-def test_several_checkpoints_share_a_budget(source, checkpoint, tmp_path, monkeypatch, capsys):
+def test_several_checkpoints_share_a_budget(source, checkpoint, tmp_path, capsys):
     car_place = (4.0, 0.0, -1.0, 0.0, 2.6, -0.9)
     car = write_checkpoint(tmp_path / "car", "car", car_place, spread=0.0)
     arguments = ("--db_root", source, "--out", tmp_path / "out", "--target", "person=3,car=2", "--no_gate")
-    assert run(monkeypatch, "--checkpoint", checkpoint, car, *arguments) == 0
+    run_ok(insert, "--checkpoint", checkpoint, car, *arguments)
     tried = [one["class"] for one in lines(tmp_path / "out")]
     assert (tried.count("person"), tried.count("car")) == (3, 2)
     summary = json.loads((tmp_path / "out" / "insert.json").read_text())
@@ -51,12 +52,12 @@ def test_several_checkpoints_share_a_budget(source, checkpoint, tmp_path, monkey
     ]
 
 
-def test_refused_images_are_copied_as_they_are_and_counted(source, tmp_path, monkeypatch):
+def test_refused_images_are_copied_as_they_are_and_counted(source, tmp_path):
     in_the_sky = (12.8, 0.0, 0.0, 0.0, 4.0, 2.5)
     checkpoint = write_checkpoint(tmp_path / "sky", place=in_the_sky)
     out = tmp_path / "out"
     arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", out, "--attempts", 9)
-    assert run(monkeypatch, *arguments) == 0
+    run_ok(insert, *arguments)
     summary = json.loads((out / "insert.json").read_text())
     assert summary["objects_given_up"] == {"person": FRAMES} and summary["images_changed"] == 0
     assert sum(summary["refusals"]["person"].values()) == 9 * FRAMES
@@ -65,12 +66,12 @@ def test_refused_images_are_copied_as_they_are_and_counted(source, tmp_path, mon
     for name in made.keys() & original.keys():
         assert made[name] == original[name]
     assert not (out / "leftImg8bit").exists() and "not written" in summary["settings"]["render"]
-    assert run(monkeypatch, *arguments, "--no_gate") == 2  # other settings
-    assert run(monkeypatch, *arguments, "--no_gate", "--overwrite") == 0
+    refused(insert, *arguments, "--no_gate")  # other settings
+    run_ok(insert, *arguments, "--no_gate", "--overwrite")
     assert json.loads((out / "insert.json").read_text())["objects_inserted"] == {"person": FRAMES}
 
 
-def test_region_height_distance_protected_labels_and_fixed_noise(source, checkpoint, tmp_path, monkeypatch):
+def test_region_height_distance_protected_labels_and_fixed_noise(source, checkpoint, tmp_path):
     mask = np.zeros((128, 256), np.uint8)
     mask[:, :60] = 255
     cv2.imwrite(str(tmp_path / "region.png"), mask)
@@ -78,7 +79,7 @@ def test_region_height_distance_protected_labels_and_fixed_noise(source, checkpo
     def result(*arguments) -> list[dict]:
         out = tmp_path / "out"
         common = ("--checkpoint", checkpoint, "--db_root", source, "--out", out, "--overwrite", "--no_gate")
-        assert run(monkeypatch, *common, *arguments) == 0
+        run_ok(insert, *common, *arguments)
         return lines(out)
 
     for region in ("0,0,60,128", tmp_path / "region.png"):
@@ -102,19 +103,19 @@ def test_each_rule_has_a_switch():
     assert (limits.max_overlap, limits.min_score, limits.min_area) == (0.1, 0.2, 9)
 
 
-def test_the_score_rule_refuses_and_is_counted(source, checkpoint, tmp_path, monkeypatch):
+def test_the_score_rule_refuses_and_is_counted(source, checkpoint, tmp_path):
     arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "out", "--scenes", 1)
-    assert run(monkeypatch, *arguments, "--min_score", "1", "--attempts", 3) == 0
+    run_ok(insert, *arguments, "--min_score", "1", "--attempts", 3)
     assert json.loads((tmp_path / "out" / "insert.json").read_text())["refusals"]["person"]["score"] > 0
 
 
 def test_a_density_gives_likelihoods_as_scores_and_its_temperature_is_one_of_the_settings(
-    source, tmp_path, monkeypatch, capsys
+    source, tmp_path, capsys
 ):
     checkpoint = write_density_checkpoint(tmp_path / "density")
     arguments = ("--checkpoint", checkpoint, "--db_root", source, "--no_gate", "--out")
-    assert run(monkeypatch, *arguments, tmp_path / "learnt") == 0
-    assert run(monkeypatch, *arguments, tmp_path / "cool", "--temperature", 0.25) == 0
+    run_ok(insert, *arguments, tmp_path / "learnt")
+    run_ok(insert, *arguments, tmp_path / "cool", "--temperature", 0.25)
     scores = {}
     for name, temperature in (("learnt", 1), ("cool", 0.25)):
         settings = json.loads((tmp_path / name / "insert.json").read_text())["settings"]
@@ -133,8 +134,7 @@ def test_a_density_gives_likelihoods_as_scores_and_its_temperature_is_one_of_the
             assert 0 < likelihood <= 1 and one["score_place"] == pytest.approx(likelihood, rel=1e-3)
     assert len(scores["learnt"]) == len(scores["cool"]) == FRAMES and scores["learnt"] != scores["cool"]
     capsys.readouterr()
-    assert run(monkeypatch, *arguments, tmp_path / "cool", "--temperature", 0.5) == 2
-    assert "--overwrite" in capsys.readouterr().err
+    assert "--overwrite" in refused(insert, *arguments, tmp_path / "cool", "--temperature", 0.5)
     limit = max(scores["learnt"])
     strict = (
         "--checkpoint",
@@ -147,14 +147,14 @@ def test_a_density_gives_likelihoods_as_scores_and_its_temperature_is_one_of_the
         limit,
     )
     off = [f"--no_{rule}" for rule in RULES if rule != "score"]
-    assert run(monkeypatch, *strict, *off, "--region", "0,0,128,128", "--attempts", 40) == 0
+    run_ok(insert, *strict, *off, "--region", "0,0,128,128", "--attempts", 40)
     chosen = [one for one in lines(tmp_path / "strict") if one["status"] == "inserted"]
     assert all(one["score_place"] >= limit and one["box"][0] + one["box"][2] < 256 for one in chosen)
     refusals = json.loads((tmp_path / "strict" / "insert.json").read_text())["refusals"]["person"]
     assert refusals["score"] > 0 and refusals["region"] > 0
 
 
-def test_a_single_image_without_polygons_or_camera(checkpoint, tmp_path, monkeypatch):
+def test_a_single_image_without_polygons_or_camera(checkpoint, tmp_path):
     write_miniature(tmp_path / "in", count=1)
     (frame,) = list_frames(tmp_path / "in", "train")
     loose = tmp_path / "loose.png"
@@ -163,48 +163,45 @@ def test_a_single_image_without_polygons_or_camera(checkpoint, tmp_path, monkeyp
         (["--image", frame.label_path], ["--image", loose, "--instances", frame.instance_path])
     ):
         out = tmp_path / f"out{number}"
-        assert run(monkeypatch, "--checkpoint", checkpoint, *given, "--out", out, "--no_gate") == 0
+        run_ok(insert, "--checkpoint", checkpoint, *given, "--out", out, "--no_gate")
         (made,) = list_frames(out, "train")
         ids = made.read_maps()[1]
         assert (ids == 24001).sum() == lines(out)[0]["pixels"] > 0
         assert not list(out.rglob("*polygons.json")) and not (out / "camera").exists()
-    assert run(monkeypatch, "--checkpoint", checkpoint, "--image", tmp_path / "no.png", "--out", out) == 2
+    refused(insert, "--checkpoint", checkpoint, "--image", tmp_path / "no.png", "--out", out)
     for inside in (tmp_path / "in" / "new", tmp_path / "in", tmp_path):
         given = ("--image", frame.label_path, "--out", inside)
-        assert run(monkeypatch, "--checkpoint", checkpoint, *given) == 2
+        refused(insert, "--checkpoint", checkpoint, *given)
     assert not (tmp_path / "in" / "new").exists()
 
 
-def test_heights_go_by_the_training_instances_without_cameras(checkpoint, tmp_path, monkeypatch):
+def test_heights_go_by_the_training_instances_without_cameras(checkpoint, tmp_path):
     write_miniature(tmp_path / "in", count=LEAST_INSTANCES)
     arguments = ("--checkpoint", checkpoint, "--db_root", tmp_path / "in", "--out", tmp_path / "out")
-    assert run(monkeypatch, *arguments) == 0
+    run_ok(insert, *arguments)
     summary = json.loads((tmp_path / "out" / "insert.json").read_text())
     assert summary["height_fits"]["person"]["low"] < 0 < summary["height_fits"]["person"]["high"]
     assert summary["refusals"]["person"]["height"] > 0  # the tiny model's persons are larger
 
 
-def test_too_few_training_instances_switch_the_height_rule_off(checkpoint, tmp_path, monkeypatch, capsys):
+def test_too_few_training_instances_switch_the_height_rule_off(checkpoint, tmp_path, capsys):
     write_miniature(tmp_path / "in", count=1)
     arguments = ("--checkpoint", checkpoint, "--db_root", tmp_path / "in", "--out", tmp_path / "out")
-    assert run(monkeypatch, *arguments) == 0
+    run_ok(insert, *arguments)
     assert "no plausible heights of person: 1 training instance, 30 needed" in capsys.readouterr().err
     summary = json.loads((tmp_path / "out" / "insert.json").read_text())
     assert summary["height_fits"] == {} and "height" not in summary["refusals"]["person"]
 
 
-def test_an_assumed_camera_judges_heights_and_distances_and_is_named(
-    checkpoint, tmp_path, monkeypatch, capsys
-):
+def test_an_assumed_camera_judges_heights_and_distances_and_is_named(checkpoint, tmp_path):
     write_miniature(tmp_path / "in", count=1)
     out = tmp_path / "out"
     arguments = ("--checkpoint", checkpoint, "--db_root", tmp_path / "in", "--out", out, "--distance", "1-9")
-    assert run(monkeypatch, *arguments) == 2  # a distance needs a camera
-    assert "--camera cityscapes" in capsys.readouterr().err
-    assert run(monkeypatch, *arguments, "--camera", "cityscapes") == 0
-    told, settings = capsys.readouterr(), json.loads((out / "insert.json").read_text())["settings"]
-    assert "camera assumed, not read, for images without a camera file (1)" in told.out
-    assert "30 needed" not in told.err
+    assert "--camera cityscapes" in refused(insert, *arguments)  # a distance needs a camera
+    told = run_here(insert, *arguments, "--camera", "cityscapes")
+    settings = json.loads((out / "insert.json").read_text())["settings"]
+    assert "camera assumed, not read, for images without a camera file (1)" in told.stdout
+    assert told.returncode == 0 and "30 needed" not in told.stderr
     assert settings["assumed_cameras"]["standard"]["images"] == 1
     assert not (out / "camera").exists()  # an assumption is no file of the source
     camera = published_camera("littleton_000000_000019", 256, 128)
@@ -215,9 +212,7 @@ def test_an_assumed_camera_judges_heights_and_distances_and_is_named(
     assert 1 <= camera.ground_depth(made["box"][3]) <= 9
 
 
-def test_cameras_of_the_source_are_not_replaced_by_an_assumed_one(
-    out, source, checkpoint, tmp_path, monkeypatch
-):
+def test_cameras_of_the_source_are_not_replaced_by_an_assumed_one(out, source, checkpoint, tmp_path):
     arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "again", *COMMAND)
-    assert run(monkeypatch, *arguments, "--coco", "--preview", 2, "--camera", "cityscapes") == 0
+    run_ok(insert, *arguments, "--coco", "--preview", 2, "--camera", "cityscapes")
     assert content(tmp_path / "again") == content(out)

@@ -20,7 +20,7 @@ from scripts.synth import run as synth
 from support.errors import InputError
 from tests.augment.repaint.test_synth_run import tree
 from tests.mini_frames import write_mini
-from tests.programs import run_here
+from tests.programs import run_ok
 from tests.town import write_checkpoint, write_town
 
 REPOSITORY = Path(__file__).parents[3]
@@ -189,12 +189,11 @@ def test_two_shards_repaint_as_one_process_does(models, tmp_path):
     (tmp_path / "config.yaml").write_text(f"backend:\n  name: sd_inpaint\n{settings}")
     flags = ("--db_root", tmp_path / "in", "--config", tmp_path / "config.yaml", "--k", 2, "--num_workers", 1)
     flags = (*flags, "--limit", 3, "--raw_splits", "", "--out")
-    assert run_here(synth.main, *flags, tmp_path / "one").returncode == 0
+    run_ok(synth.main, *flags, tmp_path / "one")
     for shard in ("2/2", "1/2"):
-        done = run_here(synth.main, *flags, tmp_path / "two", "--shard", shard)
-        assert done.returncode == 0, done.stderr
+        printed = run_ok(synth.main, *flags, tmp_path / "two", "--shard", shard)
     assert tree(tmp_path / "two") == tree(tmp_path / "one")
-    assert "generate   12 ok" in done.stdout
+    assert "generate   12 ok" in printed
 
 
 def test_each_process_of_torchrun_has_the_gpu_of_its_number(monkeypatch):
@@ -238,7 +237,7 @@ def test_surroundings_beyond_the_window_stay(models, name):
     assert np.array_equal(picture[outside], asked.rgb[outside])
 
 
-def test_new_objects_are_painted_by_a_model(models, name, tmp_path, monkeypatch):
+def test_new_objects_are_painted_by_a_model(models, name, tmp_path):
     """Of what the model makes of its whole window, the pixels of the new objects alone enter the picture."""
     write_town(tmp_path / "in", 2)
     checkpoint = write_checkpoint(tmp_path / "person")
@@ -247,10 +246,7 @@ def test_new_objects_are_painted_by_a_model(models, name, tmp_path, monkeypatch)
     out = tmp_path / "out"
     flags = ["--checkpoint", checkpoint, "--db_root", tmp_path / "in", "--out", out, "--no_gate"]
     flags += ["--render", name, "--render_config", tmp_path / "config.yaml", "--shadow", 0]
-    monkeypatch.setattr(sys, "argv", ["insert", *map(str, flags)])
-    threads = torch.get_num_threads()
-    assert insert.main() == 0
-    torch.set_num_threads(threads)
+    run_ok(insert.main, *flags)
     for path in (out / "leftImg8bit").rglob("*.png"):
         before = cv2.imread(str(tmp_path / "in" / path.relative_to(out)))
         inserted = next(out.glob(f"inserted/train/town/{path.name[:18]}*"))

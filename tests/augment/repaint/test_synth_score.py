@@ -14,6 +14,7 @@ from augment.repaint.score_networks import INSTALL, Networks, Weights
 from scripts.synth import run, score
 from support.errors import InputError
 from tests.mini_frames import write_mini
+from tests.programs import refused, run_ok
 
 
 @pytest.fixture
@@ -21,11 +22,6 @@ def grey_pair():
     rng = np.random.default_rng(1)
     one = rng.integers(0, 256, (20, 31), np.uint8)
     return one, np.clip(one + rng.normal(0, 20, one.shape), 0, 255).astype(np.uint8)
-
-
-def call(monkeypatch, module, *flags) -> int:
-    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, flags)])
-    return module.main()
 
 
 # ---- figures ------------------------------------------------------------------------------------
@@ -96,16 +92,13 @@ def test_networks_see_the_masked_object_only():
 # ---- the program --------------------------------------------------------------------------------
 
 
-def test_score_of_a_run(tmp_path, monkeypatch, capsys):
+def test_score_of_a_run(tmp_path):
     source, out = tmp_path / "source", tmp_path / "out"
     write_mini(source)
     flags = ("--samples", 1, "--limit", 2, "--k", 2, "--num_workers", 1)
-    with pytest.raises(InputError, match="begin with"):
-        call(monkeypatch, score, "--out", tmp_path)
-    assert call(monkeypatch, run, "--db_root", source, "--out", out, *flags) == 0
-    capsys.readouterr()
-    assert call(monkeypatch, score, "--out", out, "--num_workers", 1) == 0
-    printed = capsys.readouterr().out
+    assert "begin with" in refused(score.main, "--out", tmp_path)
+    run_ok(run.main, "--db_root", source, "--out", out, *flags)
+    printed = run_ok(score.main, "--out", out, "--num_workers", 1)
     content = json.loads((out / "score.json").read_text())
     numbers = content["numbers"]["all"]
     assert content["samples"] == 4

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -11,13 +10,13 @@ import yaml
 from augment.crops import Crop, context_crop
 from augment.options import SynthOptions, as_yaml, from_saved, options_of
 from augment.paint.blend import paste
-from augment.repaint.command import parse
 from augment.repaint.select import balanced, candidates_of, choose, in_scope, source_frames
 from data.writer import rasterise
 from scripts.synth import run
 from support.errors import InputError
 from support.seeds import seed_of
 from tests.mini_frames import CARAVAN_ID, HOLED_ID, MOTORCYCLE_ID, TINY_ID, TRAIN, mini_objects, write_mini
+from tests.programs import run_ok
 
 
 def options(**values) -> SynthOptions:
@@ -234,12 +233,8 @@ def test_a_bad_yaml_is_named_in_one_line(tmp_path, text, complaint):
     assert "\n" not in str(error.value)
 
 
-def test_print_config_explains_every_option(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["run", "--print_config", "--k", "5"])
-    with pytest.raises(SystemExit) as stopped:
-        parse(run.parser())
-    assert not stopped.value.code
-    printed = capsys.readouterr().out
+def test_print_config_explains_every_option():
+    printed = run_ok(run.main, "--print_config", "--k", 5)
     content = yaml.safe_load(printed)
     assert content["select"]["k"] == 5
     names = {item.name for item in dataclasses.fields(SynthOptions)} - {"backend", "backend_settings"}

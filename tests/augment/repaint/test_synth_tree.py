@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as Official
@@ -23,7 +22,7 @@ from data.writer import encode_png
 from scripts.synth import build, export
 from support.errors import InputError
 from tests.mini_frames import HOLED_ID, MOTORCYCLE_ID, TRAIN, TWO_PARTS_ID, add_crops, write_mini
-from tests.programs import run_here
+from tests.programs import refused, run_ok
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +46,6 @@ def contents(root: Path) -> dict[str, str]:
     """Digest of every file below a folder, links followed."""
     files = (Path(folder) / name for folder, _, names in os.walk(root) for name in names)
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
-
-
-def run(module, monkeypatch, *flags) -> None:
-    """A program's main with these flags."""
-    monkeypatch.setattr(sys, "argv", ["program", *map(str, flags)])
-    module.main()
 
 
 # ---- build --------------------------------------------------------------------------------------
@@ -141,14 +134,13 @@ def test_disks_that_cannot_link_are_named_with_the_remedy(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_build_takes_what_it_needs_from_flags_and_says_what_it_lacks(source, tmp_path, monkeypatch, capsys):
-    run(build, monkeypatch, "--out", tmp_path, "--db_root", source, "--splits", "val", "--mode", "copy")
-    assert "12 raw files of val by copy" in capsys.readouterr().out
-    with pytest.raises(InputError, match="name the data set with --db_root"):
-        run(build, monkeypatch, "--out", tmp_path)
-    failed = run_here(build.main, "--out", tmp_path, "--db_root", "/nowhere")
-    assert failed.returncode == 2
-    assert failed.stderr == "error: /nowhere: has no frames of train, val; choose splits that it has\n"
+def test_build_takes_what_it_needs_from_flags_and_says_what_it_lacks(source, tmp_path):
+    flags = ("--out", tmp_path, "--db_root")
+    printed = run_ok(build.main, *flags, source, "--splits", "val", "--mode", "copy")
+    assert "12 raw files of val by copy" in printed
+    assert "name the data set with --db_root" in refused(build.main, *flags[:2])
+    failed = refused(build.main, *flags, "/nowhere")
+    assert failed == "error: /nowhere: has no frames of train, val; choose splits that it has\n"
 
 
 # ---- export -------------------------------------------------------------------------------------
@@ -167,11 +159,10 @@ def test_the_file_lists_raw_and_synthetic_frames_and_which_instances_are_repaint
     assert {one["source"] for one in content["annotations"]} == {"synthetic", "original"}
 
 
-def test_category_ids_of_cityscapes_and_outlines_along_pixel_edges(source, tmp_path, monkeypatch, capsys):
+def test_category_ids_of_cityscapes_and_outlines_along_pixel_edges(source, tmp_path):
     add_raw(source, tmp_path, ["val"], "symlink")
     flags = ("--out", tmp_path, "--category_ids", "cityscapes", "--polygons", "--num_workers", 2)
-    run(export, monkeypatch, *flags)
-    assert "2 images" in capsys.readouterr().out
+    assert "2 images" in run_ok(export.main, *flags)
     truth = COCO(str(coco_path(tmp_path, "val")))
     assert truth.getCatIds() == [24, 25, 26, 27, 28, 31, 32, 33]
     assert [one["id"] for one in categories("cityscapes")] == truth.getCatIds()
@@ -306,9 +297,8 @@ def test_a_frame_without_instances_and_a_crowd_that_absorbs_a_prediction(source,
     assert _coco_precision(path, predictions) < 0.97
 
 
-def test_export_names_what_is_not_there(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="holds no instance maps"):
-        run(export, monkeypatch, "--out", tmp_path)
+def test_export_names_what_is_not_there(tmp_path):
+    assert "holds no instance maps" in refused(export.main, "--out", tmp_path)
     (tmp_path / "manifest.jsonl").write_text('{"stage": "integrate"}\n')
     with pytest.raises(InputError, match="line 1: damaged"):
         new_instances(tmp_path)
