@@ -13,8 +13,6 @@ import contextlib
 import ctypes
 import dataclasses
 import random
-import signal
-import time
 from functools import cache, partial
 from pathlib import Path
 
@@ -24,27 +22,15 @@ import torch
 from data.labels import NUM_CHANNELS, colourise
 from data.pictures import enlarged, outline
 from data.writer import encode_png
-from distributed import NO_LIMIT, Ranks, average, choose_device, joined, largest, wait_for_all
+from distributed import NO_LIMIT, Ranks, choose_device, joined, wait_for_all
 from loader.cache import prepare
 from loader.noise import draw_noise
 from loader.pairs import GRID_NOISE, Scene, TrainingPairs, first_scenes, training_loader
 from model import WhereWhat, sample
 from options import Options, from_dict, parse, write_yaml
-from support.checkpoints import (
-    PACKED,
-    differing_network,
-    find_checkpoint,
-    last_good_state,
-    list_checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-    shapes,
-)
-from support.errors import WITH_RESUME, InputError, Stopped, run_program
-from support.files import write_atomic
-from support.processes import StopRequest
-from support.progress import progress_bar
-from support.run_log import RunLog, peak_memory_mb
+from run import Run, find_state
+from support.checkpoints import PACKED, differing_network, shapes
+from support.errors import WITH_RESUME, InputError, run_program
 from training import EMA, GraphedStep, NonFiniteLossError, Optimisers, can_capture, train_step
 
 GRID_COLUMNS = 6
@@ -56,7 +42,6 @@ LEARNT = (
     *("target_class", "image_sizex_small", "image_sizey_small"),
     *("image_sizex_big", "image_sizey_big", "compact_sizex", "compact_sizey"),
 )
-FAILED = 1  # among numbers of signals: why the loop ends, if a loader process is gone
 
 
 def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
@@ -64,8 +49,7 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
     seed_everything(options.random_seed)
     set_speed(options, device)
     run_dir = Path(options.run_dir)
-    checkpoints = run_dir / "checkpoints"
-    state = None if dry_run else find_state(options, checkpoints)  # first: what it finds may end the run
+    state = None if dry_run else state_of(options)  # first: what it finds may end the run
 
     # ---- model
     with torch.device(device):
@@ -93,61 +77,48 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
         print(describe(model, pairs, device, iterations, ranks))
         return
 
-    # ---- run folder (all ranks have looked for checkpoints by now), resume
-    if not ranks.rank:
-        start_run_folder(options, run_dir, state)
-    log = RunLog(run_dir, purge_after=state["iteration"] if state else 0, silent=ranks.rank > 0)
-    log.line(describe(model, pairs, device, iterations, ranks))
-    iteration, samples_seen, window = 0, 0, empty_window(model)
+    # ---- run folder (with options that replay the run), resume
+    replayed = write_yaml(dataclasses.replace(options, resume=""))
+    run = Run(run_dir, "--run_dir", replayed, model.loss_names, iterations, ranks, state)
+    run.log.line(describe(model, pairs, device, iterations, ranks))
     if state:
         restore(state, model, optimisers, ema)
-        iteration, samples_seen, window = state["iteration"], state["samples_seen"], state["window"]
-        log.line(f"resumed at iteration {iteration}")
+        run.log.line(f"resumed at iteration {run.iteration}")
         del state
 
     def save() -> Path:
-        """Write a checkpoint (rank 0; all ranks hold the same weights and come here together)."""
-        sums = average({name: float(value) for name, value in window.items()})
-        if ranks.rank:
-            return checkpoints
-        state = {
-            "iteration": iteration,
-            "samples_seen": samples_seen,
-            "options": dataclasses.asdict(options),
-            "networks": model.networks.state_dict(),
-            "optimisers": optimisers.state_dict(),
-            "window": sums,
+        return run.save(
+            options.keep_checkpoints,
+            dataclasses.asdict(options),
+            model.networks.state_dict(),
+            optimisers.state_dict(),
             **({"averages": ema.state_dict()} if ema else {}),
-        }
-        return save_checkpoint(checkpoints, state, options.keep_checkpoints)
+        )
 
-    if iteration == 0:
+    if run.iteration == 0:
         save()  # whatever happens later, there is a good state
 
     # ---- loop
     batches = training_loader(
         pairs,
         options.batch_size,
-        samples_seen,
+        run.samples_seen,
         options.num_workers,
         pin_memory=device.type == "cuda",
         rank=ranks.rank,
         world=ranks.count,
     )
-    failure: InputError | None = None
-    bar = progress_bar(None, "training", iterations, "iteration", initial=iteration, show=not ranks.rank)
-    started, iterations_before = time.perf_counter(), iteration
-    with StopRequest() as stop:
-        while iteration < iterations and not largest(stop.number):
+    with run:
+        while run.goes_on():
             try:
                 batch = next(batches).to(device, non_blocking=True)
             except InputError as error:
-                failure, stop.number = error, stop.number or FAILED  # all ranks save what they have, and end
+                run.failure = error  # all ranks save what they have, and end
                 continue
-            first = samples_seen + ranks.rank * options.batch_size
+            first = run.samples_seen + ranks.rank * options.batch_size
             noise = draw_noise(options, range(first, first + options.batch_size)).to(device)
-            optimisers.scale_rates(lr_scale(options, iteration / iterations))
-            log_now = iteration == 0 or (iteration + 1) % options.log_every == 0
+            optimisers.scale_rates(lr_scale(options, run.iteration / iterations))
+            log_now = run.iteration == 0 or (run.iteration + 1) % options.log_every == 0
             try:
                 # Looking at a loss makes the host wait for a GPU, so there it is done when logging only.
                 losses = step(batch, noise, check=device.type == "cpu" or log_now)
@@ -155,51 +126,25 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
                 if error.nothing_updated and ranks.count == 1:
                     with contextlib.suppress(InputError):  # the state before may be spoilt, too
                         save()
-                reason = f"{error} at iteration {iteration + 1}; {last_good_state(checkpoints)}"
-                log.line(f"stopped: {reason}")
-                raise InputError(reason) from None
-            epoch = samples_seen // pairs.usable_count
-            iteration += 1
-            samples_seen += global_batch
+                raise run.spoilt(f"{error} at iteration {run.iteration + 1}") from None
+            epoch = run.samples_seen // pairs.usable_count
+            run.count(losses, global_batch)
             if ema:
-                ema.update(iteration)
-            bar.update()
-            for name, value in losses.items():
-                window[name] = window[name] + value
-            window["count"] += 1
+                ema.update(run.iteration)
 
             if log_now:
-                means = average({name: float(window[name]) / window["count"] for name in model.loss_names})
-                seconds = (time.perf_counter() - started) / (iteration - iterations_before)
-                log.stats(epoch, iteration, means, seconds, peak_memory_mb(device))
-                window = empty_window(model)
-                started, iterations_before = time.perf_counter(), iteration
-            last = iteration == iterations
+                run.log_losses(epoch, device)
+            last = run.iteration == iterations
             grid_now = options.sample_every and (
-                iteration == 1 or last or iteration % options.sample_every == 0
+                run.iteration == 1 or last or run.iteration % options.sample_every == 0
             )
             if grid_now and not ranks.rank:
                 picture = sample_grid(ema.model if ema else model, validation, grid_noise)
-                log.picture(encode_png(picture), epoch, iteration)
-            epoch_ends = samples_seen // pairs.usable_count > epoch
-            if iteration % options.save_every == 0 if options.save_every else epoch_ends:
+                run.log.picture(encode_png(picture), epoch, run.iteration)
+            epoch_ends = run.samples_seen // pairs.usable_count > epoch
+            if run.iteration % options.save_every == 0 if options.save_every else epoch_ends:
                 save()
-    bar.close()
-
-    # ---- end
-    end = largest(stop.number)
-    path = save()
-    if iteration >= iterations:
-        log.line(f"finished {iteration} iterations, saved {path}")
-    else:
-        reason = "a failure" if end == FAILED else signal.Signals(end).name
-        log.line(f"stopped by {reason} at iteration {iteration}, saved {path}")
-    if end:
-        wait_for_all()  # no rank leaves before all have come so far
-    if end == FAILED:
-        raise failure or InputError("another process of this job failed; see its own message")
-    if end:
-        raise Stopped(end)
+    run.end(save())
 
 
 # ---- set-up -------------------------------------------------------------------------------------
@@ -265,24 +210,12 @@ def describe(
     )
 
 
-def empty_window(model: WhereWhat) -> dict:
-    """Sums of the losses since the last log line, and how many iterations they cover."""
-    return dict.fromkeys((*model.loss_names, "count"), 0)
-
-
-def find_state(options: Options, checkpoints: Path) -> dict | None:
-    """The checkpoint to go on from, if any; InputError if it doesn't fit these options."""
-    if not options.resume:
-        if list_checkpoints(checkpoints):
-            raise InputError(
-                f"{options.run_dir} already holds a run: give --resume auto to go on with it, or another"
-                " --run_dir"
-            )
+def state_of(options: Options) -> dict | None:
+    """The state to go on from, if any; InputError if it doesn't fit these options."""
+    found = find_state(Path(options.run_dir), options.resume, "--run_dir")
+    if found is None:
         return None
-    if options.resume == "auto" and not list_checkpoints(checkpoints):
-        return None
-    path = find_checkpoint(checkpoints if options.resume == "auto" else options.resume)
-    state = load_checkpoint(path)
+    path, state = found
     if path.suffix == PACKED:
         raise InputError(f"--resume {options.resume}: holds only what samples; give a state-*.pt of a run")
     check_fits(path, state, options)
@@ -319,20 +252,6 @@ def restore(state: dict, model: WhereWhat, optimisers: Optimisers, ema: EMA | No
     if ema:
         ema.model.networks.load_state_dict(state["networks"] | state.get("averages", {}))
     optimisers.load_state_dict(state["optimisers"])
-
-
-# ---- run folder ---------------------------------------------------------------------------------
-
-
-def start_run_folder(options: Options, run_dir: Path, state: dict | None) -> None:
-    """Make the folder and write options.yaml (without `resume`, so that it replays the run)."""
-    try:
-        (run_dir / "samples").mkdir(parents=True, exist_ok=True)
-        write_atomic(run_dir / "options.yaml", write_yaml(dataclasses.replace(options, resume="")).encode())
-        if state is None:  # a run that died before its first checkpoint may have left lines
-            (run_dir / "stats.jsonl").unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"run_dir {run_dir} can't be written ({error.strerror}): choose another") from None
 
 
 # ---- sample grids -------------------------------------------------------------------------------

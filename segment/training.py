@@ -6,8 +6,6 @@ stopped and resumed ends, on a CPU, with the same weights to the bit as one that
 
 import dataclasses
 import json
-import signal
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,26 +17,17 @@ from torchvision.models.detection import MaskRCNN
 
 from data.labels import TARGET_CLASSES
 from data.writer import encode_png
-from distributed import NO_LIMIT, Ranks, average, average_gradients, choose_device, largest, wait_for_all
+from distributed import NO_LIMIT, Ranks, average_gradients, choose_device, wait_for_all
+from run import Run, find_state
 from segment.evaluation import cityscapes_figures, coco_figures, detect, predict
 from segment.models import build
 from segment.options import OPTIMISERS, SegmentOptions
 from segment.pictures import sheet
 from segment.samples import Mixture, Sample, Truth, batch_of, frames_of, read_all, read_truth
-from support.checkpoints import (
-    differing_network,
-    find_checkpoint,
-    last_good_state,
-    list_checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-    shapes,
-)
-from support.errors import InputError, Stopped
+from support.checkpoints import differing_network, find_checkpoint, shapes
+from support.errors import InputError
 from support.files import write_atomic
-from support.processes import StopRequest
 from support.progress import progress_bar
-from support.run_log import RunLog, peak_memory_mb
 
 RESULT = "evaluation.json"
 PICTURES = 4  # frames of --val that are drawn
@@ -154,9 +143,8 @@ def learn(
     come out otherwise each time, following torch's generator. Raises InputError for bad data, a run folder
     that holds another run, and a loss that is not finite.
     """
-    out = Path(options.out)
-    checkpoints = out / "checkpoints"
-    state = find_state(options, checkpoints)
+    # ---- data, model; a state to go on from
+    state = state_of(options)
     mixture = read_mixture(options, live)
     torch.manual_seed(options.random_seed)
     model = build(options.arch, "none" if state else options.weights).to(device)
@@ -164,50 +152,36 @@ def learn(
     optimiser = optimiser_of(options, parameters, device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = False  # the number of proposals changes from step to step
-    iteration = 0
     if state:
-        iteration = state["iteration"]
         model.load_state_dict(state["networks"])
         optimiser.load_state_dict(state["optimisers"])
-    if not ranks.rank:
-        start_run_folder(options, out, fresh=state is None)
-    log = RunLog(out, purge_after=iteration, silent=ranks.rank > 0)
+
+    # ---- run folder
+    saved = yaml.safe_dump(as_saved(options), sort_keys=False)
+    run = Run(Path(options.out), "--out", saved, LOSSES, options.iterations, ranks, state)
     frames = sum(len(tree) for tree in mixture.trees)
-    log.line(
+    run.log.line(
         f"{frames} frames of {len(mixture.trees)} trees, {sum(p.numel() for p in parameters):,} parameters to"
         f" learn, {options.iterations} iterations of {ranks.count} x {options.batch_size} on {device}"
     )
     if state:
-        log.line(f"resumed at iteration {iteration}")
+        run.log.line(f"resumed at iteration {run.iteration}")
     wait_for_all()
 
     def save() -> Path:
-        sums = average({name: float(value) for name, value in window.items()})  # of all ranks together
-        if ranks.rank:
-            return checkpoints
-        content = {
-            "iteration": iteration,
-            "samples_seen": iteration * options.batch_size * ranks.count,
-            "options": as_saved(options),
-            "networks": model.state_dict(),
-            "optimisers": optimiser.state_dict(),
-            "window": sums,
-        }
-        return save_checkpoint(checkpoints, content, options.keep_checkpoints)
+        return run.save(
+            options.keep_checkpoints, as_saved(options), model.state_dict(), optimiser.state_dict()
+        )
 
+    # ---- loop
     set_precision(model, options, device)
-    window = state["window"] if state else empty_window()
-    started, iterations_before = time.perf_counter(), iteration
-    bar = progress_bar(
-        None, "training", options.iterations, "iteration", initial=iteration, show=not ranks.rank
-    )
     model.train()
-    with StopRequest() as stop:
-        while iteration < options.iterations and not largest(stop.number):
-            first = (iteration * ranks.count + ranks.rank) * options.batch_size
+    with run:
+        while run.goes_on():
+            first = run.samples_seen + ranks.rank * options.batch_size
             positions = range(first, first + options.batch_size)
             images, targets = batch_of(mixture, options.random_seed, positions, device)
-            set_rate(optimiser, options, iteration)
+            set_rate(optimiser, options, run.iteration)
             losses = model(images, targets)
             optimiser.zero_grad(set_to_none=False)
             sum(losses.values()).backward()
@@ -215,56 +189,30 @@ def learn(
             average_gradients(parameters)
             torch.nn.utils.clip_grad_norm_(parameters, MOST_GRADIENT)
             optimiser.step()
-            iteration += 1
-            bar.update()
-            for name in LOSSES:
-                window[name] = window[name] + losses[name].detach()
-            window["count"] += 1
-            last = iteration == options.iterations
-            if iteration == 1 or last or iteration % options.log_every == 0:
-                means = average({name: float(window[name]) / window["count"] for name in LOSSES})
-                if not all(map(torch.isfinite, torch.tensor(list(means.values())))):
-                    spoilt = f"the loss is not finite at iteration {iteration}"
-                    raise InputError(f"{spoilt}; {last_good_state(checkpoints)}")
-                seconds = (time.perf_counter() - started) / (iteration - iterations_before)
-                log.stats(first // max(frames, 1), iteration, means, seconds, peak_memory_mb(device))
-                window = empty_window()
-                started, iterations_before = time.perf_counter(), iteration
-            if options.picture_every and (last or iteration % options.picture_every == 0) and not ranks.rank:
-                log.picture(encode_png(draw(model, truths[:PICTURES], device)), 0, iteration)
+            run.count({name: loss.detach() for name, loss in losses.items()}, len(positions) * ranks.count)
+
+            last = run.iteration == options.iterations
+            if run.iteration == 1 or last or run.iteration % options.log_every == 0:
+                run.log_losses(first // max(frames, 1), device)
+            draw_now = options.picture_every and (last or run.iteration % options.picture_every == 0)
+            if draw_now and not ranks.rank:
+                run.log.picture(encode_png(draw(model, truths[:PICTURES], device)), 0, run.iteration)
                 model.train()
-            if iteration % options.save_every == 0 and not last:
+            if run.iteration % options.save_every == 0 and not last:
                 save()
-    bar.close()
-    end = largest(stop.number)
-    path = save()
-    done = iteration >= options.iterations
-    ending = "finished" if done else f"stopped by {signal.Signals(end).name} after"
-    log.line(f"{ending} {iteration} iterations, saved {path}")
-    if end:
-        wait_for_all()  # no rank leaves before all have come so far
-        raise Stopped(end)
+    run.end(save())
     return model
 
 
-def empty_window() -> dict:
-    """Sums of the losses since the last log line, and how many iterations they cover."""
-    return dict.fromkeys((*LOSSES, "count"), 0.0)
-
-
-def find_state(options: SegmentOptions, checkpoints: Path) -> dict | None:
-    """The checkpoint to go on from, if any. Raises InputError if it doesn't fit these options."""
-    if not list_checkpoints(checkpoints):
+def state_of(options: SegmentOptions) -> dict | None:
+    """The state to go on from, if any. Raises InputError if it doesn't fit these options."""
+    found = find_state(Path(options.out), options.resume, "--out")
+    if found is None:
         return None
-    if options.resume != "auto":
-        raise InputError(
-            f"--out {options.out} already holds a run: give --resume auto to go on with it, or another --out"
-        )
-    path = find_checkpoint(checkpoints)
-    state = load_checkpoint(path)
+    path, state = found
     with torch.device("meta"):
-        ours = shapes(build(options.arch, "none").state_dict())
-    network = differing_network(path, state, ours, "scripts.segment")
+        networks = shapes(build(options.arch, "none").state_dict())
+    network = differing_network(path, state, networks, "scripts.segment")
     ours = as_saved(options)
     for name in IDENTITY:
         if state["options"].get(name) != ours[name]:
@@ -280,17 +228,6 @@ def find_state(options: SegmentOptions, checkpoints: Path) -> dict | None:
 def as_saved(options: SegmentOptions) -> dict:
     """The options as plain values, as YAML and a checkpoint keep them."""
     return json.loads(json.dumps(dataclasses.asdict(options)))
-
-
-def start_run_folder(options: SegmentOptions, out: Path, fresh: bool) -> None:
-    """Make the folder and write options.yaml. Raises InputError if it can't be written."""
-    try:
-        (out / "samples").mkdir(parents=True, exist_ok=True)
-        write_atomic(out / "options.yaml", yaml.safe_dump(as_saved(options), sort_keys=False).encode())
-        if fresh:  # a run that died before its first checkpoint may have left lines
-            (out / "stats.jsonl").unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: can't be written ({error.strerror}); choose another") from None
 
 
 def optimiser_of(

@@ -380,6 +380,6 @@ def test_a_signal_saves_and_shows_in_the_status(streets, tmp_path, monkeypatch, 
     monkeypatch.setattr(training, "set_rate", stopping)
     done = run_here(program.main, *flags(streets, tmp_path / "run", save_every=100))
     assert done.returncode == 128 + number and not done.stderr.count("Traceback")
-    assert f"stopped by {number.name} after 2 iterations" in done.stdout
+    assert f"stopped by {number.name} at iteration 2, saved " in done.stdout
     assert load_checkpoint(list_checkpoints(tmp_path / "run/checkpoints")[-1])["iteration"] == 2
     assert not (tmp_path / "run" / RESULT).exists()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from loader.noise import draw_noise
-from main import find_state
+from main import state_of
 from model import SAMPLING_NETWORKS, WhereWhat, load_model, sample
 from options import Options
 from scripts import pack
@@ -59,9 +59,9 @@ def test_packing_twice_gives_the_same_bytes(run, tmp_path):
 
 
 def test_training_does_not_go_on_from_a_packed_model(run, tmp_path):
-    options = dataclasses.replace(load_model(run[1]).options, resume=str(run[1]))
+    change = {"resume": str(run[1]), "run_dir": str(tmp_path / "none")}
     with pytest.raises(InputError, match="only what samples"):
-        find_state(options, tmp_path / "none")
+        state_of(dataclasses.replace(load_model(run[1]).options, **change))
 
 
 @pytest.mark.parametrize("content", [b"", b"junk" * 100])
