@@ -1,13 +1,7 @@
-"""Precision, memory format and several processes: the same numbers by other ways."""
+"""The training step captured and replayed, in bf16, in either memory format: the same by other ways."""
 
 import copy
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,23 +9,116 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from loader.noise import draw_noise
 from model import WhereWhat
-from support.checkpoints import list_checkpoints, load_checkpoint
-from tests.miniature import write_miniature
-from tests.test_model import TINY, double, make_batch
+from tests.test_model import TINY, double, make_batch, with_places
 from tests.test_parity import FILES, biases_before_norm, build, load, read_batch, read_noise
-from training import Optimisers, train_step
+from training import WARM_UP, GraphedStep, NonFiniteLossError, Optimisers, can_capture, train_step
 
 LOSSES = WhereWhat(TINY).loss_names
-ROOT = Path(__file__).parents[1]
+PLACES = dataclasses.replace(TINY, where="distribution", mask_loss="bce")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
+both_kinds = pytest.mark.parametrize("options", [TINY, PLACES], ids=["published", "distribution"])
 
 
-def losses_of(options, batch, noise) -> dict[str, float]:
+class HostLooks(TorchDispatchMode):
+    """Collects operations by which the host would wait for a GPU, or send it numbers of its own."""
+
+    WAITING = ("nonzero", "_local_scalar_dense", "masked_select", "unique", "repeat_interleave.Tensor")
+
+    def __init__(self, device: str):
+        super().__init__()
+        self.device, self.found = device, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        devices = {tensor.device.type for tensor in args if isinstance(tensor, torch.Tensor)}
+        waits = any(waiting in name for waiting in self.WAITING)
+        if "index.Tensor" in name:
+            indices = [index for index in args[1] if index is not None]
+            waits |= any(index.dtype == torch.bool for index in indices)
+            devices |= {index.device.type for index in indices}
+        target = (kwargs or {}).get("device") or self.device
+        sends = "_to_copy" in name and torch.device(target).type != args[0].device.type
+        brings = len(devices) > 1 and not any(t.dim() == 0 for t in args if isinstance(t, torch.Tensor))
+        if (waits and self.device in devices) or sends or brings:
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@both_kinds
+def test_the_host_never_looks_at_a_step(options):
+    """On the meta device, where numbers that the host brings along show as those of another device."""
+    with torch.device("meta"):
+        model = WhereWhat(options)
+    batch, noise = with_places(make_batch()).to("meta"), draw_noise(options, range(2)).to("meta")
+    with HostLooks("meta") as looks:
+        train_step(model, Optimisers(model), batch, noise)
+    assert not looks.found
+
+
+def test_a_look_is_found():
+    with HostLooks("cpu") as looks:
+        torch.ones(3)[torch.ones(3) > 0]
+        torch.ones(1).item()
+    assert len(looks.found) == 2
+
+
+def test_who_captures():
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert can_capture(TINY, cuda, 1)
+    assert not can_capture(TINY, cpu, 1) and not can_capture(TINY, cuda, 2)
+    assert not can_capture(dataclasses.replace(TINY, cuda_graph="never"), cuda, 1)
+
+
+def start(options, captured: bool) -> tuple[WhereWhat, Optimisers]:
     torch.manual_seed(0)
-    model = WhereWhat(options)
-    return {name: value.item() for name, value in train_step(model, Optimisers(model), batch, noise).items()}
+    with torch.device("cuda"):
+        model = WhereWhat(options)
+    return model, Optimisers(model, captured=captured)
 
 
-# ---- bf16 ---------------------------------------------------------------------------------------
+def batch_and_noise(options, number: int):
+    batch = with_places(make_batch(seed=number)).to("cuda")
+    return batch, draw_noise(options, range(2 * number, 2 * number + 2)).to("cuda")
+
+
+@needs_gpu
+@both_kinds
+def test_a_replay_is_the_step(options):
+    """Over changing batches, rates and a resume in between."""
+    torch.backends.cudnn.benchmark = False
+    model, optimisers = start(options, captured=False)
+    other, others = start(options, captured=True)
+    step = GraphedStep(other, others)
+    for number in range(WARM_UP + 5):
+        if number == WARM_UP + 3:
+            saved = copy.deepcopy((other.networks.state_dict(), others.state_dict()))
+            other, others = start(options, captured=True)
+            other.networks.load_state_dict(saved[0])
+            others.load_state_dict(saved[1])
+            step = GraphedStep(other, others)
+        for one in (optimisers, others):
+            one.scale_rates(1 - 0.1 * number)
+        losses = train_step(model, optimisers, *batch_and_noise(options, number))
+        replayed = step(*batch_and_noise(options, number))
+        assert losses.keys() == replayed.keys()
+        for name, value in losses.items():
+            torch.testing.assert_close(replayed[name], value, rtol=2e-3, atol=2e-4, msg=name)
+    assert len({value.item() for value in replayed.values()}) > 5
+
+
+@needs_gpu
+def test_a_replay_finds_what_is_not_finite():
+    model, optimisers = start(TINY, captured=True)
+    step = GraphedStep(model, optimisers)
+    for number in range(WARM_UP + 2):
+        step(*batch_and_noise(TINY, number))
+    batch, noise = batch_and_noise(TINY, 0)
+    noise.z_appr.fill_(float("nan"))
+    with pytest.raises(NonFiniteLossError):
+        step(batch, noise, check=True)
+
+
+# ---- bf16 and memory formats --------------------------------------------------------------------
 
 
 class RoundedProducts(TorchDispatchMode):
@@ -137,6 +224,12 @@ def test_bf16_leaves_d_object_its_digits():
         assert d_what[1](torch.rand(1, TINY.df_dim, 8, 8)).dtype == torch.bfloat16
 
 
+def losses_of(options, batch, noise) -> dict[str, float]:
+    torch.manual_seed(0)
+    model = WhereWhat(options)
+    return {name: value.item() for name, value in train_step(model, Optimisers(model), batch, noise).items()}
+
+
 def assert_same_weights(state: dict, model: WhereWhat, rtol: float, atol: float) -> None:
     """All parameters but those that instance norm removes, whose gradient is rounding noise."""
     noise = biases_before_norm(model)
@@ -171,76 +264,3 @@ def test_a_run_may_go_on_in_the_other_memory_format():
         assert_same_weights(models[0].networks.state_dict(), models[1], rtol=1e-6, atol=1e-8)
     finally:
         torch.set_default_dtype(torch.float32)
-
-
-# ---- several processes --------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def streets(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    write_miniature(root / "set", "train", count=5, seed=1)
-    write_miniature(root / "set", "val", count=2, seed=2)
-    return root
-
-
-def launch(streets, run_dir, processes: int, *arguments, wait: bool = True):
-    """torchrun main.py on the CPU."""
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    data = ["--db_root", streets / "set", "--cache_dir", streets / "cache", "--run_dir", run_dir]
-    options = ["--preset", "tiny", "--sample_every", "0", *arguments]
-    process = subprocess.Popen(
-        [*line, "main.py", *map(str, [*data, *options])],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    if not wait:
-        return process
-    out, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, out
-    return load_checkpoint(list_checkpoints(run_dir / "checkpoints")[-1])
-
-
-def test_two_processes_equal_one_with_twice_the_batch(streets, tmp_path):
-    two = launch(streets, tmp_path / "two", 2, "--batch_size", 1, "--max_iters", 3)
-    one = launch(streets, tmp_path / "one", 1, "--batch_size", 2, "--max_iters", 3)
-    assert two["samples_seen"] == one["samples_seen"] == 6
-    model = WhereWhat(TINY)
-    model.networks.load_state_dict(one["networks"])
-    # Adam makes whole steps of rounding noise: a few numbers of 130,000 may differ by steps (2e-4 each).
-    noise, differing, count = biases_before_norm(model), 0, 0
-    for name, value in one["networks"].items():
-        if name not in noise:
-            difference = (two["networks"][name] - value).abs()
-            assert difference.max() < 6 * 4e-4, name
-            differing, count = differing + int((difference > 2e-5).sum()), count + value.numel()
-    assert differing < 2e-3 * count
-
-
-def test_resume_with_the_same_ranks_is_exact_and_with_others_works(streets, tmp_path):
-    straight = launch(streets, tmp_path / "straight", 2, "--max_iters", 4)
-    launch(streets, tmp_path / "halves", 2, "--max_iters", 2)
-    halves = launch(streets, tmp_path / "halves", 2, "--max_iters", 4, "--resume", "auto")
-    for name, value in straight["networks"].items():
-        assert torch.equal(value, halves["networks"][name]), name
-    alone = launch(streets, tmp_path / "halves", 1, "--max_iters", 5, "--resume", "auto")
-    assert alone["iteration"] == 5 and alone["samples_seen"] == halves["samples_seen"] + 1
-
-
-def test_a_dying_rank_ends_the_job(streets, tmp_path):
-    job = launch(streets, tmp_path / "run", 2, "--max_iters", 100000, "--save_every", 100000, wait=False)
-    stats = tmp_path / "run" / "stats.jsonl"
-    deadline = time.monotonic() + 120
-    while not stats.exists() or stats.read_text().count("\n") < 2:
-        assert job.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    os.kill(rank_processes(job.pid)[-1], signal.SIGKILL)
-    out, _ = job.communicate(timeout=60)
-    assert job.returncode != 0
-    assert "another process of this job is gone" in out or "SIGKILL" in out
-
-
-def rank_processes(parent: int) -> list[int]:
-    """Children of the launcher that run main.py."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [int(c) for c in children if "main.py" in Path(f"/proc/{c}/cmdline").read_text()]
