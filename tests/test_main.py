@@ -28,6 +28,7 @@ from model import WhereWhat, load_model
 from options import PRESETS, REMOVED, Options, from_dict, parse, write_yaml
 from support.checkpoints import list_checkpoints, load_checkpoint
 from support.errors import InputError
+from tests.equality import assert_same, stats
 from tests.miniature import frame_paths, write_miniature, write_png
 from tests.programs import refused, run_here, run_ok
 
@@ -63,28 +64,6 @@ def command(arguments: list[str], **kwargs) -> subprocess.CompletedProcess:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     line = [sys.executable, "main.py", *map(str, arguments)]
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=environment, **kwargs)
-
-
-def stats(run_dir: Path) -> list[dict]:
-    """Rows of stats.jsonl without what the clock and the machine decide."""
-    rows = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k not in ("seconds_per_iter", "peak_memory_mb")} for r in rows]
-
-
-def assert_same(a, b, where="state") -> None:
-    """Nested dicts, lists and tensors are equal to the last bit."""
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}/{index}")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
 
 
 def weights_and_optimisers(state: dict) -> dict:

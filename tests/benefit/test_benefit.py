@@ -22,8 +22,8 @@ from scripts import benefit as program
 from segment.samples import read_sample
 from streets.scenes import write_streets
 from support.checkpoints import find_checkpoint, load_checkpoint
+from tests.equality import assert_same
 from tests.programs import run_here
-from tests.test_main import assert_same
 from tests.town import write_density_checkpoint
 
 ROOT = Path(__file__).parents[2]

@@ -22,6 +22,7 @@ from data.writer import topmost
 from scripts import convert
 from scripts.synth import validate
 from tests.convert import miniatures
+from tests.equality import files_in
 from tests.miniature import litter
 from tests.programs import run_here
 
@@ -39,10 +40,6 @@ def run(format_name: str, root: Path, out: Path, *more):
         1,
         *more,
     )
-
-
-def files_of(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module", params=miniatures.WRITERS)
@@ -346,14 +343,14 @@ def test_a_bad_item_fails_alone_and_the_same_command_goes_on(tmp_path):
     bad.write_bytes(whole[:-30])
     done = run("acdc", root, out)
     assert done.returncode == 1 and f"{bad}: truncated or damaged" in done.stderr
-    assert not any("fog" in name for name in files_of(out)) and len(list(out.glob("gtFine/*/*/*"))) == 8
+    assert not any("fog" in name for name in files_in(out)) and len(list(out.glob("gtFine/*/*/*"))) == 8
     before = {path: path.stat().st_mtime_ns for path in out.glob("gtFine/*/*/*")}
     bad.write_bytes(whole)
     done = run("acdc", root, out)
     assert done.returncode == 0 and "holds 2 of 3 pictures already" in done.stdout
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
     assert run("acdc", root, tmp_path / "at_once").returncode == 0
-    one, other = files_of(out), files_of(tmp_path / "at_once")
+    one, other = files_in(out), files_in(tmp_path / "at_once")
     del one["manifest.jsonl"], other["manifest.jsonl"]  # the times of the sources differ
     assert one == other
     again = run("acdc", root, out, "--link")
@@ -421,9 +418,9 @@ def test_a_tree_is_not_mixed_with_other_pictures(tmp_path):
     miniatures.bdd100k(root)
     assert run("bdd100k", root, out).returncode == 0
     min(root.glob("labels/pan_seg/bitmasks/train/*")).unlink()
-    before = files_of(out)
+    before = files_in(out)
     done = run("bdd100k", root, out)
-    assert done.returncode == 2 and "choose another --out" in done.stderr and files_of(out) == before
+    assert done.returncode == 2 and "choose another --out" in done.stderr and files_in(out) == before
 
 
 # ---- polygons -----------------------------------------------------------------------------------

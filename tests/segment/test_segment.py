@@ -37,8 +37,8 @@ from segment.samples import (
 from segment.training import RESULT, learn, measure, read_truths, set_precision
 from streets.scenes import write_streets
 from support.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
+from tests.equality import assert_same, stats
 from tests.programs import refused, run_here, run_ok
-from tests.test_main import assert_same, stats
 from tests.town import box, town_objects, write_town
 
 ROOT = Path(__file__).parents[2]

@@ -19,6 +19,7 @@ from data.writer import colour_map, rasterise
 from scripts import make_streets
 from streets.scenes import SETTINGS_FILE, make_scene, write_streets
 from support.errors import InputError
+from tests.equality import files_in
 from tests.programs import run_here
 
 REPOSITORY = Path(__file__).parents[2]
@@ -40,9 +41,7 @@ def scenes():
 
 
 def content(root: Path) -> dict[str, bytes]:
-    """Every file of a tree but the settings, which hold a duration."""
-    files = (path for path in root.rglob("*") if path.is_file() and path.name != SETTINGS_FILE)
-    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+    return files_in(root, SETTINGS_FILE)  # which holds a duration
 
 
 def boxes(scene) -> list[tuple[str, int, int, int, int, int]]:

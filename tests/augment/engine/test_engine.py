@@ -14,6 +14,7 @@ from augment.engine.shards import Shard, shard_of_process
 from augment.engine.tree import opened
 from support.errors import InputError
 from tests.augment.engine.simulated import PROGRAM, STAGE, cost, run, work
+from tests.equality import files_in
 
 ARRAY = "SLURM_ARRAY_TASK_"
 
@@ -26,10 +27,6 @@ def make_items(root: Path, count: int = 9) -> list[Item]:
         if not path.exists():
             path.write_text("source")
     return [Item(key, {path.name: path}) for key, path in paths.items()]
-
-
-def content(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 # ---- shards -------------------------------------------------------------------------------------
@@ -75,8 +72,8 @@ def test_any_sharding_makes_the_same_tree(tmp_path):
     assert run(tmp_path / "one", items, files=True)
     merged = [run(tmp_path / "three", items, Shard(number, 3), files=True) for number in (2, 3, 1)]
     assert merged == [False, False, True]
-    assert content(tmp_path / "three") == content(tmp_path / "one")
-    assert set(content(tmp_path / "one")) == {
+    assert files_in(tmp_path / "three") == files_in(tmp_path / "one")
+    assert set(files_in(tmp_path / "one")) == {
         MANIFEST,
         PROGRAM.summary,
         *(f"made/{one.key}" for one in items),
@@ -90,7 +87,7 @@ def test_a_run_goes_on_with_other_shards(tmp_path):
     assert not run(tmp_path / "out", items, Shard(5, 16))  # what the first did isn't done again
     assert len(Records(tmp_path / "out", (STAGE,)).places[STAGE]) == 5
     assert run(tmp_path / "out", items)
-    assert content(tmp_path / "out") == content(tmp_path / "one")
+    assert files_in(tmp_path / "out") == files_in(tmp_path / "one")
 
 
 def test_more_items_add_to_the_tree(tmp_path):
@@ -100,7 +97,7 @@ def test_more_items_add_to_the_tree(tmp_path):
     changed = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "made").iterdir()}
     run(tmp_path / "out", items[:2], files=True)
     run(tmp_path / "out", items, files=True)
-    assert content(tmp_path / "out") == content(tmp_path / "one")
+    assert files_in(tmp_path / "out") == files_in(tmp_path / "one")
     assert all(path.stat().st_mtime_ns == before for path, before in changed.items())
 
 
@@ -169,13 +166,13 @@ def test_a_line_cut_short_does_not_count_and_a_damaged_one_is_named(tmp_path):
         run(tmp_path / "out", items)
     path.write_bytes(whole[:-30])
     run(tmp_path / "out", items)
-    assert content(tmp_path / "out") == content(tmp_path / "one")
+    assert files_in(tmp_path / "out") == files_in(tmp_path / "one")
 
 
 def test_changed_sources_and_lost_files_are_made_again_and_named(tmp_path, capsys):
     items, out = make_items(tmp_path), tmp_path / "out"
     run(out, items, files=True)
-    before = content(out)
+    before = files_in(out)
     os.utime(items[2].sources["2.txt"], ns=(1, 1))  # of the same size
     items[3].sources["3.txt"].write_text("another")
     items[4].sources["4.txt"].unlink()
@@ -184,7 +181,7 @@ def test_changed_sources_and_lost_files_are_made_again_and_named(tmp_path, capsy
         assert tree.to_do(STAGE, items) == items[2:6]
         assert "is made again: 2.txt; 3.txt; 4.txt" in capsys.readouterr().err
         work(tree, items, files=True)
-    after = content(out)
+    after = files_in(out)
     assert before.keys() == after.keys()
     assert {name for name in after if before[name] != after[name]} == {MANIFEST}
 
@@ -194,7 +191,7 @@ def test_files_that_are_not_made_any_more_are_removed(tmp_path):
     run(out, [item], files=True)
     item.sources["0.txt"].unlink()
     run(out, [item])
-    assert set(content(out)) == {MANIFEST, PROGRAM.summary}
+    assert set(files_in(out)) == {MANIFEST, PROGRAM.summary}
 
 
 def test_a_run_that_fails_before_anything_was_made_leaves_nothing(tmp_path):
@@ -225,7 +222,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_tree(tmp_path):
             (out / "made" / f".x.{killed}.tmp").touch()
     run(out, items, files=True)
     assert killed >= 12
-    assert content(out) == content(tmp_path / "one") and not (out / WORK).exists()
+    assert files_in(out) == files_in(tmp_path / "one") and not (out / WORK).exists()
 
 
 # ---- what it costs ------------------------------------------------------------------------------

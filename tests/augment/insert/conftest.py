@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.augment.insert.inserting import COMMAND, FRAMES, content, insert
+from tests.augment.insert.inserting import COMMAND, FRAMES, insert
+from tests.equality import files_in
 from tests.programs import run_ok
 from tests.town import write_checkpoint, write_town
 
@@ -23,9 +24,9 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="package")
 def out(source, checkpoint, tmp_path_factory):
     """The tree that most tests look at."""
-    before = content(source)
+    before = files_in(source)
     out = tmp_path_factory.mktemp("out") / "tree"
     arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", out, *COMMAND)
     run_ok(insert, *arguments, "--coco", "--preview", 2)
-    assert content(source) == before
+    assert files_in(source) == before
     return out

@@ -15,12 +15,6 @@ def insert(arguments: list[str]) -> int:
     return main(["--num_workers", "0", *arguments])
 
 
-def content(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
-    }
-
-
 def records(tree: Path) -> list[str]:
     """What the files of shards hold that are not merged."""
     return [path.read_text() for path in tree.glob(".work/*.jsonl")]

@@ -28,15 +28,16 @@ from data.frame import list_frames
 from data.pictures import OUTLINE
 from data.writer import colour_map
 from model import load_model
-from tests.augment.insert.inserting import COMMAND, FRAMES, content, insert, lines, maps, records
+from tests.augment.insert.inserting import COMMAND, FRAMES, insert, lines, maps, records
+from tests.equality import files_in
 from tests.programs import refused, run_ok
 
 # ---- the tree -----------------------------------------------------------------------------------
 
 
 def test_the_tree_has_all_files_and_nothing_else(out, source):
-    made = set(content(out))
-    kinds = {name for name in content(source) if "/train/" in name}
+    made = set(files_in(out))
+    kinds = {name for name in files_in(source) if "/train/" in name}
     extras = {
         "manifest.jsonl",
         "insert.json",
@@ -177,7 +178,7 @@ def test_the_contact_sheet_begins_with_the_largest_object(out, source, checkpoin
 def test_any_number_of_workers_makes_the_same_bytes(out, source, checkpoint, tmp_path):
     arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "two", *COMMAND)
     run_ok(insert, *arguments, "--coco", "--preview", 2, "--num_workers", 2)
-    assert content(tmp_path / "two") == content(out)
+    assert files_in(tmp_path / "two") == files_in(out)
 
 
 def test_torchrun_makes_the_same_bytes(out, source, checkpoint, tmp_path):
@@ -195,7 +196,7 @@ def test_torchrun_makes_the_same_bytes(out, source, checkpoint, tmp_path):
     command += [*COMMAND, "--num_workers", "0", "--coco", "--preview", "2"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert content(tmp_path / "o") == content(out)
+    assert files_in(tmp_path / "o") == files_in(out)
 
 
 def test_a_killed_run_goes_on_to_the_same_tree(out, source, checkpoint, tmp_path):
@@ -208,7 +209,7 @@ def test_a_killed_run_goes_on_to_the_same_tree(out, source, checkpoint, tmp_path
     process.wait()
     (tree / "gtFine" / ".left_over.png.1.tmp").write_bytes(b"half")
     run_ok(insert, *arguments, "--coco", "--preview", 2)
-    assert content(tree) == content(out)
+    assert files_in(tree) == files_in(out)
     assert "complete already" in run_ok(insert, *arguments)
 
 
@@ -229,4 +230,4 @@ def test_a_full_disk_is_one_line_and_what_is_done_is_kept(out, source, checkpoin
     assert "No space left" in message and str(tree) in message
     assert not list(tree.rglob("*.tmp")) and sum(text.count('"sources"') for text in records(tree)) == 2
     assert "holds 2 of 4 images already" in run_ok(insert, *arguments, "--coco", "--preview", 2)
-    assert content(tree) == content(out)
+    assert files_in(tree) == files_in(out)

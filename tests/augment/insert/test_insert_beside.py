@@ -8,7 +8,8 @@ from cityscapesscripts.evaluation.evalPanopticSemanticLabeling import evaluatePa
 
 from augment.repaint.validate import validate_tree
 from data.frame import list_frames
-from tests.augment.insert.inserting import content, insert, lines
+from tests.augment.insert.inserting import insert, lines
+from tests.equality import files_in
 from tests.miniature import as_coarse, litter
 from tests.programs import refused, run_ok
 from tests.town import write_checkpoint, write_town
@@ -52,9 +53,9 @@ def test_new_frames_lie_beside_those_of_the_source(source, arguments, tmp_path):
     found = evaluatePanoptic(str(panoptic), pictures, str(panoptic), pictures, str(tmp_path / "result.json"))
     assert found["All"]["pq"] == pytest.approx(1)
 
-    before = content(out)
+    before = files_in(out)
     run_ok(insert, *both)
-    assert content(out) == before
+    assert files_in(out) == before
 
 
 def test_a_dry_run_counts_and_writes_nothing(source, arguments, tmp_path):
@@ -66,9 +67,9 @@ def test_a_dry_run_counts_and_writes_nothing(source, arguments, tmp_path):
 
     run_ok(insert, *arguments, "--out", out)
     assert sum("object" in one for one in lines(out)) == tried
-    before = content(out)
+    before = files_in(out)
     assert "3 of them finished" in run_ok(insert, *arguments, "--out", out, "--dry_run")
-    assert content(out) == before
+    assert files_in(out) == before
 
 
 @pytest.mark.parametrize("more", [("--render", "none"), ("--image", "x_gtFine_labelIds.png")])

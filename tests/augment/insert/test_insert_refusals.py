@@ -18,7 +18,8 @@ from data.frame import list_frames
 from data.geometry import Patch
 from data.labels import TARGET_CLASSES
 from support.files import LOCK, alone_in
-from tests.augment.insert.inserting import COMMAND, FRAMES, content, insert, lines, maps
+from tests.augment.insert.inserting import COMMAND, FRAMES, insert, lines, maps
+from tests.equality import files_in
 from tests.programs import refused, run_here, run_ok
 from tests.town import write_town
 
@@ -52,7 +53,7 @@ def test_broken_images_are_skipped_named_and_added_once_mended(out, source, chec
     for path in (frames[1].label_path, polygons, frames[3].instance_path):
         shutil.copystat(source / path.relative_to(root), path)
     run_ok(insert, *arguments, "--coco", "--preview", 2)
-    assert content(tmp_path / "out") == content(out)
+    assert files_in(tmp_path / "out") == files_in(out)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +94,9 @@ def test_bad_input_is_one_line_status_2_and_nothing_written(
     for option, value in options.items():
         if value is not None:
             arguments += [option] if value is True else [option, str(value).replace("SOURCE", str(source))]
-    before = content(source), content(tmp_path)
+    before = files_in(source), files_in(tmp_path)
     assert words in refused(insert, *arguments)
-    assert (content(source), content(tmp_path)) == before
+    assert (files_in(source), files_in(tmp_path)) == before
     assert not (tmp_path / "out").exists()
 
 
@@ -119,7 +120,7 @@ def test_a_second_process_on_the_same_tree_is_one_line_and_status_2(source, chec
                 f"error: --out {tmp_path / 'tree'}: another process is at work there; wait for its end, or"
                 " choose another --out\n"
             )
-        assert set(content(tmp_path / "tree")) == {LOCK}
+        assert set(files_in(tmp_path / "tree")) == {LOCK}
     run_ok(insert, *arguments)
 
 

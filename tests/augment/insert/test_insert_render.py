@@ -25,7 +25,8 @@ from augment.paint.painter import Painter, Rendering
 from data.frame import Frame, list_frames
 from data.geometry import Patch, is_thing
 from data.writer import LabelledPolygon, rasterise
-from tests.augment.insert.inserting import content, insert, lines, records
+from tests.augment.insert.inserting import insert, lines, records
+from tests.equality import files_in
 from tests.mini_frames import mini_objects, mini_picture
 from tests.programs import refused, run_here, run_ok
 from tests.town import CAMERA, write_checkpoint
@@ -64,10 +65,10 @@ def arguments(source, checkpoint):
 @pytest.fixture(scope="module")
 def out(source, arguments, tmp_path_factory):
     """The tree that most tests look at."""
-    before = content(source)
+    before = files_in(source)
     out = tmp_path_factory.mktemp("out") / "tree"
     run_ok(insert, *arguments, "--out", out, "--preview", 2)
-    assert content(source) == before
+    assert files_in(source) == before
     return out
 
 
@@ -117,7 +118,7 @@ def test_the_manifest_and_the_summary_say_how_it_was_painted(out):
 
 
 def test_torchvision_reads_the_tree(source, out):
-    assert {name for name in content(source) if "/train/" in name} < set(content(out))
+    assert {name for name in files_in(source) if "/train/" in name} < set(files_in(out))
     dataset = Cityscapes(str(out), split="train", mode="fine", target_type="instance")
     assert len(dataset) == FRAMES
     picture, instance = dataset[0]
@@ -210,7 +211,7 @@ def test_what_can_not_be_painted_is_not_put_on_the_maps_either(source, tmp_path)
     command = ("--checkpoint", bus, "--db_root", source, "--out", out, "--no_gate", "--attempts", 3)
     run_ok(insert, *command, "--render", "swap")
     assert [one["refusals"] for one in lines(out)] == [{"render": 3}] * FRAMES
-    made, original = content(out), content(source)
+    made, original = files_in(out), files_in(source)
     for name in original:
         assert made[name] == original[name]
     assert not (out / ".work").exists()
@@ -244,7 +245,7 @@ def test_a_back_end_that_breaks_down_fails_its_image_alone(source, arguments, tm
 def test_any_number_of_workers_makes_the_same_bytes(out, arguments, tmp_path):
     flags = ("--out", tmp_path / "two", "--preview", 2, "--bank", tmp_path / "kept.npz")
     run_ok(insert, *arguments, *flags, "--num_workers", 2)
-    assert content(tmp_path / "two") == content(out)
+    assert files_in(tmp_path / "two") == files_in(out)
     assert (tmp_path / "kept.npz").exists() and not (out / ".work").exists()
 
 
@@ -258,7 +259,7 @@ def test_a_killed_run_goes_on_to_the_same_tree(out, arguments, tmp_path):
     process.wait()
     assert (tree / ".work").is_dir() and not (tree / "manifest.jsonl").exists()
     run_ok(insert, *arguments, "--out", tree, "--preview", 2)
-    assert content(tree) == content(out)
+    assert files_in(tree) == files_in(out)
 
 
 # ---- bad input ----------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from data.frame import list_frames
 from data.geometry import LEAST_INSTANCES, METRIC_RANGES, metric_heights
 from model import load_model
 from support.errors import InputError
-from tests.augment.insert.inserting import COMMAND, FRAMES, content, insert, lines
+from tests.augment.insert.inserting import COMMAND, FRAMES, insert, lines
+from tests.equality import files_in
 from tests.miniature import write_miniature
 from tests.programs import refused, run_here, run_ok
 from tests.town import write_checkpoint, write_density_checkpoint
@@ -62,7 +63,7 @@ def test_refused_images_are_copied_as_they_are_and_counted(source, tmp_path):
     assert summary["objects_given_up"] == {"person": FRAMES} and summary["images_changed"] == 0
     assert sum(summary["refusals"]["person"].values()) == 9 * FRAMES
     assert set(summary["refusals"]["person"]) <= {"inside", "support", "height"}
-    made, original = content(out), content(source)
+    made, original = files_in(out), files_in(source)
     for name in made.keys() & original.keys():
         assert made[name] == original[name]
     assert not (out / "leftImg8bit").exists() and "not written" in summary["settings"]["render"]
@@ -215,4 +216,4 @@ def test_an_assumed_camera_judges_heights_and_distances_and_is_named(checkpoint,
 def test_cameras_of_the_source_are_not_replaced_by_an_assumed_one(out, source, checkpoint, tmp_path):
     arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "again", *COMMAND)
     run_ok(insert, *arguments, "--coco", "--preview", 2, "--camera", "cityscapes")
-    assert content(tmp_path / "again") == content(out)
+    assert files_in(tmp_path / "again") == files_in(out)

@@ -1,7 +1,6 @@
 """Build and export: one tree of raw and synthetic frames, and its COCO annotation."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from data.frame import list_frames
 from data.writer import encode_png
 from scripts.synth import build, export
 from support.errors import InputError
+from tests.equality import files_in
 from tests.mini_frames import HOLED_ID, MOTORCYCLE_ID, TRAIN, TWO_PARTS_ID, add_crops, write_mini
 from tests.programs import refused, run_ok
 
@@ -42,23 +42,17 @@ def tree(source, tmp_path_factory):
     return out
 
 
-def contents(root: Path) -> dict[str, str]:
-    """Digest of every file below a folder, links followed."""
-    files = (Path(folder) / name for folder, _, names in os.walk(root) for name in names)
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
-
-
 # ---- build --------------------------------------------------------------------------------------
 
 
 def test_raw_frames_enter_by_link_or_copy_and_a_second_time_changes_nothing(source, tmp_path):
-    before, stamps = contents(source), {p: p.stat().st_mtime_ns for p in source.rglob("*")}
+    before, stamps = files_in(source), {p: p.stat().st_mtime_ns for p in source.rglob("*")}
     for mode in ("symlink", "hardlink", "copy"):
         out = tmp_path / mode
         add_crops(source, out)
-        synthetic = contents(out)
+        synthetic = files_in(out)
         assert add_raw(source, out, ["train", "val"], mode) == len(before)
-        assert contents(out) == before | synthetic
+        assert files_in(out) == before | synthetic
         there = {path: path.lstat().st_ino for path in out.rglob("*")}
         assert add_raw(source, out, ["train", "val"], mode) == len(before)
         assert {path: path.lstat().st_ino for path in out.rglob("*")} == there
@@ -66,7 +60,7 @@ def test_raw_frames_enter_by_link_or_copy_and_a_second_time_changes_nothing(sour
         assert picture.is_symlink() == (mode == "symlink")
         assert picture.samefile(source / picture.relative_to(out)) == (mode != "copy")
         assert not list(out.rglob("*.tmp"))
-    assert contents(source) == before
+    assert files_in(source) == before
     assert {p: p.stat().st_mtime_ns for p in source.rglob("*")} == stamps
 
 
@@ -86,17 +80,17 @@ def test_links_are_relative_so_that_a_tree_moves_with_its_source(source, tmp_pat
     before = tmp_path / "before"
     root, out = before / "data" / "city", before / "made" / "deep" / "tree"
     shutil.copytree(source, root)
-    wanted = contents(root)
+    wanted = files_in(root)
     add_raw(root, out, ["train", "val"], "symlink")
     before.rename(tmp_path / "after")
     root, out = (tmp_path / "after" / path.relative_to(before) for path in (root, out))
-    assert contents(out) == wanted
+    assert files_in(out) == wanted
     there = {path: path.lstat().st_ino for path in out.rglob("*")}
     add_raw(root, out, ["train", "val"], "symlink")
     assert {path: path.lstat().st_ino for path in out.rglob("*")} == there
     out.rename(tmp_path / "tree")  # without its source: the links lead nowhere until they are made again
     add_raw(root, tmp_path / "tree", ["train", "val"], "symlink")
-    assert contents(tmp_path / "tree") == wanted
+    assert files_in(tmp_path / "tree") == wanted
 
 
 def test_a_file_of_another_content_is_never_replaced(source, tmp_path):
