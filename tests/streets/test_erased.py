@@ -11,11 +11,13 @@ from data.erased import erase_exactly
 from data.frame import list_frames
 from data.labels import TARGET_CLASSES
 from data.writer import instance_values, topmost
+from scripts import make_streets
 from streets.erasing import two_topmost
 from streets.layout import Population
 from streets.scenery import Thing
 from streets.scenes import Scene, make_scene, to_pixels, write_streets
-from tests.streets.test_streets import content, run
+from tests.programs import refused, run_ok
+from tests.streets.test_streets import content
 
 WIDTH, HEIGHT = 320, 160
 
@@ -161,10 +163,10 @@ def test_a_tree_holds_a_file_a_frame_and_the_same_other_files(tree, tmp_path):
 
 def test_the_program_knows_a_tree_with_erasures_from_one_without(tmp_path):
     out = tmp_path / "tree"
-    arguments = ["--out", str(out), "--train", "1", "--val", "1", "--size", "128x64"]
-    assert run(*arguments, "--erased").returncode == 0
+    arguments = ("--out", out, "--train", 1, "--val", 1, "--size", "128x64", "--num_workers", 1)
+    run_ok(make_streets.main, *arguments, "--erased")
     assert len(list(out.glob("erased/*/*/*_erased.npz"))) == 2
-    assert "nothing to do" in run(*arguments, "--erased").stdout
-    assert run(*arguments).returncode == 2
-    assert run(*arguments, "--overwrite").returncode == 0
+    assert "nothing to do" in run_ok(make_streets.main, *arguments, "--erased")
+    refused(make_streets.main, *arguments)
+    run_ok(make_streets.main, *arguments, "--overwrite")
     assert not list(out.glob("erased/*/*/*"))

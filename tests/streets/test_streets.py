@@ -1,7 +1,6 @@
 """The built-in street scenes: determinism, official readers, metric sizes, likeness to real maps, manners."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from scripts import make_streets
 from streets.scenes import SETTINGS_FILE, make_scene, write_streets
 from support.errors import InputError
 from tests.equality import files_in
-from tests.programs import run_here
+from tests.programs import refused, run_here, run_ok
 
 REPOSITORY = Path(__file__).parents[2]
 STATISTICS = REPOSITORY.parent / "shared" / "data" / "cityscapes_statistics.json"
@@ -201,10 +200,6 @@ def test_any_size_has_the_same_street(size):
     assert agree > 0.75
 
 
-def run(*arguments: str, workers: int = 1) -> subprocess.CompletedProcess:
-    return run_here(make_streets.main, "--num_workers", str(workers), *arguments)
-
-
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -217,10 +212,7 @@ def run(*arguments: str, workers: int = 1) -> subprocess.CompletedProcess:
     ],
 )
 def test_bad_arguments_give_one_line_and_status_2(arguments, complaint, tmp_path):
-    result = run("--out", str(tmp_path / "tree"), *arguments)
-    assert result.returncode == 2
-    assert complaint in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    assert complaint in refused(make_streets.main, "--out", tmp_path / "tree", *arguments)
     assert not list(tmp_path.iterdir())
 
 
@@ -239,22 +231,15 @@ def test_a_tree_that_was_only_begun_is_begun_again(tmp_path):
 
 def test_program_reports_counts_and_respects_what_is_there(tmp_path):
     out = tmp_path / "tree"
-    arguments = ["--out", str(out), "--train", "2", "--val", "1", "--size", "128x64"]
-    first = run(*arguments, workers=2)
-    assert first.returncode == 0, first.stderr
-    assert not first.stderr
-    assert "train 2, val 1" in first.stdout
-    assert "car" in first.stdout
+    arguments = ["--out", out, "--train", 2, "--val", 1, "--size", "128x64", "--num_workers"]
+    first = run_here(make_streets.main, *arguments, 2)
+    assert first.returncode == 0 and not first.stderr
+    assert "train 2, val 1" in first.stdout and "car" in first.stdout
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
-    again = run(*arguments)
-    assert again.returncode == 0
-    assert "nothing to do" in again.stdout
+    assert "nothing to do" in run_ok(make_streets.main, *arguments, 1)
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
-    other = run(*arguments, "--seed", "5")
-    assert other.returncode == 2
-    assert "not empty" in other.stderr
+    assert "not empty" in refused(make_streets.main, *arguments, 1, "--seed", 5)
     (out / "mine.txt").write_text("kept")
-    replaced = run(*arguments, "--seed", "5", "--train", "1", "--overwrite")
-    assert replaced.returncode == 0, replaced.stderr
+    run_ok(make_streets.main, *arguments, 1, "--seed", 5, "--train", 1, "--overwrite")
     assert len(list(out.glob("leftImg8bit/train/*/*.png"))) == 1
     assert (out / "mine.txt").read_text() == "kept"
