@@ -19,8 +19,7 @@ from data.camera import assumptions, camera_setting
 from data.erased import Erasure, erase_exactly
 from data.fill import fill_hole
 from data.geometry import boxes_of_theta, fit_heights
-from data.instances import Instance, resize_nearest
-from data.labels import CHANNEL_OF_ID
+from data.instances import Instance
 from distributed import choose_device
 from evaluation.baselines import Training, draw_boxes, read_training
 from evaluation.figures import (
@@ -33,7 +32,7 @@ from evaluation.figures import (
     shape_sample,
     summarise,
 )
-from evaluation.leak import absent_figures, collect_leak
+from evaluation.leak import absent_figures, collect_leak, small_labels
 from evaluation.report import erasing, markdown, of_temperature, remarks, table, write_plots
 from evaluation.shapes import mask_spread, shapes_of
 from loader.cache import FrameMaps, WorkingMaps, prepare
@@ -356,7 +355,6 @@ def replace_erased(
 
     erasures: those of the tree, by instance; where there is none, the hole is filled.
     """
-    height, width = model.maps.small
     for instance_id, true_box in zip(view.real_ids, view.real_boxes, strict=True):
         if instance_id in erasures:
             without = erase_exactly(view.label_ids, view.instance_ids, erasures[instance_id])
@@ -367,7 +365,7 @@ def replace_erased(
         item, seeds = f"/{instance_id}", collected.seeds
         z_spatial, _ = draw_z(model, view.name + item, seeds, REPLACEMENT_SAMPLES, "erased")
         boxes = {"model": place_on_maps(model, label_ids, instance_ids, z_spatial, temperature)}
-        labels_small = resize_nearest(CHANNEL_OF_ID[label_ids], width, height)
+        labels_small = small_labels(model, label_ids)
         for method in training.baselines:
             boxes[method], _ = draw_boxes(
                 method, training, labels_small, view.name, seeds, REPLACEMENT_SAMPLES, item

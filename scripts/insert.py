@@ -8,7 +8,6 @@ array or --shard share the images out over several processes or machines.
 With --render the new objects are painted on the RGB pictures too, which become leftImg8bit of the new tree.
 """
 
-import heapq
 import json
 import time
 from collections import Counter
@@ -278,11 +277,8 @@ def add_extras(
             if new and own["key"] in source:
                 frame = source[own["key"]]
                 changed.append((frame, new_frame(frame, out, settings.split, settings.beside), new))
-        largest = heapq.nsmallest(
-            settings.preview, changed, key=lambda one: (-max(new["pixels"] for new in one[2]), one[0].name)
-        )
-        if largest:
-            write_atomic(out / PREVIEW, encode_png(contact_sheet(largest, models, settings.preview)))
+        if changed:
+            write_atomic(out / PREVIEW, encode_png(contact_sheet(changed, models, settings.preview)))
             print(f"contact sheet: {out / PREVIEW}")
         else:
             warn("no contact sheet: no object was inserted")
