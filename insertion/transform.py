@@ -101,7 +101,7 @@ class InsertInstances(v2.Transform):
           shadow: darkest part of a contact shadow, 0..1.
           void: label ids above 33 that mean nothing in the targets, such as 255; else they are refused.
           device: of the models. CUDA and forked workers exclude each other.
-          settings: others of `augment.insert.options.Insertion`, with the defaults of scripts.insert: seed
+          settings: others of `augment.insert.options.Insertion`, None for those of scripts.insert: seed
             (see the class), attempts (places tried for each object), temperature (of the density of places),
             z_spatial and z_appr (fixed noise), gates (`augment.insert.gates.Gates`, the rules that objects
             must pass), fits (by class `data.geometry.fit_heights`, for classes without a camera).
@@ -128,6 +128,7 @@ class InsertInstances(v2.Transform):
         self.void = tuple(void)
         self.per_image, self.p, self.camera = tuple(per_image), p, camera
         found = tuple(str(find_checkpoint(path)) for path in paths)
+        settings = {name: value for name, value in settings.items() if value is not None}
         self.insertion = checked(
             Insertion(checkpoint=found, rendering=rendering, device=device, **settings), "InsertInstances"
         )
