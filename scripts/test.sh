@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
 # Run all checks and tests: makes .venv if there is none and installs what they need into it.
 #   ./scripts/test.sh            everything
+#   ./scripts/test.sh --fast     without the slow ones: within two minutes
 #   ./scripts/test.sh -k parity  arguments go to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
+if [ "${1:-}" = --fast ]; then
+  shift
+  set -- -m "not slow" "$@"
+fi
 install_requirements requirements.txt requirements-diffusion.txt requirements-score.txt requirements-demo.txt requirements-test.txt
 
 # The page of scripts.demo is tested in a browser; without one that test is skipped.

@@ -26,6 +26,7 @@ def run_alone(*flags) -> subprocess.CompletedProcess:
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_step_against_its_plain_version(streets, tmp_path):
     flags = ("--preset", "tiny", "--db_root", streets, "--plain", "--repeats", 1, "--warm_up", 0)
     done = run_alone("scripts.bench", *flags, "--json", tmp_path / "bench.json")
@@ -45,6 +46,7 @@ def test_the_step_against_its_plain_version(streets, tmp_path):
     assert "GFLOP an iteration" in done.stdout
 
 
+@pytest.mark.slow
 def test_insertion_against_the_published_path(streets):
     done = run_alone("scripts.bench_insertion", "--preset", "tiny", "--db_root", streets)
     assert done.returncode == 0, done.stderr

@@ -96,6 +96,7 @@ def launch(streets, run_dir, processes: int, *arguments, wait: bool = True):
     return load_checkpoint(list_checkpoints(run_dir / "checkpoints")[-1])
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_twice_the_batch(streets, tmp_path):
     two = launch(streets, tmp_path / "two", 2, "--batch_size", 1, "--max_iters", 3)
     one = launch(streets, tmp_path / "one", 1, "--batch_size", 2, "--max_iters", 3)
@@ -112,6 +113,7 @@ def test_two_processes_equal_one_with_twice_the_batch(streets, tmp_path):
     assert differing < 2e-3 * count
 
 
+@pytest.mark.slow
 def test_resume_with_the_same_ranks_is_exact_and_with_others_works(streets, tmp_path):
     straight = launch(streets, tmp_path / "straight", 2, "--max_iters", 4)
     launch(streets, tmp_path / "halves", 2, "--max_iters", 2)
@@ -122,6 +124,7 @@ def test_resume_with_the_same_ranks_is_exact_and_with_others_works(streets, tmp_
     assert alone["iteration"] == 5 and alone["samples_seen"] == halves["samples_seen"] + 1
 
 
+@pytest.mark.slow
 def test_a_dying_rank_ends_the_job(streets, tmp_path):
     job = launch(streets, tmp_path / "run", 2, "--max_iters", 100000, "--save_every", 100000, wait=False)
     stats = tmp_path / "run" / "stats.jsonl"
@@ -179,6 +182,7 @@ for number in range(3):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are told to come late by Linux's scheduler")
 def test_jobs_end_cleanly_though_threads_come_late(tmp_path):
     done = job(ENDING, tmp_path)
@@ -205,6 +209,7 @@ assert statuses == [0, 0], statuses
 """
 
 
+@pytest.mark.slow
 def test_a_cache_may_take_longer_than_the_limit(tmp_path):
     done = job(SLOW_CACHE, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -225,6 +230,7 @@ assert statuses == [-9, 2], statuses
 """
 
 
+@pytest.mark.slow
 def test_who_waits_for_the_cache_notices_a_death(tmp_path):
     done = job(DEATH, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -118,6 +118,7 @@ def sources(installed: Path) -> list[Path]:
     return sorted((installed / NAME).rglob("*.py"))
 
 
+@pytest.mark.slow
 def test_everything_lies_below_one_name(installed):
     assert {path.name.partition("-")[0] for path in installed.iterdir()} == {NAME}
     inside = {path.name.removesuffix(".py") for path in (installed / NAME).iterdir()}
@@ -129,10 +130,12 @@ def test_everything_lies_below_one_name(installed):
             assert not {name.partition(".")[0] for name in names} & OWN, f"{path}:{node.lineno}"
 
 
+@pytest.mark.slow
 def test_the_transform_works_in_a_loader_of_a_project_that_uses_our_names(installed, mine):
     assert run(installed, mine, "train.py") == "[True, True] [True, True]\n" * 2
 
 
+@pytest.mark.slow
 def test_all_modules_and_programs_are_found_there(installed, mine):
     modules = [
         ".".join(path.relative_to(installed).with_suffix("").parts).removesuffix(".__init__")
@@ -143,6 +146,7 @@ def test_all_modules_and_programs_are_found_there(installed, mine):
     assert "--per_image" in printed
 
 
+@pytest.mark.slow
 def test_what_is_needed_stands_in_the_metadata(installed):
     (file,) = installed.glob("*.dist-info/METADATA")
     lines = file.read_text().splitlines()
@@ -153,6 +157,7 @@ def test_what_is_needed_stands_in_the_metadata(installed):
     assert not [line for line in lines if "pytest" in line]
 
 
+@pytest.mark.slow
 def test_the_source_archive_gives_the_same_package(tmp_path, monkeypatch):
     with tarfile.open(tmp_path / build_sdist(tmp_path)) as archive:
         archive.extractall(tmp_path / "out", filter="data")

@@ -73,6 +73,7 @@ def weights_and_optimisers(state: dict) -> dict:
 # ---- what a run leaves behind -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_run_folder(streets, tmp_path):
     done = command(flags(streets, tmp_path / "run"))
     assert done.returncode == 0, done.stderr
@@ -163,6 +164,7 @@ def test_dry_run_prints_and_leaves_nothing(streets, tmp_path):
 # ---- exactness ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["published", "distribution"])
 def test_resume_is_exact(streets, tmp_path, where):
     """20 iterations straight, and 10 + resume + 10: same weights, optimisers and stats to the last bit."""
@@ -190,6 +192,7 @@ def test_resume_from_a_given_file_drops_what_came_later(streets, tmp_path):
     assert [row["iter"] for row in stats(folder)] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_number_of_loader_processes_changes_nothing(streets, tmp_path, num_workers):
     alone = run(streets, tmp_path / "alone", max_iters=6, batch_size=2)
@@ -215,6 +218,7 @@ def test_old_checkpoints_go(streets, tmp_path):
 # ---- interruptions ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_saves_and_exits_cleanly(streets, tmp_path, number):
     arguments = flags(
@@ -245,6 +249,7 @@ def wait_for_rows(run_dir: Path, process: subprocess.Popen, count: int) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_kill_leaves_good_checkpoints_and_an_exact_resume(streets, tmp_path):
     options = {"max_iters": 12, "save_every": 1, "sample_every": 0}
     process = subprocess.Popen(
@@ -473,6 +478,7 @@ def test_bad_input_gets_one_line_and_status_2(streets, tmp_path, spoil):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_bad_input_from_the_shell(streets, tmp_path):
     done = command(flags(streets, tmp_path / "run", db_root=tmp_path / "nowhere"))
     assert done.returncode == 2

@@ -70,6 +70,7 @@ work_off(Path(sys.argv[1]), [*work, Task("first", (), partial(note, "first"))], 
 """
 
 
+@pytest.mark.slow
 def test_processes_share_the_tasks_and_do_each_once_after_what_it_needs(tmp_path):
     processes = [subprocess.Popen([sys.executable, "-c", WORKER, tmp_path], cwd=ROOT) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
@@ -169,6 +170,7 @@ def test_a_seed_that_real_lacks_is_not_compared(tmp_path):
 # ---- all of it ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_miniature_from_start_to_end_with_a_stop_on_the_way(tmp_path, monkeypatch):
     arguments = flags(tmp_path / "out")
     real_learn, calls = tasks.learn, []

@@ -29,6 +29,8 @@ SCREENSHOT = os.environ.get("DEMO_SCREENSHOT")
 WAIT = 30_000  # milliseconds
 X, Y = 560, 330  # a foot on the road, pixels of the scene
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("gradio", reason="gradio is not installed (requirements-demo.txt)")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 if CHROMIUM is None:

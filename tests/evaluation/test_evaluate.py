@@ -116,6 +116,7 @@ def test_real_instances_are_the_ceiling_and_uniform_boxes_are_not(root):
     assert mean["model"]["box_spread"] > 0
 
 
+@pytest.mark.slow
 def test_a_repeated_evaluation_gives_the_same_bytes(root, tmp_path, capsys):
     short = flags(root, "--n_z", 2, "--seeds", 2, "--scenes", 2, "--out", tmp_path / "out")
     evaluate.evaluate(evaluate.parse(short))
@@ -127,6 +128,7 @@ def test_a_repeated_evaluation_gives_the_same_bytes(root, tmp_path, capsys):
     assert (tmp_path / "out" / "evaluation.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_quick_measures_placements_only_and_the_same(root, tmp_path):
     result = evaluate.evaluate(evaluate.parse(flags(root, "--quick", "--seeds", 2, "--out", tmp_path)))
     assert all(set(figures) == PLACEMENT for figures in result["methods"].values())
@@ -260,6 +262,7 @@ def of_density(root, db_root: str, *more) -> tuple[dict, dict]:
     return result["methods"]["model"], result["settings"]
 
 
+@pytest.mark.slow
 def test_leak_is_measured_where_places_have_a_density(root, density, tmp_path, capsys):
     cache = ("--cache_dir", root / "cache")
     exact, settings = of_density(root, "exact", "--out", tmp_path / "exact", *cache)
@@ -281,6 +284,7 @@ def test_leak_is_measured_where_places_have_a_density(root, density, tmp_path, c
     assert differing  # maps without the instance are others
 
 
+@pytest.mark.slow
 def test_the_temperature_changes_the_places_and_is_named(root, density, tmp_path, capsys):
     cache = ("--cache_dir", root / "cache", "--quick")
     learnt, _ = of_density(root, "tree", "--out", tmp_path / "learnt", *cache)
@@ -291,6 +295,7 @@ def test_the_temperature_changes_the_places_and_is_named(root, density, tmp_path
     assert "instances, temperature 0.25\n" in (tmp_path / "cool" / "evaluation.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_density_of_a_scene_is_worked_out_once(root, density, tmp_path, monkeypatch):
     asked, density_of = [], DensityWhere.density
 

@@ -208,6 +208,7 @@ def as_it_is(sample):
     return sample
 
 
+@pytest.mark.slow
 def test_loader_workers_follow_torchs_seed_however_they_are_started(source, checkpoint, bank):
     transform = InsertInstances(checkpoint, (1, 2), 0.7, bank=bank, gates=LOOSE)
     transform(*data_set(source)[0])  # loaded here too: workers load for themselves
@@ -322,6 +323,7 @@ def test_tensors_come_back_as_tensors(source, transform):
     assert isinstance(Image.fromarray(expected[0]), Image.Image)
 
 
+@pytest.mark.slow
 def test_the_recipe_for_torchvisions_reference_script_trains(source, checkpoint, tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs/insertion.md").read_text()
     (recipe,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "get_dataset" in block)

@@ -196,6 +196,7 @@ def test_nothing_predicted_is_ap_0_and_small_instances_can_be_left_out(tmp_path)
 # ---- training -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_scenes_can_be_learnt_by_heart(streets, tmp_path):
     options = parse(
         flags(
@@ -234,6 +235,7 @@ def write_plain_scenes(root: Path) -> None:
         Frame.official(root, "train", "plain", index, 19).write(picture, objects, labels, ids)
 
 
+@pytest.mark.slow
 def test_two_plain_scenes_are_learnt_to_nearly_every_pixel(tmp_path):
     write_plain_scenes(tmp_path / "tree")
     more = {"val_split": "train", "iterations": 120, "learning_rate": 2e-3, "picture_every": 0}
@@ -274,6 +276,7 @@ def test_a_run_leaves_its_folder_and_can_be_measured_again(streets, tmp_path):
     assert json.loads((out / RESULT).read_text()) == before
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model_together(streets, tmp_path):
     line = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "scripts.segment"]
     done = subprocess.run(

@@ -141,6 +141,7 @@ def tree(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_tree_holds_a_file_a_frame_and_the_same_other_files(tree, tmp_path):
     write_streets(tmp_path / "plain", 3, 2, (256, 128), 7)
     write_streets(tmp_path / "two", 3, 2, (256, 128), 7, workers=2, erased=True)

@@ -65,6 +65,7 @@ def is_usable(name: str, area: int, x0: int, y0: int, x1: int, y1: int) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_for_any_number_of_workers_and_scenes(tree, tmp_path):
     write_streets(tmp_path / "two", 4, 2, (256, 128), 7, workers=2)
     assert content(tmp_path / "two") == content(tree)
@@ -229,6 +230,7 @@ def test_a_tree_that_was_only_begun_is_begun_again(tmp_path):
     assert write_streets(tmp_path, 2, 1, (128, 64), 0).found
 
 
+@pytest.mark.slow
 def test_program_reports_counts_and_respects_what_is_there(tmp_path):
     out = tmp_path / "tree"
     arguments = ["--out", out, "--train", 2, "--val", 1, "--size", "128x64", "--num_workers"]

@@ -15,6 +15,7 @@ def threads_of_libraries(_) -> str | None:
     return os.environ.get("OMP_NUM_THREADS")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("here", [None, "3"])
 def test_libraries_of_a_worker_have_one_thread_and_those_here_as_many_as_before(here, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -29,6 +30,7 @@ def ones(size: int) -> torch.Tensor:
     return torch.ones(size)
 
 
+@pytest.mark.slow
 def test_results_are_handed_over_without_shared_memory():
     """Each tensor there would be a file that stays open, on a disk that is small in containers."""
     with Pool(2) as pool:

@@ -204,6 +204,7 @@ def test_a_run_that_fails_before_anything_was_made_leaves_nothing(tmp_path):
     assert (tmp_path / "out" / MANIFEST).exists()
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_tree(tmp_path):
     items = make_items(tmp_path, 200)
     started = time.perf_counter()
@@ -228,6 +229,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_tree(tmp_path):
 # ---- what it costs ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_100000_items_cost_less_than_a_millisecond_each_and_little_memory(tmp_path):
     milliseconds, memory = cost(tmp_path / "out", 100_000)
     assert milliseconds < 1 and memory < 100  # MB

@@ -127,6 +127,7 @@ def test_what_a_lost_process_did_not_merge_is_merged_by_hand(program, whole, tmp
     assert digests(out) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["synth"], indirect=True)  # tests/augment/insert has the other
 def test_torchrun_makes_the_same_tree(program, whole, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -154,6 +155,7 @@ run()
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_a_dozen_times_goes_on_to_the_same_tree(program, whole, tmp_path):
     done = program.forked(tmp_path / "out", KILLS)
     assert done.returncode == 0, done.stderr
@@ -178,6 +180,7 @@ assert statuses == [0, 0], statuses
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["insert"], indirect=True)
 def test_a_rank_may_take_much_longer_than_another(program, whole, tmp_path):
     done = program.forked(tmp_path / "out", SLOW)
@@ -189,6 +192,7 @@ def children(process: int) -> list[int]:
     return [int(text) for text in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_end_with_a_killed_parent(program, tmp_path):
     command = [sys.executable, *program.command(tmp_path / "out", "--num_workers", 2)]

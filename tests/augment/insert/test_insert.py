@@ -175,12 +175,14 @@ def test_the_contact_sheet_begins_with_the_largest_object(out, source, checkpoin
 # ---- the same bytes -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_makes_the_same_bytes(out, source, checkpoint, tmp_path):
     arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "two", *COMMAND)
     run_ok(insert, *arguments, "--coco", "--preview", 2, "--num_workers", 2)
     assert files_in(tmp_path / "two") == files_in(out)
 
 
+@pytest.mark.slow
 def test_torchrun_makes_the_same_bytes(out, source, checkpoint, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [
@@ -199,6 +201,7 @@ def test_torchrun_makes_the_same_bytes(out, source, checkpoint, tmp_path):
     assert files_in(tmp_path / "o") == files_in(out)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_tree(out, source, checkpoint, tmp_path):
     tree = tmp_path / "tree"
     arguments = [*map(str, ("--checkpoint", checkpoint, "--db_root", source, "--out", tree)), *COMMAND]

@@ -242,6 +242,7 @@ def test_a_back_end_that_breaks_down_fails_its_image_alone(source, arguments, tm
 # ---- the same bytes -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_makes_the_same_bytes(out, arguments, tmp_path):
     flags = ("--out", tmp_path / "two", "--preview", 2, "--bank", tmp_path / "kept.npz")
     run_ok(insert, *arguments, *flags, "--num_workers", 2)
@@ -249,6 +250,7 @@ def test_any_number_of_workers_makes_the_same_bytes(out, arguments, tmp_path):
     assert (tmp_path / "kept.npz").exists() and not (out / ".work").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_tree(out, arguments, tmp_path):
     tree = tmp_path / "tree"
     command = [*map(str, arguments), "--out", str(tree), "--num_workers", "1"]
@@ -295,6 +297,7 @@ def test_a_single_image_needs_a_data_set_to_show_instances_of(source, checkpoint
     assert list((tmp_path / "out").rglob("*_leftImg8bit.png"))
 
 
+@pytest.mark.slow
 def test_a_back_end_that_can_not_be_made_is_one_line(source, checkpoint, tmp_path):
     (tmp_path / "config.yaml").write_text("backend:\n  device: cuda:99\n")
     command = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "out")

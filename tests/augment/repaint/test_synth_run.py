@@ -243,6 +243,7 @@ def test_the_source_is_never_written(source, tmp_path):
 # ---- the same tree ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_tree(source, finished, tmp_path):
     out = tmp_path / "out"
     run_ok(run.main, "--db_root", source, "--out", out, *PLAIN[:-1], 2)
@@ -259,6 +260,7 @@ def test_stages_alone_write_the_same_tree(source, finished, tmp_path):
     assert tree(out) == tree(finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "lines"), [("KILL", 10), ("KILL", 31), ("INT", 20)])
 def test_a_run_that_was_cut_short_goes_on_to_the_same_tree(source, finished, tmp_path, how, lines):
     out = tmp_path / "out"

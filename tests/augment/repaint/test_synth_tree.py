@@ -153,6 +153,7 @@ def test_the_file_lists_raw_and_synthetic_frames_and_which_instances_are_repaint
     assert {one["source"] for one in content["annotations"]} == {"synthetic", "original"}
 
 
+@pytest.mark.slow
 def test_category_ids_of_cityscapes_and_outlines_along_pixel_edges(source, tmp_path):
     add_raw(source, tmp_path, ["val"], "symlink")
     flags = ("--out", tmp_path, "--category_ids", "cityscapes", "--polygons", "--num_workers", 2)

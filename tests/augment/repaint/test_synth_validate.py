@@ -296,6 +296,7 @@ def test_masks_that_are_not_exact_and_crowds_that_are_none_are_found(tree):
     assert "its mask is not that of" in rules_of(tree)["coco"]
 
 
+@pytest.mark.slow
 def test_the_program_lists_findings_counts_them_and_tells_by_its_status(tree):
     run = partial(run_here, validate.main)
     sound = run(tree, "--num_workers", 2)
