@@ -1,7 +1,6 @@
 """Cityscapes on disk, and what its maps mean.
 
-The class table, reading and writing trees, cameras, geometry of boxes and feet, outlines, COCO, the rules of
-a sound tree. In: files of a tree. Out: NumPy arrays in the data set's own resolution, and files of a tree.
+The class table, reading and writing trees, cameras, geometry of boxes and feet, outlines, COCO. In: files of a tree. Out: NumPy arrays in the data set's own resolution, and files of a tree.
 """
 
 import os

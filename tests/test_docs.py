@@ -18,7 +18,7 @@ from torch.distributed.run import get_args_parser as torchrun_parser
 
 from augment.options import BACKENDS, from_sections
 from augment.paint.backends import settings_of
-from augment.repaint.validate import RULES
+from augment.validate import RULES
 from build_package import NAME
 from evaluation.report import FIGURES
 from options import as_markdown

@@ -7,7 +7,7 @@ one is broken. --rules lists them.
 from collections import Counter
 from pathlib import Path
 
-from augment.repaint.validate import RULES, validate_tree
+from augment.validate import RULES, validate_tree
 from support.errors import InputError, Parser, run_program
 from support.processes import Pool
 from support.threads import cores

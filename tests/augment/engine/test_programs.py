@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from augment.repaint.validate import validate_tree
+from augment.validate import validate_tree
 from data.coco import coco_path
 from scripts.insert import main as insert
 from scripts.synth import export

@@ -6,7 +6,7 @@ import pytest
 import torchvision
 from cityscapesscripts.evaluation.evalPanopticSemanticLabeling import evaluatePanoptic
 
-from augment.repaint.validate import validate_tree
+from augment.validate import validate_tree
 from data.frame import list_frames
 from tests.augment.insert.inserting import insert, lines
 from tests.equality import files_in

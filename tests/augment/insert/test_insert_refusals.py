@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 from augment.insert.gates import Gates
 from augment.insert.scene import read_image
 from augment.insert.tree import sum_up
-from augment.repaint.validate import validate_tree
+from augment.validate import validate_tree
 from data.frame import list_frames
 from data.geometry import Patch
 from data.labels import TARGET_CLASSES

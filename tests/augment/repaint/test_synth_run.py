@@ -19,7 +19,7 @@ from cityscapesscripts.helpers.labels import id2label
 
 import augment.engine.records
 from augment.engine.records import MANIFEST, shard_files
-from augment.repaint.validate import validate_tree
+from augment.validate import validate_tree
 from data.frame import list_frames
 from scripts.synth import build, export, generate, integrate, run, score, select
 from support.files import alone_in

@@ -1,10 +1,15 @@
-"""The rules that the files of one frame must keep, as findings (docs/synthesis.md#the-tree-on-disk).
+"""Is a tree what readers of Cityscapes and COCO expect? Every rule, as findings.
 
-Raw frames are judged as the official data are: they may carry the key "deleted" and the 8-bit value 255 for
-licence plates, which frames of ours never do.
+The rules (docs/synthesis.md#what-validate-checks) are those that the official data keep. A part of the data
+set is as good as all of it: a split without truth (test), or raw frames without colour images or polygons,
+break no rule as long as none of the split has them. Frames in cities named ...syn or ...ins are ours and must
+have all four files; only where the raw frames have no polygons can they have none. Raw frames may carry the
+key "deleted" and the 8-bit value 255 for licence plates, which frames of ours never do.
 """
 
 import json
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +18,21 @@ import numpy as np
 from cityscapesscripts.helpers.labels import id2label, name2label
 from pycocotools import mask as rle
 
-from data.frame import IMAGE_KIND, Frame
+from augment.engine.records import MANIFEST
+from augment.tree import BESIDE
+from data.coco import CATEGORY_IDS, categories, coco_path
+from data.frame import (
+    ANNOTATION,
+    GT_KINDS,
+    IMAGE_KIND,
+    INSTANCES,
+    LABELS,
+    POLYGONS,
+    TRAIN_IDS,
+    Frame,
+    gt_kind,
+    official_name,
+)
 from data.images import pixels_of, png_of
 from data.labels import (
     FIRST_SINGLE_ID,
@@ -26,7 +45,29 @@ from data.labels import (
 from data.outlines import match_instances
 from data.writer import LabelledPolygon, colour_map, polygons_from_json, topmost
 from support.errors import InputError
+from support.files import digest, listed
 
+RULES = {
+    "layout": "files lie in TYPE/SPLIT/CITY/ and nowhere else; no panorama below leftImg8bit/",
+    "name": "CITY_SSSSSS_FFFFFF_TYPE, with the name of the folder as city, without underscore",
+    "files": "picture, labelIds, instanceIds, color and polygons of a frame are all there",
+    "damaged": "files can be read",
+    "mode": "8-bit RGB picture, 8-bit labelIds, 16-bit instanceIds, RGBA color",
+    "size": "all files of a frame have the same width and height",
+    "value": "instance maps hold label ids, and label * 1000 + k for classes with instances",
+    "labels": "labelIds is instanceIds without the ordinals",
+    "train_ids": "labelTrainIds is labelIds in official train ids (raw ones: but for 1 %)",
+    "colour": "color has the official colours of labelIds",
+    "deleted": "no object of ours has the key 'deleted'",
+    "label": "polygons have official labels, or such with 'group' behind",
+    "polygon": "polygons have three points or more",
+    "outline": "polygons, drawn anew, have an IoU of 0.9 with instanceIds, above 400 pixels, slivers apart",
+    "manifest": "what the manifest lists is there (--verify: unchanged)",
+    "coco": "COCO files: ids from 1, the eight categories, exact masks, areas and boxes, groups as crowds",
+}
+_FOLDERS = (IMAGE_KIND, *GT_KINDS)
+_COCO_KEYS = {"image_id", "category_id", "iscrowd", "area", "bbox", "segmentation", "instance_id"}
+_DERIVED = (TRAIN_IDS, "_instanceTrainIds.png")  # made by the official tools on demand
 LEAST_AREA = 400  # pixels; smaller objects differ too much when outlines are drawn anew
 LEAST_IOU = 0.9
 _NOBODY = 40000  # and up: values for polygons that no instance of the map belongs to
@@ -54,6 +95,215 @@ class FrameFiles:
     endings: tuple[str, ...]  # of annotation files, "_labelIds.png" and so on
     size: tuple[int, int] | None  # width and height in the COCO file; None if it doesn't list the frame
     annotations: tuple[dict, ...]  # of the COCO file
+
+
+def validate_tree(root: Path, map_function: Callable = map, *, verify: bool = False) -> list[Finding]:
+    """All findings in a tree, those on the whole tree first, then frame by frame; empty if it is sound.
+
+    map_function may spread the frames over processes; verify: compare all files that the manifest lists with
+    their digests. Raises InputError if `root` holds neither leftImg8bit/ nor gtFine/.
+    """
+    root = Path(root)
+    if not any((root / kind).is_dir() for kind in _FOLDERS):
+        raise InputError(f"{root}: holds neither leftImg8bit/ nor gtFine/; give the folder of a data set")
+    findings: list[Finding] = []
+    frames = []
+    for split in _splits(root):
+        pictures = _files_by_name(root, "leftImg8bit", split, (".png",), findings)
+        truths = _files_by_name(root, gt_kind(root, split), split, (*ANNOTATION, *_DERIVED), findings)
+        findings += _missing_files(root, split, pictures, truths)
+        annotated = _read_coco(root, split, findings)
+        names = sorted(pictures.keys() | truths.keys())
+        if annotated is not None:
+            findings += _listed_in_coco(root, split, set(names), set(annotated))
+        for name in names:
+            size, annotations = (annotated or {}).get(name, (None, ()))
+            endings = tuple(truths.get(name, ()))
+            frame = Frame(root, split, _city(name), name, gt_kind(root, split))
+            frames.append(FrameFiles(frame, _ours(name), name in pictures, endings, size, annotations))
+    findings += _check_panoramas(root)
+    findings += _check_manifest(root, verify, map_function)
+    for found in map_function(check_frame, frames):
+        findings += found
+    return findings
+
+
+# ---- layout -------------------------------------------------------------------------------------
+
+
+def _splits(root: Path) -> list[str]:
+    folders = [path for kind in _FOLDERS for path in listed(root / kind, "*") if path.is_dir()]
+    # The official panoptic export lies beside the splits.
+    return sorted({path.name for path in folders if not path.name.startswith("cityscapes_panoptic")})
+
+
+def _city(name: str) -> str:
+    return name.split("_")[0]
+
+
+def _ours(name: str) -> bool:
+    return _city(name).endswith(("syn", BESIDE))
+
+
+def _files_by_name(
+    root: Path, kind: str, split: str, endings: tuple[str, ...], findings: list[Finding]
+) -> dict[str, list[str]]:
+    """Endings of the files of each frame in TYPE/SPLIT; what is named otherwise becomes a finding."""
+    typed = kind if kind in GT_KINDS else "leftImg8bit"
+    any_ending = "|".join(map(re.escape, endings))
+    found: dict[str, list[str]] = {}
+    for folder in listed(root / kind / split, "*"):
+        place = str(folder.relative_to(root))
+        if not folder.is_dir():
+            findings.append(Finding("layout", place, "a file where readers expect folders of cities only"))
+            continue
+        if kind == "leftImg8bit" and "panorama" in folder.name:
+            findings.append(Finding("layout", place, "panoramas must lie outside leftImg8bit/"))
+            continue
+        if "_" in folder.name:
+            findings.append(Finding("name", place, "a city's name can't hold an underscore"))
+            continue
+        pattern = re.compile(rf"{re.escape(folder.name)}_\d{{6}}_\d{{6}}_{typed}({any_ending})")
+        for path in listed(folder, "*"):
+            match = pattern.fullmatch(path.name)
+            if match is None or path.is_dir():
+                wanted = f"{folder.name}_SSSSSS_FFFFFF_{typed}" + ("_..." if kind in GT_KINDS else ".png")
+                text = f"readers expect {wanted} here, and nothing else"
+                findings.append(Finding("name", str(path.relative_to(root)), text))
+            else:
+                found.setdefault(official_name(path.name), []).append(match[1])
+    return found
+
+
+def _missing_files(
+    root: Path, split: str, pictures: dict[str, list[str]], truths: dict[str, list[str]]
+) -> Iterator[Finding]:
+    """Frames without what the other frames of their split have (see above)."""
+    truth = gt_kind(root, split)
+    raw_has = {ending for name, endings in truths.items() if not _ours(name) for ending in endings}
+    anything_raw = any(not _ours(name) for name in pictures.keys() | truths.keys())
+    for_raw = [ending for ending in ANNOTATION if ending in raw_has or ending in (LABELS, INSTANCES)]
+    for_ours = [e for e in ANNOTATION if e != POLYGONS or e in raw_has or not anything_raw]
+    for name in sorted(pictures.keys() | truths.keys()):
+        if name not in pictures and (_ours(name) or (root / "leftImg8bit" / split).is_dir()):
+            place = f"{truth}/{split}/{_city(name)}/{name}"
+            yield Finding("files", place, f"has no picture in leftImg8bit/{split}/{_city(name)}/")
+        if not _ours(name) and not (root / truth / split).is_dir():
+            continue
+        wanted = for_ours if _ours(name) else for_raw
+        missing = [ending for ending in wanted if ending not in truths.get(name, ())]
+        if missing:
+            text = "lacks " + ", ".join(f"{name}_{truth}{ending}" for ending in missing)
+            yield Finding("files", f"{truth}/{split}/{_city(name)}/{name}", text)
+
+
+def _check_panoramas(root: Path) -> list[Finding]:
+    """Whole edited frames: named as the crops they belong to."""
+    findings: list[Finding] = []
+    for folder in listed(root / "panorama", "*"):
+        for name in sorted(_files_by_name(root, "panorama", folder.name, (".png",), findings)):
+            crop = Frame(root, folder.name, _city(name), name)
+            if not (root / crop.place(IMAGE_KIND, ".png")).exists():
+                findings.append(
+                    Finding("files", crop.panorama_place, "the crop of this panorama is not there")
+                )
+    return findings
+
+
+# ---- manifest and COCO --------------------------------------------------------------------------
+
+
+def _check_manifest(root: Path, verify: bool, map_function: Callable) -> list[Finding]:
+    """The outputs of the last line of each item exist, and with `verify` have their digests."""
+    path = root / MANIFEST
+    if not path.exists():
+        return []
+    last: dict[tuple[str, str], dict] = {}
+    for number, text in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        try:
+            line = json.loads(text)
+            last[line["stage"], line["key"]] = line
+        except (ValueError, KeyError, TypeError):
+            if text.endswith(b"\n"):  # the last line may be cut short
+                return [Finding("manifest", MANIFEST, f"line {number} is damaged")]
+    listed = {
+        output: sha
+        for line in last.values()
+        if line.get("status") == "ok"
+        for output, sha in line.get("outputs", {}).items()
+    }
+    items = [(root, output, sha if verify else None) for output, sha in sorted(listed.items())]
+    if not verify:
+        map_function = map
+    return [finding for finding in map_function(_check_output, items) if finding]
+
+
+def _check_output(item: tuple[Path, str, str | None]) -> Finding | None:
+    root, output, sha = item
+    if not (root / output).exists():
+        return Finding("manifest", output, "listed in the manifest, but not there")
+    if sha is not None and digest((root / output).read_bytes()) != sha:
+        return Finding("manifest", output, "has changed since it was written")
+    return None
+
+
+def _read_coco(
+    root: Path, split: str, findings: list[Finding]
+) -> dict[str, tuple[tuple[int, int], tuple[dict, ...]]] | None:
+    """Size and annotations of each frame in a split's COCO file, None if there is none that can be read."""
+    path = coco_path(root, split)
+    if not path.exists():
+        return None
+    place = str(path.relative_to(root))
+    try:
+        content = json.loads(path.read_bytes())
+        images = {image["id"]: image for image in content["images"]}
+        names = {number: official_name(image["file_name"]) for number, image in images.items()}
+        sizes = {number: (image["width"], image["height"]) for number, image in images.items()}
+        by_image: dict[int, list[dict]] = {number: [] for number in images}
+        labels = {one["id"]: one["name"] for one in content["categories"]}
+        texts = []
+        if len(images) < len(content["images"]):
+            texts.append("image ids occur twice")
+        if [*labels.items()] not in [[(c["id"], c["name"]) for c in categories(k)] for k in CATEGORY_IDS]:
+            texts.append("its categories are not the eight scored classes with ids 1 to 8 or Cityscapes ids")
+        if [one["id"] for one in content["annotations"]] != [*range(1, len(content["annotations"]) + 1)]:
+            texts.append("annotation ids do not count from 1")
+        for one in content["annotations"]:
+            if missing := _COCO_KEYS - one.keys():
+                texts.append(f"annotation {one['id']} lacks {', '.join(sorted(missing))}")
+                continue
+            if one["image_id"] not in by_image:
+                texts.append(f"annotation {one['id']} is of no image")
+                continue
+            label = id2label.get(one["instance_id"] if one["iscrowd"] else one["instance_id"] // 1000)
+            if label is None or labels.get(one["category_id"]) != label.name:
+                texts.append(f"annotation {one['id']} of {one['instance_id']} has a wrong category")
+            if "ignore" in one:
+                texts.append(f"annotation {one['id']} has the key 'ignore'")
+            by_image[one["image_id"]].append(one)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        text = f"not a COCO file of our export ({error!r}); export again"
+        findings.append(Finding("coco", place, text))
+        return None
+    findings += [Finding("coco", place, text) for text in texts]
+    return {names[number]: (sizes[number], tuple(by_image[number])) for number in images}
+
+
+def _listed_in_coco(root: Path, split: str, there: set[str], listed: set[str]) -> list[Finding]:
+    place = str(coco_path(root, split).relative_to(root))
+    findings = []
+    for names, text in (
+        (there - listed, "frames of the split are not in it"),
+        (listed - there, "of its frames are not in the split"),
+    ):
+        if names:
+            text = f"{len(names)} {text}, the first is {min(names)}; export again"
+            findings.append(Finding("coco", place, text))
+    return findings
+
+
+# ---- the files of one frame ---------------------------------------------------------------------
 
 
 def check_frame(files: FrameFiles) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""augment/repaint/validate.py and its program: sound trees pass, and each broken rule is found and named."""
+"""augment/validate.py and its program: sound trees pass, and each broken rule is found and named."""
 
 import json
 import shutil
@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from augment.repaint.validate import RULES, validate_tree
 from augment.tree import add_raw, add_train_ids, export_coco
+from augment.validate import RULES, validate_tree
 from data.writer import encode_png
 from scripts.synth import validate
 from support.errors import InputError
