@@ -1,4 +1,4 @@
-"""data/writer.py: names, rasterising exactly as the official tools, reading back what was written."""
+"""data/writer.py, Frame.write: rasterising exactly as the official tools do, and reading that back."""
 
 import io
 
@@ -77,18 +77,15 @@ def test_more_instances_than_a_class_has_numbers_are_refused():
 def test_a_written_frame_reads_back_and_rerasters_with_the_official_code(tmp_path):
     labels, instances = rasterise(OBJECTS, WIDTH, HEIGHT)
     rgb = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    frame, camera = (
-        Frame.official(tmp_path, "train", "town", 3, 19),
-        Camera(283.0, 283.0, 24.0, 12.0, 1.25, 0.04),
-    )
+    frame = Frame.official(tmp_path, "train", "town", 3, 19)
+    camera = Camera(283.0, 283.0, 24.0, 12.0, 1.25, 0.04)
     frame.write(rgb, OBJECTS, labels, instances, camera)
 
     def path(ending):
         return tmp_path / f"gtFine/train/town/town_000003_000019_gtFine{ending}"
 
-    read_rgb = cv2.imread(str(tmp_path / "leftImg8bit/train/town/town_000003_000019_leftImg8bit.png"))[
-        ..., ::-1
-    ]
+    image = tmp_path / "leftImg8bit/train/town/town_000003_000019_leftImg8bit.png"
+    read_rgb = cv2.imread(str(image))[..., ::-1]
     read_colour = cv2.imread(str(path("_color.png")), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(read_rgb, rgb)
     assert np.array_equal(cv2.cvtColor(read_colour, cv2.COLOR_BGRA2RGBA), colour_map(labels))
