@@ -1,6 +1,7 @@
 """Cityscapes on disk, and what its maps mean.
 
-The class table, reading and writing trees, cameras, geometry of boxes and feet, outlines, COCO. In: files of a tree. Out: NumPy arrays in the data set's own resolution, and files of a tree.
+The class table, reading and writing trees, cameras, geometry of boxes and feet, outlines, COCO. In: files of
+a tree. Out: NumPy arrays in the data set's own resolution, and files of a tree.
 """
 
 import os

@@ -21,8 +21,10 @@ def shown(image: EditedImage) -> np.ndarray:
 
 
 def thumbnail(image: EditedImage) -> np.ndarray:
-    """A small picture (h,w,3) uint8 of an image."""
-    return _resized(shown(image), THUMBNAIL_WIDTH)
+    """A small picture (h,w,3) uint8 of an image, THUMBNAIL_WIDTH wide."""
+    picture = shown(image)
+    size = THUMBNAIL_WIDTH, max(round(picture.shape[0] * THUMBNAIL_WIDTH / picture.shape[1]), 1)
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
 def scene_picture(studio: Studio, state: State, wishes: Wishes, opacity: float) -> np.ndarray:
@@ -59,9 +61,9 @@ def in_scene(state: State, x: float, y: float) -> tuple[float, float]:
     return (x + 0.5) * scale, (y + 0.5) * scale
 
 
-def _resized(picture: np.ndarray, largest: int = LARGEST_WIDTH) -> np.ndarray:
+def _resized(picture: np.ndarray) -> np.ndarray:
     height, width = picture.shape[:2]
-    if width <= largest:
+    if width <= LARGEST_WIDTH:
         return picture
-    size = largest, max(round(height * largest / width), 1)
+    size = LARGEST_WIDTH, max(round(height * LARGEST_WIDTH / width), 1)
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

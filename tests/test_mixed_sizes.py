@@ -13,8 +13,9 @@ from data.writer import rasterise
 from demo import actions
 from demo.files import write_zip
 from demo.options import DemoOptions
+from demo.pictures import thumbnail
 from demo.state import FORCED, Wishes
-from demo.studio import Studio, thumbnail
+from demo.studio import Studio
 from insertion import InsertInstances, make_bank
 from scripts import evaluate, heatmap, insert, segment
 from scripts.synth import run as synthesise
@@ -107,8 +108,8 @@ def test_the_page_takes_them_too(folder, tmp_path):
         device="cpu",
     )
     studio = Studio(options)
-    for number, frame in enumerate(studio.frames):
-        assert thumbnail(frame).shape[1] == 256
+    for number in range(len(studio.frames)):
+        assert thumbnail(studio.scene(number).image).shape[1] == 256
         wishes = Wishes("person", FORCED)
         state = actions.surprise(studio, actions.begin(studio.scene(number)), wishes)
         assert len(state.objects) == 1, state.message
