@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from augment.engine.records import MANIFEST
 from data.coco import write_coco
 from data.frame import (
     CAMERA_KIND,
@@ -26,6 +25,7 @@ from data.frame import (
 )
 from data.panoptic import write_panoptic
 from data.train_ids import write_train_ids
+from engine.records import MANIFEST
 from support.errors import InputError, warn
 from support.files import listed, replacing
 from support.progress import progress_bar
@@ -142,7 +142,7 @@ def new_instances(out: Path) -> tuple[str, dict[str, tuple[int, ...]]]:
                         found[official_name(picture)] = () if new_id is None else (new_id,)
             except (ValueError, KeyError, TypeError, AttributeError):
                 if text.endswith("\n"):  # the last line may be cut short
-                    raise InputError(f"{path}, line {number}: damaged; integrate again") from None
+                    raise InputError(f"{path}, line {number}: damaged; make the tree anew") from None
     return source, found
 
 

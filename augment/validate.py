@@ -18,7 +18,6 @@ import numpy as np
 from cityscapesscripts.helpers.labels import id2label, name2label
 from pycocotools import mask as rle
 
-from augment.engine.records import MANIFEST
 from augment.tree import BESIDE
 from data.coco import CATEGORY_IDS, categories, coco_path
 from data.frame import (
@@ -44,6 +43,7 @@ from data.labels import (
 )
 from data.outlines import match_instances
 from data.writer import LabelledPolygon, colour_map, polygons_from_json, topmost
+from engine.records import MANIFEST
 from support.errors import InputError
 from support.files import digest, listed
 

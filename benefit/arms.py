@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from augment.engine.records import write_outputs
 from augment.insert.options import range_of
 from benefit.pasting import paste_tree
 from data.frame import ANNOTATION, IMAGE_KIND, Frame, list_frames
+from engine.records import write_outputs
 from streets.scenes import write_streets
 from support.errors import InputError
 from support.files import listed

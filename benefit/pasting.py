@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from augment.compose import place_mask
-from augment.engine.records import write_outputs
 from augment.insert.gates import Gates
 from augment.insert.scene import EditedImage, contents, new_frame, read_image
 from augment.insert.tree import plan
@@ -19,6 +18,7 @@ from augment.paint.painter import Painter, Rendering
 from data.frame import Frame, list_frames
 from data.instances import bounding_box
 from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
+from engine.records import write_outputs
 from support.errors import InputError
 from support.seeds import generator
 

@@ -5,11 +5,11 @@ import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from augment.engine.records import MANIFEST, write_outputs
 from augment.insert.scene import contents, new_frame
 from data.coco import write_coco
 from demo.state import State
 from demo.studio import TRAIN
+from engine.records import MANIFEST, write_outputs
 from support.errors import InputError
 
 

@@ -19,7 +19,7 @@ from convert.engine import (
 from convert.formats import FORMATS
 from convert.mapping import mapping_of
 from support.errors import SAME_COMMAND, InputError, Parser, name_some, run_program, warn
-from support.files import alone_in, writing_to
+from support.files import at_work_in, writing_to
 from support.processes import Pool
 from support.threads import cores
 
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise InputError("give --root, the folder of the data set, and --out, that of the tree (see --help)")
     conversion = Conversion(flags.format, flags.root, flags.out, mapping, flags.link)
     tasks, data_set = find(conversion, flags.split)
-    with alone_in(flags.out), writing_to(flags.out):
+    with at_work_in(flags.out), writing_to(flags.out):
         with Pool(flags.num_workers, start_worker, (conversion, data_set.categories)) as pool:
             lines = convert(
                 conversion, tasks, lambda todo: pool.with_bar("convert", work, todo, unit="picture")

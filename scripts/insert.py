@@ -17,12 +17,9 @@ from pathlib import Path
 
 import torch
 
-from augment.engine.records import Item, Records, fingerprint
-from augment.engine.shards import Shard, shard_of_process
-from augment.engine.tree import Tree, is_current, opened
 from augment.insert.contact_sheet import contact_sheet
 from augment.insert.options import InsertOptions, parse, rendering_of
-from augment.insert.places import STAGE, Task, needed_fits, start_worker, work
+from augment.insert.places import TreeInserter, needed_fits
 from augment.insert.scene import new_frame, single_frame, sources_of
 from augment.insert.tree import INSERT, PREVIEW, histogram, plan, sum_up
 from augment.tree import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
@@ -31,6 +28,9 @@ from data.frame import Frame, all_frames, list_frames, root_above
 from data.geometry import HeightFit
 from data.writer import encode_png
 from distributed import choose_device
+from engine.records import Item, Records, fingerprint
+from engine.shards import Shard, shard_of_process
+from engine.tree import Tree, opened
 from model import WhereWhat, load_model
 from support.checkpoints import find_checkpoint
 from support.errors import SAME_COMMAND, InputError, name_some, run_program, warn
@@ -149,18 +149,16 @@ def insert(settings: InsertOptions) -> int:
     with opened(INSERT, out, decisive, shard, overwrite=settings.overwrite) as tree:
         fits = height_fits(settings, there, [model for _, model in models.values()])
         settings = replace(settings, fits=fits)
-        tasks = tasks_of(settings, frames)
+        items = items_of(settings, frames)
         mine = shard.of(frames)
-        todo = [] if settings.merge else tree.to_do(STAGE, [task.item for task in tasks.values()])
+        todo = [] if settings.merge else tree.to_do(items)
         if len(todo) < len(mine) and todo:
             print(f"{out} holds {len(mine) - len(todo)} of {len(mine)} images already: going on with it")
-        with writing_to(out):
-            if settings.rendering and todo:
-                with in_turn(out), Pool(settings.num_workers) as pool:
-                    settings.rendering.prepare(partial(pool.with_bar, "instances to show"))
-            with Pool(settings.num_workers, start_worker, (settings,)) as pool:
-                for lines in pool.with_bar("images", work, [tasks[item.key] for item in todo], unit="image"):
-                    tree.append(lines)
+        if settings.rendering and todo:
+            with writing_to(out), in_turn(out), Pool(settings.num_workers) as pool:
+                settings.rendering.prepare(partial(pool.with_bar, "instances to show"))
+        with tree.pool(partial(TreeInserter, settings), settings.num_workers) as pool:
+            tree.make(todo, pool, "images", "image")
         if todo:
             print(f"{len(todo)} images in {time.monotonic() - start:.1f} s")
         elif not settings.merge:
@@ -168,25 +166,22 @@ def insert(settings: InsertOptions) -> int:
                 f"{out} is complete already, nothing to do" if shard.count == 1 else f"shard {shard} is done"
             )
 
-        def finished(name: str) -> bool:
-            return is_current(tree.records.get(STAGE, name), tasks[name].item)
-
-        with tree.merging(list(tasks), finished) as merged:
-            if not merged:
-                return int(shard.count == 1)
-            results = sum_up(tree.records.blocks(STAGE))
-            results["state"] = "incomplete" if results["images_failed"] else "complete"
-            results["height_fits"] = {name: asdict(fit) for name, fit in fits.items()}
-            if assumed:
-                results["settings"] = decisive | {"assumed_cameras": assumed}
+        if not tree.merge(items):
+            return int(shard.count == 1)
+        results = sum_up(tree.records.blocks())
+        results["state"] = "incomplete" if results["images_failed"] else "complete"
+        results["height_fits"] = {name: asdict(fit) for name, fit in fits.items()}
+        if assumed:
+            results["settings"] = decisive | {"assumed_cameras": assumed}
+        with writing_to(out):
             tree.write_summary(results)
             if settings.beside:
                 count = add_raw(Path(settings.db_root), out, [settings.split], settings.raw)
                 print(f"{count} raw files by {settings.raw}")
             add_extras(settings, tree.records, there, {name: model for name, (_, model) in models.items()})
-            for line in assumption_lines(assumed):
-                print(line)
-            report(out, results, tree.records)
+        for line in assumption_lines(assumed):
+            print(line)
+        report(out, results, tree.records)
     return 1 if results["images_failed"] else 0
 
 
@@ -196,15 +191,16 @@ def planned_for(settings: InsertOptions, frames: list[Frame]) -> list[tuple[str,
     return plan(names, classes, settings.seed, settings.per_image or (1, 1), settings.target)
 
 
-def tasks_of(settings: InsertOptions, frames: list[Frame]) -> dict[str, Task]:
-    """What there is to do for each frame, by its name."""
+def items_of(settings: InsertOptions, frames: list[Frame]) -> list[Item]:
+    """What there is to make of each frame."""
     fits = {name: asdict(fit) for name, fit in settings.fits.items()}
     about_fits = {"fits": fingerprint(fits)} if fits else {}
-    tasks = {}
+    items = []
     for frame, chosen in zip(frames, planned_for(settings, frames), strict=True):
         sources = sources_of(frame, settings.rendering is not None)
-        tasks[frame.name] = Task(frame, Item(frame.name, sources, {"classes": list(chosen)} | about_fits))
-    return tasks
+        facts = {"image": new_frame(frame, Path(settings.out), settings.split, settings.beside).name}
+        items.append(Item(frame.name, sources, {"classes": list(chosen)} | about_fits, facts, frame))
+    return items
 
 
 def tell_plan(settings: InsertOptions, frames: list[Frame], decisive: dict, shard: Shard) -> None:
@@ -213,7 +209,7 @@ def tell_plan(settings: InsertOptions, frames: list[Frame], decisive: dict, shar
     finished = 0
     if not settings.overwrite and INSERT.holds_run(out):
         records = Tree(INSERT, out, decisive, shard).records
-        finished = sum(bool(records.get(STAGE, frame.name)) for frame in frames)
+        finished = sum(bool(records.get(frame.name)) for frame in frames)
     wanted = Counter(name for chosen in planned for name in chosen)
     listed = ", ".join(f"{count} {name}" for name, count in sorted(wanted.items()))
     print(
@@ -272,7 +268,7 @@ def add_extras(
         print(f"panoptic annotation: {add_panoptic(out, splits)[0]}")
     if settings.preview:
         changed = []
-        for *objects, own in records.blocks(STAGE):
+        for *objects, own in records.blocks():
             new = [one for one in objects if one["status"] == "inserted"]
             if new and own["key"] in source:
                 frame = source[own["key"]]
@@ -295,7 +291,7 @@ def report(out: Path, summary: dict, records: Records) -> None:
             listed = ", ".join(f"{reason} {count}" for reason, count in counts.items())
             print(f"refusals, {name}: {listed}")
     for name in summary["images_failed"]:
-        warn(f"skipped {name}: {records.get(STAGE, name)[-1]['reason']}")
+        warn(f"skipped {name}: {records.get(name)[-1]['reason']}")
     if summary["images_failed"]:
         count = len(summary["images_failed"])
         warn(f"{count} images skipped; mend them and give the same command again to add them")

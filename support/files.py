@@ -1,18 +1,21 @@
 """Files read whole, files that are never seen half-written, and their digests."""
 
+import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from support.errors import InputError
 
-LOCK = ".lock"  # in a folder that a program is writing to; with an ending, for a part of the work
-_MOMENT = 0.5  # seconds; one that only asks whether a lock is held has it for less
+LOCK = ".lock"  # begins the name of what is in a folder for locking only
+_MOMENT = 0.5  # seconds; who leaves a folder has it alone for less
 
 
 def read_bytes(path: Path) -> bytes:
@@ -96,68 +99,90 @@ def writing_to(out: Path) -> Iterator[None]:
         ) from None
 
 
-@contextmanager
-def alone_in(out: Path, part: str = "") -> Iterator[None]:
-    """The only process in the folder `out`, which is made if absent, as long as the block lasts.
+class WorkLock:
+    """Who is at work in a folder: one process alone, or several together.
 
-    part: the only one that works on it there, such as "3-of-16"; nobody then has the whole folder. The locks
-    are the operating system's and end with this process, however that ends. Raises InputError at once if
-    another process is there.
+    The lock is the operating system's and ends with its process, however that ends. The last process to leave
+    takes the file away.
+    """
+
+    def __init__(self, out: Path):
+        self.path = Path(out) / LOCK
+        self._file: IO | None = None
+
+    def take(self, *, alone: bool) -> bool:
+        """Be at work there, in place of what was held before; False, with nothing held, if others are."""
+        self.leave()
+        end = time.monotonic() + _MOMENT
+        while True:
+            file = self.path.open("a+")
+            if _locked(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
+                if _is_there(file, self.path):
+                    self._file = file
+                    return True
+            elif time.monotonic() > end:
+                file.close()
+                return False
+            else:
+                time.sleep(0.02)
+            file.close()
+
+    def leave(self) -> None:
+        if self._file is not None:
+            if _locked(self._file, fcntl.LOCK_EX):
+                self.path.unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
+
+
+def _locked(file: IO, kind: int) -> bool:
+    """Get a lock on an open file at once; whether it was free."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+
+
+def _is_there(file: IO, path: Path) -> bool:
+    """Whether an open file is still the one of that name: who left meanwhile may have taken it away."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def at_work_in(out: Path, *, alone: bool = True) -> Iterator[WorkLock]:
+    """At work in the folder `out`, which is made if absent, alone there or with others that are not.
+
+    Raises InputError if that can't be.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; choose another")
+    lock = WorkLock(out)
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        with writing_to(out):
-            try:
-                name = f"{LOCK}-{part}" if part else LOCK
-                held.enter_context(_held(out / name, _MOMENT if part else 0))
-                if part:
-                    with in_turn(out):
-                        refused = (out / LOCK).exists() and _is_held(out / LOCK)
-                else:
-                    refused = any(_is_held(path) for path in out.glob(f"{LOCK}-*"))
-            except Timeout:
-                refused = True
-        if refused:
-            raise InputError(
-                f"--out {out}: another process is at work there; wait for its end, or choose another --out"
-            )
-        yield
+        taken = lock.take(alone=alone)
+    if not taken:
+        raise InputError(
+            f"--out {out}: another process is at work there; wait for its end, or choose another --out"
+        )
+    try:
+        yield lock
+    finally:
+        lock.leave()
 
 
 @contextmanager
 def in_turn(out: Path) -> Iterator[None]:
     """One process after another in the folder `out`, for what is done once."""
-    with _held(out / f"{LOCK}-turn", seconds=-1):
-        yield
-
-
-def has_parts(out: Path) -> bool:
-    """Whether a process works on a part of the folder `out`, this one included."""
-    return any(_is_held(path) for path in out.glob(f"{LOCK}-*-of-*"))
-
-
-@contextmanager
-def _held(path: Path, seconds: float = 0) -> Iterator[None]:
-    """A lock, whose file goes with it. Raises Timeout if another has it for so long; never if negative."""
-    lock = FileLock(path)
-    lock.acquire(timeout=seconds)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)  # while it is held: later it may be another's
-        lock.release()
-
-
-def _is_held(path: Path) -> bool:
-    """Whether a process has a lock; the file that a killed one left is removed."""
-    try:
-        with _held(path):
-            return False
-    except Timeout:
-        return True
+    path = out / f"{LOCK}-turn"
+    with FileLock(path):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # while it is held: later it may be another's
 
 
 def is_lock(path: Path) -> bool:

@@ -11,7 +11,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from augment.engine.records import MANIFEST, line_of, write_outputs
 from augment.repaint.focus import draw_window
 from augment.repaint.manifest import sample_key
 from augment.repaint.truth import crop_truth
@@ -25,6 +24,7 @@ from data.writer import (
     rasterise,
     topmost,
 )
+from engine.records import MANIFEST, line_of, write_outputs
 
 TRAIN = (
     "ash_000000_000019",

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from augment.engine.records import WORK
-from augment.engine.shards import HELP, Shard
 from augment.insert.gates import RULES, Gates
 from augment.options import WITH_WEIGHTS, SynthOptions, is_own, options_of
 from augment.paint.painter import RENDERERS, WITH_BANK, Rendering
@@ -17,6 +15,8 @@ from data.camera import camera_setting
 from data.geometry import HeightFit
 from data.images import read_as_stored
 from data.labels import TARGET_CLASSES
+from engine.records import WORK
+from engine.shards import HELP, Shard
 from support.errors import InputError, Parser
 from support.processes import share_of_cores
 from support.settings import add_flags, checked, fields, setting

@@ -1,4 +1,4 @@
-"""Inserting objects into one image, and writing its part of the new tree: what each worker does.
+"""Inserting objects into one image, and making its part of the new tree.
 
 The noise of an attempt follows from (seed, name of the image, number of the object, number of the attempt)
 alone, and the model is always asked for CANDIDATES places at once, so that the files are the same to the
@@ -7,6 +7,7 @@ last byte for any number of workers. The first candidate, in order, that passes 
 
 import copy
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,6 @@ import torch
 from torch import Tensor
 
 from augment.compose import place_mask
-from augment.engine.records import Item, write_outputs
 from augment.insert.gates import Surroundings, box_refusal
 from augment.insert.options import Insertion, InsertOptions, read_region
 from augment.insert.scene import EditedImage, contents, count_instances, new_frame, read_image
@@ -25,6 +25,7 @@ from data.frame import Frame
 from data.geometry import METRIC_RANGES, HeightFit, boxes_of_theta, fit_heights, too_few
 from data.instances import resize_nearest, usable_instances
 from data.labels import CHANNEL_OF_ID
+from engine.records import Item
 from model import WhereWhat, load_model
 from support.errors import InputError, warn
 from support.seeds import normal
@@ -33,14 +34,6 @@ from where import Places
 CANDIDATES = 8  # places asked for at once; a constant, because rounding may depend on it
 FIT_FRAMES = 200  # at most so many frames, evenly spaced, enter the fit of heights
 STAGE = "insert"  # in the manifest
-
-
-@dataclass(frozen=True)
-class Task:
-    """One image, and what is asked for it: the classes of the objects to insert, in this order."""
-
-    frame: Frame
-    item: Item
 
 
 # ---- the model on one image ---------------------------------------------------------------------
@@ -235,43 +228,41 @@ class Inserter:
         return z_spatial, z_appr
 
 
-# ---- a worker process ---------------------------------------------------------------------------
-
-_worker: tuple[Inserter, InsertOptions] | None = None
+# ---- its part of the tree -----------------------------------------------------------------------
 
 
-def start_worker(settings: InsertOptions) -> None:
-    """Get a process ready for `work`: one thread, so that rounding is the same everywhere."""
-    global _worker
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    _worker = Inserter(settings), settings
+class TreeInserter(Inserter):
+    """What makes the images of a new tree: `engine.tree.Make`, for items whose task is a frame."""
 
+    settings: InsertOptions
 
-def work(task: Task) -> list[dict]:
-    """Insert into one image and write its files; the lines of its objects, and last its own.
+    def __init__(self, settings: InsertOptions):
+        """Raises InputError too if there is nothing to paint with."""
+        torch.set_num_threads(1)  # so that rounding is the same everywhere
+        cv2.setNumThreads(1)
+        super().__init__(settings)
+        if self.painter:
+            self.painter.load()
 
-    In a process that `start_worker` made ready. A bad source file gives one line with status "failed" and the
-    reason, and no file. OSError if the output can't be written, InputError if there is nothing to paint with.
-    """
-    inserter, settings = _worker
-    if inserter.painter:
-        inserter.painter.load()  # here, so that the reason why it can't be comes back from a worker process
-    frame, new = task.frame, new_frame(task.frame, Path(settings.out), settings.split, settings.beside)
-    own = task.item.line(STAGE, "ok", image=new.name)  # before anything is read
-    try:
-        image = read_image(frame, rgb=inserter.painter is not None, camera=settings.camera)
-        own["before"] = count_instances(image.instance_ids)
-        objects = inserter.edit(image, tuple(task.item.asked["classes"]))
-        own["after"] = count_instances(image.instance_ids)
-        # Where the source's frames lie beside them, frames without a new object would be there twice.
-        files = {} if settings.beside and not image.new_ids else contents(image, frame, new)
-    except InputError as error:
-        return [own | {"status": "failed", "reason": str(error)}]
-    own["outputs"] = write_outputs(Path(settings.out), files)
-    lines = []
-    for one in objects:
-        about = {"stage": STAGE, "key": f"{frame.name}/{one['object']}", "image": new.name}
-        about |= {"source": frame.label_path.name, "checkpoint": settings.hashes[one["class"]][:16]}
-        lines.append(about | one)
-    return [*lines, own]
+    def __call__(self, item: Item, write: Callable) -> list[dict]:
+        """Insert into one image and write its files; lines of its objects, and what its own line says.
+
+        item.asked: the "classes" of the objects to insert, in this order.
+        """
+        frame, settings = item.task, self.settings
+        new = new_frame(frame, Path(settings.out), settings.split, settings.beside)
+        try:
+            image = read_image(frame, rgb=self.painter is not None, camera=settings.camera)
+            before = count_instances(image.instance_ids)
+            objects = self.edit(image, tuple(item.asked["classes"]))
+            # Where the source's frames lie beside them, frames without a new object would be there twice.
+            files = {} if settings.beside and not image.new_ids else contents(image, frame, new)
+        except InputError as error:
+            return [{"status": "failed", "reason": str(error)}]
+        lines = []
+        for one in objects:
+            about = {"stage": STAGE, "key": f"{frame.name}/{one['object']}", "image": new.name}
+            about |= {"source": frame.label_path.name, "checkpoint": settings.hashes[one["class"]][:16]}
+            lines.append(about | one)
+        facts = {"before": before, "after": count_instances(image.instance_ids), "outputs": write(files)}
+        return [*lines, facts]

@@ -7,10 +7,10 @@ and one for each image.
 from collections import Counter
 from collections.abc import Iterable
 
-from augment.engine.tree import Program
 from augment.insert.places import STAGE
 from data.frame import GT_KINDS, VOID_FILE
 from data.labels import TARGET_CLASSES
+from engine.tree import Program
 from support.errors import InputError
 from support.seeds import generator
 

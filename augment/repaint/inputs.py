@@ -1,4 +1,4 @@
-"""Reading what a stage works on, and remembering the digest of each file for the manifest."""
+"""Reading what a frame is made from, and remembering the digest of each file for the manifest."""
 
 from functools import partial
 from pathlib import Path
@@ -6,19 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from augment.repaint.select import Source
-from data.images import decode_png, fitting
+from data.images import fitting
 from data.writer import LabelledPolygon
 from support.files import digest, read_bytes
 
 
 class Inputs:
-    """Files read for an item; `digests` has their SHA-256 by path.
+    """Files read for a frame; `digests` has their SHA-256 by path below the input's root."""
 
-    Paths that begin with work/ are below OUT, all others below the input's root.
-    """
-
-    def __init__(self, out: Path):
-        self.out = Path(out)
+    def __init__(self):
         self.digests: dict[str, str] = {}
 
     def _read(self, path: Path, root: Path) -> bytes:
@@ -39,8 +35,3 @@ class Inputs:
     def objects(self, source: Source, shape: tuple[int, int]) -> list[LabelledPolygon] | None:
         """The polygons of a frame of shape (H,W), None if it has none. InputError if the file is bad."""
         return source.frame.read_polygons(shape, partial(self._read, root=source.root))
-
-    def made(self, path: str) -> np.ndarray:
-        """A PNG of an earlier stage, by its path below OUT. Raises InputError if it is bad."""
-        content = self._read(self.out / path, self.out)
-        return decode_png(self.out / path, content, ("8-bit RGB", "8-bit grey"), "it was written so")

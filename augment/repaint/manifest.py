@@ -3,9 +3,9 @@
 Raw files and COCO files are no items of a run: they follow from the tree as it is, whoever makes it.
 """
 
-from augment.engine.tree import Program
 from data.frame import GT_KINDS, VOID_FILE
 from data.writer import FrameName
+from engine.tree import Program
 
 STAGES = ("select", "generate", "integrate")
 STATUSES = ("ok", "skipped", "failed")

@@ -16,6 +16,8 @@ from scipy.ndimage import uniform_filter
 from augment.crops import Crop
 from augment.repaint.inputs import Inputs
 from augment.repaint.select import Source
+from data.images import decode_png
+from support.files import read_bytes
 
 SSIM_WINDOW = 7  # pixels, uniform weights; K1 .01, K2 .03, sample covariance, grey 0..255
 GREY = 128  # of what is outside the mask in the pictures for networks
@@ -91,13 +93,13 @@ def measure(sample: Sample) -> dict:
 
     Raises InputError for a file that is missing or bad.
     """
-    inputs, line = Inputs(sample.out), sample.integrated
-    raw, ids = inputs.frame(sample.source)
+    line = sample.integrated
+    raw, ids = Inputs().frame(sample.source)
     panorama = next(path for path in line["outputs"] if path.startswith("panorama/"))
-    edited = inputs.made(panorama)
+    edited = _made(sample.out / panorama)
     mask = ids == line["instance_id"]
     crop = Crop(**line["crop"])
-    patch = inputs.made(next(iter(sample.generated["outputs"])))
+    patch = _made(sample.out / next(iter(sample.generated["outputs"])))
     original, crop_mask, edited_crop = crop.cut(raw), crop.cut(mask, mirror=False), crop.cut(edited)
     found = {
         "outside_psnr": psnr(edited[~mask], raw[~mask]),
@@ -114,6 +116,10 @@ def measure(sample: Sample) -> dict:
         found["real"] = object_picture(raw, mask, line["bbox"])
         found["made"] = object_picture(edited, mask, line["bbox"])
     return found
+
+
+def _made(path: Path) -> np.ndarray:
+    return decode_png(path, read_bytes(path), ("8-bit RGB",), "it was written so")
 
 
 def object_picture(rgb: np.ndarray, mask: np.ndarray, box: list[int]) -> np.ndarray:

@@ -11,7 +11,7 @@ from augment.repaint.manifest import SYNTH
 from augment.repaint.running import input_of, saved_options
 from augment.tree import RAW_MODES, add_raw, add_train_ids
 from support.errors import SAME_COMMAND, InputError, Parser, run_program
-from support.files import alone_in, writing_to
+from support.files import at_work_in, writing_to
 from support.processes import Pool
 from support.threads import cores
 
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         db_root, splits, mode = flags.db_root, flags.splits or ["train", "val"], flags.mode or RAW_MODES[0]
         train_ids = flags.train_ids
     left_out = 0
-    with alone_in(flags.out), writing_to(flags.out):
+    with at_work_in(flags.out), writing_to(flags.out):
         count = add_raw(db_root, flags.out, splits, mode)
         if train_ids:
             with Pool(flags.num_workers) as pool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from augment.tree import add_panoptic, export_coco, splits_of
 from data.coco import CATEGORY_IDS
 from support.errors import SAME_COMMAND, InputError, Parser, run_program
-from support.files import alone_in, writing_to
+from support.files import at_work_in, writing_to
 from support.processes import Pool
 from support.threads import cores
 
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     splits = flags.splits or splits_of(flags.out)
     if not splits:
         raise InputError(f"--out {flags.out}: holds no instance maps; give the folder of a tree")
-    with alone_in(flags.out), writing_to(flags.out), Pool(flags.num_workers) as pool:
+    with at_work_in(flags.out), writing_to(flags.out), Pool(flags.num_workers) as pool:
         spread = partial(pool.with_bar, "export")
         paths, left_out = export_coco(
             flags.out, splits, flags.category_ids, polygons=flags.polygons, map_function=spread

@@ -1,63 +1,146 @@
 """python -m scripts.synth.run --db_root datasets/cityscapes --out datasets/synth
 
-Repaints instances of a Cityscapes-format split and writes a data set with the frames that come of it: all
-stages in order, select, generate, integrate, build, export. Without --db_root, built-in street scenes are
-made and used. The same command again goes on where a run was cut short; torchrun, a Slurm job array or
---shard share the frames out over several processes or machines.
+Repaints instances of a Cityscapes-format split and writes a data set with the frames that come of it. Each
+frame goes through the stages select, generate and integrate; at the end come build and export. Without
+--db_root, built-in street scenes are made and used. The same command again goes on where a run was cut short;
+torchrun, a Slurm job array or --shard share the frames out over several processes or machines.
 """
 
 import argparse
 import time
 from functools import partial
+from pathlib import Path
 
-from augment.repaint.command import finish, generate_workers, parse, stage_parser, start
-from augment.repaint.manifest import STAGES
-from augment.repaint.running import Run
+from augment.options import WITH_WEIGHTS, SynthOptions, add_option_flags, as_yaml, options_of
+from augment.paint.backends import settings_of
+from augment.paint.prompts import load_prompts
+from augment.repaint.command import add_run_flags, out_of
+from augment.repaint.manifest import STAGES, SYNTH
+from augment.repaint.repainter import Repainter
+from augment.repaint.running import Run, check_out, decisive_settings, input_of, make_scenes
 from augment.tree import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
-from support.errors import SAME_COMMAND, Parser, run_program
+from engine.records import MANIFEST
+from engine.shards import HELP, Shard, shard_of_process
+from engine.tree import Tree, opened
+from support.errors import SAME_COMMAND, InputError, Parser, run_program
+from support.files import in_turn, writing_to
+from support.processes import Pool
+
+LISTED = 10  # failed and skipped items named at the end
 
 
 def parser() -> Parser:
     """The command line."""
-    return stage_parser("run", "Repaint the instances of a data set, all stages.", with_options=True)
+    parser = Parser("python -m scripts.synth.run", "Repaint the instances of a data set.")
+    add_run_flags(parser)
+    add = parser.add_argument
+    add(
+        "--generate_workers",
+        type=int,
+        help=f"processes that repaint (default: --num_workers, but 1 for {' and '.join(WITH_WEIGHTS)})",
+    )
+    add("--verify", action="store_true", help="read all files of finished items again and compare digests")
+    add("--dry_run", action="store_true", help="say what there is to do, write nothing")
+    add("--shard", type=Shard.parse, default=None, metavar="I/N", help=HELP)
+    add(
+        "--merge",
+        action="store_true",
+        help="make nothing, merge what all shards have done (the last one to end does that by itself)",
+    )
+    add("--overwrite", action="store_true", help="replace an earlier run in --out")
+    add_option_flags(parser)
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    flags, options = parse(parser(), arguments)
-    begin = time.monotonic()
-    with start(flags, options) as run:
-        return 0 if run is None else all_stages(run, flags, begin)
+    flags = parser().parse_args(arguments)
+    options, begin = options_of(vars(flags)), time.monotonic()
+    if flags.print_config:
+        print(as_yaml(options))
+        return 0
+    out = out_of(flags)
+    load_prompts(options.prompts or None)  # what is wrong with them is better said now
+    settings_of(options.backend, options.backend_settings)
+    check_out(out, options)
+    settings, shard = decisive_settings(options), Shard() if flags.merge else shard_of_process(flags.shard)
+    if flags.dry_run:
+        tell_plan(out, flags, options, settings, shard)
+        return 0
+    with opened(SYNTH, out, settings, shard, overwrite=flags.overwrite) as tree:
+        if not options.db_root:
+            with in_turn(out), writing_to(out):
+                make_scenes(out, options, flags.num_workers)
+        return repaint(Run.of(tree, flags, options), flags, begin)
 
 
-def all_stages(run: Run, flags: argparse.Namespace, begin: float) -> int:
-    """Do all stages and print the counts; the exit status. begin: of the program, monotonic seconds."""
-    options, stages, left_out = run.options, STAGES, 0
-    painters = generate_workers(flags, run)
-    with run.pool(flags.num_workers) as pool, run.pool(painters) as paint_pool:
-        for stage in () if flags.merge else STAGES:
-            run.stage(stage, paint_pool if stage == "generate" and painters != flags.num_workers else pool)
-            if stage == "select" and run.tree.shard.count == 1 and not run.counts(stage, run.scope)["ok"]:
-                stages = (stage,)  # the others have no input
-                break
-        with run.merging(stages) as merged:
-            if not merged:
-                return int(run.tree.shard.count == 1)
-            if stages != STAGES:
-                return finish(run, stages)
+def tell_plan(
+    out: Path, flags: argparse.Namespace, options: SynthOptions, settings: dict, shard: Shard
+) -> None:
+    """Print what a run would do. Raises InputError where the run would refuse OUT."""
+    SYNTH.holds_run(out)
+    if not input_of(out, options).exists():
+        print(f"{options.scenes} street scenes of {options.scene_size} pixels would be made first")
+        return
+    run = Run.of(Tree(SYNTH, out, settings, shard), flags, options)
+    todo = to_do(run, flags)
+    print(f"{len(todo)} of {len(shard.of(run.scope))} frames to do; nothing was written (--dry_run)")
+
+
+def to_do(run: Run, flags: argparse.Namespace) -> list:
+    """The frames of this shard that must be repainted."""
+    return run.tree.to_do(run.items(), sound=run.is_unchanged if flags.verify else None)
+
+
+def repaint(run: Run, flags: argparse.Namespace, begin: float) -> int:
+    """Repaint, write the tree and print the counts; the exit status. begin: of the program, monotonic s."""
+    options, out, tree = run.options, run.tree.out, run.tree
+    workers = flags.generate_workers or (1 if options.backend in WITH_WEIGHTS else flags.num_workers)
+    prepare = partial(Repainter, run.root, run.worker_options)
+    with tree.pool(prepare, workers) as painters, Pool(flags.num_workers) as others:
+        pool = painters if workers == flags.num_workers else others
+        if not flags.merge:
+            with writing_to(out):
+                run.write_summary()
+            run.make(to_do(run, flags), painters, pool)
+        if not tree.merge(run.items()):
+            return int(tree.shard.count == 1)
+        selected = run.counts("select", run.scope)
+        if not selected["ok"] and not selected["failed"]:
+            raise InputError(
+                f"{run.root}: no instance in {len(run.scope)} frames of {options.split} passes the"
+                " filters; lower min_area or min_side, or give other classes"
+            )
+        with writing_to(out):
+            run.write_summary(STAGES)
+            if not selected["ok"]:  # nothing came of it
+                return report(run, ("select",))
             splits = [split for split in options.raw_splits.split(",") if split]
-            raw = add_raw(run.root, run.out, splits, options.raw)
+            raw, left_out = add_raw(run.root, out, splits, options.raw), 0
             if options.train_ids:
-                left_out += add_train_ids(run.out, partial(pool.with_bar, "train ids"))
+                left_out += add_train_ids(out, partial(pool.with_bar, "train ids"))
             if options.coco:
-                bar = partial(pool.with_bar, "export")
-                left_out += export_coco(run.out, splits_of(run.out), map_function=bar)[1]
+                left_out += export_coco(out, splits_of(out), map_function=partial(pool.with_bar, "export"))[1]
             if options.panoptic:
-                add_panoptic(run.out, splits_of(run.out))
-            status = finish(run, STAGES) or int(left_out > 0)
+                add_panoptic(out, splits_of(out))
+    status = report(run, STAGES) or int(left_out > 0)
     print(f"build      {raw} raw files by {options.raw}")
     print(f"seconds    {time.monotonic() - begin:.1f}")
-    print(f"tree       {run.out}")
+    print(f"tree       {out}")
     return status
+
+
+def report(run: Run, stages: tuple[str, ...]) -> int:
+    """Print what became of the items of some stages; 1 if any failed, else 0."""
+    counts = {stage: run.counts(stage, run.scope) for stage in stages}
+    for stage, found in counts.items():
+        print(f"{stage:<10} " + ", ".join(f"{count} {status}" for status, count in found.items()))
+    for status in ("failed", "skipped"):
+        lines = [line for stage in stages for line in run.first(stage, status, LISTED + 1)]
+        for line in lines[:LISTED]:
+            print(f"{status:<10} {line['stage']} {line['key']}: {line['reason']}")
+        if len(lines) > LISTED:
+            print(f"           and more, see {run.tree.out / MANIFEST}")
+    return 1 if any(found["failed"] for found in counts.values()) else 0
 
 
 if __name__ == "__main__":

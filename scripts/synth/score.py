@@ -10,12 +10,16 @@ import json
 from collections.abc import Iterator
 
 from augment.repaint import score_networks
-from augment.repaint.command import parse, resume, stage_parser
-from augment.repaint.running import Run
+from augment.repaint.command import add_run_flags, out_of
+from augment.repaint.manifest import SYNTH
+from augment.repaint.running import Run, decisive_settings, saved_options
 from augment.repaint.score import NUMBERS, Mean, Sample, measure
 from augment.repaint.score_networks import Networks, Weights
+from engine.shards import Shard
+from engine.tree import Tree
 from support.errors import SAME_COMMAND, InputError, Parser, run_program
-from support.files import write_atomic, writing_to
+from support.files import at_work_in, write_atomic, writing_to
+from support.processes import Pool
 from support.progress import progress_bar
 
 SCORE = "score.json"
@@ -23,7 +27,8 @@ SCORE = "score.json"
 
 def parser() -> Parser:
     """The command line."""
-    parser = stage_parser("score", "Score the synthetic frames of a run.", sharded=False)
+    parser = Parser("python -m scripts.synth.score", "Score the synthetic frames of a run.")
+    add_run_flags(parser)
     group = parser.add_argument_group("weights; without them a figure is reported as unavailable")
     group.add_argument("--inception_weights", default="", metavar="FILE", help="for FID and KID")
     group.add_argument("--lpips_weights", default="", metavar="FILE", help="torchvision's AlexNet, for LPIPS")
@@ -35,18 +40,18 @@ def parser() -> Parser:
 def samples_of(run: Run, pictures: bool) -> Iterator[Sample]:
     """The integrated samples in scope."""
     for source in run.scope:
-        integrated = run.lines("integrate", source)
-        for key, patch in run.patches(source):
-            line = integrated.get(key)
-            if line is not None and line["status"] == "ok":
-                yield Sample(run.out, source, line, patch.generated, pictures)
+        generated = {line["key"]: line for line in run.lines(source, "generate")}
+        for line in run.lines(source, "integrate")[:-1]:
+            if line["status"] == "ok":
+                yield Sample(run.tree.out, source, line, generated[line["key"]], pictures)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    flags, _ = parse(parser(), arguments)
-    with resume(flags) as run:
-        if run is not None:
-            score(run, flags)
+    flags = parser().parse_args(arguments)
+    out = out_of(flags)
+    options = saved_options(out)
+    with at_work_in(out):
+        score(Run.of(Tree(SYNTH, out, decisive_settings(options), Shard()), flags, options), flags)
     return 0
 
 
@@ -55,13 +60,13 @@ def score(run: Run, flags: argparse.Namespace) -> None:
     total = run.counts("integrate", run.scope)["ok"]
     if not total:
         raise InputError(
-            f"--out {run.out}: holds no integrated sample; python -m scripts.synth.run makes them"
+            f"--out {run.tree.out}: holds no integrated sample; python -m scripts.synth.run makes them"
         )
     networks = Networks(
         Weights(flags.inception_weights, flags.lpips_weights, flags.clip_model, flags.offline)
     )
     means = {"all": {name: Mean() for name in NUMBERS}}
-    with run.pool(flags.num_workers) as pool:
+    with Pool(flags.num_workers) as pool:
         seen = bool(networks.metrics)
         results = progress_bar(pool.map(measure, samples_of(run, seen)), "score", total, "sample")
         for found, sample in zip(results, samples_of(run, seen), strict=True):
@@ -83,14 +88,14 @@ def score(run: Run, flags: argparse.Namespace) -> None:
         },
         "networks": learned,
     }
-    with writing_to(run.out):
-        write_atomic(run.out / SCORE, (json.dumps(content, indent=1) + "\n").encode())
+    with writing_to(run.tree.out):
+        write_atomic(run.tree.out / SCORE, (json.dumps(content, indent=1) + "\n").encode())
     rows = [(name, str(mean)) for name, mean in means["all"].items()]
     rows += [(name, value if isinstance(value, str) else f"{value:.4g}") for name, value in learned.items()]
     width = max(len(value) for _, value in rows)
     for name, value in rows:
         print(f"{name:<26} {value:<{width}}  {explained[name]}")
-    print(f"{total} samples, {run.options.backend}: {run.out / SCORE}")
+    print(f"{total} samples, {run.options.backend}: {run.tree.out / SCORE}")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import distributed
-from augment.engine.shards import shard_of_process
 from distributed import choose_device, joined
+from engine.shards import shard_of_process
 from support.errors import InputError
 from support.launch import Ranks, launched
 

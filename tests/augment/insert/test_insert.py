@@ -20,7 +20,7 @@ from cityscapesscripts.preparation.json2labelImg import createLabelImage
 from pycocotools.coco import COCO
 from torchvision.datasets import Cityscapes
 
-import augment.insert.places
+import engine.tree
 from augment.insert.contact_sheet import GAP, HEAD_HEIGHT, TEXT_HEIGHT, contact_sheet
 from augment.insert.places import column, working_maps
 from data.coco import coco_path
@@ -220,7 +220,7 @@ def test_a_full_disk_is_one_line_and_what_is_done_is_kept(out, source, checkpoin
     tree = tmp_path / "tree"
     arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tree, *COMMAND)
     with monkeypatch.context() as patched:
-        real, written = augment.insert.places.write_outputs, []
+        real, written = engine.tree.write_outputs, []
 
         def write_outputs(folder, files):
             if len(written) == 2:
@@ -228,7 +228,7 @@ def test_a_full_disk_is_one_line_and_what_is_done_is_kept(out, source, checkpoin
             written.append(files)
             return real(folder, files)
 
-        patched.setattr(augment.insert.places, "write_outputs", write_outputs)
+        patched.setattr(engine.tree, "write_outputs", write_outputs)
         message = refused(insert, *arguments)
     assert "No space left" in message and str(tree) in message
     assert not list(tree.rglob("*.tmp")) and sum(text.count('"sources"') for text in records(tree)) == 2

@@ -17,7 +17,7 @@ from augment.validate import validate_tree
 from data.frame import list_frames
 from data.geometry import Patch
 from data.labels import TARGET_CLASSES
-from support.files import LOCK, alone_in
+from support.files import LOCK, at_work_in
 from tests.augment.insert.inserting import COMMAND, FRAMES, insert, lines, maps
 from tests.equality import files_in
 from tests.programs import refused, run_here, run_ok
@@ -114,7 +114,7 @@ def test_train_ids_on_request_even_for_a_tree_that_is_complete(source, checkpoin
 
 def test_a_second_process_on_the_same_tree_is_one_line_and_status_2(source, checkpoint, tmp_path):
     arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "tree", "--scenes", 1)
-    with alone_in(tmp_path / "tree"):  # as an insertion does
+    with at_work_in(tmp_path / "tree"):  # as an insertion does
         for more in ((), ("--overwrite",)):
             assert refused(insert, *arguments, *more) == (
                 f"error: --out {tmp_path / 'tree'}: another process is at work there; wait for its end, or"

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from cityscapesscripts.helpers.labels import id2label
 
-import augment.engine.records
-from augment.engine.records import MANIFEST, shard_files
+import engine.records
 from augment.validate import validate_tree
 from data.frame import list_frames
-from scripts.synth import build, export, generate, integrate, run, score, select
-from support.files import alone_in
+from engine.records import MANIFEST, WORK
+from scripts.synth import build, export, run, score
+from support.files import at_work_in
 from tests.mini_frames import MOTORCYCLE_ID, TRAIN, write_mini
 from tests.miniature import as_coarse, litter
 from tests.programs import refused, run_here, run_ok
@@ -109,7 +109,7 @@ def test_coarse_annotation_and_void_of_the_data_set(tmp_path):
         cv2.imwrite(str(path), ids)
     as_coarse(root)
     command = ("--db_root", root, "--out", out, *PLAIN, "--limit", 1)
-    assert "void.txt if they mean void" in run_here(select.main, *command[:4], "--limit", 1).stdout
+    assert "void.txt if they mean void" in run_here(run.main, *command[:4], "--limit", 1).stdout
     (root / "void.txt").write_text("255")
     run_ok(run.main, *command, "--overwrite")
     assert validate_tree(out) == [] and not (out / "gtFine").exists()
@@ -171,7 +171,7 @@ def test_tiny_objects_get_context(finished, source, tmp_path):
     assert {(crop["width"], crop["height"]) for crop in crops} == {(128, 128)}  # as far as there is room
     out = tmp_path / "out"
     flags = ("--min_crop", 1, "--limit", 1, "--num_workers", 1)
-    run_ok(select.main, "--db_root", source, "--out", out, *flags)
+    run_ok(run.main, "--db_root", source, "--out", out, *flags)
     assert min(line["crop"]["width"] for line in lines_of(out, "select") if "crop" in line) < 128
 
 
@@ -250,19 +250,9 @@ def test_two_processes_write_the_same_tree(source, finished, tmp_path):
     assert tree(out) == tree(finished)
 
 
-def test_stages_alone_write_the_same_tree(source, finished, tmp_path):
-    out = tmp_path / "out"
-    run_ok(select.main, "--db_root", source, "--out", out, *PLAIN)
-    for module in (generate, integrate):
-        run_ok(module.main, "--out", out, "--num_workers", 1)
-    run_ok(build.main, "--out", out)
-    run_ok(export.main, "--out", out, "--num_workers", 1)
-    assert tree(out) == tree(finished)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "lines"), [("KILL", 10), ("KILL", 31), ("INT", 20)])
-def test_a_run_that_was_cut_short_goes_on_to_the_same_tree(source, finished, tmp_path, how, lines):
+@pytest.mark.parametrize(("how", "frames"), [("KILL", 1), ("INT", 2)])
+def test_a_run_that_was_cut_short_goes_on_to_the_same_tree(source, finished, tmp_path, how, frames):
     out = tmp_path / "out"
     flags = command("--db_root", source, "--out", out, *PLAIN[:-1], 2)
     gently = ["nice", "-n", "5", *flags]  # so that on a busy machine the signal comes before the run's end
@@ -271,7 +261,7 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_tree(source, finished, tmp
     process = subprocess.Popen(gently, cwd=ROOT, preexec_fn=heed, **pipes)
     end = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < end:
-        if sum(path.read_bytes().count(b"\n") for path in shard_files(out)) >= lines:
+        if sum(path.read_bytes().count(b"\n") for path in out.glob(f"{WORK}/*.jsonl")) >= frames:
             process.send_signal(getattr(signal, f"SIG{how}"))
             break
         time.sleep(0.001)
@@ -298,14 +288,14 @@ def test_a_first_look_at_few_frames_can_grow(source, finished, tmp_path):
     run_ok(run.main, *flags, "--limit", "1")
     assert len(lines_of(out, "integrate")) == 6
     before = tree(out)
-    assert "select     2 of 4 frames to do" in run_ok(run.main, *flags, "--dry_run")
+    assert "2 of 4 frames to do; nothing was written" in run_ok(run.main, *flags, "--dry_run")
     assert tree(out) == before
     run_ok(run.main, *flags)
     assert tree(out) == tree(finished)
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on(source, finished, tmp_path, monkeypatch):
-    write, left = augment.engine.records.write_atomic, [20]
+    write, left = engine.records.write_atomic, [20]
 
     def write_some(path, content):
         left[0] -= 1
@@ -315,7 +305,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(source, finished, tmp_path,
 
     flags = ("--db_root", source, "--out", tmp_path / "out", *PLAIN)
     with monkeypatch.context() as patched:
-        patched.setattr(augment.engine.records, "write_atomic", write_some)
+        patched.setattr(engine.records, "write_atomic", write_some)
         assert re.search("No space left.*the same command goes on", refused(run.main, *flags))
     run_ok(run.main, *flags)
     assert tree(tmp_path / "out") == tree(finished)
@@ -325,9 +315,9 @@ def test_verify_mends_what_was_changed(source, finished, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished, out, symlinks=True)
     flags = ("--db_root", source, "--out", out, *PLAIN)
-    damaged = next((out / "work" / "generate").rglob("*.png"))
+    damaged = min((out / "work" / "generate").rglob("*.png"))
     damaged.write_bytes(damaged.read_bytes()[:50])
-    next((out / "panorama").rglob("*.png")).unlink()
+    max((out / "panorama").rglob("*.png")).unlink()  # of another frame
     run_ok(run.main, *flags)
     assert damaged.stat().st_size == 50
     run_ok(run.main, *flags, "--verify")
@@ -382,7 +372,7 @@ def test_labels_of_another_data_set_fail_their_frame_with_the_conversion_it_need
         ids[0, :5], ids[1, 0] = value, 65535  # a licence plate is no such label
         cv2.imwrite(str(path), ids)
     flags = ("--db_root", root, "--out", out, *PLAIN)
-    assert run_here(select.main, *flags).returncode == 1
+    assert run_here(run.main, *flags).returncode == 1
     reasons = {line["key"]: line["reason"] for line in lines_of(out, "select") if line["status"] == "failed"}
     assert set(reasons) == {"ash/000000/000019", "ash/000001/000019"}
     for reason, label in zip(reasons.values(), (35, 36), strict=True):
@@ -455,9 +445,8 @@ def test_bad_input_is_one_line_and_status_2(source, tmp_path):
         (("--db_root", source, "--out", tmp_path / "e", "--backend", "magic"), "is unknown: choose swap"),
     ):
         assert complaint in refused(run.main, *flags)
-    for module in (generate, integrate):
-        begin = "begin with python -m scripts.synth.select"
-        assert begin in refused(module.main, "--out", tmp_path / "full")
+    begin = "begin with python -m scripts.synth.run"
+    assert begin in refused(score.main, "--out", tmp_path / "full")
     shown = subprocess.run(command("--out", tmp_path / "full"), cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 2 and shown.stderr.startswith("error: ") and shown.stderr.count("\n") == 1
 
@@ -466,16 +455,12 @@ def test_a_second_process_on_the_same_tree_is_one_line_and_status_2(source, fini
     out = tmp_path / "out"
     shutil.copytree(finished, out, symlinks=True)
     flags = ("--db_root", source, "--out", out, *PLAIN)
-    with alone_in(out):  # as a run does
+    with at_work_in(out):  # as a run does
         before = tree(out)
         for module, given in (
             (run, flags),
             (run, (*flags, "--overwrite")),
-            (select, flags),
-            *(
-                (module, ("--out", out, "--num_workers", 1))
-                for module in (generate, integrate, score, export)
-            ),
+            *((module, ("--out", out, "--num_workers", 1)) for module in (score, export)),
             (build, ("--out", out)),
         ):
             message = refused(module.main, *given)

@@ -1,11 +1,12 @@
-"""What a worker does with one frame in each stage: select, generate, integrate.
+"""What is made of one frame: its instances chosen, cut out, repainted, pasted and cropped out again.
 
-A job gives the manifest lines of its items, after their files are written. What goes wrong with an item
-becomes a line with status "failed"; only a file that can't be written is an error of the whole run.
+What goes wrong with an instance or a sample becomes a line with status "failed"; only what is wrong with all,
+as a back end that can't be made or a file that can't be written, is an error of the whole run.
 """
 
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from augment.crops import Crop, context_crop
-from augment.engine.records import Item, line_of, write_outputs
-from augment.options import SynthOptions
+from augment.options import WITH_WEIGHTS, SynthOptions
 from augment.paint.backends import Backend, CannotFillError, Request, fill_all, make_backend
 from augment.paint.blend import match_colours, paste, resize
 from augment.paint.prompts import Prompts, draw_prompts, load_prompts
@@ -23,37 +23,32 @@ from augment.repaint.inputs import Inputs
 from augment.repaint.manifest import instance_key, sample_key
 from augment.repaint.select import Candidate, Source, candidates_of, choose
 from augment.repaint.truth import crop_truth, has_fragment, truth_files
+from data.frame import POLYGONS
 from data.writer import FrameName, LabelledPolygon, encode_png
+from engine.records import Item, line_of
 from support.errors import InputError
 from support.seeds import seed_of
 
 RESAMPLES = 20  # further windows drawn under `fragments: resample`
 _ABOUT = ("class", "instance_id", "bbox", "crop")  # what each line repeats of the instance's select line
+_FAILED = {"status": "failed", "reason": "some of its samples failed"}  # in a frame's line
 
 
 @dataclass(frozen=True)
-class Patch:
-    """A sample to integrate."""
+class Task:
+    """A frame, and the ids of the instances chosen over the whole split; None to choose here."""
 
-    selected: dict  # line of its instance in the stage select
-    generated: dict | None  # its line in the stage generate, if any
-    number: int  # of the synthetic frame among those of its source frame, from 0
-
-    @property
-    def is_made(self) -> bool:
-        """Whether there is a picture to integrate."""
-        return self.generated is not None and self.generated["status"] == "ok"
-
-
-@dataclass(frozen=True)
-class Job:
-    """A frame and the parts of it to work on in a stage."""
-
-    stage: str
     source: Source
-    item: Item
-    # select: ids chosen over the whole split, None to choose here; generate: select lines; integrate: Patch
-    parts: tuple | None = None
+    chosen: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """An instance as it was cut out."""
+
+    line: dict  # of the stage select
+    rgb: np.ndarray  # (h,w,3) uint8, the crop
+    mask: np.ndarray  # (h,w) bool
 
 
 @dataclass(frozen=True)
@@ -67,12 +62,14 @@ class _Scene:
     digests: dict[str, str]
 
 
-class Worker:
-    """What a process keeps while it works on the frames of a run."""
+class Repainter:
+    """What repaints frames: `engine.tree.Make` for items whose task is a `Task`."""
 
-    def __init__(self, out: Path, root: Path, options: SynthOptions):
+    def __init__(self, root: Path, options: SynthOptions):
         """root: of the input."""
-        self.out, self.root, self.options = Path(out), Path(root), options
+        if "torch" in sys.modules and options.backend not in WITH_WEIGHTS:
+            sys.modules["torch"].set_num_threads(1)
+        self.root, self.options = Path(root), options
 
     @cached_property
     def backend(self) -> Backend:
@@ -83,137 +80,168 @@ class Worker:
     def prompts(self) -> Prompts:
         return load_prompts(self.options.prompts or None)
 
-    def run(self, job: Job) -> list[dict]:
-        """The lines of a job's parts, and last that of its frame. OSError if files can't be written."""
-        own = job.item.line(job.stage, "ok")  # before anything is read
-        lines = {"select": self.select, "generate": self.generate, "integrate": self.integrate}[job.stage](
-            job
-        )
-        return [*lines[:-1], own | lines[-1]] if job.stage == "select" else [*lines, own]
+    def __call__(self, item: Item, write: Callable) -> list[dict]:
+        """The lines of a frame in the three stages; only in the first if there is nothing to repaint.
 
-    # ---- select ---------------------------------------------------------------------------------
-
-    def survey(self, source: Source) -> list[int]:
-        """Ids of the instances of a frame that pass the filters; none for a frame that can't be read."""
-        try:
-            ids = Inputs(self.out).instance_ids(source)
-        except InputError:
-            return []  # `select` reads it again and says so
-        return [one.instance_id for one in candidates_of(ids, self.options)]
-
-    def select(self, job: Job) -> list[dict]:
-        """Cut the chosen instances of a frame; their lines, and last the line of the frame."""
-        source, start, inputs = job.source, time.monotonic(), Inputs(self.out)
+        InputError for a back end that can't be made, OSError if files can't be written.
+        """
+        source, start, inputs = item.task.source, time.monotonic(), Inputs()
+        own = item.line("select")  # before anything is read
+        own["sources"].pop(source.frame.annotation_path(POLYGONS).name, None)
         try:
             rgb, ids = inputs.frame(source)
         except InputError as error:
             return [_timed(line_of("select", source.key, "failed", _reason(error)), start)]
         candidates = candidates_of(ids, self.options)
-        if job.parts is None:
+        if item.task.chosen is None:
             chosen = choose(candidates, self.options)
         else:
-            chosen = [one for one in candidates if one.instance_id in job.parts]
+            chosen = [one for one in candidates if one.instance_id in item.task.chosen]
         chosen = sorted(chosen, key=lambda one: one.instance_id)
-        facts = {"inputs": inputs.digests, "size": ids.shape[::-1]}
+        facts = {"inputs": dict(inputs.digests), "size": ids.shape[::-1]}
         facts["chosen"] = [one.instance_id for one in chosen]
         if not chosen:
             reason = "no instance passes the filters" if not candidates else "no instance of it was drawn"
             return [_timed(line_of("select", source.key, "skipped", reason, **facts), start)]
-        lines = [self._cut(source, rgb, ids, one, inputs.digests) for one in chosen]
-        return [*lines, _timed(line_of("select", source.key, "ok", **facts), start)]
+        cuts = [self._cut(source, rgb, ids, one, facts["inputs"], write) for one in chosen]
+        selected = [*(cut.line for cut in cuts), _timed(own | facts, start)]
+        generated, pictures = self._generate(source, cuts, write)
+        integrated = self._integrate(source, rgb, ids, inputs, cuts, generated, pictures, write)
+        own = {"stage": "generate", "key": source.key, "status": "ok", "sources": {}, "asked": None}
+        return [
+            *selected,
+            *generated,
+            own | (_FAILED if _any_failed(generated) else {}),
+            *integrated,
+            _FAILED if _any_failed(integrated) else {},
+        ]
+
+    # ---- select ---------------------------------------------------------------------------------
 
     def _cut(
-        self, source: Source, rgb: np.ndarray, ids: np.ndarray, one: Candidate, digests: dict[str, str]
-    ) -> dict:
+        self,
+        source: Source,
+        rgb: np.ndarray,
+        ids: np.ndarray,
+        one: Candidate,
+        digests: dict[str, str],
+        write: Callable,
+    ) -> _Cut:
         start = time.monotonic()
         crop = context_crop(one.box, ids.shape[::-1], self.options.margin, self.options.min_crop)
-        mask = crop.cut(ids == one.instance_id, mirror=False)
+        mask, cut = crop.cut(ids == one.instance_id, mirror=False).copy(), crop.cut(rgb).copy()
         stem = f"work/select/{source.name.city}/{source.name}_{one.instance_id}"
-        outputs = write_outputs(
-            self.out,
+        outputs = write(
             {
-                f"{stem}_rgb.png": encode_png(crop.cut(rgb)),
+                f"{stem}_rgb.png": encode_png(cut),
                 f"{stem}_mask.png": encode_png(mask.view(np.uint8) * 255),
-            },
+            }
         )
         facts = {"class": one.class_name, "instance_id": one.instance_id, "area": one.area, "bbox": one.box}
         facts |= {"crop": asdict(crop), "inputs": digests, "outputs": outputs}
-        return _timed(line_of("select", instance_key(source.name, one.instance_id), "ok", **facts), start)
+        line = line_of("select", instance_key(source.name, one.instance_id), "ok", **facts)
+        return _Cut(_timed(line, start), cut, mask)
 
     # ---- generate -------------------------------------------------------------------------------
 
-    def generate(self, job: Job) -> list[dict]:
-        """Repaint instances; the lines of all their samples. InputError for a back end that can't be made."""
+    def _generate(
+        self, source: Source, cuts: list[_Cut], write: Callable
+    ) -> tuple[list[dict], list[np.ndarray | None]]:
+        """Repaint instances; the lines and pictures of all their samples."""
         _ = self.backend, self.prompts  # made now: what is wrong with them is wrong with every item
-        start, asked = time.monotonic(), [self._ask(job.source.name, one) for one in job.parts]
-        filled = iter(fill_all(self.backend, [one for _, one in asked if isinstance(one, Request)]))
-        results = [next(filled) if isinstance(one, Request) else one for _, one in asked]
-        seconds = (time.monotonic() - start) / max(1, len(asked) * self.options.samples)
-        return [
-            line | {"seconds": round(seconds, 4)}
-            for selected, (facts, _), result in zip(job.parts, asked, results, strict=True)
-            for line in self._samples(job.source.name, selected, facts, result)
-        ]
+        start, asked = time.monotonic(), [self._ask(source.name, cut) for cut in cuts]
+        results = fill_all(self.backend, [request for _, request in asked])
+        seconds = round((time.monotonic() - start) / (len(asked) * self.options.samples), 4)
+        lines, pictures = [], []
+        for cut, (facts, request), result in zip(cuts, asked, results, strict=True):
+            for line, picture in self._samples(source.name, cut.line, facts, request.prompts, result, write):
+                lines.append(line | {"seconds": seconds})
+                pictures.append(picture)
+        return lines, pictures
 
-    def _ask(self, name: FrameName, selected: dict) -> tuple[dict, Request | InputError]:
-        """What all lines of an instance's samples say, and the request, or why there is none."""
-        options, inputs, backend = self.options, Inputs(self.out), self.backend
+    def _ask(self, name: FrameName, cut: _Cut) -> tuple[dict, Request]:
+        """What all lines of an instance's samples say, and the request."""
+        options, backend, selected = self.options, self.backend, cut.line
         instance_id, key = selected["instance_id"], selected["key"]
         seed = seed_of(options.seed, "prompt", key)
         prompts = draw_prompts(selected["class"], seed, self.prompts, options.style, options.samples)
-        facts = _about(selected) | {"seed": seed_of(options.seed, "generate", key), "prompts": prompts}
+        facts = _about(selected) | {"seed": seed_of(options.seed, "generate", key)}
         facts["negative"] = self.prompts.negative
         facts["backend"] = {"name": backend.name, "version": backend.version} | backend.details
-        try:
-            rgb, mask = (inputs.made(path) for path in crop_files(selected))
-        except InputError as error:
-            return facts, error
-        facts["inputs"] = inputs.digests
+        facts["inputs"] = {path: selected["outputs"][path] for path in crop_files(selected)}
         about = (selected["class"], f"{name}/{instance_id}", prompts, facts["negative"], facts["seed"])
-        return facts, Request(rgb, mask > 0, *about)
+        return facts, Request(cut.rgb, cut.mask, *about)
 
     def _samples(
-        self, name: FrameName, selected: dict, facts: dict, result: list[np.ndarray] | Exception
-    ) -> Iterator[dict]:
-        """The lines of an instance's samples, after their files are written."""
-        facts, instance_id = dict(facts), selected["instance_id"]
-        for sample, prompt in enumerate(facts.pop("prompts"), 1):
+        self,
+        name: FrameName,
+        selected: dict,
+        facts: dict,
+        prompts: tuple[str, ...],
+        result: list[np.ndarray] | Exception,
+        write: Callable,
+    ) -> Iterator[tuple[dict, np.ndarray | None]]:
+        """Line and picture of each of an instance's samples, after its file is written."""
+        instance_id = selected["instance_id"]
+        for sample, prompt in enumerate(prompts, 1):
             key = sample_key(name, instance_id, sample)
             if isinstance(result, Exception):
                 status = "skipped" if isinstance(result, CannotFillError) else "failed"
-                yield line_of("generate", key, status, _reason(result), prompt=prompt, **facts)
+                yield line_of("generate", key, status, _reason(result), prompt=prompt, **facts), None
             else:
                 path = f"work/generate/{name.city}/{name}_{instance_id}_{sample:03d}.png"
-                picture = encode_png(result[sample - 1])
-                outputs = write_outputs(self.out, {path: picture})
-                yield line_of("generate", key, "ok", prompt=prompt, outputs=outputs, **facts)
+                outputs = write({path: encode_png(result[sample - 1])})
+                yield (
+                    line_of("generate", key, "ok", prompt=prompt, outputs=outputs, **facts),
+                    result[sample - 1],
+                )
 
     # ---- integrate ------------------------------------------------------------------------------
 
-    def integrate(self, job: Job) -> list[dict]:
-        """Paste patches into their frame and crop them out again; a line for each."""
-        if not job.parts:
-            return []
-        source, inputs = job.source, Inputs(self.out)
+    def _integrate(
+        self,
+        source: Source,
+        rgb: np.ndarray,
+        ids: np.ndarray,
+        inputs: Inputs,
+        cuts: list[_Cut],
+        generated: list[dict],
+        pictures: list[np.ndarray | None],
+        write: Callable,
+    ) -> list[dict]:
+        """Paste patches into their frame and crop them out again; a line for each sample."""
+        scene, problem = None, ""
         try:
-            rgb, ids = inputs.frame(source)
             scene = _Scene(source, rgb, ids, inputs.objects(source, ids.shape), inputs.digests)
         except InputError as error:
-            return [
-                line_of("integrate", one.generated["key"], "failed", _reason(error), **_about(one.selected))
-                for one in job.parts
-            ]
-        return [self._put(scene, patch) for patch in job.parts]
+            problem = _reason(error)
+        lines = []
+        for number, (line, picture) in enumerate(zip(generated, pictures, strict=True)):
+            selected = cuts[number // self.options.samples].line
+            if picture is None:
+                reason = f"generate {line['status']}: {line['reason']}"
+                lines.append(line_of("integrate", line["key"], "skipped", reason))
+            elif scene is None:
+                lines.append(line_of("integrate", line["key"], "failed", problem, **_about(selected)))
+            else:
+                lines.append(self._put(scene, selected, line, picture, number, write))
+        return lines
 
-    def _put(self, scene: _Scene, patch: Patch) -> dict:
-        start, key = time.monotonic(), patch.generated["key"]
-        inputs = Inputs(self.out)
-        name = scene.source.synthetic_name(patch.number)
-        facts = _about(patch.selected) | {"synthetic": str(name), "colour_match": self.options.colour_match}
+    def _put(
+        self,
+        scene: _Scene,
+        selected: dict,
+        generated: dict,
+        picture: np.ndarray,
+        number: int,
+        write: Callable,
+    ) -> dict:
+        """Paste the picture of a sample, number 0, 1, ... of its frame, and write its files; its line."""
+        start, key, name = time.monotonic(), generated["key"], scene.source.synthetic_name(number)
+        facts = _about(selected) | {"synthetic": str(name), "colour_match": self.options.colour_match}
         try:
-            picture = inputs.made(next(iter(patch.generated["outputs"])))
-            edited = self._edited(scene, patch.selected, picture)
-            window, tries = self._window(scene, patch.selected, key)
+            edited = self._edited(scene, selected, picture)
+            window, tries = self._window(scene, selected, key)
             files, found = self._focus(scene, name, edited, window)
             files[f"panorama/{scene.source.split}/{name.city}/{name}_leftImg8bit.png"] = encode_png(edited)
         except CannotFillError as error:
@@ -221,7 +249,7 @@ class Worker:
         except Exception as error:  # the other items go on
             return _timed(line_of("integrate", key, "failed", _reason(error), **facts), start)
         facts |= {"window": asdict(window), "n": window.multiple, "windows_tried": tries} | found
-        facts |= {"inputs": scene.digests | inputs.digests, "outputs": write_outputs(self.out, files)}
+        facts |= {"inputs": scene.digests | generated["outputs"], "outputs": write(files)}
         return _timed(line_of("integrate", key, "ok", **facts), start)
 
     def _edited(self, scene: _Scene, selected: dict, picture: np.ndarray) -> np.ndarray:
@@ -291,6 +319,10 @@ def _about(selected: dict) -> dict:
     return {name: selected[name] for name in _ABOUT}
 
 
+def _any_failed(lines: list[dict]) -> bool:
+    return any(line["status"] == "failed" for line in lines)
+
+
 def _timed(line: dict, start: float) -> dict:
     return line | {"seconds": round(time.monotonic() - start, 4)}
 
@@ -299,3 +331,12 @@ def _reason(error: Exception) -> str:
     """One line about what went wrong."""
     text = " ".join(str(error).split())
     return text if isinstance(error, (InputError, CannotFillError)) else f"{type(error).__name__}: {text}"
+
+
+def survey(options: SynthOptions, source: Source) -> list[int]:
+    """Ids of the instances of a frame that pass the filters; none for a frame that can't be read."""
+    try:
+        ids = Inputs().instance_ids(source)
+    except InputError:
+        return []  # who repaints it reads it again and says so
+    return [one.instance_id for one in candidates_of(ids, options)]

@@ -3,29 +3,35 @@
 import resource
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from augment.engine.records import Item, Records, line_of, write_outputs
-from augment.engine.shards import Shard
-from augment.engine.tree import Program, Tree, is_current, opened
+from engine.records import Item, Records, line_of
+from engine.shards import Shard
+from engine.tree import Program, Tree, opened
 
 STAGE = "make"
 PROGRAM = Program("simulated", "1", "simulated.json", (STAGE,), ("made",))
 
 
+def make(item: Item, write: Callable, *, files: bool) -> list[dict]:
+    """A part for each item, and a file if `files`; an item whose task is False fails."""
+    if item.task is False:
+        return [{"status": "failed", "reason": "can't be made"}]
+    outputs = write({f"made/{item.key}": item.key.encode()} if files else {})
+    part = line_of(STAGE, f"{item.key}/1", "ok", box=[0, 0, 100, 200], seed=1, prompt="a red car")
+    return [part, {"outputs": outputs}]
+
+
 def work(tree: Tree, items: list[Item], *, files: bool = False) -> bool:
     """Make all items of a shard, with a part each; files: with a file each. Whether this process merged."""
-    for item in tree.to_do(STAGE, items):
-        made = {f"made/{item.key}": item.key.encode()} if files else {}
-        part = line_of(STAGE, f"{item.key}/1", "ok", box=[0, 0, 100, 200], seed=1, prompt="a red car")
-        tree.append([part, item.line(STAGE, "ok", outputs=write_outputs(tree.out, made))])
-    by_key = {item.key: item for item in items}
-    with tree.merging(
-        list(by_key), lambda key: is_current(tree.records.get(STAGE, key), by_key[key])
-    ) as merged:
-        if merged:
-            tree.write_summary({"state": "complete"})
-        return merged
+    with tree.pool(partial(partial, make, files=files), 1) as pool:
+        tree.make(tree.to_do(items), pool, "simulated")
+    merged = tree.merge(items)
+    if merged:
+        tree.write_summary({"state": "complete"})
+    return merged
 
 
 def run(out: Path, items: list[Item], shard: Shard | None = None, *, files: bool = False) -> bool:
@@ -44,8 +50,9 @@ def cost(out: Path, count: int) -> tuple[float, float]:
     seconds = time.perf_counter() - begin
     before = resident()
     records = Records(out, (STAGE,))
-    assert len(records.places[STAGE]) == count
-    return 1000 * seconds / count, resident() - before
+    memory = resident() - before
+    assert all(records.get(item.key) for item in items)
+    return 1000 * seconds / count, memory
 
 
 def resident() -> float:

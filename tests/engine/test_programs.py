@@ -17,13 +17,13 @@ from data.coco import coco_path
 from scripts.insert import main as insert
 from scripts.synth import export
 from scripts.synth.run import main as synth
-from support.files import LOCK, alone_in
+from support.files import LOCK, at_work_in
 from tests.augment.repaint.test_synth_run import tree as digests
 from tests.mini_frames import write_mini
 from tests.programs import run_here
 from tests.town import write_checkpoint, write_town
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
@@ -105,7 +105,7 @@ def test_shards_one_after_the_other_make_the_same_tree(program, whole, tmp_path)
     assert not (out / "manifest.jsonl").exists()
     missing = program.here(out, "--merge")
     assert missing.returncode == 1 and "are not finished, of shards 2/2" in missing.stdout
-    with alone_in(out, "2-of-2"):
+    with at_work_in(out):
         refused = program.here(out, "--shard", "2/2")
         assert refused.returncode == 2 and "another process is at work there" in refused.stderr
     second = program.here(out, "--shard", "2/2")
@@ -119,7 +119,7 @@ def test_shards_one_after_the_other_make_the_same_tree(program, whole, tmp_path)
 def test_what_a_lost_process_did_not_merge_is_merged_by_hand(program, whole, tmp_path):
     out = tmp_path / "out"
     program.here(out, "--shard", "1/2")
-    with alone_in(out, "1-of-2"):  # still there, and then it is lost
+    with at_work_in(out, alone=False):  # still there, and then it is lost
         done = program.here(out, "--shard", "2/2")
         assert done.returncode == 0 and "another shard is still there, which merges them" in done.stdout
     assert not (out / "manifest.jsonl").exists()
@@ -222,7 +222,7 @@ def test_what_a_kill_left_of_the_work_files_is_removed_by_the_next_command(progr
     (out / ".work").mkdir()
     for name in ("000001-1-of-2.jsonl", "town_000000_000019.json", "bank.npz"):
         (out / ".work" / name).touch()
-    (out / f"{LOCK}-2-of-2").touch()
+    (out / LOCK).touch()
     assert program.here(out).returncode == 0
     assert digests(out) == whole and not (out / ".work").exists()
 

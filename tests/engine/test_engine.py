@@ -5,15 +5,17 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from augment.engine.records import MANIFEST, WORK, Item, Records, shard_files
-from augment.engine.shards import Shard, shard_of_process
-from augment.engine.tree import opened
+from engine.records import MANIFEST, WORK, Item, Records
+from engine.shards import Shard, shard_of_process
+from engine.tree import opened
 from support.errors import InputError
-from tests.augment.engine.simulated import PROGRAM, STAGE, cost, run, work
+from tests.engine.simulated import PROGRAM, STAGE, cost, make, run, work
 from tests.equality import files_in
 
 ARRAY = "SLURM_ARRAY_TASK_"
@@ -85,7 +87,8 @@ def test_a_run_goes_on_with_other_shards(tmp_path):
     run(tmp_path / "one", items)
     assert not run(tmp_path / "out", items, Shard(1, 2))
     assert not run(tmp_path / "out", items, Shard(5, 16))  # what the first did isn't done again
-    assert len(Records(tmp_path / "out", (STAGE,)).places[STAGE]) == 5
+    records = Records(tmp_path / "out", (STAGE,))
+    assert sum(bool(records.get(item.key)) for item in items) == 5
     assert run(tmp_path / "out", items)
     assert files_in(tmp_path / "out") == files_in(tmp_path / "one")
 
@@ -101,30 +104,47 @@ def test_more_items_add_to_the_tree(tmp_path):
     assert all(path.stat().st_mtime_ns == before for path, before in changed.items())
 
 
-def test_of_two_that_end_at_the_same_time_one_merges(tmp_path):
+def test_of_two_that_end_at_the_same_time_one_merges(tmp_path, capsys):
     """Each sees the other at its place at first; the later one to leave it merges."""
     items = make_items(tmp_path)
     with (
         opened(PROGRAM, tmp_path / "out", {}, Shard(1, 2)) as first,
         opened(PROGRAM, tmp_path / "out", {}, Shard(2, 2)) as second,
+        second.pool(partial(partial, make, files=False), 1) as pool,
     ):
-        for item in second.to_do(STAGE, items):
-            second.append([item.line(STAGE, "ok")])
+        second.make(second.to_do(items), pool, "")
         assert not work(first, items)  # everything is made, but the second is still there
+        assert "another shard is still there, which merges them" in capsys.readouterr().out
         assert work(second, items)
-    assert not shard_files(tmp_path / "out") and (tmp_path / "out" / MANIFEST).exists()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {MANIFEST, PROGRAM.summary}
 
 
-def test_a_second_process_on_a_shard_or_on_the_whole_is_refused(tmp_path):
+def test_two_that_make_the_same_items_make_the_same_tree(tmp_path):
     items = make_items(tmp_path)
-    with opened(PROGRAM, tmp_path / "out", {}, Shard(1, 2)):
-        for shard, overwrite in ((Shard(1, 2), False), (Shard(), False), (Shard(), True)):
-            with (
-                pytest.raises(InputError, match="another process is at work there"),
-                opened(PROGRAM, tmp_path / "out", {}, shard, overwrite=overwrite),
-            ):
-                pass
-        assert not run(tmp_path / "out", items, Shard(2, 2))
+    run(tmp_path / "one", items, files=True)
+    with (
+        opened(PROGRAM, tmp_path / "out", {}, Shard(1, 2)) as first,
+        opened(PROGRAM, tmp_path / "out", {}, Shard(1, 2)) as second,
+    ):
+        assert not work(first, items, files=True)
+        assert not run(tmp_path / "out", items, Shard(2, 2), files=True)
+        assert second.to_do(items) == Shard(1, 2).of(items)  # as it was when this one was opened
+        assert work(second, items, files=True)
+    assert files_in(tmp_path / "out") == files_in(tmp_path / "one")
+
+
+def test_one_that_works_alone_and_shards_keep_each_other_away(tmp_path):
+    items = make_items(tmp_path)
+    settings = {"program": PROGRAM, "out": tmp_path / "out", "settings": {}}
+    for there, others in ((Shard(1, 2), [Shard()]), (Shard(), [Shard(), Shard(1, 2)])):
+        with opened(**settings, shard=there):
+            for shard in others:
+                with (
+                    pytest.raises(InputError, match="another process is at work there"),
+                    opened(**settings, shard=shard, overwrite=shard.count == 1),
+                ):
+                    pass
+    assert not run(tmp_path / "out", items, Shard(2, 2))
     with (
         pytest.raises(InputError, match="other settings or data"),
         opened(PROGRAM, tmp_path / "out", {"seed": 1}, Shard(2, 2)),
@@ -141,11 +161,8 @@ def test_merging_says_whose_items_are_missing(tmp_path, capsys):
     items = make_items(tmp_path)
     run(tmp_path / "out", items, Shard(1, 3))
     capsys.readouterr()
-    with (
-        opened(PROGRAM, tmp_path / "out", {}, Shard()) as tree,
-        tree.merging([item.key for item in items], lambda key: bool(tree.records.get(STAGE, key))) as merged,
-    ):
-        assert not merged
+    with opened(PROGRAM, tmp_path / "out", {}, Shard()) as tree:
+        assert not tree.merge(items)
     told = capsys.readouterr().out
     assert "6 of 9 items are not finished, of shards 2/3, 3/3;" in told and told.count("\n") == 1
 
@@ -153,20 +170,38 @@ def test_merging_says_whose_items_are_missing(tmp_path, capsys):
 # ---- going on -----------------------------------------------------------------------------------
 
 
-def test_a_line_cut_short_does_not_count_and_a_damaged_one_is_named(tmp_path):
-    items = make_items(tmp_path)
+def test_a_record_cut_short_does_not_count_and_a_damaged_line_is_named(tmp_path):
+    items, out = make_items(tmp_path), tmp_path / "out"
     run(tmp_path / "one", items)
-    run(tmp_path / "out", items, Shard(1, 2))
-    (path,) = shard_files(tmp_path / "out")
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-30])  # of the last item its own line
-    assert len(Records(tmp_path / "out", (STAGE,)).places[STAGE]) == 4
-    path.write_bytes(whole + b"rubbish\n")
-    with pytest.raises(InputError, match=r"1-of-2.jsonl, line 11: damaged; remove that line"):
-        run(tmp_path / "out", items)
-    path.write_bytes(whole[:-30])
-    run(tmp_path / "out", items)
-    assert files_in(tmp_path / "out") == files_in(tmp_path / "one")
+    run(out, items, Shard(1, 2))
+    (path,) = (out / WORK).glob("*.jsonl")
+    path.write_bytes(path.read_bytes()[:-30])
+    records = Records(out, (STAGE,))
+    assert sum(bool(records.get(item.key)) for item in items) == 4
+    run(out, items[:1], Shard(2, 2))  # of the same process: its first record is lost with what was cut short
+    run(out, items)
+    assert files_in(out) == files_in(tmp_path / "one")
+    with (out / MANIFEST).open("a") as file:
+        file.write("rubbish\n")
+    with pytest.raises(InputError, match=rf"{MANIFEST}, line 19: damaged; remove that line"):
+        run(out, items)
+
+
+def test_an_item_that_fails_is_tried_again_and_forgotten_with_a_smaller_scope(tmp_path):
+    good, bad = make_items(tmp_path, 2)
+    out, failing = tmp_path / "out", replace(bad, task=False)
+    assert run(out, [good, failing], files=True)
+    lines = Records(out, (STAGE,)).get(bad.key)
+    assert [line["status"] for line in lines] == ["failed"] and lines[0]["reason"] == "can't be made"
+    assert not (out / "made" / bad.key).exists()
+    with opened(PROGRAM, out, {}, Shard()) as tree:
+        assert tree.to_do([good, failing]) == [failing]
+    run(out, [good, bad], files=True)
+    run(out, [good, replace(failing, asked="more")], files=True)  # what was made of it before is gone
+    assert not (out / "made" / bad.key).exists()
+    run(out, [replace(good, asked="more")], files=True)
+    run(tmp_path / "one", [replace(good, asked="more")], files=True)
+    assert files_in(out) == files_in(tmp_path / "one")
 
 
 def test_changed_sources_and_lost_files_are_made_again_and_named(tmp_path, capsys):
@@ -178,7 +213,7 @@ def test_changed_sources_and_lost_files_are_made_again_and_named(tmp_path, capsy
     items[4].sources["4.txt"].unlink()
     (out / "made" / items[5].key).unlink()
     with opened(PROGRAM, out, {}, Shard()) as tree:
-        assert tree.to_do(STAGE, items) == items[2:6]
+        assert tree.to_do(items) == items[2:6]
         assert "is made again: 2.txt; 3.txt; 4.txt" in capsys.readouterr().err
         work(tree, items, files=True)
     after = files_in(out)
