@@ -1,6 +1,5 @@
 """One item as the files of a frame in the tree."""
 
-import os
 from collections import Counter
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from convert.source import Category, Item, Segments, read_picture, values_in
 from data.frame import IMAGE_KIND, Frame
 from data.images import fitting
 from data.writer import LabelledPolygon, encode_png, instance_values
-from support.files import digest, replacing, write_atomic
+from engine.records import Link
 
 _UNLABELED = "unlabeled"
 
@@ -85,23 +84,15 @@ def _index_of(keys: np.ndarray, present: list[int]) -> np.ndarray:
     return np.searchsorted(present, keys)
 
 
-def write_item(frame: Frame, item: Item, segments: Segments, maps: Maps, link: bool) -> dict[str, str]:
-    """Write picture and annotation of an item as a frame; the digests of its files by place.
+def files_of(frame: Frame, item: Item, maps: Maps, link: bool) -> dict[str, bytes | Link]:
+    """Picture and annotation of an item as a frame: contents by place.
 
     link: a picture that is an 8-bit RGB PNG becomes a symbolic link to it; others are written as such.
-    Raises InputError for a bad picture, OSError where writing fails.
+    Raises InputError for a bad picture.
     """
     rgb, content = read_picture(item.picture)
     fitting(item.picture, rgb, maps.label_ids.shape)
-    picture = frame.place(IMAGE_KIND, ".png")
-    files = {picture: content or encode_png(rgb)}
-    files |= frame.annotation(maps.label_ids, maps.instance_ids, maps.objects)
-    for place, data in files.items():
-        path = frame.root / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if link and content is not None and place == picture:
-            with replacing(path) as temporary:
-                os.symlink(item.picture.resolve(), temporary)
-        else:
-            write_atomic(path, data)
-    return {place: digest(data) for place, data in files.items()}
+    linked = link and content is not None
+    picture = Link(item.picture.resolve(), content) if linked else content or encode_png(rgb)
+    annotation = frame.annotation(maps.label_ids, maps.instance_ids, maps.objects)
+    return {frame.place(IMAGE_KIND, ".png"): picture} | annotation

@@ -66,14 +66,26 @@ def fingerprint(content) -> str:
     return digest(json.dumps(content, sort_keys=True).encode())
 
 
-def write_outputs(out: Path, files: dict[str, bytes | Path]) -> dict[str, str]:
-    """Write files, or copies of files, by path below OUT; their digests by path. OSError if it fails."""
+@dataclass(frozen=True)
+class Link:
+    """A file of the tree that is a symbolic link."""
+
+    target: Path
+    content: bytes
+
+
+def write_outputs(out: Path, files: dict[str, bytes | Path | Link]) -> dict[str, str]:
+    """Write files, copies or links by path below OUT; their digests by path. OSError if it fails."""
     digests = {}
     for name, content in sorted(files.items()):
-        path = Path(out) / name
+        path, link = Path(out) / name, content if isinstance(content, Link) else None
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = content.read_bytes() if isinstance(content, Path) else content
-        write_atomic(path, content)
+        content = content.read_bytes() if isinstance(content, Path) else link.content if link else content
+        if link:
+            with replacing(path) as temporary:
+                temporary.symlink_to(link.target)
+        else:
+            write_atomic(path, content)
         digests[name] = digest(content)
     return digests
 
@@ -124,6 +136,8 @@ class Records:
         self._files.append(path.open("rb"))
         begin = end = 0
         for number, text in enumerate(self._files[-1], 1):
+            if not text.endswith(b"\n"):  # of a file that was copied in part
+                break
             end += len(text)
             try:
                 line = json.loads(text)

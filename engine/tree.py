@@ -137,9 +137,11 @@ class Tree:
         }
         summary = program.read_summary(out)
         if summary is not None and summary["config_hash"] != self.config_hash:
+            others = (name for name in settings if summary["settings"].get(name) != settings[name])
+            named = "".join(f"{name}; " for name in others)
             raise InputError(
-                f"--out {out}: holds a run with other settings or data (see its {program.summary}); choose"
-                " another --out, or give --overwrite to replace it"
+                f"--out {out}: holds a run with other settings or data ({named}see its {program.summary});"
+                " choose another --out, or give --overwrite to replace it"
             )
         self.is_new = summary is None
         self.was_ended = not self.is_new and not (self.out / WORK).exists()

@@ -4,23 +4,24 @@ Makes the Cityscapes tree that everything here reads of another data set. The sa
 a run was cut short. --show_mapping prints which category becomes which label.
 """
 
+from functools import partial
 from pathlib import Path
 
-from convert.engine import (
+from convert.conversion import (
+    CONVERT,
     Conversion,
-    convert,
+    Converter,
+    check_names,
     find,
     report_of,
     report_text,
-    start_worker,
-    work,
-    write_summary,
 )
 from convert.formats import FORMATS
 from convert.mapping import mapping_of
+from engine.shards import Shard
+from engine.tree import opened
 from support.errors import SAME_COMMAND, InputError, Parser, name_some, run_program, warn
-from support.files import at_work_in, writing_to
-from support.processes import Pool
+from support.files import writing_to
 from support.threads import cores
 
 
@@ -45,6 +46,7 @@ def parser() -> Parser:
         "--link", action="store_true", help="link pictures that are PNGs already instead of copying them"
     )
     parser.add_argument("--num_workers", type=int, default=cores(), help="processes (default: one a core)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier conversion in --out")
     return parser
 
 
@@ -57,12 +59,16 @@ def main(arguments: list[str] | None = None) -> int:
     if flags.root is None or flags.out is None:
         raise InputError("give --root, the folder of the data set, and --out, that of the tree (see --help)")
     conversion = Conversion(flags.format, flags.root, flags.out, mapping, flags.link)
-    tasks, data_set = find(conversion, flags.split)
-    with at_work_in(flags.out), writing_to(flags.out):
-        with Pool(flags.num_workers, start_worker, (conversion, data_set.categories)) as pool:
-            lines = convert(
-                conversion, tasks, lambda todo: pool.with_bar("convert", work, todo, unit="picture")
-            )
+    items, data_set = find(conversion, flags.split)
+    with opened(CONVERT, flags.out, conversion.settings(), Shard(), overwrite=flags.overwrite) as tree:
+        check_names(tree, items)
+        todo = tree.to_do(items)
+        if len(todo) < len(items):
+            print(f"{flags.out} holds {len(items) - len(todo)} of {len(items)} pictures already")
+        with tree.pool(partial(Converter, conversion, data_set.categories), flags.num_workers) as pool:
+            tree.make(todo, pool, "convert", "picture")
+        tree.merge(items)
+        lines = [tree.records.get(item.key)[-1] for item in items]
         report = report_of(lines, mapping)
         failed = [line["reason"] for line in lines if line["status"] == "failed"]
         results = {
@@ -70,7 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
             "pictures": len(lines),
             "failed": failed,
         }
-        write_summary(conversion, results | {"categories": report})
+        with writing_to(flags.out):
+            tree.write_summary(results | {"categories": report})
     print(report_text(report))
     print(f"{len(lines) - len(failed)} of {len(lines)} pictures are in {flags.out}")
     if failed:

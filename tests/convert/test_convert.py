@@ -354,7 +354,7 @@ def test_a_bad_item_fails_alone_and_the_same_command_goes_on(tmp_path):
     del one["manifest.jsonl"], other["manifest.jsonl"]  # the times of the sources differ
     assert one == other
     again = run("acdc", root, out, "--link")
-    assert again.returncode == 2 and "another link" in again.stderr
+    assert again.returncode == 2 and "other settings or data (link; see" in again.stderr
 
 
 @pytest.mark.parametrize(

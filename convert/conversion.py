@@ -1,0 +1,187 @@
+"""Converting a whole data set: names in the tree, one picture after another, the report.
+
+A program of the engine; OUT/convert.json has the report.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from convert.formats import module_of
+from convert.frame import files_of, maps_of
+from convert.mapping import VOID, check_complete
+from convert.source import Category, DataSet, Item, existing_folder
+from data.frame import GT_KINDS, IMAGE_KIND, Frame
+from data.images import find_image
+from engine.records import Item as TreeItem
+from engine.tree import Program, Tree
+from support.errors import InputError
+
+CONVERT = Program("convert", "2", "convert.json", ("convert",), (IMAGE_KIND, GT_KINDS[0]))
+_PLACES = 10**6  # sequences, and frames of each
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What is asked for. mapping: category name -> label name; link: link pictures that need no change."""
+
+    format_name: str
+    root: Path
+    out: Path
+    mapping: dict[str, str]
+    link: bool
+
+    def settings(self) -> dict:
+        """What decides on the content of the tree; splits may come one after the other."""
+        root = str(self.root.resolve())
+        return {
+            "format": self.format_name,
+            "root": root,
+            "link": self.link,
+            "mapping": self.mapping,
+        }
+
+
+@dataclass(frozen=True)
+class Task:
+    """An item and the frame of the tree that it becomes."""
+
+    frame: Frame
+    item: Item
+
+    @property
+    def key(self) -> str:
+        """ "split/city/seq/frame" """
+        return f"{self.frame.split}/{self.frame.key}"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.item.picture, *self.item.annotations)
+
+    def tree_item(self, root: Path) -> TreeItem:
+        """As the engine sees it; root: of the data set."""
+        sources = {os.path.relpath(path, root): path for path in self.files}
+        picture, *annotations = sources
+        return TreeItem(self.key, sources, None, {"picture": picture, "annotations": annotations}, self)
+
+
+# ---- input --------------------------------------------------------------------------------------
+
+
+def find(conversion: Conversion, split: str | None) -> tuple[list[TreeItem], DataSet]:
+    """The items of a split, or of all, with their names, and the data set.
+
+    Raises InputError if the folder holds no data set of the format, if the mapping lacks categories, if
+    there is no such split, or if OUT lies in the data set or around it.
+    """
+    root = existing_folder(conversion.root, "the data set").resolve()
+    out = conversion.out.resolve()
+    if out == root or root in out.parents or out in root.parents:
+        raise InputError(
+            f"--out {conversion.out}: inside the data set {conversion.root} or around it; choose another"
+        )
+    data_set = module_of(conversion.format_name).find(conversion.root)
+    check_complete(conversion.mapping, data_set.categories)
+    splits = sorted({item.split for item in data_set.items})
+    if split is not None and split not in splits:
+        raise InputError(f"--split {split}: no such split, only {', '.join(splits)}")
+    found = [replace(item, picture=find_image(item.picture) or item.picture) for item in data_set.items]
+    tasks = _named(found, conversion.out)
+    return [task.tree_item(conversion.root) for task in tasks if split in (None, task.item.split)], data_set
+
+
+def _named(items: list[Item], out: Path) -> list[Task]:
+    """Every item with a name; those without a place of their own are counted within split and city."""
+    count: Counter[tuple[str, str]] = Counter()
+    tasks = []
+    for item in items:
+        place = item.place
+        if place is None:
+            place = divmod(count[item.split, item.city], _PLACES)
+            count[item.split, item.city] += 1
+        tasks.append(Task(Frame.official(out, item.split, item.city, *place), item))
+    twice = [key for key, number in Counter(task.key for task in tasks).items() if number > 1]
+    if twice:
+        raise InputError(f"two pictures would have the name {twice[0]} in the tree; rename a folder of one")
+    return tasks
+
+
+# ---- one picture --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Converter:
+    """What converts pictures: `engine.tree.Make` for items whose task is a `Task`."""
+
+    conversion: Conversion
+    categories: dict[int, Category]
+
+    def __call__(self, item: TreeItem, write: Callable) -> list[dict]:
+        """Write the files of a frame; what the line says of it. OSError where writing fails."""
+        task, source, conversion = item.task, item.task.item, self.conversion
+        try:
+            if missing := [path for path in task.files if not path.is_file()]:
+                raise InputError(f"{missing[0]}: is not there; unpack all archives of the data set")
+            if source.problem:
+                raise InputError(source.problem)
+            segments = module_of(conversion.format_name).read(source, self.categories)
+            maps = maps_of(segments, self.categories, conversion.mapping)
+            files = files_of(task.frame, source, maps, conversion.link)
+        except (InputError, ValueError) as error:
+            reason = str(error) if isinstance(error, InputError) else f"{source.annotations[0]}: {error}"
+            return [{"status": "failed", "reason": reason}]
+        return [{"counts": maps.counts, "outputs": write(files)}]
+
+
+def check_names(tree: Tree, items: list[TreeItem]) -> None:
+    """Raises InputError if a name stands for another picture in OUT than it would now."""
+    for item in items:
+        lines, picture = tree.records.get(item.key), item.facts["picture"]
+        if lines and lines[-1]["picture"] != picture:
+            raise InputError(
+                f"--out {tree.out}: {item.key} is {lines[-1]['picture']} there, now {picture}; choose another"
+                " --out"
+            )
+
+
+# ---- the report ---------------------------------------------------------------------------------
+
+
+def report_of(lines: list[dict], mapping: dict[str, str]) -> dict[str, dict]:
+    """What became of each category that occurs, by name, by rising label name.
+
+    label: its Cityscapes label or "void"; fate: "mapped", "merged" (others that occur have the same label),
+    or "dropped"; segments, of these single instances, and pixels.
+    """
+    sums: dict[str, list[int]] = {}
+    for line in lines:
+        for name, numbers in line.get("counts", {}).items():
+            sums[name] = [a + b for a, b in zip(sums.get(name, (0, 0, 0)), numbers, strict=True)]
+    sharing = Counter(mapping[name] for name in sums)
+    report = {}
+    for name in sorted(sums, key=lambda name: (mapping[name] == VOID, mapping[name], name)):
+        label = mapping[name]
+        fate = "dropped" if label == VOID else "merged" if sharing[label] > 1 else "mapped"
+        segments, single, pixels = sums[name]
+        report[name] = {
+            "label": label,
+            "fate": fate,
+            "segments": segments,
+            "single": single,
+            "pixels": pixels,
+        }
+    return report
+
+
+def report_text(report: dict[str, dict]) -> str:
+    """The report as a table."""
+    width = max([8, *map(len, report)])
+    pixels = max(1, sum(row["pixels"] for row in report.values()))
+    lines = [f"{'category':<{width}}  {'label':<14}{'':<9}{'segments':>9}{'single':>9}{'% of pixels':>13}"]
+    for name, row in report.items():
+        share = 100 * row["pixels"] / pixels
+        counts = f"{row['segments']:>9}{row['single']:>9}{share:>13.3f}"
+        lines.append(f"{name:<{width}}  {row['label']:<14}{row['fate']:<9}{counts}")
+    return "\n".join(lines)
