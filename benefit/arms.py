@@ -95,18 +95,18 @@ def run_program(name: str, arguments: dict, log: Path) -> None:
 
 def write_training_scenes(folder: Path, n: int, seed: int, size: tuple[int, int]) -> dict:
     """n scenes of a seed; of the same seed, those of a smaller n are the first of them."""
-    report = write_streets(folder / "tree", n, DRAWN_SCENES, size, SCENE_SEEDS + seed, overwrite=True)
+    report = write_streets(folder / "tree", n, DRAWN_SCENES, size, SCENE_SEEDS + seed)
     return {"scenes": n, "instances": report.instances}
 
 
 def write_start_scenes(folder: Path, count: int, size: tuple[int, int]) -> None:
     """Scenes without persons and riders, from which every segmenter comes."""
-    write_streets(folder / "tree", count, 0, size, START_SEED, overwrite=True, with_people=False)
+    write_streets(folder / "tree", count, 0, size, START_SEED, with_people=False)
 
 
 def write_held_out(folder: Path, count: int, size: tuple[int, int], seed: int) -> dict:
     """Scenes to be measured on."""
-    report = write_streets(folder / "tree", 0, count, size, seed, overwrite=True)
+    report = write_streets(folder / "tree", 0, count, size, seed)
     return {"scenes": count, "instances": report.instances}
 
 

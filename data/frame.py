@@ -293,7 +293,14 @@ class Frame:
         files = annotation_files(label_ids, instance_ids, objects)
         return {self.place(self.kind, ending): content for ending, content in files.items()}
 
-    def write(
+    def write(self, *given) -> None:
+        """Write `files` of what is given. Folders are made; no file is seen half-written."""
+        for place, content in self.files(*given).items():
+            path = self.root / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, content)
+
+    def files(
         self,
         rgb: np.ndarray,
         objects: list[LabelledPolygon],
@@ -301,8 +308,8 @@ class Frame:
         instance_ids: np.ndarray,
         camera: Camera | None = None,
         erasures: list[Erasure] | None = None,
-    ) -> None:
-        """Write image and annotation, and what else is given. Folders are made; no file is seen half-written.
+    ) -> dict[str, bytes]:
+        """Contents of image and annotation, and of what else is given, by their places.
 
         rgb (H,W,3) uint8, label_ids (H,W) uint8, instance_ids (H,W) uint16; the maps must be those that
         `rasterise` makes of `objects`. Raises ValueError if shapes or dtypes do not fit.
@@ -317,10 +324,7 @@ class Frame:
             files[self.place(CAMERA_KIND, ".json")] = json.dumps(camera.to_json(), indent=1).encode()
         if erasures is not None:
             files[self.place(ERASED_KIND, ".npz")] = erasures_file(erasures)
-        for place, content in files.items():
-            path = self.root / place
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, content)
+        return files
 
 
 # ---- the frames of a split ----------------------------------------------------------------------

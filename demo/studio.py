@@ -17,7 +17,6 @@ from distributed import choose_device
 from streets.scenes import write_streets
 from support.errors import InputError, warn
 from support.processes import Pool
-from support.progress import progress_bar
 
 ATTEMPTS = 40  # places tried when chance is asked
 SHAPE_SLIDERS = 4  # directions of z_appr that have a slider
@@ -85,11 +84,7 @@ class Studio:
 def built_in_scenes(out: Path, workers: int) -> Path:
     """The folder of the built-in scenes, made if need be. Raises InputError if something else is in it."""
     train, val, size, seed = STREETS
-
-    def bar(scenes, total: int):
-        return progress_bar(scenes, "street scenes, made once", total, "scene")
-
-    write_streets(out, train, val, size, seed, max(workers, 1), progress=bar)
+    write_streets(out, train, val, size, seed, max(workers, 1), title="street scenes, made once")
     return out
 
 

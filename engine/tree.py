@@ -68,7 +68,7 @@ class Program:
     def holds_run(self, out: Path) -> bool:
         """Whether there is an earlier run to go on with. InputError for a folder of anything else."""
         empty = not out.is_dir() or is_empty(out)  # looked at first: the summary is what a run begins with
-        found = self.read_summary(out) is not None
+        found = (Path(out) / self.summary).exists()
         if not found and not empty:
             raise InputError(f"--out {out}: is not empty and holds no earlier run; choose another")
         return found
@@ -183,10 +183,13 @@ class Tree:
         return Pool(workers, _start, (maker,))
 
     def make(self, items: list[Item], pool: Pool, title: str, unit: str = "frame") -> None:
-        """Make items in a pool of this tree. InputError for what is wrong with all, or with writing."""
+        """Make items in a pool of this tree, with a bar if it has a title.
+
+        InputError for what is wrong with all of them, or with writing.
+        """
         jobs = ((item, set(outputs_of(self.records.get(item.key)))) for item in items)
         with writing_to(self.out):
-            for _ in progress_bar(pool.map(_work, jobs), title, len(items), unit):
+            for _ in progress_bar(pool.map(_work, jobs), title, len(items), unit, show=bool(title)):
                 pass
 
     def merge(self, items: list[Item]) -> bool:

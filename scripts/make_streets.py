@@ -10,8 +10,7 @@ import re
 import cv2
 
 from streets.scenes import write_streets
-from support.errors import Parser, run_program
-from support.progress import progress_bar
+from support.errors import SAME_COMMAND, Parser, run_program
 from support.threads import cores
 
 
@@ -56,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.num_workers,
         overwrite=options.overwrite,
         erased=options.erased,
-        progress=lambda scenes, total: progress_bar(scenes, "street scenes", total, "scene"),
+        title="street scenes",
     )
     if report.found:
         print(f"{options.out} already holds these scenes, nothing to do")
@@ -67,4 +66,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_program(main, "the same command begins again")
+    run_program(main, SAME_COMMAND)

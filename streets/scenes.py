@@ -5,10 +5,9 @@ random geometry does not depend on the image size either; only the rasterisation
 """
 
 import json
-import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,19 +20,32 @@ from data.camera import Camera
 from data.erased import Erasure
 from data.frame import CAMERA_KIND, ERASED_KIND, GT_KINDS, IMAGE_KIND, Frame
 from data.writer import LabelledPolygon, maps_of_topmost, topmost, visible_only
+from engine.records import MANIFEST, Item
+from engine.shards import Shard
+from engine.tree import Program, opened
 from streets.erasing import erasures_of, two_topmost
 from streets.layout import FARTHEST, Population
 from streets.life import populate
 from streets.scenery import Thing
 from streets.silhouettes import Shape
 from support.errors import InputError
-from support.files import write_atomic
-from support.processes import Pool
+from support.files import writing_to
 
 SPLITS = {"train": ("streets", 0), "val": ("streetsval", 1)}  # split -> city name, number in the seed
 SETTINGS_FILE = "streets.json"
 SMALLEST = (64, 32)  # pixels
 GENERATOR_VERSION = 1  # raise it when the same seed gives other scenes
+STREETS = Program(
+    "streets",
+    str(GENERATOR_VERSION),
+    SETTINGS_FILE,
+    ("streets",),
+    tuple(
+        f"{kind}/{split}/{city}"
+        for kind in (IMAGE_KIND, GT_KINDS[0], CAMERA_KIND, ERASED_KIND)
+        for split, (city, _) in SPLITS.items()
+    ),
+)
 
 _SHIFT = 4  # fractional bits of cv2's polygon coordinates
 _HAZE = np.array([196.0, 200.0, 202.0])
@@ -290,15 +302,28 @@ class TreeReport:
     found: bool = False
 
 
-def _write_scene(
-    out: Path, seed: int, size: tuple[int, int], erased: bool, with_people: bool, job: tuple[str, int]
-) -> dict[str, int]:
-    """Make and write one scene; the number of its instances by class."""
-    split, index = job
-    scene = make_scene(seed, split, index, *size, erased=erased, with_people=with_people)
-    frame = Frame.official(out, split, SPLITS[split][0], index, 19)
-    frame.write(scene.rgb, scene.objects, scene.label_ids, scene.instance_ids, scene.camera, scene.erasures)
-    return dict(Counter(thing.label for thing in scene.objects if thing.is_instance))
+@dataclass(frozen=True)
+class _SceneMaker:
+    """What makes scenes: `engine.tree.Make` for items whose task is split and index."""
+
+    out: Path
+    seed: int
+    size: tuple[int, int]
+    erased: bool
+    with_people: bool
+
+    def __call__(self, item: Item, write: Callable) -> list[dict]:
+        """Make and write one scene; the number of its instances by class."""
+        split, index = item.task
+        scene = make_scene(
+            self.seed, split, index, *self.size, erased=self.erased, with_people=self.with_people
+        )
+        frame = Frame.official(self.out, split, SPLITS[split][0], index, 19)
+        files = frame.files(
+            scene.rgb, scene.objects, scene.label_ids, scene.instance_ids, scene.camera, scene.erasures
+        )
+        count = Counter(thing.label for thing in scene.objects if thing.is_instance)
+        return [{"instances": count, "outputs": write(files)}]
 
 
 def _check_arguments(train: int, val: int, size: tuple[int, int], seed: int, workers: int) -> None:
@@ -317,21 +342,14 @@ def _check_arguments(train: int, val: int, size: tuple[int, int], seed: int, wor
         raise InputError(f"the number of workers must be at least 1, not {workers}")
 
 
-def _begun_tree(out: Path, settings: dict) -> dict | None:
-    """SETTINGS_FILE of a tree with the same settings, else None; that of a finished one has a report."""
+def _finished(out: Path, settings: dict) -> TreeReport | None:
+    """What a tree holds that was finished with these settings."""
     try:
         content = json.loads((out / SETTINGS_FILE).read_text(encoding="utf-8"))
-        return content if content["settings"] == settings else None
+        same = content["settings"] == settings and "report" in content
+        return TreeReport(**content["report"], found=True) if same else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _clear_tree(out: Path) -> None:
-    """Remove what an earlier run may have written below `out`, and nothing else."""
-    (out / SETTINGS_FILE).unlink(missing_ok=True)
-    for kind in (IMAGE_KIND, GT_KINDS[0], CAMERA_KIND, ERASED_KIND):
-        for split, (city, _) in SPLITS.items():
-            shutil.rmtree(out / kind / split / city, ignore_errors=True)
 
 
 def write_streets(
@@ -345,16 +363,16 @@ def write_streets(
     overwrite: bool = False,
     erased: bool = False,
     with_people: bool = True,
-    progress: Callable[[Iterable, int], Iterable] | None = None,
+    title: str = "",
 ) -> TreeReport:
     """Write a Cityscapes tree of `train` and `val` scenes of size (width, height) pixels below `out`.
 
     The bytes do not depend on `workers` (processes; more than one need an importable main module). A tree
-    finished with the same settings is left alone, one that was only begun is begun again. With `overwrite`,
+    finished with the same settings is left alone, one that was only begun is gone on with. With `overwrite`,
     scenes of an earlier run are removed first. erased: write what the maps show without each instance, too
     (`data.erased`); the other files are the same. with_people: persons and riders, or none.
-    progress(iterable, total) may wrap the loop. Raises InputError for bad arguments and for a folder that is
-    not empty.
+    title: of the progress, which is not shown if it is empty. Raises InputError for bad arguments and for a
+    folder of anything else.
     """
     out = Path(out)
     _check_arguments(train, val, size, seed, workers)
@@ -363,35 +381,26 @@ def write_streets(
         settings["erased"] = True
     if not with_people:
         settings["with_people"] = False
-    if not overwrite:
-        found = _begun_tree(out, settings)
-        if found and "report" in found:
-            return TreeReport(**found["report"], found=True)
-        if not found and out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(
-                f"{out} is not empty and not a tree with these settings: choose another or overwrite"
-            )
+    if not overwrite and (found := _finished(out, settings)):
+        return found
     start = time.monotonic()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {out}: {error.strerror}") from error
-    _clear_tree(out)
-    write_atomic(out / SETTINGS_FILE, json.dumps({"settings": settings}).encode())
-
-    jobs = [("train", index) for index in range(train)] + [("val", index) for index in range(val)]
-    write = partial(_write_scene, out, seed, size, erased, with_people)
+    items = [
+        Item(f"{split}/{index:06d}", task=(split, index))
+        for split, count in (("train", train), ("val", val))
+        for index in range(count)
+    ]
     instances: Counter[str] = Counter()
-    with Pool(workers) as pool:
-        counts = pool.map(write, jobs)
-        try:
-            for count in progress(counts, len(jobs)) if progress else counts:
-                instances.update(count)
-        except OSError as error:
-            raise InputError(f"cannot write below {out}: {error.strerror}") from error
-    report = TreeReport(
-        {"train": train, "val": val}, dict(sorted(instances.items())), time.monotonic() - start
-    )
-    content = {"settings": settings, "report": {k: v for k, v in asdict(report).items() if k != "found"}}
-    write_atomic(out / SETTINGS_FILE, json.dumps(content, indent=1).encode())
+    with opened(STREETS, out, settings, Shard(), overwrite=overwrite) as tree:
+        prepare = partial(partial, _SceneMaker(out, seed, size, erased, with_people))
+        with tree.pool(prepare, workers) as pool:
+            tree.make(tree.to_do(items), pool, title, "scene")
+        tree.merge(items)
+        for item in items:
+            instances.update(tree.records.get(item.key)[-1]["instances"])
+        report = TreeReport(
+            {"train": train, "val": val}, dict(sorted(instances.items())), time.monotonic() - start
+        )
+        with writing_to(out):
+            tree.write_summary({"report": {k: v for k, v in asdict(report).items() if k != "found"}})
+            (out / MANIFEST).unlink()  # all of it follows from the settings
     return report

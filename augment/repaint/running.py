@@ -23,7 +23,7 @@ from augment.repaint.select import Source, balanced, in_scope, source_frames
 from data.frame import INSTANCES, POLYGONS
 from engine.records import Item, are_there, fingerprint, outputs_of
 from engine.tree import Tree
-from streets.scenes import SETTINGS_FILE, write_streets
+from streets.scenes import write_streets
 from support.errors import InputError
 from support.files import digest, in_turn, writing_to
 from support.processes import Pool
@@ -75,8 +75,7 @@ def make_scenes(out: Path, options: SynthOptions, workers: int) -> None:
         options.size,
         options.seed,
         workers,
-        overwrite=not (root / SETTINGS_FILE).exists(),
-        progress=lambda scenes, total: progress_bar(scenes, "street scenes", total, "scene"),
+        title="street scenes",
     )
 
 

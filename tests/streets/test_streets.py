@@ -12,6 +12,7 @@ from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from cityscapesscripts.preparation.json2labelImg import createLabelImage
 from PIL import Image
 
+import streets.scenes
 from data.camera import Camera
 from data.labels import TARGET_CLASSES
 from data.writer import colour_map, rasterise
@@ -83,7 +84,7 @@ def test_a_street_without_people_has_no_person_rider_or_group_of_them_and_is_ano
     for index in range(8):
         scene = make_scene(7, "train", index, 256, 128, with_people=False)
         assert not np.isin(scene.label_ids, [name2label["person"].id, name2label["rider"].id]).any()
-    with pytest.raises(InputError, match="not a tree with these settings"):
+    with pytest.raises(InputError, match="other settings or data"):
         write_streets(tmp_path / "tree", 4, 0, (256, 128), 7)
 
 
@@ -217,17 +218,25 @@ def test_bad_arguments_give_one_line_and_status_2(arguments, complaint, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_a_tree_that_was_only_begun_is_begun_again(tmp_path):
-    def stopping(scenes, _):
-        yield next(iter(scenes))
-        raise KeyboardInterrupt
+def test_a_tree_that_was_only_begun_is_gone_on_with(tmp_path, monkeypatch):
+    made = []
 
+    def stopping(*arguments, **more):
+        made.append(arguments)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return make_scene(*arguments, **more)
+
+    monkeypatch.setattr(streets.scenes, "make_scene", stopping)
+    out, asked = tmp_path / "out", (2, 1, (128, 64))
     with pytest.raises(KeyboardInterrupt):
-        write_streets(tmp_path, 2, 1, (128, 64), 0, progress=stopping)
-    with pytest.raises(InputError, match="not empty"):
-        write_streets(tmp_path, 2, 1, (128, 64), 1)
-    assert not write_streets(tmp_path, 2, 1, (128, 64), 0).found
-    assert write_streets(tmp_path, 2, 1, (128, 64), 0).found
+        write_streets(out, *asked, 0)
+    with pytest.raises(InputError, match=r"other settings or data \(seed; see"):
+        write_streets(out, *asked, 1)
+    assert not write_streets(out, *asked, 0).found and len(made) == 4  # the first one was not made again
+    assert write_streets(out, *asked, 0).found
+    write_streets(tmp_path / "at_once", *asked, 0)
+    assert content(out) == content(tmp_path / "at_once")
 
 
 @pytest.mark.slow
@@ -240,7 +249,7 @@ def test_program_reports_counts_and_respects_what_is_there(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     assert "nothing to do" in run_ok(make_streets.main, *arguments, 1)
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
-    assert "not empty" in refused(make_streets.main, *arguments, 1, "--seed", 5)
+    assert "other settings or data (seed; see" in refused(make_streets.main, *arguments, 1, "--seed", 5)
     (out / "mine.txt").write_text("kept")
     run_ok(make_streets.main, *arguments, 1, "--seed", 5, "--train", 1, "--overwrite")
     assert len(list(out.glob("leftImg8bit/train/*/*.png"))) == 1
