@@ -15,6 +15,7 @@ from engine.records import MANIFEST, WORK, Item, Records
 from engine.shards import Shard, shard_of_process
 from engine.tree import opened
 from support.errors import InputError
+from support.files import at_work_in
 from tests.engine.simulated import PROGRAM, STAGE, cost, make, run, work
 from tests.equality import files_in
 
@@ -157,14 +158,21 @@ def test_one_that_works_alone_and_shards_keep_each_other_away(tmp_path):
         pass  # fmt: skip
 
 
-def test_merging_says_whose_items_are_missing(tmp_path, capsys):
-    items = make_items(tmp_path)
-    run(tmp_path / "out", items, Shard(1, 3))
+def test_merging_by_hand_says_whose_items_are_missing_or_does_what_a_lost_process_did_not(tmp_path, capsys):
+    items, out = make_items(tmp_path), tmp_path / "out"
+    run(tmp_path / "one", items, files=True)
+    run(out, items, Shard(1, 3), files=True)
     capsys.readouterr()
-    with opened(PROGRAM, tmp_path / "out", {}, Shard()) as tree:
+    with opened(PROGRAM, out, {}, Shard()) as tree:
         assert not tree.merge(items)
     told = capsys.readouterr().out
     assert "6 of 9 items are not finished, of shards 2/3, 3/3;" in told and told.count("\n") == 1
+    with at_work_in(out, alone=False):  # still there, and then it is lost
+        assert not run(out, items, Shard(2, 3), files=True) and not run(out, items, Shard(3, 3), files=True)
+    with opened(PROGRAM, out, {}, Shard()) as tree:
+        assert tree.merge(items)
+        tree.write_summary({"state": "complete"})
+    assert files_in(out) == files_in(tmp_path / "one")
 
 
 # ---- going on -----------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class Program:
 
 
 START = """
-import datetime, functools, os, random, signal, sys, time
+import datetime, functools, os, sys, time
 import distributed
 from {module} import main
 from support.errors import run_program
@@ -116,48 +116,12 @@ def test_shards_one_after_the_other_make_the_same_tree(program, whole, tmp_path)
     assert digests(out) == whole
 
 
-def test_what_a_lost_process_did_not_merge_is_merged_by_hand(program, whole, tmp_path):
-    out = tmp_path / "out"
-    program.here(out, "--shard", "1/2")
-    with at_work_in(out, alone=False):  # still there, and then it is lost
-        done = program.here(out, "--shard", "2/2")
-        assert done.returncode == 0 and "another shard is still there, which merges them" in done.stdout
-    assert not (out / "manifest.jsonl").exists()
-    assert program.here(out, "--merge").returncode == 0
-    assert digests(out) == whole
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["synth"], indirect=True)  # tests/augment/insert has the other
 def test_torchrun_makes_the_same_tree(program, whole, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*torchrun, *program.command(tmp_path / "out")]
     done = subprocess.run(command, cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert digests(tmp_path / "out") == whole
-
-
-KILLS = """
-rng, killed = random.Random(3), 0
-while killed < 12:
-    process = os.fork()
-    if not process:
-        os.setpgid(0, 0)
-        run()
-    try:
-        os.setpgid(process, process)
-    except PermissionError:
-        pass  # it has done so itself
-    time.sleep(rng.uniform(0, 1.0))
-    os.killpg(process, signal.SIGKILL)
-    killed += os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
-run()
-"""
-
-
-@pytest.mark.slow
-def test_a_run_killed_a_dozen_times_goes_on_to_the_same_tree(program, whole, tmp_path):
-    done = program.forked(tmp_path / "out", KILLS)
     assert done.returncode == 0, done.stderr
     assert digests(tmp_path / "out") == whole
 
@@ -244,16 +208,6 @@ def test_an_image_whose_polygons_or_picture_changed_is_named_and_made_again(prog
     )
     changed = {x["key"] for x, y in zip(before, after, strict=True) if x.get("sources") != y.get("sources")}
     assert changed == {name if program.module == "scripts.insert" else "/".join(name.split("_"))}
-
-
-def test_more_images_add_to_the_tree(program, whole, tmp_path):
-    out, limit = tmp_path / "out", "--scenes" if program.module == "scripts.insert" else "--limit"
-    assert program.here(out, limit, 2).returncode == 0
-    first = {path: path.stat().st_mtime_ns for path in (out / "gtFine").rglob("*labelIds.png")}
-    assert program.here(out, limit, 3, "--shard", "1/2").returncode == 0
-    assert program.here(out).returncode == 0
-    assert digests(out) == whole
-    assert all(path.stat().st_mtime_ns == before for path, before in first.items())
 
 
 def test_validator_and_export_take_the_tree(program, tmp_path):
