@@ -36,10 +36,11 @@ from data.labels import (
 )
 from data.writer import (
     LabelledPolygon,
-    annotation_files,
+    colour_map,
     encode_png,
     instance_values,
     polygons_from_json,
+    polygons_to_json,
 )
 from support.errors import InputError, name_some, warn
 from support.files import listed, parse_json, read_bytes, read_json, write_atomic
@@ -77,9 +78,17 @@ class Frame:
     maps: tuple[Path, Path] | None = None  # label and instance map, where the name does not tell
 
     @classmethod
-    def official(cls, root: Path, split: str, city: str, sequence: int, number: int) -> "Frame":
+    def official(
+        cls,
+        root: Path | None,
+        split: str,
+        city: str,
+        sequence: int,
+        number: int,
+        kind: str = GT_KINDS[0],
+    ) -> "Frame":
         """A frame with an official name; the city has no underscore, the numbers are 0..999999."""
-        return cls(root, split, city, f"{city}_{sequence:06d}_{number:06d}")
+        return cls(root, split, city, f"{city}_{sequence:06d}_{number:06d}", kind)
 
     @classmethod
     def of_maps(cls, label_path: Path, instance_path: Path | None = None, name: str = "") -> "Frame":
@@ -290,7 +299,14 @@ class Frame:
 
         label_ids (H,W) uint8, instance_ids (H,W) uint16.
         """
-        files = annotation_files(label_ids, instance_ids, objects)
+        height, width = label_ids.shape
+        files = {
+            LABELS: encode_png(label_ids),
+            INSTANCES: encode_png(instance_ids),
+            COLOR: encode_png(colour_map(label_ids)),
+        }
+        if objects is not None:
+            files[POLYGONS] = json.dumps(polygons_to_json(objects, width, height)).encode()
         return {self.place(self.kind, ending): content for ending, content in files.items()}
 
     def write(self, *given) -> None:

@@ -1,17 +1,13 @@
-"""Writing frames of a Cityscapes tree: names, polygons, label and instance maps, atomic files.
+"""What annotation is made of: polygons, the label and instance maps that they draw, colours, PNG files.
 
 One ordered list of polygons is the only source of a frame's truth. It is rasterised with Pillow as the
 official tools do, so that `cityscapesscripts` rebuilds the same pixels from the JSON file.
 """
 
-import json
-import os
-import re
 import struct
 import zlib
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from cityscapesscripts.helpers.labels import id2label, name2label
@@ -21,27 +17,6 @@ INSTANCES_OF_A_CLASS = 1000  # on one image: instance ids are label * 1000 + num
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # PNG's number for so many channels
 _FILTER_SUB, _FILTER_UP = 1, 2
-_NAME = re.compile(r"([^_/]+)_(\d{6})_(\d{6})")
-
-
-@dataclass(frozen=True, order=True)
-class FrameName:
-    """City (no underscore), sequence and frame number (0..999999) of one image."""
-
-    city: str
-    sequence: int
-    frame: int
-
-    def __str__(self) -> str:
-        return f"{self.city}_{self.sequence:06d}_{self.frame:06d}"
-
-    @classmethod
-    def parse(cls, file_name: str) -> "FrameName":
-        """The name at the start of a file's base name. Raises ValueError if it is not city_SSSSSS_FFFFFF."""
-        match = _NAME.match(os.path.basename(file_name))
-        if match is None:
-            raise ValueError(f"{file_name!r} does not start with city_SSSSSS_FFFFFF")
-        return cls(match[1], int(match[2]), int(match[3]))
 
 
 @dataclass(frozen=True)
@@ -194,23 +169,3 @@ def encode_png(image: np.ndarray) -> bytes:
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
         for kind, content in chunks
     )
-
-
-def frame_path(root: Path, kind: str, split: str, name: FrameName, ending: str) -> Path:
-    """Path of one file, for example kind "gtFine", ending "labelIds.png"; no ending word for leftImg8bit."""
-    return Path(root) / kind / split / name.city / f"{name}_{kind}{ending}"
-
-
-def annotation_files(
-    label_ids: np.ndarray, instance_ids: np.ndarray, objects: list[LabelledPolygon] | None
-) -> dict[str, bytes]:
-    """Contents of a frame's annotation files by the end of their names; without polygons for None."""
-    height, width = label_ids.shape
-    files = {
-        "_labelIds.png": encode_png(label_ids),
-        "_instanceIds.png": encode_png(instance_ids),
-        "_color.png": encode_png(colour_map(label_ids)),
-    }
-    if objects is not None:
-        files["_polygons.json"] = json.dumps(polygons_to_json(objects, width, height)).encode()
-    return files

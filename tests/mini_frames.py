@@ -17,7 +17,6 @@ from augment.repaint.truth import crop_truth
 from data.camera import Camera
 from data.frame import IMAGE_KIND, POLYGONS, Frame
 from data.writer import (
-    FrameName,
     LabelledPolygon,
     colour_map,
     encode_png,
@@ -136,7 +135,5 @@ def add_crops(root: Path, out: Path, mode: str = "raster", seed: int = 0) -> Non
             outputs = write_outputs(out, files)
             id_map = {str(old): new for old, new in truth.id_map.items()}
             facts = {"instance_id": value, "id_map": id_map, "outputs": outputs}
-            lines.append(
-                line_of("integrate", sample_key(FrameName.parse(source.name), value, 1), "ok", **facts)
-            )
+            lines.append(line_of("integrate", sample_key(source, value, 1), "ok", **facts))
     (out / MANIFEST).write_text("".join(json.dumps(line) + "\n" for line in lines))

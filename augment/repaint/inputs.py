@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from augment.repaint.select import Source
+from data.frame import Frame
 from data.images import fitting
 from data.writer import LabelledPolygon
 from support.files import digest, read_bytes
@@ -22,16 +22,16 @@ class Inputs:
         self.digests[path.relative_to(root).as_posix()] = digest(content)
         return content
 
-    def instance_ids(self, source: Source) -> np.ndarray:
+    def instance_ids(self, frame: Frame) -> np.ndarray:
         """The instance map (H,W) uint16 of a frame. Raises InputError if it is bad."""
-        return source.frame.read_instance_ids(partial(self._read, root=source.root))
+        return frame.read_instance_ids(partial(self._read, root=frame.root))
 
-    def frame(self, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    def frame(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
         """Picture (H,W,3) uint8 and instance map of a frame. InputError if one is bad, or if sizes differ."""
-        rgb = source.frame.read_image(read=partial(self._read, root=source.root))
-        ids = self.instance_ids(source)
-        return fitting(source.frame.image_path, rgb, ids.shape), ids
+        rgb = frame.read_image(read=partial(self._read, root=frame.root))
+        ids = self.instance_ids(frame)
+        return fitting(frame.image_path, rgb, ids.shape), ids
 
-    def objects(self, source: Source, shape: tuple[int, int]) -> list[LabelledPolygon] | None:
+    def objects(self, frame: Frame, shape: tuple[int, int]) -> list[LabelledPolygon] | None:
         """The polygons of a frame of shape (H,W), None if it has none. InputError if the file is bad."""
-        return source.frame.read_polygons(shape, partial(self._read, root=source.root))
+        return frame.read_polygons(shape, partial(self._read, root=frame.root))

@@ -3,8 +3,7 @@
 Raw files and COCO files are no items of a run: they follow from the tree as it is, whoever makes it.
 """
 
-from data.frame import GT_KINDS, VOID_FILE
-from data.writer import FrameName
+from data.frame import GT_KINDS, VOID_FILE, Frame
 from engine.tree import Program
 
 STAGES = ("select", "generate", "integrate")
@@ -18,16 +17,11 @@ SYNTH = Program(
 )
 
 
-def frame_key(name: FrameName) -> str:
-    """ "city/seq/frame" """
-    return f"{name.city}/{name.sequence:06d}/{name.frame:06d}"
-
-
-def instance_key(name: FrameName, instance_id: int) -> str:
+def instance_key(frame: Frame, instance_id: int) -> str:
     """ "city/seq/frame/instance" """
-    return f"{frame_key(name)}/{instance_id:05d}"
+    return f"{frame.key}/{instance_id:05d}"
 
 
-def sample_key(name: FrameName, instance_id: int, sample: int) -> str:
+def sample_key(frame: Frame, instance_id: int, sample: int) -> str:
     """ "city/seq/frame/instance/sample", samples counting from 1."""
-    return f"{instance_key(name, instance_id)}/{sample:03d}"
+    return f"{instance_key(frame, instance_id)}/{sample:03d}"

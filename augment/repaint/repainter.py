@@ -22,9 +22,9 @@ from augment.repaint.focus import Window, draw_window
 from augment.repaint.inputs import Inputs
 from augment.repaint.manifest import instance_key, sample_key
 from augment.repaint.select import Candidate, Source, candidates_of, choose
-from augment.repaint.truth import crop_truth, has_fragment, truth_files
-from data.frame import POLYGONS
-from data.writer import FrameName, LabelledPolygon, encode_png
+from augment.repaint.truth import crop_truth, has_fragment
+from data.frame import IMAGE_KIND, POLYGONS, Frame
+from data.writer import LabelledPolygon, encode_png
 from engine.records import Item, line_of
 from support.errors import InputError
 from support.seeds import seed_of
@@ -86,12 +86,13 @@ class Repainter:
         InputError for a back end that can't be made, OSError if files can't be written.
         """
         source, start, inputs = item.task.source, time.monotonic(), Inputs()
+        frame = source.frame
         own = item.line("select")  # before anything is read
-        own["sources"].pop(source.frame.annotation_path(POLYGONS).name, None)
+        own["sources"].pop(frame.annotation_path(POLYGONS).name, None)
         try:
-            rgb, ids = inputs.frame(source)
+            rgb, ids = inputs.frame(frame)
         except InputError as error:
-            return [_timed(line_of("select", source.key, "failed", _reason(error)), start)]
+            return [_timed(line_of("select", frame.key, "failed", _reason(error)), start)]
         candidates = candidates_of(ids, self.options)
         if item.task.chosen is None:
             chosen = choose(candidates, self.options)
@@ -102,12 +103,12 @@ class Repainter:
         facts["chosen"] = [one.instance_id for one in chosen]
         if not chosen:
             reason = "no instance passes the filters" if not candidates else "no instance of it was drawn"
-            return [_timed(line_of("select", source.key, "skipped", reason, **facts), start)]
-        cuts = [self._cut(source, rgb, ids, one, facts["inputs"], write) for one in chosen]
+            return [_timed(line_of("select", frame.key, "skipped", reason, **facts), start)]
+        cuts = [self._cut(frame, rgb, ids, one, facts["inputs"], write) for one in chosen]
         selected = [*(cut.line for cut in cuts), _timed(own | facts, start)]
-        generated, pictures = self._generate(source, cuts, write)
+        generated, pictures = self._generate(frame, cuts, write)
         integrated = self._integrate(source, rgb, ids, inputs, cuts, generated, pictures, write)
-        own = {"stage": "generate", "key": source.key, "status": "ok", "sources": {}, "asked": None}
+        own = {"stage": "generate", "key": frame.key, "status": "ok", "sources": {}, "asked": None}
         return [
             *selected,
             *generated,
@@ -120,7 +121,7 @@ class Repainter:
 
     def _cut(
         self,
-        source: Source,
+        frame: Frame,
         rgb: np.ndarray,
         ids: np.ndarray,
         one: Candidate,
@@ -130,7 +131,7 @@ class Repainter:
         start = time.monotonic()
         crop = context_crop(one.box, ids.shape[::-1], self.options.margin, self.options.min_crop)
         mask, cut = crop.cut(ids == one.instance_id, mirror=False).copy(), crop.cut(rgb).copy()
-        stem = f"work/select/{source.name.city}/{source.name}_{one.instance_id}"
+        stem = f"work/select/{frame.city}/{frame.name}_{one.instance_id}"
         outputs = write(
             {
                 f"{stem}_rgb.png": encode_png(cut),
@@ -139,27 +140,27 @@ class Repainter:
         )
         facts = {"class": one.class_name, "instance_id": one.instance_id, "area": one.area, "bbox": one.box}
         facts |= {"crop": asdict(crop), "inputs": digests, "outputs": outputs}
-        line = line_of("select", instance_key(source.name, one.instance_id), "ok", **facts)
+        line = line_of("select", instance_key(frame, one.instance_id), "ok", **facts)
         return _Cut(_timed(line, start), cut, mask)
 
     # ---- generate -------------------------------------------------------------------------------
 
     def _generate(
-        self, source: Source, cuts: list[_Cut], write: Callable
+        self, frame: Frame, cuts: list[_Cut], write: Callable
     ) -> tuple[list[dict], list[np.ndarray | None]]:
         """Repaint instances; the lines and pictures of all their samples."""
         _ = self.backend, self.prompts  # made now: what is wrong with them is wrong with every item
-        start, asked = time.monotonic(), [self._ask(source.name, cut) for cut in cuts]
+        start, asked = time.monotonic(), [self._ask(frame, cut) for cut in cuts]
         results = fill_all(self.backend, [request for _, request in asked])
         seconds = round((time.monotonic() - start) / (len(asked) * self.options.samples), 4)
         lines, pictures = [], []
         for cut, (facts, request), result in zip(cuts, asked, results, strict=True):
-            for line, picture in self._samples(source.name, cut.line, facts, request.prompts, result, write):
+            for line, picture in self._samples(frame, cut.line, facts, request.prompts, result, write):
                 lines.append(line | {"seconds": seconds})
                 pictures.append(picture)
         return lines, pictures
 
-    def _ask(self, name: FrameName, cut: _Cut) -> tuple[dict, Request]:
+    def _ask(self, frame: Frame, cut: _Cut) -> tuple[dict, Request]:
         """What all lines of an instance's samples say, and the request."""
         options, backend, selected = self.options, self.backend, cut.line
         instance_id, key = selected["instance_id"], selected["key"]
@@ -169,12 +170,12 @@ class Repainter:
         facts["negative"] = self.prompts.negative
         facts["backend"] = {"name": backend.name, "version": backend.version} | backend.details
         facts["inputs"] = {path: selected["outputs"][path] for path in crop_files(selected)}
-        about = (selected["class"], f"{name}/{instance_id}", prompts, facts["negative"], facts["seed"])
+        about = (selected["class"], f"{frame.name}/{instance_id}", prompts, facts["negative"], facts["seed"])
         return facts, Request(cut.rgb, cut.mask, *about)
 
     def _samples(
         self,
-        name: FrameName,
+        frame: Frame,
         selected: dict,
         facts: dict,
         prompts: tuple[str, ...],
@@ -184,12 +185,12 @@ class Repainter:
         """Line and picture of each of an instance's samples, after its file is written."""
         instance_id = selected["instance_id"]
         for sample, prompt in enumerate(prompts, 1):
-            key = sample_key(name, instance_id, sample)
+            key = sample_key(frame, instance_id, sample)
             if isinstance(result, Exception):
                 status = "skipped" if isinstance(result, CannotFillError) else "failed"
                 yield line_of("generate", key, status, _reason(result), prompt=prompt, **facts), None
             else:
-                path = f"work/generate/{name.city}/{name}_{instance_id}_{sample:03d}.png"
+                path = f"work/generate/{frame.city}/{frame.name}_{instance_id}_{sample:03d}.png"
                 outputs = write({path: encode_png(result[sample - 1])})
                 yield (
                     line_of("generate", key, "ok", prompt=prompt, outputs=outputs, **facts),
@@ -212,7 +213,7 @@ class Repainter:
         """Paste patches into their frame and crop them out again; a line for each sample."""
         scene, problem = None, ""
         try:
-            scene = _Scene(source, rgb, ids, inputs.objects(source, ids.shape), inputs.digests)
+            scene = _Scene(source, rgb, ids, inputs.objects(source.frame, ids.shape), inputs.digests)
         except InputError as error:
             problem = _reason(error)
         lines = []
@@ -237,13 +238,13 @@ class Repainter:
         write: Callable,
     ) -> dict:
         """Paste the picture of a sample, number 0, 1, ... of its frame, and write its files; its line."""
-        start, key, name = time.monotonic(), generated["key"], scene.source.synthetic_name(number)
-        facts = _about(selected) | {"synthetic": str(name), "colour_match": self.options.colour_match}
+        start, key, new = time.monotonic(), generated["key"], scene.source.synthetic_frame(number)
+        facts = _about(selected) | {"synthetic": new.name, "colour_match": self.options.colour_match}
         try:
             edited = self._edited(scene, selected, picture)
             window, tries = self._window(scene, selected, key)
-            files, found = self._focus(scene, name, edited, window)
-            files[f"panorama/{scene.source.split}/{name.city}/{name}_leftImg8bit.png"] = encode_png(edited)
+            files, found = self._focus(scene, new, edited, window)
+            files[new.panorama_place] = encode_png(edited)
         except CannotFillError as error:
             return _timed(line_of("integrate", key, "skipped", _reason(error), **facts), start)
         except Exception as error:  # the other items go on
@@ -277,7 +278,7 @@ class Repainter:
                 return window, tried
 
     def _focus(
-        self, scene: _Scene, name: FrameName, edited: np.ndarray, window: Window
+        self, scene: _Scene, new: Frame, edited: np.ndarray, window: Window
     ) -> tuple[dict[str, bytes], dict]:
         """The files of a focus crop by path below OUT, and what its line says about its truth."""
         options = self.options
@@ -292,9 +293,8 @@ class Repainter:
             options.min_pixels,
         )
         cut = edited[window.y0 : window.y0 + window.height, window.x0 : window.x0 + window.width]
-        truth_base = _path(scene.source.split, name, scene.source.truth)
-        files = {f"{truth_base}{ending}": content for ending, content in truth_files(truth).items()}
-        files[f"{_path(scene.source.split, name, 'leftImg8bit')}.png"] = encode_png(resize(cut, *size))
+        files = new.annotation(truth.label_ids, truth.instance_ids, truth.objects)
+        files[new.place(IMAGE_KIND, ".png")] = encode_png(resize(cut, *size))
         id_map = {str(old): new for old, new in sorted(truth.id_map.items())}
         return files, {"id_map": id_map, "dropped": sorted(truth.dropped)}
 
@@ -308,11 +308,6 @@ def crop_files(selected: dict) -> tuple[str, str]:
     """Paths below OUT of an instance's crop and mask, from its select line."""
     paths = sorted(selected["outputs"])  # "..._mask.png" comes before "..._rgb.png"
     return paths[1], paths[0]
-
-
-def _path(split: str, name: FrameName, kind: str) -> str:
-    """Path of a file of the new tree without its ending."""
-    return f"{kind}/{split}/{name.city}/{name}_{kind}"
 
 
 def _about(selected: dict) -> dict:
@@ -336,7 +331,7 @@ def _reason(error: Exception) -> str:
 def survey(options: SynthOptions, source: Source) -> list[int]:
     """Ids of the instances of a frame that pass the filters; none for a frame that can't be read."""
     try:
-        ids = Inputs().instance_ids(source)
+        ids = source.frame.read_instance_ids()
     except InputError:
         return []  # who repaints it reads it again and says so
     return [one.instance_id for one in candidates_of(ids, options)]

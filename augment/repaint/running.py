@@ -114,7 +114,7 @@ class Run:
     @property
     def frames(self) -> str:
         """What tells whether the split has the same frames."""
-        return fingerprint([str(one.name) for one in self.sources])
+        return fingerprint([one.frame.name for one in self.sources])
 
     @property
     def worker_options(self) -> SynthOptions:
@@ -133,7 +133,7 @@ class Run:
             frame = source.frame
             annotation = (frame.annotation_path(ending) for ending in (INSTANCES, POLYGONS))
             paths = [frame.image_path, *annotation, frame.void_path]
-            items.append(Item(source.key, {path.name: path for path in paths if path}, task=Task(source)))
+            items.append(Item(frame.key, {path.name: path for path in paths if path}, task=Task(source)))
         return items
 
     def is_unchanged(self, lines: list[dict]) -> bool:
@@ -148,7 +148,7 @@ class Run:
         options, out = self.worker_options, self.tree.out
         if todo and options.policy == "class_balanced":
             found = others.map(partial(survey, options), progress_bar(self.sources, "survey"))
-            chosen = balanced({x.key: ids for x, ids in zip(self.sources, found, strict=True)}, options)
+            chosen = balanced({x.frame.key: ids for x, ids in zip(self.sources, found, strict=True)}, options)
             todo = [
                 dataclasses.replace(item, task=Task(item.task.source, tuple(chosen[item.key])))
                 for item in todo
@@ -164,7 +164,7 @@ class Run:
 
     def lines(self, source: Source, stage: str) -> list[dict]:
         """The lines of a frame in a stage: its parts', and last its own; none if it didn't get there."""
-        return [line for line in self.tree.records.get(source.key) if line["stage"] == stage]
+        return [line for line in self.tree.records.get(source.frame.key) if line["stage"] == stage]
 
     def told(self, stage: str, sources: list[Source]) -> Iterator[dict]:
         """The lines of frames that tell what became of them: their parts', or their own if they have none."""

@@ -94,7 +94,7 @@ def measure(sample: Sample) -> dict:
     Raises InputError for a file that is missing or bad.
     """
     line = sample.integrated
-    raw, ids = Inputs().frame(sample.source)
+    raw, ids = Inputs().frame(sample.source.frame)
     panorama = next(path for path in line["outputs"] if path.startswith("panorama/"))
     edited = _made(sample.out / panorama)
     mask = ids == line["instance_id"]

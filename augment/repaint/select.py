@@ -9,9 +9,7 @@ from cityscapesscripts.helpers.labels import id2label
 from scipy.ndimage import find_objects
 
 from augment.options import SynthOptions
-from augment.repaint.manifest import frame_key
-from data.frame import Frame, all_frames, gt_kind
-from data.writer import FrameName
+from data.frame import Frame, all_frames, official_name
 from support.errors import InputError
 from support.seeds import seed_of
 
@@ -23,24 +21,14 @@ AREA_SHARE = 1 / 4000  # of the frame: the default of min_area
 class Source:
     """A frame of the input and the name its synthetic frames get."""
 
-    root: Path
-    split: str
-    name: FrameName
-    truth: str  # where its annotation lies, one of GT_KINDS
+    frame: Frame
     synthetic_city: str
     position: int  # among the frames whose synthetic frames share a city; their sequence number
 
-    @property
-    def key(self) -> str:
-        return frame_key(self.name)
-
-    @property
-    def frame(self) -> Frame:
-        return Frame(self.root, self.split, self.name.city, str(self.name), self.truth)
-
-    def synthetic_name(self, number: int) -> FrameName:
-        """Name of synthetic frame `number` (0, 1, ...) of this frame. It does not depend on other frames."""
-        return FrameName(self.synthetic_city, self.position, number)
+    def synthetic_frame(self, number: int) -> Frame:
+        """Synthetic frame 0, 1, ... of this frame, in any tree. Its name does not depend on other frames."""
+        split, kind = self.frame.split, self.frame.kind
+        return Frame.official(None, split, self.synthetic_city, self.position, number, kind)
 
 
 def source_frames(db_root: Path, split: str) -> list[Source]:
@@ -49,26 +37,25 @@ def source_frames(db_root: Path, split: str) -> list[Source]:
     Raises InputError if there are none, for a name that is not city_SSSSSS_FFFFFF in the folder of its city,
     and for a split that already holds the cities that synthetic frames would go to.
     """
-    names = []
-    for frame in all_frames(db_root, split):
+    frames = all_frames(db_root, split)
+    for frame in frames:
         path = frame.label_path if frame.label_path.exists() else frame.instance_path
         try:
-            name = FrameName.parse(frame.name)
+            name = official_name(frame.name)
         except ValueError as error:
             raise InputError(f"{path}: {error}; rename it, or take it away") from None
-        if str(name) != frame.name or path.parent.name != name.city:
+        if name != frame.name or not name.startswith(f"{frame.city}_"):
             raise InputError(f"{path}: not named CITY/CITY_SSSSSS_FFFFFF...; rename it, or take it away")
-        names.append(name)
-    sources, count, kind = [], {}, gt_kind(db_root, split)
-    cities = {name.city for name in names}
-    for name in sorted(names):
-        city = re.sub(r"[^A-Za-z0-9]", "", name.city) + "syn"
+    sources, count = [], {}
+    cities = {frame.city for frame in frames}
+    for frame in sorted(frames, key=lambda one: (one.city, one.name)):
+        city = re.sub(r"[^A-Za-z0-9]", "", frame.city) + "syn"
         if city in cities:
             raise InputError(
-                f"{db_root}: has a city {city} in {split}; synthetic frames of {name.city} would have this"
+                f"{db_root}: has a city {city} in {split}; synthetic frames of {frame.city} would have this"
                 " name; take it away, or give the --db_root of the original data"
             )
-        sources.append(Source(Path(db_root), split, name, kind, city, count.get(city, 0)))
+        sources.append(Source(frame, city, count.get(city, 0)))
         count[city] = count.get(city, 0) + 1
     return sources
 
@@ -81,7 +68,7 @@ def in_scope(sources: list[Source], only: str | None, limit: int | None) -> list
     if only:
         parts = [f"{int(part):06d}" if part.isdigit() else part for part in only.strip("/").split("/")]
         wanted = "/".join([only.split("/")[0], *parts[1:]])
-        sources = [one for one in sources if f"{one.key}/".startswith(f"{wanted}/")]
+        sources = [one for one in sources if f"{one.frame.key}/".startswith(f"{wanted}/")]
         if not sources:
             raise InputError(
                 f"--only {only}: no such frames; give CITY, CITY/SEQUENCE or CITY/SEQUENCE/FRAME"

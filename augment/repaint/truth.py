@@ -17,7 +17,7 @@ from augment.repaint.focus import Window
 from data.instances import resize_nearest
 from data.labels import FIRST_SINGLE_ID, LABEL_OF_VALUE
 from data.outlines import match_instances
-from data.writer import LabelledPolygon, annotation_files, instance_values, rasterise, topmost
+from data.writer import LabelledPolygon, instance_values, rasterise, topmost
 from support.errors import InputError
 
 MODES = ("raster", "polygon")
@@ -90,11 +90,6 @@ def crop_truth(
 def has_fragment(instance_ids: np.ndarray, window: Window, min_pixels: int) -> bool:
     """Whether an instance of a frame's map (H,W) uint16 has 1 to `min_pixels` - 1 pixels in a window."""
     return bool(_fragments(_cut(instance_ids, window), min_pixels))
-
-
-def truth_files(truth: Truth) -> dict[str, bytes]:
-    """Contents of the annotation files by the end of their names, "_labelIds.png" and so on."""
-    return annotation_files(truth.label_ids, truth.instance_ids, truth.objects)
 
 
 def _cut(array: np.ndarray, window: Window) -> np.ndarray:

@@ -112,15 +112,15 @@ def test_class_balanced_evens_the_classes_out():
 def test_frames_are_listed_with_legal_names_of_their_own(tmp_path):
     write_mini(tmp_path)
     sources = source_frames(tmp_path, "train")
-    assert [str(one.name) for one in sources] == sorted(TRAIN)
-    names = {str(one.synthetic_name(number)) for one in sources for number in range(2)}
+    assert [one.frame.name for one in sources] == sorted(TRAIN)
+    names = {one.synthetic_frame(number).name for one in sources for number in range(2)}
     assert names == {
         f"{city}_{sequence:06d}_{frame:06d}"
         for city in ("ashsyn", "elmparksyn")
         for sequence in range(2)
         for frame in range(2)
     }
-    assert [one.key for one in in_scope(sources, "elm-park/1", None)] == ["elm-park/000001/000019"]
+    assert [one.frame.key for one in in_scope(sources, "elm-park/1", None)] == ["elm-park/000001/000019"]
     assert len(in_scope(sources, "ash", 1)) == 1
     for only in ("elm", "ash/000007", "1"):
         with pytest.raises(InputError, match="no such frames"):

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.stats import chi2_contingency, chisquare
 
 from augment.repaint.focus import Window, draw_window, multiple_probabilities
-from augment.repaint.truth import crop_truth, grown, has_fragment, truth_files
+from augment.repaint.truth import Truth, crop_truth, grown, has_fragment
 from data.frame import POLYGONS
 from data.outlines import outline
 from data.writer import LabelledPolygon, colour_map, rasterise
@@ -32,6 +32,12 @@ from tests.mini_frames import (
 
 TABLE = [0.0228, 0.1359, 0.3413, 0.3413, 0.1359, 0.0214, 0.0013]  # n = 1..7
 WIDTH, HEIGHT = 256, 128
+
+
+def annotation_of(truth: Truth) -> dict[str, bytes]:
+    """The annotation files of a focus crop by the end of their names."""
+    files = mini_frame(None, TRAIN[0]).annotation(truth.label_ids, truth.instance_ids, truth.objects)
+    return {place.partition(TRAIN[0] + "_gtFine")[2]: content for place, content in files.items()}
 
 
 # ---- windows ------------------------------------------------------------------------------------
@@ -128,7 +134,7 @@ def test_raster_truth_is_the_enlarged_window_and_everything_follows_from_it():
     assert truth.instance_ids.dtype == np.uint16 and truth.label_ids.dtype == np.uint8
     values = truth.instance_ids
     assert np.array_equal(truth.label_ids, np.where(values < 1000, values, values // 1000))
-    files = truth_files(truth)
+    files = annotation_of(truth)
     assert files.keys() == {"_labelIds.png", "_instanceIds.png", "_color.png", "_polygons.json"}
     colour = cv2.imdecode(np.frombuffer(files["_color.png"], np.uint8), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(cv2.cvtColor(colour, cv2.COLOR_BGRA2RGBA), colour_map(truth.label_ids))
@@ -144,14 +150,15 @@ def test_ids_that_are_multiples_of_256_survive(value):
     ids[40:80, 100:160] = value
     truth = crop_truth(ids, None, Window(80, 30, 100, 50, 2), (WIDTH, HEIGHT))
     assert (truth.instance_ids == value).sum() == (truth.label_ids == value // 1000).sum() > 12000
-    read = cv2.imdecode(np.frombuffer(truth_files(truth)["_instanceIds.png"], np.uint8), cv2.IMREAD_UNCHANGED)
+    content = annotation_of(truth)["_instanceIds.png"]
+    read = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(read, truth.instance_ids)
 
 
 def test_without_polygons_there_is_raster_truth_only():
     ids, _ = _mini()
     window = Window(10, 60, 90, 45, 3)
-    assert "_polygons.json" not in truth_files(crop_truth(ids, None, window, (WIDTH, HEIGHT)))
+    assert "_polygons.json" not in annotation_of(crop_truth(ids, None, window, (WIDTH, HEIGHT)))
     with pytest.raises(InputError, match="take mode raster"):
         crop_truth(ids, None, window, (WIDTH, HEIGHT), mode="polygon")
 
@@ -250,7 +257,7 @@ def test_polygon_truth_is_drawn_from_its_file_as_the_official_tools_draw_it(tmp_
     window = Window(90, 45, 160, 80, 4)
     truth = crop_truth(ids, objects, window, (WIDTH, HEIGHT), mode="polygon", fragments="keep")
     path = tmp_path / "polygons.json"
-    path.write_bytes(truth_files(truth)["_polygons.json"])
+    path.write_bytes(annotation_of(truth)["_polygons.json"])
     annotation = Annotation()
     annotation.fromJsonFile(str(path))
     assert np.array_equal(np.asarray(createLabelImage(annotation, "ids")), truth.label_ids)
@@ -289,6 +296,6 @@ def test_licence_plates_stay_undrawn_and_deleted_objects_away(tmp_path, mode):
     (plate,) = (thing.polygon for thing in truth.objects if thing.label == "license plate")
     x, y = plate.mean(0).astype(int)
     assert truth.instance_ids[y, x] == TWO_PARTS_ID and truth.label_ids[y, x] == 26
-    content = json.loads(truth_files(truth)["_polygons.json"])
+    content = json.loads(annotation_of(truth)["_polygons.json"])
     assert all(entry.keys() == {"label", "polygon"} for entry in content["objects"])
     assert sum(entry["label"] == "car" for entry in content["objects"]) == 2  # and no third
