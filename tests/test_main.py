@@ -177,6 +177,7 @@ def test_resume_is_exact(streets, tmp_path, where):
     assert stats(tmp_path / "straight") == stats(tmp_path / "halves")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_other_where_module_is_refused(streets, tmp_path):
     run(streets, tmp_path / "run", max_iters=1)
     done = command(flags(streets, tmp_path / "run", max_iters=2, resume="auto", where="distribution"))

@@ -211,6 +211,7 @@ def test_one_d_update_and_two_g_updates_a_step():
     assert steps == [{1}, {2}, {2}]
 
 
+@pytest.mark.slow
 def test_overfits_one_batch():
     torch.manual_seed(0)
     options = dataclasses.replace(TINY, learning_rate=2e-3)

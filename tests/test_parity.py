@@ -306,6 +306,7 @@ def rounding(path: Path) -> dict[tuple, float]:
     return worst
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_port_equals_published_arithmetic_in_double_precision(path):
     port, published = run(path, False, torch.float64), run(path, True, torch.float64)
@@ -314,6 +315,7 @@ def test_port_equals_published_arithmetic_in_double_precision(path):
         assert distance(value, published[key], key) < 1e-7, key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plain", [True, False], ids=["published_arithmetic", "port"])
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_numbers_of_the_file(path, plain):

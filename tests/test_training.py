@@ -188,6 +188,7 @@ def allowed(value: float, rounding: float) -> float:
     return 3 * rounding + 1e-3 * abs(value) + 1e-4
 
 
+@pytest.mark.slow
 def test_bf16_losses_are_off_by_its_rounding_alone_at_random_starts():
     starts = []
     for seed in range(8):

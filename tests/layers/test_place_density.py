@@ -78,6 +78,7 @@ def test_the_mass_is_one_and_sampled_feet_follow_it():
     assert stats.chisquare(observed, np.append(expected[often], expected[~often].sum())).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_the_whole_density_integrates_to_one():
     """Over cells, heights and aspects: the likelihood that trains is that of a probability."""
     density = random_density(sharpness=1.0)
@@ -100,6 +101,7 @@ def test_the_whole_density_integrates_to_one():
     assert total == pytest.approx(1.0, abs=0.02)
 
 
+@pytest.mark.slow
 def test_gradients_agree_with_finite_differences():
     density, z = random_density(), normal(6)
 
@@ -210,6 +212,7 @@ def test_overlap_is_the_share_of_boxes_on_things():
     assert float(PlaceDensity(logits, density.sizes, RATIO).overlap(things)) < expected / 2
 
 
+@pytest.mark.slow
 def test_the_network_learns_one_place():
     """A few steps on one scene: the likelihood of its place rises far above the start."""
     torch.manual_seed(0)

@@ -98,6 +98,7 @@ os.kill(os.getpid(), 9)
 """
 
 
+@pytest.mark.slow
 def test_processes_end_when_the_main_one_is_killed():
     line = [sys.executable, "-c", PARENT]
     done = subprocess.run(line, capture_output=True, text=True, timeout=60, cwd=ROOT)

@@ -204,6 +204,7 @@ def test_a_missing_index_is_no_damage(options, decoded, capsys):
     assert not capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_damage_anywhere_in_an_entry_is_noticed_and_mended(options, capsys):
     maps = ready(options)
     wanted, path = maps.load(1), entry_path(maps.folder, maps.frames[1])
@@ -342,6 +343,7 @@ print(len(maps))
 """
 
 
+@pytest.mark.slow
 def test_two_runs_may_build_at_once(options):
     write_miniature(Path(options.db_root), count=40)
     command = [sys.executable, "-c", BUILD, json.dumps(asdict(options))]

@@ -181,6 +181,7 @@ def test_an_object_that_fails_fails_alone(models, name, monkeypatch):
     assert len(good) == len(also_good) == 1 and str(bad) == "out of photons"
 
 
+@pytest.mark.slow
 def test_two_shards_repaint_as_one_process_does(models, tmp_path):
     write_mini(tmp_path / "in")
     settings = "".join(
