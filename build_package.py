@@ -19,9 +19,11 @@ SUMMARY = "Where can an object stand in a street scene, and what shape does it h
 
 
 def program_files() -> list[Path]:
-    """What goes into the package, relative to the root: every room, and the files beside them."""
-    rooms = [path.parent for path in ROOT.glob("*/__init__.py") if path.parent.name != "tests"]
-    files = [path for room in rooms for ending in ("py", "yaml") for path in room.rglob(f"*.{ending}")]
+    """What goes into the package, relative to the root: every package, and the files beside them."""
+    packages = [path.parent for path in ROOT.glob("*/__init__.py") if path.parent.name != "tests"]
+    files = [
+        path for package in packages for ending in ("py", "yaml") for path in package.rglob(f"*.{ending}")
+    ]
     files += [path for path in ROOT.glob("*.py") if path.name != Path(__file__).name]
     files += ROOT.glob("weights/*.safetensors")
     files += [ROOT / "tests/__init__.py", ROOT / "tests/plain.py"]  # all of them that a program needs

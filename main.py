@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.drawing import enlarged, outline
 from data.labels import NUM_CHANNELS, colourise
-from data.pictures import enlarged, outline
 from data.writer import encode_png
 from distributed import NO_LIMIT, Ranks, choose_device, joined, wait_for_all
 from loader.cache import prepare
 from loader.noise import draw_noise
-from loader.pairs import GRID_NOISE, Scene, TrainingPairs, first_scenes, training_loader
+from loader.pairs import GRID_NOISE, SceneMaps, TrainingPairs, first_scenes, training_loader
 from model import WhereWhat, sample
 from options import Options, from_dict, parse, write_yaml
 from run import Run, find_state
@@ -139,8 +139,8 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
                 run.iteration == 1 or last or run.iteration % options.sample_every == 0
             )
             if grid_now and not ranks.rank:
-                picture = sample_grid(ema.model if ema else model, validation, grid_noise)
-                run.log.picture(encode_png(picture), epoch, run.iteration)
+                image = sample_grid(ema.model if ema else model, validation, grid_noise)
+                run.log.image(encode_png(image), epoch, run.iteration)
             epoch_ends = run.samples_seen // pairs.usable_count > epoch
             if run.iteration % options.save_every == 0 if options.save_every else epoch_ends:
                 save()
@@ -265,7 +265,9 @@ def draw_grid_noise(options: Options, device: torch.device) -> tuple[torch.Tenso
     return tuple(torch.from_numpy(z).to(device) for z in drawn)
 
 
-def sample_grid(model: WhereWhat, scene: Scene, grid_noise: tuple[torch.Tensor, torch.Tensor]) -> np.ndarray:
+def sample_grid(
+    model: WhereWhat, scene: SceneMaps, grid_noise: tuple[torch.Tensor, torch.Tensor]
+) -> np.ndarray:
     """The z-pair grid (docs/model.md#sample-grid), RGB uint8 (height, width, 3).
 
     One column a scene; rows: the scene; the result for (z_appr 1, z_spatial 1); for (2, 1); for (1, 2). Big
@@ -279,12 +281,12 @@ def sample_grid(model: WhereWhat, scene: Scene, grid_noise: tuple[torch.Tensor, 
     cells = [[grid_cell(after, before) for after, before in zip(maps, rows[0], strict=True)] for maps in rows]
     height, width = cells[0][0].shape[:2]
     step_y, step_x = height + GRID_GAP, width + GRID_GAP
-    picture = np.empty((len(rows) * step_y - GRID_GAP, GRID_COLUMNS * step_x - GRID_GAP, 3), np.uint8)
-    picture[:] = (0, 255, 0)
+    image = np.empty((len(rows) * step_y - GRID_GAP, GRID_COLUMNS * step_x - GRID_GAP, 3), np.uint8)
+    image[:] = (0, 255, 0)
     for row, column in np.ndindex(len(rows), GRID_COLUMNS):
         top, left = row * step_y, column * step_x
-        picture[top : top + height, left : left + width] = cells[row][column]
-    return picture
+        image[top : top + height, left : left + width] = cells[row][column]
+    return image
 
 
 def grid_cell(labels: np.ndarray, scene: np.ndarray) -> np.ndarray:

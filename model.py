@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from loader.noise import Noise
-from loader.pairs import Batch, Scene
+from loader.pairs import Batch, SceneMaps
 from losses import objective, total
 from networks import build_networks
 from options import Options, from_dict
@@ -104,7 +104,7 @@ LOSS_NAMES = (  # in the order of a log line
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampledObjects:
     """New objects for B scenes."""
 
     theta: Tensor  # (B,6)
@@ -113,12 +113,12 @@ class Sample:
 
 
 @torch.no_grad()
-def sample(model: WhereWhat, scene: Scene, z_spatial: Tensor, z_appr: Tensor) -> Sample:
+def sample(model: WhereWhat, scene: SceneMaps, z_spatial: Tensor, z_appr: Tensor) -> SampledObjects:
     """Path 5 alone, without dropout: one new object in each scene, from z (B,z_dim,1,1)."""
     theta = model.where.on(scene.labels_small, scene.ids_small).sample(z_spatial)
     compact = model.what.sample(scene.labels_big, scene.ids_big, theta, z_appr)
     result = model.maps.compose(model.maps.canvas(scene.labels_big, scene.ids_big), compact, theta)
-    return Sample(theta, compact, result.planes())
+    return SampledObjects(theta, compact, result.planes())
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> WhereWhat:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from data.labels import NUM_CHANNELS
 from layers.canvas import PLANES, Canvas, add_noise, reconstruction_loss
-from layers.halving import IDENTITY, Doubling, Halving, activate, instance_norm
+from layers.down_up import IDENTITY, DownBlock, UpBlock, activate, instance_norm
 from layers.place_density import PlaceDensityNetwork
 from layers.scene_conv import scene_conv
 from options import Options, network_depth
@@ -27,28 +27,28 @@ ENLARGEMENT = 8  # the published STN enlarges its source this many times (NEARES
 
 
 def channel_multipliers(depth: int) -> list[int]:
-    """1, 2, 4, 8, 8, 8, ...: widths of `depth` halving layers, in units of the first one's."""
+    """1, 2, 4, 8, 8, 8, ...: widths of `depth` down blocks, in units of the first one's."""
     return [min(2**layer, 8) for layer in range(depth)]
 
 
 def down(channels_in: int, channels: list[int], *, first: bool = True) -> nn.Sequential:
-    """Halving layers, leaky; the `first` one of a network reads planes or a mask, and has no norm."""
+    """Down blocks, leaky; the `first` one of a network reads planes or a mask, and has no norm."""
     layers: list[nn.Module] = []
     for pair in pairwise([channels_in, *channels]):
         raw = first and not layers
-        layers.append(Halving(*pair, IDENTITY if raw else LEAK, norm=not raw))
+        layers.append(DownBlock(*pair, IDENTITY if raw else LEAK, norm=not raw))
     return nn.Sequential(*layers)
 
 
 def up(channels_in: int, width: int, depth: int, kernel: tuple[int, int], channels_out: int) -> nn.Sequential:
-    """From a 1x1 embedding to a map of logits: one `kernel` layer, then `depth` doubling layers."""
+    """From a 1x1 embedding to a map of logits: one `kernel` layer, then `depth` up blocks."""
     channels = [width * multiplier for multiplier in reversed(channel_multipliers(depth))]
-    layers = [Doubling(*pair, 0.0, norm=True) for pair in pairwise(channels)]
-    last = Doubling(channels[-1], channels_out, 0.0, norm=False)
-    return nn.Sequential(Spread(channels_in, channels[0], kernel), *layers, last)
+    layers = [UpBlock(*pair, 0.0, norm=True) for pair in pairwise(channels)]
+    last = UpBlock(channels[-1], channels_out, 0.0, norm=False)
+    return nn.Sequential(UpFromPixel(channels_in, channels[0], kernel), *layers, last)
 
 
-class Gather(nn.Conv2d):
+class DownToPixel(nn.Conv2d):
     """Leaky ReLU, then a convolution whose kernel covers the map: (B,C,h,w) -> (B,D,1,1).
 
     As a matrix product it need not turn its weights, the largest of a network, over and back. In full
@@ -62,10 +62,10 @@ class Gather(nn.Conv2d):
             return F.linear(x.permute(0, 2, 3, 1).flatten(1), weight, self.bias)[:, :, None, None]
 
 
-class Spread(nn.ConvTranspose2d):
+class UpFromPixel(nn.ConvTranspose2d):
     """The reverse: a transposed convolution of a single pixel and instance norm, (B,D,1,1) -> (B,C,h,w)."""
 
-    norm = True  # which removes the bias, as in layers/halving.py
+    norm = True  # which removes the bias, as in layers/down_up.py
 
     def __init__(self, channels_in: int, channels_out: int, kernel: tuple[int, int]):
         super().__init__(channels_in, channels_out, kernel)
@@ -101,7 +101,7 @@ class Reconstructor(nn.Module):
         return self.layers[-1](features).sigmoid()
 
 
-def row(*channels: int, activation: nn.Module) -> nn.Sequential:
+def mlp(*channels: int, activation: nn.Module) -> nn.Sequential:
     """1x1 convolutions with an activation between them: a perceptron on (B,C,1,1)."""
     layers: list[nn.Module] = []
     for before, after in pairwise(channels):
@@ -153,9 +153,9 @@ class SceneEncoder(nn.Module):
     def __init__(self, z_dim: int, width: int, depth: int, kernel: tuple[int, int], embed_dim: int):
         super().__init__()
         channels = [width * multiplier for multiplier in channel_multipliers(depth)]
-        self.first = Halving(PLANES + z_dim, channels[0], IDENTITY, norm=False)
+        self.first = DownBlock(PLANES + z_dim, channels[0], IDENTITY, norm=False)
         self.body = down(channels[0], channels[1:], first=False)
-        self.head = Gather(channels[-1], embed_dim, kernel)
+        self.head = DownToPixel(channels[-1], embed_dim, kernel)
         self.z_head = nn.Conv2d(embed_dim, z_dim, 1)
 
     def scene_features(self, canvas: Canvas) -> Tensor:
@@ -283,8 +283,8 @@ def where_discriminators(options: Options) -> dict[str, nn.Module]:
     """What judges theta, and the layout with its box."""
     d = options.df_dim
     return {
-        "d_stn": row(6, options.gf_dim, 1, activation=nn.ReLU()),
-        "d_where": nn.Sequential(*down(PLANES + 1, [d, 2 * d, 4 * d]), Halving(4 * d, 1, LEAK, norm=False)),
+        "d_stn": mlp(6, options.gf_dim, 1, activation=nn.ReLU()),
+        "d_where": nn.Sequential(*down(PLANES + 1, [d, 2 * d, 4 * d]), DownBlock(4 * d, 1, LEAK, norm=False)),
     }
 
 
@@ -297,7 +297,7 @@ def what_discriminators(options: Options) -> dict[str, nn.Module]:
         "d_obj": FullPrecision(
             *down(1, channels), nn.LeakyReLU(LEAK), nn.Conv2d(channels[-1], 1, kernel_compact)
         ),
-        "d_what": SceneCritic(*down(PLANES, [d, 2 * d]), Halving(2 * d, 1, LEAK, norm=False)),
+        "d_what": SceneCritic(*down(PLANES, [d, 2 * d]), DownBlock(2 * d, 1, LEAK, norm=False)),
     }
 
 

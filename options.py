@@ -27,7 +27,7 @@ class Options:
     group_instances: bool = setting(True, "group regions (id < 1000) may count as instances, as published")
     skip_bad_files: bool = setting(False, "go on without images whose files are broken")
     cache_dir: str = setting("cache", "folder for working-size maps and usable instances, made on first use")
-    num_workers: int = setting(2, "processes that read data, 0 reads in the training process", least=0)
+    num_workers: int = setting(2, "processes that read data, 0 reads in the training process", min=0)
 
     # ---- sizes ----------------------------------------------------------------------------------
     image_sizex_small: int = setting(256, "width of the where module's map, pixels")
@@ -38,12 +38,12 @@ class Options:
     compact_sizey: int = setting(128, "height of the compact mask, pixels (4 times a power of two)")
 
     # ---- networks -------------------------------------------------------------------------------
-    gf_dim: int = setting(32, "channels of the first layer of encoders and generators", least=1)
-    df_dim: int = setting(8, "channels of the first layer of the discriminators", least=1)
-    z_dim_spatial: int = setting(4, "numbers in z_spatial, the noise of the place", least=1)
-    z_dim_appr: int = setting(16, "numbers in z_appr, the noise of the shape", least=1)
-    embed_dim_small: int = setting(128, "numbers in the where embedding", least=1)
-    embed_dim_big: int = setting(512, "numbers in the what embedding", least=1)
+    gf_dim: int = setting(32, "channels of the first layer of encoders and generators", min=1)
+    df_dim: int = setting(8, "channels of the first layer of the discriminators", min=1)
+    z_dim_spatial: int = setting(4, "numbers in z_spatial, the noise of the place", min=1)
+    z_dim_appr: int = setting(16, "numbers in z_appr, the noise of the shape", min=1)
+    embed_dim_small: int = setting(128, "numbers in the where embedding", min=1)
+    embed_dim_big: int = setting(512, "numbers in the what embedding", min=1)
 
     # ---- the where module -----------------------------------------------------------------------
     where: str = setting(
@@ -53,22 +53,22 @@ class Options:
         ("published", "distribution"),
     )
     where_dim: int = setting(
-        16, "channels of the density network's finest level; coarser ones have more", least=1
+        16, "channels of the density network's finest level; coarser ones have more", min=1
     )
     where_learning_rate: float = setting(2e-3, "Adam step size of the density network", above=0)
-    where_weight_decay: float = setting(0.01, "decoupled weight decay of the density network", least=0)
+    where_weight_decay: float = setting(0.01, "decoupled weight decay of the density network", min=0)
     clear_weight: float = setting(
         0.0,
-        "places are drawn with exp(-clear_weight * share of the box on things) times their learnt density",
-        least=0,
+        "places are drawn with exp(-clear_weight * fraction of the box on things) times their learnt density",
+        min=0,
     )
 
     # ---- optimisation ---------------------------------------------------------------------------
-    epoch: int = setting(100, "passes over the images that hold a usable instance", least=1)
-    max_iters: int = setting(0, "stop after this many iterations in all, 0: after `epoch` passes", least=0)
-    batch_size: int = setting(1, "image pairs per iteration", least=1)
+    epoch: int = setting(100, "passes over the images that hold a usable instance", min=1)
+    max_iters: int = setting(0, "stop after this many iterations in all, 0: after `epoch` passes", min=0)
+    batch_size: int = setting(1, "image pairs per iteration", min=1)
     learning_rate: float = setting(2e-4, "Adam step size, all networks", above=0)
-    beta1: float = setting(0.5, "Adam's first decay rate (the second is 0.999)", least=0, below=1)
+    beta1: float = setting(0.5, "Adam's first decay rate (the second is 0.999)", min=0, below=1)
 
     # ---- speed (same arithmetic up to rounding) --------------------------------------------------
     precision: str = setting(
@@ -86,40 +86,38 @@ class Options:
 
     # ---- departures from the published program, all off by default ------------------------------
     box_ramp: float = setting(
-        0.0, "width of the placed box's soft edge, output pixels; 0: published edge", least=0
+        0.0, "width of the placed box's soft edge, output pixels; 0: published edge", min=0
     )
     theta_jitter: float = setting(
         0.0,
         "random shift of each edge of x+'s box, at most so many pixels of the big map; hides its pixel grid",
-        least=0,
+        min=0,
     )
     what_kl_weight: float = setting(
         1.0,
         "weight of what_kl in the supervised what encoder's loss; with mask_loss bce, likelihood weighs it by"
         " z_dim_appr / (compact_sizex * compact_sizey)",
-        least=0,
+        min=0,
     )
     mask_loss: str = setting(
         "l1", "what_vae_recon: l1 (published) or bce, the likelihood of the mask", ("l1", "bce")
     )
     decay_from: float = setting(
-        1.0, "share of the run after which the learning rate falls to 0, 1: never", least=0, most=1
+        1.0, "fraction of the run after which the learning rate falls to 0, 1: never", min=0, max=1
     )
     average_decay: float = setting(
-        0.0, "decay per iteration of the averaged weights used to sample; 0: none", least=0, below=1
+        0.0, "decay per iteration of the averaged weights used to sample; 0: none", min=0, below=1
     )
 
     # ---- run ------------------------------------------------------------------------------------
     run_dir: str = setting("runs/where_what", "folder for options, log, samples, checkpoints")
     resume: str = setting("", "auto (last checkpoint of run_dir, if any) or the path of a checkpoint")
-    random_seed: int = setting(1004, "seed of everything random", least=0)
+    random_seed: int = setting(1004, "seed of everything random", min=0)
     device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")
-    log_every: int = setting(100, "iterations between log lines", least=1)
-    sample_every: int = setting(100, "iterations between sample grids, 0: none", least=0)
-    save_every: int = setting(
-        1000, "iterations between checkpoints, 0: only at the end of each epoch", least=0
-    )
-    keep_checkpoints: int = setting(3, "checkpoints kept, the oldest go first", least=1)
+    log_every: int = setting(100, "iterations between log lines", min=1)
+    sample_every: int = setting(100, "iterations between sample grids, 0: none", min=0)
+    save_every: int = setting(1000, "iterations between checkpoints, 0: only at the end of each epoch", min=0)
+    keep_checkpoints: int = setting(3, "checkpoints kept, the oldest go first", min=1)
 
 
 PRESETS = {

@@ -67,7 +67,7 @@ class Optimisers:
         """Add the gradients of `loss` for the parameters of some groups, and for no others."""
         inputs = [p for name, parameters in self.parameters.items() if name in groups for p in parameters]
         others = [p for name, parameters in self.parameters.items() if name not in groups for p in parameters]
-        for parameter in others:  # tells layers/halving.py not to work out gradients for them
+        for parameter in others:  # tells layers/down_up.py not to work out gradients for them
             parameter.requires_grad_(False)
         try:
             loss.backward(inputs=inputs, retain_graph=retain_graph)

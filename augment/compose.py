@@ -3,7 +3,7 @@
 Pure functions. H x W is the size of the data set's own maps. Occlusion goes by ground contact: a thing, or
 a pole with what hangs on it, whose foot (the row below its lowest pixel) is further down in the image stands
 in front and stays in front; everything else under the mask is covered. The ego vehicle and the borders of
-the picture (labels 1 to 3) are in front of everything.
+the image (labels 1 to 3) are in front of everything.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from data.geometry import Patch, is_thing
+from data.geometry import MaskPatch, is_thing
 from data.instances import bounding_box
 from data.labels import FIRST_SINGLE_ID
 
@@ -30,7 +30,7 @@ GROUND = (6, 7, 8, 9, 10, 22)  # ground, road, sidewalk, parking, rail track, te
 # ---- the mask -----------------------------------------------------------------------------------
 
 
-def place_mask(compact: np.ndarray, box: np.ndarray, width: int, height: int) -> Patch:
+def place_mask(compact: np.ndarray, box: np.ndarray, width: int, height: int) -> MaskPatch:
     """A compact mask (cy,cx) in [0,1] stretched into a box (x0, y0, x1, y1; pixels) and cut at one half.
 
     Bilinear, which leaves a smooth edge where the mask is enlarged; where it is reduced, averaged over as
@@ -39,7 +39,7 @@ def place_mask(compact: np.ndarray, box: np.ndarray, width: int, height: int) ->
     """
     x0, columns = _stretching(box[0], box[2], width, compact.shape[1])
     y0, rows = _stretching(box[1], box[3], height, compact.shape[0])
-    return Patch(one_piece(rows @ compact.astype(np.float64) @ columns.T >= 0.5), x0, y0)
+    return MaskPatch(one_piece(rows @ compact.astype(np.float64) @ columns.T >= 0.5), x0, y0)
 
 
 def _stretching(low: float, high: float, size: int, cells: int) -> tuple[int, np.ndarray]:
@@ -144,7 +144,7 @@ def _add_pole_feet(feet: np.ndarray, label_ids: np.ndarray) -> None:
         below = label_ids[y + 1 : y + height + 1, x : x + width]
         meets = piece & np.isin(label_ids[window], POLES)
         meets[: len(below)] &= np.isin(below, GROUND)
-        meets[len(below) :] = False  # it leaves the picture
+        meets[len(below) :] = False  # it leaves the image
         rows, columns = np.nonzero(meets)
         foot_of_column = np.full(width, y + height)
         if len(columns):
@@ -158,7 +158,7 @@ def _add_pole_feet(feet: np.ndarray, label_ids: np.ndarray) -> None:
         feet[window][piece] = np.broadcast_to(foot_of_column, piece.shape)[piece]
 
 
-def hidden_part(patch: Patch, feet: np.ndarray) -> np.ndarray:
+def occluded_part(patch: MaskPatch, feet: np.ndarray) -> np.ndarray:
     """Which pixels of a patch, in its window (h,w) bool, lie behind something; feet: `contact_rows`."""
     return patch.mask & (feet[patch.window] > patch.foot)
 
@@ -179,19 +179,19 @@ class Composed:
 def compose(
     label_ids: np.ndarray,
     instance_ids: np.ndarray,
-    patch: Patch,
-    hidden: np.ndarray,
+    patch: MaskPatch,
+    occluded: np.ndarray,
     label_id: int,
     new_id: int,
     min_visible: int,
 ) -> Composed:
-    """Put the visible part of a patch (its mask less `hidden`, (h,w) bool) on copies of both maps (H,W).
+    """Put the visible part of a patch (its mask less `occluded`, (h,w) bool) on copies of both maps (H,W).
 
     Instances that the object covers down to fewer than `min_visible` pixels go altogether: what is left of
     them becomes the nearest thing-free surface; `data.fill` might complete the new object there.
     """
     label_ids, instance_ids = label_ids.copy(), instance_ids.copy()
-    visible = patch.mask & ~hidden
+    visible = patch.mask & ~occluded
     covered = np.unique(instance_ids[patch.window][visible])
     label_ids[patch.window][visible] = label_id
     instance_ids[patch.window][visible] = new_id

@@ -51,18 +51,18 @@ class Crop:
 
 
 def context_crop(
-    box: tuple[int, int, int, int], frame_size: tuple[int, int], margin: float = 0.25, least: int = 1
+    box: tuple[int, int, int, int], frame_size: tuple[int, int], margin: float = 0.25, min_side: int = 1
 ) -> Crop:
     """The square around a box, shifted inside the frame.
 
     box: half-open x0, y0, x1, y1, pixels. frame_size: (width, height). margin: context on each side of the
-    longer side of the box, as a share of that side; least: side of the square, pixels, that tiny boxes get
-    too. Less of both where the frame has no room. Centred on the box unless the border is in the way. Only a
-    box longer than the frame's shorter side needs padding.
+    longer side of the box, as a fraction of that side; min_side: side of the square, pixels, that tiny boxes
+    get too. Less of both where the frame has no room. Centred on the box unless the border is in the way.
+    Only a box longer than the frame's shorter side needs padding.
     """
     x0, y0, x1, y1 = box
     longer = max(x1 - x0, y1 - y0)
-    side = min(max(longer + 2 * round(margin * longer), least), max(longer, min(frame_size)))
+    side = min(max(longer + 2 * round(margin * longer), min_side), max(longer, min(frame_size)))
     start_x, width, left, right = _along(x0, x1, side, frame_size[0])
     start_y, height, top, bottom = _along(y0, y1, side, frame_size[1])
     return Crop(start_x, start_y, width, height, (left, top, right, bottom))

@@ -28,7 +28,7 @@ SECTIONS = {
     "select": "which instances are repainted",
     "generate": "what they are repainted with",
     "backend": "who repaints them, and in a YAML any further key that the back end knows",
-    "integrate": "how a patch becomes a frame with truth",
+    "integrate": "how a patch becomes a frame with ground truth",
     "build": "the tree around the synthetic frames",
 }
 
@@ -42,10 +42,10 @@ class SynthOptions:
     )
     split: str = setting("train", "split to repaint", section="data")
     scenes: int = setting(
-        20, "built-in street scenes made when there is no db_root, train split", section="data", least=1
+        20, "built-in street scenes made when there is no db_root, train split", section="data", min=1
     )
     scene_size: str = setting("512x256", "their width x height, pixels", section="data")
-    seed: int = setting(0, "seed of everything random; same seed, same bytes", section="data", least=0)
+    seed: int = setting(0, "seed of everything random; same seed, same bytes", section="data", min=0)
 
     policy: str = setting(
         "largest",
@@ -54,24 +54,24 @@ class SynthOptions:
         POLICIES,
         section="select",
     )
-    k: int = setting(3, "instances (see policy)", section="select", least=1)
+    k: int = setting(3, "instances (see policy)", section="select", min=1)
     min_area: int = setting(
-        0, "smallest visible area, pixels; 0: 1/4000 of the frame", section="select", least=0
+        0, "smallest visible area, pixels; 0: 1/4000 of the frame", section="select", min=0
     )
-    min_side: int = setting(1, "smallest side of the visible box, pixels", section="select", least=1)
+    min_side: int = setting(1, "smallest side of the visible box, pixels", section="select", min=1)
     truncated: bool = setting(True, "take instances that touch the border of the frame too", section="select")
     classes: str = setting(
         "all", "label names separated by commas, or all: " + ",".join(THINGS), section="select"
     )
     margin: float = setting(
-        0.25, "context on each side of the crop, share of the longer box side", section="select", least=0
+        0.25, "context on each side of the crop, fraction of the longer box side", section="select", min=0
     )
     min_crop: int = setting(
-        128, "smallest side of the crop, pixels, where the frame has room", section="select", least=1
+        128, "smallest side of the crop, pixels, where the frame has room", section="select", min=1
     )
 
     samples: int = setting(
-        2, "pictures of each instance; each becomes a synthetic frame", section="generate", least=1, most=999
+        2, "images of each instance; each becomes a synthetic frame", section="generate", min=1, max=999
     )
     prompts: str = setting("", "YAML of prompts; none: the built-in table", section="generate")
     style: str = setting("", "words added to each prompt, for example 'at night'", section="generate")
@@ -89,7 +89,7 @@ class SynthOptions:
         ("ring", "legacy", "none"),
         section="integrate",
     )
-    feather: float = setting(2.0, "soft edge inside the mask, pixels", section="integrate", least=0)
+    feather: float = setting(2.0, "soft edge inside the mask, pixels", section="integrate", min=0)
     truth: str = setting(
         "raster",
         "raster: the ids of the frame, enlarged; polygon: its outlines, enlarged and drawn anew",
@@ -104,7 +104,7 @@ class SynthOptions:
         section="integrate",
     )
     min_pixels: int = setting(
-        4, "what next to nothing is: fewer pixels of the frame", section="integrate", least=1
+        4, "what next to nothing is: fewer pixels of the frame", section="integrate", min=1
     )
 
     raw: str = setting(

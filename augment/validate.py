@@ -1,10 +1,10 @@
 """Is a tree what readers of Cityscapes and COCO expect? Every rule, as findings.
 
 The rules (docs/synthesis.md#what-validate-checks) are those that the official data keep. A part of the data
-set is as good as all of it: a split without truth (test), or raw frames without colour images or polygons,
-break no rule as long as none of the split has them. Frames in cities named ...syn or ...ins are ours and must
-have all four files; only where the raw frames have no polygons can they have none. Raw frames may carry the
-key "deleted" and the 8-bit value 255 for licence plates, which frames of ours never do.
+set is as good as all of it: a split without ground truth (test), or raw frames without colour images or
+polygons, break no rule as long as none of the split has them. Frames in cities named ...syn or ...ins are
+ours and must have all four files; only where the raw frames have no polygons can they have none. Raw frames
+may carry the key "deleted" and the 8-bit value 255 for licence plates, which frames of ours never do.
 """
 
 import json
@@ -18,7 +18,7 @@ import numpy as np
 from cityscapesscripts.helpers.labels import id2label, name2label
 from pycocotools import mask as rle
 
-from augment.tree import BESIDE
+from augment.tree_extras import BESIDE
 from data.coco import CATEGORY_IDS, categories, coco_path
 from data.frame import (
     ANNOTATION,
@@ -50,9 +50,9 @@ from support.files import digest, listed
 RULES = {
     "layout": "files lie in TYPE/SPLIT/CITY/ and nowhere else; no panorama below leftImg8bit/",
     "name": "CITY_SSSSSS_FFFFFF_TYPE, with the name of the folder as city, without underscore",
-    "files": "picture, labelIds, instanceIds, color and polygons of a frame are all there",
+    "files": "image, labelIds, instanceIds, color and polygons of a frame are all there",
     "damaged": "files can be read",
-    "mode": "8-bit RGB picture, 8-bit labelIds, 16-bit instanceIds, RGBA color",
+    "mode": "8-bit RGB image, 8-bit labelIds, 16-bit instanceIds, RGBA color",
     "size": "all files of a frame have the same width and height",
     "value": "instance maps hold label ids, and label * 1000 + k for classes with instances",
     "labels": "labelIds is instanceIds without the ordinals",
@@ -68,8 +68,8 @@ RULES = {
 _FOLDERS = (IMAGE_KIND, *GT_KINDS)
 _COCO_KEYS = {"image_id", "category_id", "iscrowd", "area", "bbox", "segmentation", "instance_id"}
 _DERIVED = (TRAIN_IDS, "_instanceTrainIds.png")  # made by the official tools on demand
-LEAST_AREA = 400  # pixels; smaller objects differ too much when outlines are drawn anew
-LEAST_IOU = 0.9
+MIN_AREA = 400  # pixels; smaller objects differ too much when outlines are drawn anew
+MIN_IOU = 0.9
 _NOBODY = 40000  # and up: values for polygons that no instance of the map belongs to
 
 
@@ -91,7 +91,7 @@ class FrameFiles:
 
     frame: Frame
     synthetic: bool
-    picture: bool
+    image: bool
     endings: tuple[str, ...]  # of annotation files, "_labelIds.png" and so on
     size: tuple[int, int] | None  # width and height in the COCO file; None if it doesn't list the frame
     annotations: tuple[dict, ...]  # of the COCO file
@@ -109,18 +109,18 @@ def validate_tree(root: Path, map_function: Callable = map, *, verify: bool = Fa
     findings: list[Finding] = []
     frames = []
     for split in _splits(root):
-        pictures = _files_by_name(root, "leftImg8bit", split, (".png",), findings)
-        truths = _files_by_name(root, gt_kind(root, split), split, (*ANNOTATION, *_DERIVED), findings)
-        findings += _missing_files(root, split, pictures, truths)
+        images = _files_by_name(root, "leftImg8bit", split, (".png",), findings)
+        ground_truths = _files_by_name(root, gt_kind(root, split), split, (*ANNOTATION, *_DERIVED), findings)
+        findings += _missing_files(root, split, images, ground_truths)
         annotated = _read_coco(root, split, findings)
-        names = sorted(pictures.keys() | truths.keys())
+        names = sorted(images.keys() | ground_truths.keys())
         if annotated is not None:
             findings += _listed_in_coco(root, split, set(names), set(annotated))
         for name in names:
             size, annotations = (annotated or {}).get(name, (None, ()))
-            endings = tuple(truths.get(name, ()))
+            endings = tuple(ground_truths.get(name, ()))
             frame = Frame(root, split, _city(name), name, gt_kind(root, split))
-            frames.append(FrameFiles(frame, _ours(name), name in pictures, endings, size, annotations))
+            frames.append(FrameFiles(frame, _ours(name), name in images, endings, size, annotations))
     findings += _check_panoramas(root)
     findings += _check_manifest(root, verify, map_function)
     for found in map_function(check_frame, frames):
@@ -176,25 +176,25 @@ def _files_by_name(
 
 
 def _missing_files(
-    root: Path, split: str, pictures: dict[str, list[str]], truths: dict[str, list[str]]
+    root: Path, split: str, images: dict[str, list[str]], ground_truths: dict[str, list[str]]
 ) -> Iterator[Finding]:
     """Frames without what the other frames of their split have (see above)."""
-    truth = gt_kind(root, split)
-    raw_has = {ending for name, endings in truths.items() if not _ours(name) for ending in endings}
-    anything_raw = any(not _ours(name) for name in pictures.keys() | truths.keys())
+    ground_truth = gt_kind(root, split)
+    raw_has = {ending for name, endings in ground_truths.items() if not _ours(name) for ending in endings}
+    anything_raw = any(not _ours(name) for name in images.keys() | ground_truths.keys())
     for_raw = [ending for ending in ANNOTATION if ending in raw_has or ending in (LABELS, INSTANCES)]
     for_ours = [e for e in ANNOTATION if e != POLYGONS or e in raw_has or not anything_raw]
-    for name in sorted(pictures.keys() | truths.keys()):
-        if name not in pictures and (_ours(name) or (root / "leftImg8bit" / split).is_dir()):
-            place = f"{truth}/{split}/{_city(name)}/{name}"
-            yield Finding("files", place, f"has no picture in leftImg8bit/{split}/{_city(name)}/")
-        if not _ours(name) and not (root / truth / split).is_dir():
+    for name in sorted(images.keys() | ground_truths.keys()):
+        if name not in images and (_ours(name) or (root / "leftImg8bit" / split).is_dir()):
+            place = f"{ground_truth}/{split}/{_city(name)}/{name}"
+            yield Finding("files", place, f"has no image in leftImg8bit/{split}/{_city(name)}/")
+        if not _ours(name) and not (root / ground_truth / split).is_dir():
             continue
         wanted = for_ours if _ours(name) else for_raw
-        missing = [ending for ending in wanted if ending not in truths.get(name, ())]
+        missing = [ending for ending in wanted if ending not in ground_truths.get(name, ())]
         if missing:
-            text = "lacks " + ", ".join(f"{name}_{truth}{ending}" for ending in missing)
-            yield Finding("files", f"{truth}/{split}/{_city(name)}/{name}", text)
+            text = "lacks " + ", ".join(f"{name}_{ground_truth}{ending}" for ending in missing)
+            yield Finding("files", f"{ground_truth}/{split}/{_city(name)}/{name}", text)
 
 
 def _check_panoramas(root: Path) -> list[Finding]:
@@ -322,7 +322,7 @@ class _Check:
 
     def findings(self) -> list[Finding]:
         files = self.files
-        picture = self.read(".png", "8-bit RGB") if files.picture else None
+        rgb = self.read(".png", "8-bit RGB") if files.image else None
         labels = self.read("_labelIds.png", "8-bit grey")
         instances = self.read("_instanceIds.png", "16-bit grey")
         train_ids = self.read("_labelTrainIds.png", "8-bit grey")
@@ -331,7 +331,7 @@ class _Check:
         sizes = {
             ending: (image.shape[1], image.shape[0])
             for ending, image in (
-                (".png", picture),
+                (".png", rgb),
                 ("_labelIds.png", labels),
                 ("_labelTrainIds.png", train_ids),
                 ("_color.png", colour),
@@ -371,7 +371,7 @@ class _Check:
     # ---- reading --------------------------------------------------------------------------------
 
     def place(self, ending: str) -> str:
-        """The place of a file of the frame; the ending without underscore is that of the picture."""
+        """The place of a file of the frame; the ending without underscore is that of the image."""
         return self.frame.place(self.frame.kind if ending.startswith("_") else IMAGE_KIND, ending)
 
     def content(self, ending: str) -> bytes | None:
@@ -494,7 +494,7 @@ class _Check:
             area = int(max(areas[value], surplus[value]))
             union = areas[value] + surplus[value]
             iou = (areas[value] - missing[value]) / union
-            if area <= LEAST_AREA or value == 0 or iou >= LEAST_IOU:
+            if area <= MIN_AREA or value == 0 or iou >= MIN_IOU:
                 continue
             if value >= _NOBODY:
                 label = objects[value - _NOBODY].label

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from augment.insert.options import range_of
+from augment.placement.options import range_of
 from benefit.pasting import paste_tree
 from data.frame import ANNOTATION, IMAGE_KIND, Frame, list_frames
 from engine.records import write_outputs
@@ -158,7 +158,7 @@ def inserted(folder: Path, source: Source) -> dict:
 
 
 def pasted(method: str, folder: Path, source: Source) -> dict:
-    """Persons of other pictures, once for each copy."""
+    """Persons of other images, once for each copy."""
     per_image = range_of(source.per_image)
     objects = sum(
         paste_tree(method, source.tree, SPLIT, folder / f"tree{copy}", per_image, _seed(source, copy))

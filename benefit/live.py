@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 from data.camera import Camera
 from data.labels import FIRST_SINGLE_ID
 from insertion import InsertInstances, make_bank, thing_masks
-from segment.samples import Sample, frames_of, sample_of
+from segment.samples import TrainingFrame, frames_of, sample_of
 
 
 class LiveFrames(Sequence):
@@ -36,11 +36,11 @@ class LiveFrames(Sequence):
     def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, index: int) -> Sample:
-        picture, instance_ids, label_ids, camera = self.read(index)
+    def __getitem__(self, index: int) -> TrainingFrame:
+        rgb, instance_ids, label_ids, camera = self.read(index)
         masks, labels = thing_masks(instance_ids)
         target = {"masks": masks, "labels": labels, "semantic": label_ids, "camera": camera}
-        image, target = self.insert(tv_tensors.Image(torch.from_numpy(picture).permute(2, 0, 1)), target)
+        image, target = self.insert(tv_tensors.Image(torch.from_numpy(rgb).permute(2, 0, 1)), target)
         ids = instance_map(target["masks"], target["labels"])
         return sample_of(np.ascontiguousarray(image.permute(1, 2, 0)), ids, self.size)
 

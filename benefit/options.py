@@ -25,11 +25,11 @@ class BenefitOptions:
         "runs/benefit", "folder of everything that is made; several of these commands may share it"
     )
     n: tuple[int, ...] = setting((20, 80), "training scenes", read=int, flag={"nargs": "+"})
-    seeds: int = setting(3, "repetitions, each with scenes of its own", least=1)
+    seeds: int = setting(3, "repetitions, each with scenes of its own", min=1)
     arms: tuple[str, ...] = setting(
         tuple(ARMS), "those of the table", tuple(ARMS), flag={"nargs": "+"}, read=str
     )
-    held_out: int = setting(100, "scenes to be measured on", least=1)
+    held_out: int = setting(100, "scenes to be measured on", min=1)
     final: bool = setting(
         False, "measure on the second set of held-out scenes too, which nothing else ever touches"
     )
@@ -44,13 +44,13 @@ class BenefitOptions:
         3,
         "how often each scene is inserted into, pasted into, repainted, every time anew",
         section="data",
-        least=1,
+        min=1,
     )
     share: float = setting(
         0.5, "of what is learnt from that is made, in every arm but real", section="data", above=0, below=1
     )
     place_preset: str = setting("demo", "of main.py, for the model of places and shapes", section="data")
-    place_iterations: int = setting(400, "steps of its training", section="data", least=1)
+    place_iterations: int = setting(400, "steps of its training", section="data", min=1)
 
     arch: str = setting("maskrcnn_small_fpn", "see scripts.segment", ARCHS, section="segmenter")
     size: tuple[int, int] = setting(
@@ -63,18 +63,18 @@ class BenefitOptions:
         read=size_of,
     )
     start_scenes: int = setting(
-        300, "scenes without persons and riders that it knows before", section="segmenter", least=1
+        300, "scenes without persons and riders that it knows before", section="segmenter", min=1
     )
     start_iterations: int = setting(
-        3000, "steps on these, once for all arms; 0: random weights", section="segmenter", least=0
+        3000, "steps on these, once for all arms; 0: random weights", section="segmenter", min=0
     )
-    iterations: int = setting(1000, "steps, the same in every arm", section="segmenter", least=1)
-    batch_size: int = setting(2, "windows a step", section="segmenter", least=1)
+    iterations: int = setting(1000, "steps, the same in every arm", section="segmenter", min=1)
+    batch_size: int = setting(2, "windows a step", section="segmenter", min=1)
     optimiser: str = setting("adamw", "see scripts.segment", tuple(OPTIMISERS), section="segmenter")
     learning_rate: float = setting(1e-3, "after the warm-up", section="segmenter", above=0)
     precision: str = setting("fp32", "see scripts.segment", ("auto", "fp32", "bf16"), section="segmenter")
     least_area: int = setting(
-        100, "pixels; smaller instances count neither as missed nor as found", section="segmenter", least=0
+        100, "pixels; smaller instances count neither as missed nor as found", section="segmenter", min=0
     )
 
 

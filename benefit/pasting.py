@@ -1,7 +1,7 @@
-"""Copy-paste without a model: persons of the data set, put on other pictures of it by the same painter.
+"""Copy-paste without a model: persons of the data set, put on other images of it by the same painter.
 
-Two ways to choose the place: `prior`, the box where the person stands in its own picture, whatever is there
-in the other; `copy_paste`, anywhere, with a random flip and size (Simple Copy-Paste). No rule asks whether
+Two ways to choose the place: `prior`, the box where the person stands in its own image, whatever is there
+in the other; `copy_paste`, anywhere, with a random flip and size (Simple Copy-Paste). No filter asks whether
 that is plausible; an object only has to be seen.
 """
 
@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from augment.compose import place_mask
-from augment.insert.gates import Gates
-from augment.insert.scene import EditedImage, contents, new_frame, read_image
-from augment.insert.tree import plan
 from augment.paint.painter import Painter, Rendering
+from augment.placement.filters import Filters
+from augment.placement.plan import plan
+from augment.placement.scene import EditedImage, contents, new_frame, read_image
 from data.frame import Frame, list_frames
 from data.instances import bounding_box
 from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
@@ -26,7 +26,7 @@ METHODS = ("prior", "copy_paste")
 CLASS = "person"
 ATTEMPTS = 20  # persons tried for each object
 SCALES = (0.8, 1.25)  # of the size of a pasted person
-RULES = Gates(rules=("visible",), may_hide=True)
+FILTERS = Filters(rules=("visible",), may_hide=True)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def donors_of(frame: Frame) -> list[Donor]:
     _, instance_ids = frame.read_maps()
     areas = np.bincount(instance_ids.ravel())
     found = []
-    for value in np.flatnonzero(areas >= RULES.least_area(instance_ids.size)).tolist():
+    for value in np.flatnonzero(areas >= FILTERS.area_limit(instance_ids.size)).tolist():
         if value >= FIRST_SINGLE_ID and value // 1000 == TARGET_CLASSES[CLASS].label_id:
             mask = instance_ids == value
             x0, y0, x1, y1 = bounding_box(mask)
@@ -95,6 +95,6 @@ def paste_one(
             corner = rng.uniform((0, 0), (width, height) - size)
             box = np.concatenate([corner, corner + size])
         patch = place_mask(mask.astype(np.float64), box, width, height)
-        if image.new_id(CLASS) is not None and image.put(CLASS, patch, RULES, painter.paint)[0] is None:
+        if image.new_id(CLASS) is not None and image.put(CLASS, patch, FILTERS, painter.paint)[0] is None:
             return True
     return False

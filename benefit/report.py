@@ -1,4 +1,4 @@
-"""What a measurement found: figures of every arm over seeds, beside `real`; benefit.json, Markdown, plot."""
+"""What a measurement found: metrics of every arm over seeds, beside `real`; benefit.json, Markdown, plot."""
 
 import io
 import json
@@ -15,15 +15,15 @@ from benefit.sharing import read_result
 from benefit.tasks import SETTINGS, Case, cases_of
 from support.files import write_atomic
 
-FIGURES = {"person": "person AP", "mean": "mean AP over classes"}
+METRICS = {"person": "person AP", "mean": "mean AP over classes"}
 BASE = "real"
 CONFIDENCE = 0.95
 
 
 def summarise(options: BenefitOptions, out: Path) -> dict:
-    """All figures of the arms that are finished.
+    """All metrics of the arms that are finished.
 
-    "held_out" and, with options.final, "final": rows with n, arm, and for each of FIGURES the values (0..1)
+    "held_out" and, with options.final, "final": rows with n, arm, and for each of METRICS the values (0..1)
     by seed, their mean and spread, and the difference to `real`; "cost": seconds by n and arm.
     """
     sets = {"held_out": Case.arm} | ({"final": Case.final} if options.final else {})
@@ -48,10 +48,10 @@ def rows_of(options: BenefitOptions, result_of: Callable[[Case, str], dict | Non
         values = found.get((n, arm), {})
         base = found.get((n, BASE), {})
         row = {"n": n, "arm": arm}
-        for figure in FIGURES:
-            own = {seed: one[figure] for seed, one in values.items() if one[figure] is not None}
-            pairs = [(own[seed], base[seed][figure]) for seed in own if arm != BASE and base.get(seed)]
-            row[figure] = {"by_seed": own, **spread(list(own.values())), "to_real": difference(pairs)}
+        for metric in METRICS:
+            own = {seed: one[metric] for seed, one in values.items() if one[metric] is not None}
+            pairs = [(own[seed], base[seed][metric]) for seed in own if arm != BASE and base.get(seed)]
+            row[metric] = {"by_seed": own, **spread(list(own.values())), "to_real": difference(pairs)}
         rows.append(row)
     return rows
 
@@ -126,15 +126,15 @@ def markdown(content: dict) -> str:
         if name not in content:
             continue
         heads = ["n", "training data", "seeds"]
-        heads += [head for label in FIGURES.values() for head in (label, "to real")]
+        heads += [head for label in METRICS.values() for head in (label, "to real")]
         lines = [f"{title}:", "", _line(heads), _line(["---"] * len(heads))]
         for row in content[name]:
             seeds = len(row["person"]["by_seed"])
             if not seeds:
                 continue
             cells = [str(row["n"]), row["arm"], str(seeds)]
-            for figure in FIGURES:
-                cells += [_with_spread(row[figure]), _with_interval(row[figure]["to_real"])]
+            for metric in METRICS:
+                cells += [_with_spread(row[metric]), _with_interval(row[metric]["to_real"])]
             lines.append(_line(cells))
         parts.append("\n".join(lines))
     heads = ["n", "training data", "objects", "model of places, s", "making data, s", "training and AP, s"]
@@ -151,11 +151,11 @@ def _line(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _with_spread(figure: dict) -> str:
-    if figure["mean"] is None:
+def _with_spread(metric: dict) -> str:
+    if metric["mean"] is None:
         return "-"
-    deviation = "" if figure["deviation"] is None else f" ± {100 * figure['deviation']:.1f}"
-    return f"{100 * figure['mean']:.1f}{deviation}"
+    deviation = "" if metric["deviation"] is None else f" ± {100 * metric['deviation']:.1f}"
+    return f"{100 * metric['mean']:.1f}{deviation}"
 
 
 def _with_interval(found: dict | None) -> str:

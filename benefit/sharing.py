@@ -19,7 +19,7 @@ WAIT = 0.5  # seconds between looks at what others do
 
 
 @dataclass(frozen=True)
-class Task:
+class BenefitTask:
     """One piece of work; work(folder) returns what result.json holds beside the seconds it took."""
 
     name: str
@@ -35,15 +35,15 @@ def read_result(out: Path, name: str) -> dict | None:
         return None
 
 
-def work_off(out: Path, tasks: list[Task], told: Callable[[str, dict], None]) -> None:
-    """Do tasks until all are done, here or by others; told(name, result) after each that is done here."""
+def work_off(out: Path, tasks: list[BenefitTask], on_done: Callable[[str, dict], None]) -> None:
+    """Do tasks until all are done, here or by others; on_done(name, result) after each that is done here."""
     while open_tasks := [task for task in tasks if not (out / task.name / RESULT).exists()]:
         waiting = {task.name for task in open_tasks}
-        if not any(try_task(out, task, told) for task in open_tasks if waiting.isdisjoint(task.needs)):
+        if not any(try_task(out, task, on_done) for task in open_tasks if waiting.isdisjoint(task.needs)):
             time.sleep(WAIT)
 
 
-def try_task(out: Path, task: Task, told: Callable[[str, dict], None]) -> bool:
+def try_task(out: Path, task: BenefitTask, on_done: Callable[[str, dict], None]) -> bool:
     """Do a task unless another process does; whether anything changed."""
     folder = out / task.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,5 +57,5 @@ def try_task(out: Path, task: Task, told: Callable[[str, dict], None]) -> bool:
             write_atomic(folder / RESULT, (json.dumps(result, indent=1) + "\n").encode())
     except Timeout:
         return False
-    told(task.name, result)
+    on_done(task.name, result)
     return True

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from augment.insert.options import range_of
+from augment.placement.options import range_of
 from benefit.arms import (
     ARMS,
     FINAL_SEED,
@@ -27,11 +27,11 @@ from benefit.arms import (
 )
 from benefit.live import LiveFrames
 from benefit.options import FREE, BenefitOptions
-from benefit.sharing import Task
+from benefit.sharing import BenefitTask
 from distributed import Ranks, choose_device
 from segment.options import SegmentOptions, validate
-from segment.samples import Truth
-from segment.training import learn, measure, read_truths, trained
+from segment.samples import GroundTruth
+from segment.training import learn, measure, read_ground_truths, trained
 from support.errors import InputError
 from support.files import write_atomic
 
@@ -69,17 +69,17 @@ def cases_of(options: BenefitOptions) -> list[Case]:
 # ---- the list -----------------------------------------------------------------------------------
 
 
-def tasks_of(options: BenefitOptions) -> list[Task]:
+def tasks_of(options: BenefitOptions) -> list[BenefitTask]:
     """All tasks of a measurement, in the order in which they are to be taken."""
     out = Path(options.out).absolute()
     first, models, data, arms, last = [], [], [], [], []
     held_out = partial(write_held_out, count=options.held_out, size=options.scene_size)
-    first.append(Task(HELD_OUT, (), partial(held_out, seed=HELD_OUT_SEED)))
+    first.append(BenefitTask(HELD_OUT, (), partial(held_out, seed=HELD_OUT_SEED)))
     if options.final:
-        last.append(Task(FINAL, (), partial(held_out, seed=FINAL_SEED)))
+        last.append(BenefitTask(FINAL, (), partial(held_out, seed=FINAL_SEED)))
     start = (START,) if options.start_iterations else ()
     if start:
-        models.append(Task(START, (), partial(train_start, options=options)))
+        models.append(BenefitTask(START, (), partial(train_start, options=options)))
     for case in cases_of(options):
         scenes, model = f"{case.name}/scenes", f"{case.name}/placement"
         source = Source(
@@ -91,7 +91,7 @@ def tasks_of(options: BenefitOptions) -> list[Task]:
             options.device,
         )
         first.append(
-            Task(
+            BenefitTask(
                 scenes,
                 (),
                 partial(write_training_scenes, n=case.n, seed=case.seed, size=options.scene_size),
@@ -107,15 +107,15 @@ def tasks_of(options: BenefitOptions) -> list[Task]:
                 seed=case.seed,
                 device=options.device,
             )
-            models.append(Task(model, (scenes,), work))
+            models.append(BenefitTask(model, (scenes,), work))
         for recipe in recipes:
             needs = (scenes, model) if recipe in NEEDS_MODEL else (scenes,)
-            data.append(Task(case.data(recipe), needs, partial(RECIPES[recipe], source=source)))
+            data.append(BenefitTask(case.data(recipe), needs, partial(RECIPES[recipe], source=source)))
         for arm in options.arms:
             made = tuple(case.data(recipe) for recipe in ARMS[arm].recipes)
             made += (model,) if ARMS[arm].live else ()
             arms.append(
-                Task(
+                BenefitTask(
                     case.arm(arm),
                     (HELD_OUT, scenes, *start, *made),
                     partial(train_arm, options=options, case=case, arm=arm),
@@ -123,7 +123,7 @@ def tasks_of(options: BenefitOptions) -> list[Task]:
             )
             if options.final:
                 work = partial(measure_finally, options=options, case=case, arm=arm)
-                last.append(Task(case.final(arm), (FINAL, case.arm(arm)), work))
+                last.append(BenefitTask(case.final(arm), (FINAL, case.arm(arm)), work))
     return [*first, *models, *data, *arms, *last]
 
 
@@ -141,12 +141,12 @@ def train_arm(folder: Path, options: BenefitOptions, case: Case, arm: str) -> di
     settings = segmenter_of(options, case, arm, HELD_OUT)
     if options.start_iterations:
         settings = replace(settings, weights=str(Path(options.out).absolute() / START / "run"))
-    truths = truths_of(settings.val, settings.size)
+    ground_truths = ground_truths_of(settings.val, settings.size)
     device = choose_device(options.device)
     with contextlib.redirect_stdout(io.StringIO()):  # log.txt in its folder says the same
         live = live_frames(folder, options, case) if ARMS[arm].live else None
-        model = learn(settings, list(truths), device, Ranks(), live)
-    return measure(model, settings, list(truths), device)
+        model = learn(settings, list(ground_truths), device, Ranks(), live)
+    return measure(model, settings, list(ground_truths), device)
 
 
 def live_frames(folder: Path, options: BenefitOptions, case: Case) -> LiveFrames:
@@ -167,8 +167,8 @@ def measure_finally(folder: Path, options: BenefitOptions, case: Case, arm: str)
     """Measure the segmenter of an arm on the second set of held-out scenes."""
     settings = segmenter_of(options, case, arm, FINAL)
     device = choose_device(options.device)
-    truths = truths_of(settings.val, settings.size)
-    return measure(trained(settings, device), settings, list(truths), device)
+    ground_truths = ground_truths_of(settings.val, settings.size)
+    return measure(trained(settings, device), settings, list(ground_truths), device)
 
 
 def segmenter_of(options: BenefitOptions, case: Case, arm: str, measured_on: str) -> SegmentOptions:
@@ -224,9 +224,9 @@ def training_of(
 
 
 @cache
-def truths_of(tree: str, size: tuple[int, int]) -> tuple[Truth, ...]:
+def ground_truths_of(tree: str, size: tuple[int, int]) -> tuple[GroundTruth, ...]:
     """The frames to be measured on, read once in a process."""
-    return tuple(read_truths(SegmentOptions(data=[], val=tree, out="", size=size, num_workers=0)))
+    return tuple(read_ground_truths(SegmentOptions(data=[], val=tree, out="", size=size, num_workers=0)))
 
 
 # ---- its folder ---------------------------------------------------------------------------------

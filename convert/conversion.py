@@ -1,4 +1,4 @@
-"""Converting a whole data set: names in the tree, one picture after another, the report.
+"""Converting a whole data set: names in the tree, one image after another, the report.
 
 A program of the engine; OUT/convert.json has the report.
 """
@@ -12,10 +12,10 @@ from pathlib import Path
 from convert.formats import module_of
 from convert.frame import files_of, maps_of
 from convert.mapping import VOID, check_complete
-from convert.source import Category, DataSet, Item, existing_folder
+from convert.source import Category, DataSet, SourceImage, existing_folder
 from data.frame import GT_KINDS, IMAGE_KIND, Frame
 from data.images import find_image
-from engine.records import Item as TreeItem
+from engine.records import SourceImage as TreeItem
 from engine.tree import Program, Tree
 from support.errors import InputError
 
@@ -25,7 +25,7 @@ _PLACES = 10**6  # sequences, and frames of each
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is asked for. mapping: category name -> label name; link: link pictures that need no change."""
+    """What is asked for. mapping: category name -> label name; link: link images that need no change."""
 
     format_name: str
     root: Path
@@ -49,7 +49,7 @@ class Task:
     """An item and the frame of the tree that it becomes."""
 
     frame: Frame
-    item: Item
+    item: SourceImage
 
     @property
     def key(self) -> str:
@@ -58,13 +58,13 @@ class Task:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return (self.item.picture, *self.item.annotations)
+        return (self.item.image, *self.item.annotations)
 
     def tree_item(self, root: Path) -> TreeItem:
         """As the engine sees it; root: of the data set."""
         sources = {os.path.relpath(path, root): path for path in self.files}
-        picture, *annotations = sources
-        return TreeItem(self.key, sources, None, {"picture": picture, "annotations": annotations}, self)
+        image, *annotations = sources
+        return TreeItem(self.key, sources, None, {"picture": image, "annotations": annotations}, self)
 
 
 # ---- input --------------------------------------------------------------------------------------
@@ -87,12 +87,12 @@ def find(conversion: Conversion, split: str | None) -> tuple[list[TreeItem], Dat
     splits = sorted({item.split for item in data_set.items})
     if split is not None and split not in splits:
         raise InputError(f"--split {split}: no such split, only {', '.join(splits)}")
-    found = [replace(item, picture=find_image(item.picture) or item.picture) for item in data_set.items]
+    found = [replace(item, image=find_image(item.image) or item.image) for item in data_set.items]
     tasks = _named(found, conversion.out)
     return [task.tree_item(conversion.root) for task in tasks if split in (None, task.item.split)], data_set
 
 
-def _named(items: list[Item], out: Path) -> list[Task]:
+def _named(items: list[SourceImage], out: Path) -> list[Task]:
     """Every item with a name; those without a place of their own are counted within split and city."""
     count: Counter[tuple[str, str]] = Counter()
     tasks = []
@@ -104,16 +104,16 @@ def _named(items: list[Item], out: Path) -> list[Task]:
         tasks.append(Task(Frame.official(out, item.split, item.city, *place), item))
     twice = [key for key, number in Counter(task.key for task in tasks).items() if number > 1]
     if twice:
-        raise InputError(f"two pictures would have the name {twice[0]} in the tree; rename a folder of one")
+        raise InputError(f"two images would have the name {twice[0]} in the tree; rename a folder of one")
     return tasks
 
 
-# ---- one picture --------------------------------------------------------------------------------
+# ---- one image --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Converter:
-    """What converts pictures: `engine.tree.Make` for items whose task is a `Task`."""
+    """What converts images: `engine.tree.Make` for items whose task is a `Task`."""
 
     conversion: Conversion
     categories: dict[int, Category]
@@ -136,12 +136,12 @@ class Converter:
 
 
 def check_names(tree: Tree, items: list[TreeItem]) -> None:
-    """Raises InputError if a name stands for another picture in OUT than it would now."""
+    """Raises InputError if a name stands for another image in OUT than it would now."""
     for item in items:
-        lines, picture = tree.records.get(item.key), item.facts["picture"]
-        if lines and lines[-1]["picture"] != picture:
+        lines, image = tree.records.get(item.key), item.facts["picture"]
+        if lines and lines[-1]["picture"] != image:
             raise InputError(
-                f"--out {tree.out}: {item.key} is {lines[-1]['picture']} there, now {picture}; choose another"
+                f"--out {tree.out}: {item.key} is {lines[-1]['picture']} there, now {image}; choose another"
                 " --out"
             )
 

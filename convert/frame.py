@@ -8,7 +8,7 @@ from cityscapesscripts.helpers.labels import name2label
 
 from convert.mapping import GROUP, VOID
 from convert.polygons import polygons_of
-from convert.source import Category, Item, Segments, read_picture, values_in
+from convert.source import Category, Segments, SourceImage, read_rgb, values_in
 from data.frame import IMAGE_KIND, Frame
 from data.images import fitting
 from data.writer import LabelledPolygon, encode_png, instance_values
@@ -84,15 +84,15 @@ def _index_of(keys: np.ndarray, present: list[int]) -> np.ndarray:
     return np.searchsorted(present, keys)
 
 
-def files_of(frame: Frame, item: Item, maps: Maps, link: bool) -> dict[str, bytes | Link]:
-    """Picture and annotation of an item as a frame: contents by place.
+def files_of(frame: Frame, item: SourceImage, maps: Maps, link: bool) -> dict[str, bytes | Link]:
+    """Image and annotation of an item as a frame: contents by place.
 
-    link: a picture that is an 8-bit RGB PNG becomes a symbolic link to it; others are written as such.
-    Raises InputError for a bad picture.
+    link: an image that is an 8-bit RGB PNG becomes a symbolic link to it; others are written as such.
+    Raises InputError for a bad image.
     """
-    rgb, content = read_picture(item.picture)
-    fitting(item.picture, rgb, maps.label_ids.shape)
+    rgb, content = read_rgb(item.image)
+    fitting(item.image, rgb, maps.label_ids.shape)
     linked = link and content is not None
-    picture = Link(item.picture.resolve(), content) if linked else content or encode_png(rgb)
+    image = Link(item.image.resolve(), content) if linked else content or encode_png(rgb)
     annotation = frame.annotation(maps.label_ids, maps.instance_ids, maps.objects)
-    return {frame.place(IMAGE_KIND, ".png"): picture} | annotation
+    return {frame.place(IMAGE_KIND, ".png"): image} | annotation

@@ -14,7 +14,7 @@ from data.outlines import join_pieces, outline
 from data.writer import LabelledPolygon, topmost
 
 _MARGIN = 16  # pixels around an instance where lines between its pieces may lead
-_MOST = 40  # pieces of an instance, and holes in it, that its polygon shows; speckle has thousands
+_MAX_PIECES = 40  # pieces of an instance, and holes in it, that its polygon shows; speckle has thousands
 
 
 def polygons_of(
@@ -88,10 +88,10 @@ def _instance_outline(
 
 
 def _largest(mask: np.ndarray, connectivity: int) -> np.ndarray:
-    """A mask (h,w) bool without all but its _MOST largest pieces."""
+    """A mask (h,w) bool without all but its _MAX_PIECES largest pieces."""
     count, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=connectivity)
-    if count <= _MOST + 1:
+    if count <= _MAX_PIECES + 1:
         return mask
     kept = np.zeros(count, bool)
-    kept[1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")[:_MOST]] = True
+    kept[1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")[:_MAX_PIECES]] = True
     return kept[pieces]

@@ -23,8 +23,8 @@ class Category:
 
 
 @dataclass(frozen=True)
-class Item:
-    """A picture with its annotation, and where it comes to lie in the tree.
+class SourceImage:
+    """An image with its annotation, and where it comes to lie in the tree.
 
     place: sequence and frame number (0..999999), unique within the city; None: counted by the engine.
     segments: (key, category, whether a single instance) where a data set lists them in a file of its own.
@@ -34,7 +34,7 @@ class Item:
     split: str
     city: str  # letters and digits
     place: tuple[int, int] | None
-    picture: Path
+    image: Path
     annotations: tuple[Path, ...]
     segments: tuple[tuple[int, int, bool], ...] = ()
     problem: str = ""
@@ -44,7 +44,7 @@ class Item:
 class DataSet:
     """The items in the order in which they are counted, and the categories by their ids in the files."""
 
-    items: list[Item]
+    items: list[SourceImage]
     categories: dict[int, Category]
 
 
@@ -77,11 +77,11 @@ def existing_folder(path: Path, what: str) -> Path:
     return path
 
 
-def read_picture(path: Path) -> tuple[np.ndarray, bytes | None]:
-    """A picture (H,W,3) uint8 RGB as its pixels lie in the file, and the file if others read it so too.
+def read_rgb(path: Path) -> tuple[np.ndarray, bytes | None]:
+    """An image (H,W,3) uint8 RGB as its pixels lie in the file, and the file if others read it so too.
 
     That is an 8-bit RGB PNG without a note on orientation, which annotations leave alone and other programs
-    obey. Raises InputError for what is no picture or damaged.
+    obey. Raises InputError for what is no image or damaged.
     """
     content = read_bytes(path)
     return decode_image(path, content), content if is_plain_png(content) else None

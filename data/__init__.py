@@ -6,5 +6,5 @@ a tree. Out: NumPy arrays in the data set's own resolution, and files of a tree.
 
 import os
 
-# Broken pictures are named in one line of ours; OpenCV reads this when it is first imported.
+# Broken images are named in one line of ours; OpenCV reads this when it is first imported.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")

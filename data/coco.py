@@ -16,7 +16,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from data.frame import IMAGE_KIND, Frame
-from data.geometry import Patch
+from data.geometry import MaskPatch
 from data.images import read_instance_map
 from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
 from support.errors import InputError
@@ -86,7 +86,7 @@ def annotations_of(
     return found
 
 
-def rle_of(patch: Patch, shape: tuple[int, int]) -> dict:
+def rle_of(patch: MaskPatch, shape: tuple[int, int]) -> dict:
     """A mask in an image of shape (H,W) as compressed RLE of the whole image; pycocotools.mask decodes it."""
     whole = np.zeros(shape, np.uint8, order="F")
     whole[patch.window] = patch.mask

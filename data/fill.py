@@ -109,8 +109,8 @@ def _scenery(ids: np.ndarray, hole: np.ndarray) -> np.ndarray:
     nearer = np.where((rows - up_place < down_place - rows) & (up != UNLABELED), up, down)
     found = np.where(left, left, np.where(nearer, nearer, up))
     differ = left != right
-    share = (columns - left_place)[differ] / (right_place - left_place)[differ]
-    left_wins = _left_wins(left, right, up, down, differ, share, rows, columns)
+    fraction = (columns - left_place)[differ] / (right_place - left_place)[differ]
+    left_wins = _left_wins(left, right, up, down, differ, fraction, rows, columns)
     found[differ] = np.where(left_wins, left[differ], right[differ])
 
     left, right = (known[find(~hole[beside], 0)[hole[beside]], rows] for find in (_previous, _next))
@@ -132,14 +132,14 @@ def _left_wins(
     up: np.ndarray,
     down: np.ndarray,
     differ: np.ndarray,
-    share: np.ndarray,
+    fraction: np.ndarray,
     rows: np.ndarray,
     columns: np.ndarray,
 ) -> np.ndarray:
     """Where left and right differ, whether the pixel belongs to what is on its left: (D,) bool.
 
     left, right, up, down (N,): the nearest surface each way, for the pixels of the hole column by column;
-    share (D,): way from the left one to the right one, 0..1.
+    fraction (D,): way from the left one to the right one, 0..1.
     """
     count = len(left)
     places = np.arange(count)
@@ -166,6 +166,6 @@ def _left_wins(
             (before == left) | (after == left),
             (before == right) | (after == right),
         ],
-        [way_down < 1 - share, way_down >= share, True, False],
-        share < 0.5,
+        [way_down < 1 - fraction, way_down >= fraction, True, False],
+        fraction < 0.5,
     )

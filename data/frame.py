@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from data.camera import Camera, published_camera
-from data.erased import Erasure, decode_erasures, erasures_file
+from data.erasures import Erasure, decode_erasures, erasures_file
 from data.images import (
     decode_image,
     decode_instance_map,
@@ -52,7 +52,8 @@ ANNOTATION = (LABELS, INSTANCES, COLOR, POLYGONS)  # how the names of these file
 TRAIN_IDS = "_labelTrainIds.png"  # the official tools make it on demand
 VOID_FILE = "void.txt"  # in the folder of a data set: label ids that mean nothing
 
-MAX_DISAGREEMENT = 0.01  # share of pixels where label and instance map may differ; in the real data it is 0
+# fraction of pixels where label and instance map may differ; in the real data it is 0
+MAX_DISAGREEMENT = 0.01
 _OFFICIAL_NAME = re.compile(r"[^_/]+_\d{6}_\d{6}")
 
 
@@ -198,7 +199,7 @@ class Frame:
         """
         path = self.image_path
         if path is None:
-            raise InputError(f"{self.label_path}: has no RGB picture in {IMAGE_KIND}/; put it there")
+            raise InputError(f"{self.label_path}: has no RGB image in {IMAGE_KIND}/; put it there")
         image = decode_image(path, read(path))
         return image if shape is None else fitting(path, image, shape)
 
@@ -353,7 +354,7 @@ def root_above(map_path: Path) -> Path | None:
 
 
 def gt_kind(db_root: str | Path, split: str) -> str:
-    """Where the annotation of a split lies, one of GT_KINDS: gtCoarse if there is nothing else of it."""
+    """Where the annotation of a split lies, one of GT_KINDS: gtCoarse if that is all there is."""
     fine, coarse = (Path(db_root) / kind / split for kind in GT_KINDS)
     return GT_KINDS[coarse.is_dir() and not fine.is_dir()]
 

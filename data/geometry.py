@@ -1,8 +1,8 @@
-"""Figures of placed boxes: support, metric height, spread, distance to real boxes; masks.
+"""Metrics of placed boxes: support, metric height, spread, distance to real boxes; masks.
 
 Pure functions on boxes and maps (docs/evaluation.md#definitions). A box is half-open, x0, y0, x1, y1 in
-pixels of the data set's own resolution, float64; its foot is its lower edge y1. W and H are the width and
-height of the image.
+pixels of the data set's own resolution, float64; its foot, where it meets the ground, is its lower edge y1. W
+and H are the width and height of the image.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from data.instances import bounding_box
 from data.labels import LICENSE_PLATE_ID
 
 STRIP_ROWS = 5  # rows below the foot that are looked at for support
-SUPPORT_SHARE = 0.5  # of the strip's pixels must be a surface that the class stands on
+SUPPORT_FRACTION = 0.5  # of the strip's pixels must be a surface that the class stands on
 PROJECTIONS = 512  # directions of the sliced distance
 FIT_INSTANCES = 2000  # at most so many training boxes enter the fit of heights: it looks at all pairs
-LEAST_INSTANCES = (
+MIN_INSTANCES = (
     30  # of a class in training; with fewer nothing is fitted to them, drawn from or compared with them
 )
 FURTHEST_EDGE = 1e6  # pixels; edges beyond count as there, wherever exactly they are
@@ -143,7 +143,7 @@ def supported(boxes: np.ndarray, supporting: np.ndarray) -> np.ndarray:
     left, right = left.clip(0, width), right.clip(0, width)
     top, bottom = top.clip(0, height), (top + STRIP_ROWS).clip(0, height)
     found = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
-    return found >= SUPPORT_SHARE * area
+    return found >= SUPPORT_FRACTION * area
 
 
 # ---- how high it is -----------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def metric_heights(boxes: np.ndarray, camera: Camera) -> np.ndarray:
 
 @dataclass(frozen=True)
 class HeightFit:
-    """Box height = intercept + slope * foot row, both as shares of the image height, and how real boxes vary.
+    """Box height = intercept + slope * foot row, fractions of the image height, and how real boxes vary.
 
     low and high: 2nd and 98th percentile of log(height / fitted height) over the training boxes.
     """
@@ -173,19 +173,19 @@ class HeightFit:
     high: float
 
     def heights(self, foot: np.ndarray) -> np.ndarray:
-        """Fitted heights (...), at least 0.001, at foot rows (...); shares of the image height."""
+        """Fitted heights (...), at least 0.001, at foot rows (...); fractions of the image height."""
         return np.maximum(self.intercept + self.slope * foot, 1e-3)
 
 
 def too_few(instances: int) -> str | None:
     """Why so many training instances of a class are no foundation, or None if they are enough."""
-    if instances >= LEAST_INSTANCES:
+    if instances >= MIN_INSTANCES:
         return None
-    return f"{instances} training instance{'s' * (instances != 1)}, {LEAST_INSTANCES} needed"
+    return f"{instances} training instance{'s' * (instances != 1)}, {MIN_INSTANCES} needed"
 
 
 def fit_heights(boxes: np.ndarray) -> HeightFit | None:
-    """Robust line (Theil-Sen: median slope over all pairs) through boxes (N,4), in shares of the image size.
+    """Robust line (Theil-Sen: median slope over all pairs) through boxes (N,4) in fractions of the image.
 
     None for `too_few` boxes. Of more than 2,000, 2,000 at even distances in the list are used.
     """
@@ -204,7 +204,7 @@ def fit_heights(boxes: np.ndarray) -> HeightFit | None:
 
 
 def height_residuals(boxes: np.ndarray, fit: HeightFit) -> np.ndarray:
-    """log(height / fitted height) (N,) of boxes (N,4) in shares of the image size."""
+    """log(height / fitted height) (N,) of boxes (N,4) in fractions of the image size."""
     return np.log(np.maximum(boxes[:, 3] - boxes[:, 1], 1e-6) / fit.heights(boxes[:, 3]))
 
 
@@ -212,7 +212,7 @@ def height_residuals(boxes: np.ndarray, fit: HeightFit) -> np.ndarray:
 
 
 def place_features(boxes: np.ndarray) -> np.ndarray:
-    """(centre x, foot y, log height, log width) (N,4) of boxes (N,4) in shares of the image size."""
+    """(centre x, foot y, log height, log width) (N,4) of boxes (N,4) in fractions of the image size."""
     sizes = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-6)
     return np.stack([boxes[:, ::2].mean(1), boxes[:, 3], np.log(sizes[:, 1]), np.log(sizes[:, 0])], 1)
 
@@ -229,7 +229,7 @@ def sliced_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class Patch:
+class MaskPatch:
     """A mask (rows,columns) bool and the column x0 and row y0 of its first pixel in the image."""
 
     mask: np.ndarray

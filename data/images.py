@@ -1,4 +1,4 @@
-"""Pictures and maps in files: their bytes first, then what these say they are, whatever the file is called.
+"""Images and maps in files: their bytes first, then what these say they are, whatever the file is called.
 
 Libraries get bytes and never a path: not all take every path, and suffixes may be wrong. By themselves they
 obey notes on orientation, of which maps know nothing, and bring other pixels to 8 bits without a word.
@@ -17,8 +17,8 @@ from PIL import Image
 from support.errors import InputError
 from support.files import read_bytes
 
-MOST_PIXELS = 2**27  # in one image; no camera comes near, and beyond some libraries refuse
-# A tree's own suffix first; pictures with those from .webp on are found, and refused by name.
+MAX_PIXELS = 2**27  # in one image; no camera comes near, and beyond some libraries refuse
+# A tree's own suffix first; images with those from .webp on are found, and refused by name.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
@@ -40,14 +40,14 @@ _FAST = {
     "8-bit RGBA": cv2.COLOR_BGRA2RGBA,
 }
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-_WANTED = "a picture is a PNG or JPEG"
+_WANTED = "an image is a PNG or JPEG"
 _TAKE = "take the official file of that name, or save it as one"
 _NOTES = (b"Raw profile type", b"XML:com.adobe.xmp")  # how texts begin that may hold an orientation
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error)  # what Pillow raises
 
 
 def find_image(path: Path) -> Path | None:
-    """`path`, or the file of that name with another suffix of a picture, in any case; None: neither."""
+    """`path`, or the file of that name with another suffix of an image, in any case; None: neither."""
     suffixes = SUFFIXES if path.suffix.lower() in SUFFIXES else ()
     cases = (case(suffix) for suffix in suffixes for case in (str, str.upper, _capitalised))
     candidates = (path, *(path.with_suffix(suffix) for suffix in cases))
@@ -58,16 +58,16 @@ def _capitalised(suffix: str) -> str:
     return "." + suffix[1:].capitalize()
 
 
-# ---- pictures -----------------------------------------------------------------------------------
+# ---- images -----------------------------------------------------------------------------------
 
 
 def read_image(path: Path) -> np.ndarray:
-    """The picture in a file, see `decode_image`."""
+    """The image in a file, see `decode_image`."""
     return decode_image(path, read_bytes(path))
 
 
 def decode_image(path: Path, content: bytes) -> np.ndarray:
-    """A picture (H,W,3) uint8 RGB, its pixels as they are stored: not turned, whatever notes there are.
+    """An image (H,W,3) uint8 RGB, its pixels as they are stored: not turned, whatever notes there are.
 
     A PNG or JPEG of 8 bits, in colour, grey, with a palette, or with an alpha channel that is opaque.
     Raises InputError, naming `path`, for anything else and for a file that is not whole.
@@ -122,7 +122,7 @@ def read_as_stored(path: Path) -> np.ndarray:
 
 
 def is_plain_png(content: bytes) -> bool:
-    """Whether a file is an 8-bit RGB PNG without a note that would make other programs turn the picture."""
+    """Whether a file is an 8-bit RGB PNG without a note that would make other programs turn the image."""
     if not content.startswith(_PNG):
         return False
     png = _png(content)
@@ -178,7 +178,7 @@ class Png:
     noted: bool  # it has notes, which may be on its orientation
 
     def __str__(self) -> str:
-        return f"{'an' if self.kind.startswith('8') else 'a'} {self.kind} picture"
+        return f"{'an' if self.kind.startswith('8') else 'a'} {self.kind} image"
 
 
 def png_of(path: Path, content: bytes, wanted: str) -> Png:
@@ -190,7 +190,7 @@ def png_of(path: Path, content: bytes, wanted: str) -> Png:
         png = _png(content)
     except ValueError as error:
         raise _damaged(path, error) from None
-    if png.width * png.height > MOST_PIXELS:
+    if png.width * png.height > MAX_PIXELS:
         raise _too_large(path)
     return png
 
@@ -243,4 +243,4 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 
 def _too_large(path: Path) -> InputError:
-    return InputError(f"{path}: too large, an image has at most {MOST_PIXELS} pixels; reduce it, or cut it")
+    return InputError(f"{path}: too large, an image has at most {MAX_PIXELS} pixels; reduce it, or cut it")

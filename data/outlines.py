@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data.geometry import Patch
+from data.geometry import MaskPatch
 from data.writer import LabelledPolygon, topmost
 
 
@@ -68,14 +68,14 @@ class Outlines:
         return Outlines(tuple(thing for place, thing in enumerate(self.objects) if place not in gone))
 
     def count(self, label: str) -> int:
-        """Instances of a class in the list, hidden ones included: the number the next one would get."""
+        """Instances of a class in the list, occluded ones included: the number the next one would get."""
         return sum(thing.is_instance and thing.label == label for thing in self.objects)
 
-    def insert(self, label: str, patch: Patch, hidden: np.ndarray) -> "Outlines":
-        """The list with a new object; `hidden` (h,w) bool are the pixels of the patch behind others."""
-        place, shape = len(self.objects), patch.mask & ~hidden
-        if hidden.any():
-            under = self._place_under(label, patch, hidden)
+    def insert(self, label: str, patch: MaskPatch, occluded: np.ndarray) -> "Outlines":
+        """The list with a new object; `occluded` (h,w) bool are the pixels of the patch behind others."""
+        place, shape = len(self.objects), patch.mask & ~occluded
+        if occluded.any():
+            under = self._place_under(label, patch, occluded)
             if under is not None:
                 place, shape = under, patch.mask
             elif _pieces(shape)[0] > 1:
@@ -83,7 +83,7 @@ class Outlines:
         new = LabelledPolygon(label, outline(shape) + np.array([patch.x0, patch.y0], np.int32))
         return Outlines((*self.objects[:place], new, *self.objects[place:]))
 
-    def _joined(self, label: str, patch: Patch, visible: np.ndarray) -> list[LabelledPolygon]:
+    def _joined(self, label: str, patch: MaskPatch, visible: np.ndarray) -> list[LabelledPolygon]:
         """An object seen in several pieces, `visible` (h,w) of its patch, and what its lines have covered."""
         margin = max(visible.shape)  # pixels around the patch where lines may lead
         left, top = min(margin, patch.x0), min(margin, patch.y0)
@@ -108,15 +108,15 @@ class Outlines:
             ]
         return [LabelledPolygon(thing.label, thing.polygon + corner) for thing in made]
 
-    def _place_under(self, label: str, patch: Patch, hidden: np.ndarray) -> int | None:
-        """Where a whole outline would be hidden in exactly these pixels, keeping all numbers; or None."""
-        height, width = hidden.shape
+    def _place_under(self, label: str, patch: MaskPatch, occluded: np.ndarray) -> int | None:
+        """Where a whole outline would be occluded in exactly these pixels, keeping all numbers; or None."""
+        height, width = occluded.shape
         corner = np.array([patch.x0, patch.y0], np.int32)
         shifted = [LabelledPolygon(thing.label, thing.polygon - corner) for thing in self.objects]
         top = topmost(shifted, width, height)
-        place = int(top[patch.mask & ~hidden].max()) + 1
+        place = int(top[patch.mask & ~occluded].max()) + 1
         later = self.objects[place:]
-        if top[hidden].min() < place or any(thing.is_instance and thing.label == label for thing in later):
+        if top[occluded].min() < place or any(thing.is_instance and thing.label == label for thing in later):
             return None
         return place
 

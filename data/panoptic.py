@@ -18,7 +18,7 @@ def write_panoptic(root: Path, split: str) -> Path:
     where detectron2 looks for them; earlier ones are replaced. In gtCoarse/ for a split that lies there.
     OSError or ValueError if a map can't be read, InputError for what else the official tool has to say.
     """
-    truth, name = Path(root) / gt_kind(root, split), f"cityscapes_panoptic_{split}"
+    ground_truth, name = Path(root) / gt_kind(root, split), f"cityscapes_panoptic_{split}"
     # The tool looks for maps by a pattern: it gets a folder of its own, with links to those of the split.
     made = tempfile.TemporaryDirectory(dir=root, prefix=".panoptic-")
     with made as folder, tempfile.TemporaryDirectory() as links:
@@ -26,8 +26,8 @@ def write_panoptic(root: Path, split: str) -> Path:
         maps.mkdir(parents=True)
         for frame in list_frames(root, split):
             (maps / f"{frame.name}_gtFine_instanceIds.png").symlink_to(map_for_tools(frame, Path(links)))
-        with kept_quiet(str(truth / split)):
+        with kept_quiet(str(ground_truth / split)):
             convert2panoptic(glob.escape(links), folder, setNames=[split])
-        shutil.rmtree(truth / name, ignore_errors=True)
-        (Path(folder) / name).rename(truth / name)
-        return (Path(folder) / f"{name}.json").replace(truth / f"{name}.json")
+        shutil.rmtree(ground_truth / name, ignore_errors=True)
+        (Path(folder) / name).rename(ground_truth / name)
+        return (Path(folder) / f"{name}.json").replace(ground_truth / f"{name}.json")

@@ -1,6 +1,6 @@
 """What annotation is made of: polygons, the label and instance maps that they draw, colours, PNG files.
 
-One ordered list of polygons is the only source of a frame's truth. It is rasterised with Pillow as the
+One ordered list of polygons is the only source of a frame's ground truth. It is rasterised with Pillow as the
 official tools do, so that `cityscapesscripts` rebuilds the same pixels from the JSON file.
 """
 
@@ -69,7 +69,7 @@ def visible_only(top: np.ndarray) -> tuple[list[int], np.ndarray]:
 def instance_values(objects: list[LabelledPolygon]) -> np.ndarray:
     """The value (N,) uint16 of each object in an instance map, by official counting.
 
-    Instances are label * 1000 + k, k counting from 0 in list order within each class, hidden ones
+    Instances are label * 1000 + k, k counting from 0 in list order within each class, occluded ones
     included; stuff and groups carry the bare label id, licence plates 0. ValueError for unknown labels, and
     for more than INSTANCES_OF_A_CLASS, the next of which would have the number of another class.
     """
@@ -141,7 +141,7 @@ def polygons_from_json(content: dict) -> tuple[list[LabelledPolygon], int, int]:
 def encode_png(image: np.ndarray) -> bytes:
     """PNG bytes of (H, W) uint8 or uint16, (H, W, 3) RGB or (H, W, 4) RGBA uint8; else ValueError.
 
-    Rows are kept as differences, from the row above in maps and from the pixel before in pictures, and
+    Rows are kept as differences, from the row above in maps and from the pixel before in images, and
     deflated at zlib's fastest level: in half the time that OpenCV takes, and hardly larger. (ISA-L is ten
     times as fast for maps, but gave other bytes for the same pixels once in some thousand files.)
     """

@@ -1,6 +1,6 @@
 """Everything that can be done in a session, each a function from a `State` to the next one.
 
-What a rule forbids leaves the objects as they are and says why. Raised is InputError, for files alone.
+What a filter rejects leaves the objects as they are and says why. Raised is InputError, for files alone.
 """
 
 from collections.abc import Callable
@@ -11,21 +11,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from augment.insert.gates import RULES, Gates
-from augment.insert.places import Inserter, View
-from augment.insert.scene import EditedImage
+from augment.placement.filters import FILTERS, Filters
+from augment.placement.places import ImageForModel, Inserter
+from augment.placement.scene import EditedImage
 from data.camera import published_camera
 from data.frame import Frame, official_name
 from data.geometry import boxes_of_theta, metric_heights
 from data.images import decode_image, fitting
-from demo.state import FORCED, Placed, Scene, State, Wishes
+from demo.state import FORCED, DemoScene, Placed, State, Wishes
 from demo.studio import Studio
 from support.errors import InputError
 from support.files import read_bytes
 from support.seeds import generator
 
 UNDO = 30  # states that are kept
-# What forbids an object besides the rules that can be switched off.
+# What forbids an object besides the filters that can be switched off.
 FORBIDDEN = {
     "no_free_id": "instance maps have no number left for another one of its class",
     "hides": "another thing would vanish behind it",
@@ -35,35 +35,35 @@ FORBIDDEN = {
 UPLOADED = "upload_000000_000000"  # for maps whose file names are no frame's
 
 
-class RefusedError(Exception):
+class RejectedError(Exception):
     """Why an object can't stand there, as a sentence."""
 
 
-def rule_in_words(rule: str, gates: Gates, pixels: int) -> str:
-    """What a rule asks, its limits in numbers, of an image of so many pixels."""
-    limits = {name: f"{getattr(gates, name):g}" for name in ("min_apart", "max_overlap", "min_score")}
-    text = RULES[rule]
-    for name, limit in (limits | {"min_area": str(gates.least_area(pixels))}).items():
+def filter_in_words(filter_name: str, filters: Filters, pixels: int) -> str:
+    """What a filter asks, its limits in numbers, of an image of so many pixels."""
+    limits = {name: f"{getattr(filters, name):g}" for name in ("min_apart", "max_overlap", "min_score")}
+    text = FILTERS[filter_name]
+    for name, limit in (limits | {"min_area": str(filters.area_limit(pixels))}).items():
         text = text.replace(name, limit)
     return text
 
 
 def in_words(reason: str, wishes: Wishes, image: EditedImage) -> str:
     """Why an object may not stand in an image."""
-    if reason in RULES:
-        return f"the rule “{reason}” asks: {rule_in_words(reason, wishes.gates, image.label_ids.size)}"
+    if reason in FILTERS:
+        return f"the filter “{reason}” asks: {filter_in_words(reason, wishes.filters, image.label_ids.size)}"
     return FORBIDDEN[reason]
 
 
 def action(function: Callable) -> Callable:
-    """A refused change leaves everything as it was, but for the message."""
+    """A rejected change leaves everything as it was, but for the message."""
 
     @wraps(function)
     def act(studio: Studio, state: State, *arguments) -> State:
         try:
             return function(studio, state, *arguments)
-        except RefusedError as refused:
-            return replace(state, message=f"**Refused:** {refused}.")
+        except RejectedError as rejected:
+            return replace(state, message=f"**Rejected:** {rejected}.")
 
     return act
 
@@ -71,15 +71,15 @@ def action(function: Callable) -> Callable:
 # ---- scenes -------------------------------------------------------------------------------------
 
 
-def begin(scene: Scene) -> State:
+def begin(scene: DemoScene) -> State:
     """A scene without new objects."""
     height, width = scene.image.label_ids.shape
     message = f"Scene {scene.frame.name}, {width}x{height} pixels. Click where an object is to stand."
     return State(scene, (scene.image,), message=message)
 
 
-def upload(label: str | None, instance: str | None, picture: str | None, cityscapes: bool) -> State:
-    """A scene of a person's own: paths of label map, instance map and, if there is one, the picture.
+def upload(label: str | None, instance: str | None, image: str | None, cityscapes: bool) -> State:
+    """A scene of a person's own: paths of label map, instance map and, if there is one, the image.
 
     cityscapes: whether Cityscapes' camera took it, so that heights in metres are known. Raises InputError,
     naming the files as they were called, if one is missing or bad, or if they don't belong together.
@@ -99,11 +99,11 @@ def upload(label: str | None, instance: str | None, picture: str | None, citysca
             sentence = sentence.replace(str(path), path.name)
         raise InputError(sentence) from None
     rgb = None
-    if picture:
-        path = Path(picture)
+    if image:
+        path = Path(image)
         rgb = fitting(Path(path.name), decode_image(Path(path.name), read_bytes(path)), label_ids.shape)
     camera = published_camera(name, *label_ids.shape[::-1]) if cityscapes else None
-    return begin(Scene(frame, EditedImage.of_maps(name, label_ids, instance_ids, rgb, camera)))
+    return begin(DemoScene(frame, EditedImage.of_maps(name, label_ids, instance_ids, rgb, camera)))
 
 
 # ---- objects ------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def upload(label: str | None, instance: str | None, picture: str | None, citysca
 def click(studio: Studio, state: State, wishes: Wishes, x: float, y: float) -> State:
     """Put an object with its foot at x, y (pixels): of the median size there, any shape."""
     image, number = state.image.copy(), len(state.objects)
-    inserter, view = _asked(studio, image, wishes, wishes.class_name)
+    inserter, view = _inserter_and_view(studio, image, wishes, wishes.class_name)
     height, width = image.label_ids.shape
     foot = torch.tensor([[x / width, y / height]], dtype=torch.float64, device=inserter.device)
     theta = view.where.density.theta_at(foot, torch.zeros_like(foot))[0].cpu().numpy()
@@ -125,7 +125,7 @@ def click(studio: Studio, state: State, wishes: Wishes, x: float, y: float) -> S
 
 @action
 def surprise(studio: Studio, state: State, wishes: Wishes) -> State:
-    """Put an object where the model draws one; the first of its places that passes the rules."""
+    """Put an object where the model draws one; the first of its places that passes the filters."""
     image, number = state.image.copy(), len(state.objects)
     inserter = studio.inserter_for(image, wishes, seed=state.draws)
     record = inserter.insert(image, number + 1, wishes.class_name)
@@ -133,12 +133,12 @@ def surprise(studio: Studio, state: State, wishes: Wishes) -> State:
         f"{count} because {in_words(reason, wishes, image)}" for reason, count in record["refusals"].items()
     ]
     if record["status"] == "refused":
-        raise RefusedError(f"none of the places drawn will do; {'; '.join(tried)}")
+        raise RejectedError(f"none of the places drawn will do; {'; '.join(tried)}")
     facts = {key: record[key] for key in FACTS if key in record}
     z_appr = np.array(record["z_appr"], np.float32)
     placed = Placed(wishes.class_name, np.array(record["theta"]), z_appr, image.new_masks[-1], facts)
     after = _with(state, number, (placed,), (image,), draws=state.draws + 1)
-    places = f" Places refused before it: {'; '.join(tried)}." if tried else ""
+    places = f" Places rejected before it: {'; '.join(tried)}." if tried else ""
     return replace(after, message=f"Drawn: {described(after, number)}.{places}")
 
 
@@ -148,7 +148,7 @@ def move(studio: Studio, state: State, wishes: Wishes, number: int, value: float
     z = place_noise(studio, state, wishes)
     z[number] = value
     image, placed = state.steps[state.chosen], state.objects[state.chosen]
-    inserter, view = _asked(studio, image, wishes, placed.class_name)
+    inserter, view = _inserter_and_view(studio, image, wishes, placed.class_name)
     z_spatial = torch.from_numpy(z)[None].to(inserter.device)
     if number < 2:
         theta = view.where.density.theta_of_z(z_spatial)
@@ -173,9 +173,9 @@ def reshape(studio: Studio, state: State, wishes: Wishes, number: int, value: fl
 def another_shape(studio: Studio, state: State, wishes: Wishes) -> State:
     """Draw z_appr of the chosen object anew."""
     if state.chosen is None:
-        raise RefusedError("there is no object yet")
+        raise RejectedError("there is no object yet")
     placed = state.objects[state.chosen]
-    _, view = _asked(studio, state.image, wishes, placed.class_name)
+    _, view = _inserter_and_view(studio, state.image, wishes, placed.class_name)
     state = replace(state, draws=state.draws + 1)
     return _changed(studio, state, wishes, placed.theta, _shape_noise(state, view))
 
@@ -184,7 +184,7 @@ def another_shape(studio: Studio, state: State, wishes: Wishes) -> State:
 def remove(studio: Studio, state: State, wishes: Wishes) -> State:
     """Take the chosen object away."""
     if state.chosen is None:
-        raise RefusedError("there is no object to remove")
+        raise RejectedError("there is no object to remove")
     name = named(state, state.chosen)
     later, images = _again(studio, wishes, state.steps[state.chosen], state.objects[state.chosen + 1 :])
     after = _with(state, state.chosen, later, images)
@@ -204,7 +204,7 @@ def choose(state: State, number: int) -> State:
     return replace(state, chosen=number, moving=False, message=f"Chosen: {described(state, number)}.")
 
 
-def told(state: State | None, error: InputError) -> State | None:
+def with_error(state: State | None, error: InputError) -> State | None:
     """The same state, with what is wrong with a file."""
     return state and replace(state, message=f"**Can't be used:** {error}.")
 
@@ -227,7 +227,7 @@ def settled(state: State) -> State:
 def place_noise(studio: Studio, state: State, wishes: Wishes) -> np.ndarray:
     """z_spatial (4,) float64 of the chosen object, by the exact inverse at its place."""
     placed = state.objects[state.chosen]
-    _, view = _asked(studio, state.steps[state.chosen], wishes, placed.class_name)
+    _, view = _inserter_and_view(studio, state.steps[state.chosen], wishes, placed.class_name)
     theta = torch.from_numpy(placed.theta)[None].to(view.where.density.logits.device)
     return view.where.density.z_of_theta(theta)[0].cpu().numpy()
 
@@ -246,11 +246,11 @@ def named(state: State, number: int) -> str:
 def described(state: State, number: int) -> str:
     """Object 0, 1, ... with its scores and what is seen of it, in words."""
     facts, seen = state.objects[number].facts, state.image.seen(number + 1)
-    hidden = f", {seen['hidden_pixels']:,} more hidden" if seen["hidden_pixels"] else ""
+    occluded = f", {seen['hidden_pixels']:,} more occluded" if seen["hidden_pixels"] else ""
     return (
         f"{state.objects[number].class_name} {number + 1}, score of the place {facts['score_place']:.2f} (the"
         f" likeliest of the scene has 1), of the shape {facts['score_shape']:.2f} (0 drawn, 1 real);"
-        f" {seen['pixels']:,} pixels seen{hidden}"
+        f" {seen['pixels']:,} pixels seen{occluded}"
     )
 
 
@@ -260,22 +260,29 @@ def described(state: State, number: int) -> str:
 FACTS = ("theta", "box", "score_place", "score_shape", "instance_id", "inserted_value", "dropped", "render")
 
 
-def _asked(studio: Studio, image: EditedImage, wishes: Wishes, class_name: str) -> tuple[Inserter, View]:
+def _inserter_and_view(
+    studio: Studio, image: EditedImage, wishes: Wishes, class_name: str
+) -> tuple[Inserter, ImageForModel]:
     """What puts an object on an image, and the image as it sees it."""
     inserter = studio.inserter_for(image, wishes)
     return inserter, inserter.view(image, class_name)
 
 
-def _shape_noise(state: State, view: View) -> np.ndarray:
+def _shape_noise(state: State, view: ImageForModel) -> np.ndarray:
     """z_appr (z_dim,) float32 of the next draw."""
     size = view.model.options.z_dim_appr
     return generator(state.draws, state.image.name, 0, "demo shape").standard_normal(size, np.float32)
 
 
 def _put(
-    inserter: Inserter, wishes: Wishes, image: EditedImage, view: View, theta: np.ndarray, z_appr: np.ndarray
+    inserter: Inserter,
+    wishes: Wishes,
+    image: EditedImage,
+    view: ImageForModel,
+    theta: np.ndarray,
+    z_appr: np.ndarray,
 ) -> Placed:
-    """Put an object on an image, which changes. Raises RefusedError."""
+    """Put an object on an image, which changes. Raises RejectedError."""
     name = view.model.target.name
     reason, facts = "no_free_id", {}
     if image.new_id(name) is not None:
@@ -286,7 +293,7 @@ def _put(
         if reason == "height" and image.camera:
             box = boxes_of_theta(theta[None], *image.label_ids.shape[::-1])
             text += f"; it would be {metric_heights(box, image.camera)[0]:.2f} m high"
-        raise RefusedError(text)
+        raise RejectedError(text)
     return Placed(name, theta, z_appr, image.new_masks[-1], facts)
 
 
@@ -295,9 +302,9 @@ def _again(
 ) -> tuple[tuple[Placed, ...], tuple[EditedImage, ...]]:
     """Put objects on an image as they were, one after another: they, and the image after each.
 
-    Rules that they passed once are not asked again. Raises RefusedError if one vanishes altogether.
+    Filters that they passed once are not asked again. Raises RejectedError if one vanishes altogether.
     """
-    inserter = studio.inserter_for(image, replace(wishes, gates=FORCED))
+    inserter = studio.inserter_for(image, replace(wishes, filters=FORCED))
     placed, images = [], []
     for one in objects:
         image = image.copy()
@@ -305,7 +312,7 @@ def _again(
         reason, facts = image.put(one.class_name, one.patch, FORCED, paint)
         if reason:
             name = f"{one.class_name} {len(image.new_ids) + 1}"
-            raise RefusedError(f"{name} would be lost: {in_words(reason, wishes, image)}")
+            raise RejectedError(f"{name} would be lost: {in_words(reason, wishes, image)}")
         placed.append(replace(one, facts=one.facts | facts))
         images.append(image)
     return tuple(placed), tuple(images)
@@ -315,7 +322,7 @@ def _changed(studio: Studio, state: State, wishes: Wishes, theta: np.ndarray, z_
     """The chosen object at another place or of another shape, later ones as they were."""
     number = state.chosen
     image = state.steps[number].copy()
-    inserter, view = _asked(studio, image, wishes, state.objects[number].class_name)
+    inserter, view = _inserter_and_view(studio, image, wishes, state.objects[number].class_name)
     placed = _put(inserter, wishes, image, view, theta, z_appr)
     later, images = _again(studio, wishes, image, state.objects[number + 1 :])
     after = _with(state, number, (placed, *later), (image, *images))

@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from augment.insert.scene import contents, new_frame
+from augment.placement.scene import contents, new_frame
 from data.coco import write_coco
 from demo.state import State
 from demo.studio import TRAIN
@@ -14,7 +14,7 @@ from support.errors import InputError
 
 
 def write_zip(state: State, path: Path) -> Path:
-    """Write picture, labelIds, instanceIds, color, COCO JSON and what is known of each object; the path.
+    """Write image, labelIds, instanceIds, color, COCO JSON and what is known of each object; the path.
 
     Also, where the source has them, polygons and camera. Raises InputError if nothing was inserted.
     """

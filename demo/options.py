@@ -22,7 +22,7 @@ class DemoOptions:
     db_root: str = setting("", "tree whose scenes are offered; none: built-in street scenes")
     split: str = setting(SPLIT, "split of that tree")
     camera: str = camera_setting()
-    scenes: int = setting(STREETS[1], "scenes offered, the first of the split", least=1)
+    scenes: int = setting(STREETS[1], "scenes offered, the first of the split", min=1)
     streets: str = setting(
         "datasets/demo", "folder of the built-in scenes, which are made when it is used first"
     )
@@ -30,6 +30,6 @@ class DemoOptions:
         "", "file to keep the instances in that new objects show (default: one in cache/ for each data set)"
     )
     host: str = setting("127.0.0.1", "address to listen at; 0.0.0.0 lets other machines in")
-    port: int = setting(7860, "port to listen at", least=1, most=65535)
+    port: int = setting(7860, "port to listen at", min=1, max=65535)
     share: bool = setting(False, "open a public link through gradio's servers too")
     device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")

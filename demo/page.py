@@ -10,10 +10,10 @@ from tempfile import mkdtemp
 
 import gradio as gr
 
-from augment.insert.gates import RULES, Gates
+from augment.placement.filters import FILTERS, Filters
 from demo import actions
 from demo.files import write_zip
-from demo.pictures import before_and_after, in_scene, scene_picture, thumbnail
+from demo.images import before_and_after, in_scene, scene_image, thumbnail
 from demo.state import FORCED, PIXELS, State, Wishes
 from demo.studio import SHAPE_SLIDERS, Studio
 from support.errors import InputError
@@ -21,15 +21,15 @@ from support.errors import InputError
 TITLE = "Where and what"
 INTRODUCTION = """# Where and what
 **Click in the scene: an object stands where you clicked.** How tall and how wide it is there, and its shape,
-are the model's; what stands nearer hides it, and what the rules forbid is refused with the reason.
+are the model's; what stands nearer hides it, and what a filter rejects is left out, with the reason.
 """
 PLACE_LABELS = ("across", "near or far", "height", "width")  # the four numbers of z_spatial
-RULE_LABELS = {
-    "inside": "inside the picture",
+FILTER_LABELS = {
+    "inside": "inside the image",
     "apart": "apart from other new objects",
     "support": "stands on ground of its kind",
     "height": "height in metres plausible",
-    "overlap": "not mostly hidden",
+    "overlap": "not mostly occluded",
     "visible": "large enough to be seen",
     "score": "score of the place",
 }
@@ -57,7 +57,7 @@ def build(studio: Studio) -> gr.Blocks:
             with gr.Column(scale=7):
                 with gr.Tabs():
                     with gr.Tab("Scene"):
-                        picture = gr.Image(
+                        image = gr.Image(
                             format="jpeg",
                             show_label=False,
                             interactive=False,
@@ -91,7 +91,7 @@ def build(studio: Studio) -> gr.Blocks:
                             for label, name in (
                                 ("label ids, PNG", "label_map"),
                                 ("instance ids, PNG", "instance_map"),
-                                ("picture, if any", "own_picture"),
+                                ("image, if any", "own_picture"),
                             )
                         ]
                     with gr.Row():
@@ -117,22 +117,24 @@ def build(studio: Studio) -> gr.Blocks:
                     pixels = gr.Radio(
                         offered, value=offered[0][1], label="Pixels of new objects", elem_id="pixels"
                     )
-                with gr.Accordion("Rules"):
+                with gr.Accordion("Filters"):
                     rules = gr.CheckboxGroup(
-                        [(RULE_LABELS[rule], rule) for rule in RULES], value=list(RULES), show_label=False
+                        [(FILTER_LABELS[filter_name], filter_name) for filter_name in FILTERS],
+                        value=list(FILTERS),
+                        show_label=False,
                     )
                     min_score = gr.Slider(0, 1, 0, step=0.01, label="least score of a place")
-                    force = gr.Checkbox(label="Put it there whatever the rules say", elem_id="force")
+                    force = gr.Checkbox(label="Put it there whatever the filters say", elem_id="force")
 
         switches = [class_name, temperature, pixels, rules, min_score, force]
-        seen = [state, picture, compared, objects, message]
+        seen = [state, image, compared, objects, message]
         sliders = [*place, *shape]
 
         def show(state: State, wishes: Wishes, opacity: float) -> list:
             """Values of `seen`."""
             names = [actions.named(state, number) for number in range(len(state.objects))]
             chosen = None if state.chosen is None else names[state.chosen]
-            scene = scene_picture(studio, state, wishes, opacity)
+            scene = scene_image(studio, state, wishes, opacity)
             return [state, scene, before_and_after(state), gr.Radio(names, value=chosen), state.message]
 
         def show_sliders(state: State, wishes: Wishes) -> list:
@@ -146,8 +148,8 @@ def build(studio: Studio) -> gr.Blocks:
             class_name: str, temperature: float, pixels: str, rules: list[str], min_score: float, force: bool
         ) -> Wishes:
             """What the values of `switches` say."""
-            gates = FORCED if force else Gates(tuple(rules), min_score=min_score)
-            return Wishes(class_name, gates, temperature, pixels)
+            filters = FORCED if force else Filters(tuple(rules), min_score=min_score)
+            return Wishes(class_name, filters, temperature, pixels)
 
         def act(function: Callable, state: State, opacity: float, *values) -> list:
             """Everything that is seen after function(state, wishes, *other values)."""
@@ -155,7 +157,7 @@ def build(studio: Studio) -> gr.Blocks:
             try:
                 state = function(state, wishes, *others)
             except InputError as error:
-                state = actions.told(state, error)
+                state = actions.with_error(state, error)
             return [*show(state, wishes, opacity), *show_sliders(state, wishes)]
 
         def on(event: Callable, function: Callable, *others) -> None:
@@ -187,7 +189,7 @@ def build(studio: Studio) -> gr.Blocks:
             return act(lambda state, wishes: open_scene(event.index), state, opacity, *values)
 
         everything = [state, opacity, *switches], [*seen, *sliders]
-        picture.select(clicked, *everything, **ONE_AT_A_TIME)
+        image.select(clicked, *everything, **ONE_AT_A_TIME)
         gallery.select(picked, *everything, **ONE_AT_A_TIME)
 
         def dragged(function: Callable, number: int, state: State, opacity: float, *values) -> list:

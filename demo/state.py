@@ -4,21 +4,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from augment.insert.gates import Gates
-from augment.insert.options import Insertion
-from augment.insert.scene import EditedImage
+from augment.placement.filters import Filters
+from augment.placement.options import Insertion
+from augment.placement.scene import EditedImage
 from data.frame import Frame
-from data.geometry import Patch
+from data.geometry import MaskPatch
 
 PIXELS = {
     "swap": "pixels of other instances",
     "overlay": "flat colour",
 }
-FORCED = Gates(rules=(), may_hide=True)  # put it there whatever the rules say
+FORCED = Filters(rules=(), may_hide=True)  # put it there whatever the filters say
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class DemoScene:
     """A scene that objects are put into."""
 
     frame: Frame
@@ -32,7 +32,7 @@ class Placed:
     class_name: str
     theta: np.ndarray  # (6,) float64, the place
     z_appr: np.ndarray  # (z_dim,) float32, the noise of the shape
-    patch: Patch  # its whole mask on the image
+    patch: MaskPatch  # its whole mask on the image
     facts: dict  # what `Inserter.put` tells of it
 
 
@@ -41,7 +41,7 @@ class Wishes:
     """What the page's switches say when an action is asked for."""
 
     class_name: str
-    gates: Gates = field(default_factory=Gates)
+    filters: Filters = field(default_factory=Filters)
     temperature: float = Insertion.temperature
     pixels: str = "swap"  # one of PIXELS
 
@@ -50,7 +50,7 @@ class Wishes:
 class State:
     """A scene, the objects in it in their order, and what is to be said about the last action."""
 
-    scene: Scene
+    scene: DemoScene
     steps: tuple[EditedImage, ...]  # the image with 0, 1, ... objects
     objects: tuple[Placed, ...] = ()
     chosen: int | None = None  # the object that sliders and buttons work on

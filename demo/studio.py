@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from augment.insert.options import Insertion
-from augment.insert.places import Inserter, column, needed_fits, working_maps
-from augment.insert.scene import EditedImage, read_image
 from augment.paint.painter import Painter, Rendering
+from augment.placement.options import Insertion
+from augment.placement.places import Inserter, column, needed_fits, working_maps
+from augment.placement.scene import EditedImage, read_image
 from data.frame import Frame, list_frames
 from demo.options import STREETS, DemoOptions
-from demo.state import Scene, Wishes
+from demo.state import DemoScene, Wishes
 from distributed import choose_device
 from streets.scenes import write_streets
 from support.errors import InputError, warn
@@ -70,15 +70,17 @@ class Studio:
         """The classes that can be put into a scene."""
         return tuple(self.inserter.models)
 
-    def scene(self, number: int) -> Scene:
+    def scene(self, number: int) -> DemoScene:
         """Scene 0, 1, ... of those on offer. Raises InputError if its files are bad."""
         frame = self.frames[number]
-        return Scene(frame, read_image(frame, rgb=frame.image_path is not None, camera=self.camera))
+        return DemoScene(frame, read_image(frame, rgb=frame.image_path is not None, camera=self.camera))
 
     def inserter_for(self, image: EditedImage, wishes: Wishes, seed: int = 0) -> Inserter:
         """What puts objects on an image in the way that is wished for."""
         painter = self.painters[wishes.pixels] if image.rgb is not None else None
-        return self.inserter.changed(painter, gates=wishes.gates, temperature=wishes.temperature, seed=seed)
+        return self.inserter.changed(
+            painter, filters=wishes.filters, temperature=wishes.temperature, seed=seed
+        )
 
 
 def built_in_scenes(out: Path, workers: int) -> Path:

@@ -1,7 +1,7 @@
 """Baselines of placement that learn nothing: uniform, prior and nearest (docs/evaluation.md#definitions).
 
 Everything random follows from (seed, name of the scene, number of the sample), so that a sample does not
-depend on which others are drawn. Boxes are in shares of the image size here: x0, y0, x1, y1 in 0..1.
+depend on which others are drawn. Boxes are in fractions of the image size here: x0, y0, x1, y1 in 0..1.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ BASELINES = ("uniform", "prior", "nearest")
 class Training:
     """The usable instances of a class in the training split, and the scenes that hold them."""
 
-    boxes: np.ndarray  # (M,4) float64, shares of the image size, measured on the big map
+    boxes: np.ndarray  # (M,4) float64, fractions of the image size, measured on the big map
     masks: np.ndarray  # (M,cy,cx) bool compact masks
     scene: np.ndarray  # (M,) int, position in `names`
     names: tuple[str, ...]  # (S) names of the scenes

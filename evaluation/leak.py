@@ -1,4 +1,4 @@
-"""Does the density of places see where something was taken away? The figures `leak_decoy` and `leak_true`.
+"""Does the density of places see where something was taken away? The metrics `leak_decoy` and `leak_true`.
 
 A filled hole can betray that something stood there. Two ways to tell: probability around the foot of a hole
 where nothing stood must not grow by the filling, and around that of an instance taken away it must not be
@@ -11,12 +11,12 @@ from functools import partial
 import numpy as np
 import torch
 
-from data.erased import Erasure, erase_exactly
+from data.erasures import Erasure, erase_exactly
 from data.fill import fill_hole
 from data.geometry import is_thing
 from data.instances import bounding_box, resize_nearest
 from data.labels import CHANNEL_OF_ID
-from evaluation.figures import LEAK_FIGURES, Collected, View
+from evaluation.metrics import LEAK_METRICS, Collected, EvaluatedScene
 from model import WhereWhat
 from support.seeds import generator
 
@@ -28,7 +28,7 @@ TRIES = 40  # columns drawn to find them
 def collect_leak(
     collected: Collected,
     model: WhereWhat,
-    view: View,
+    view: EvaluatedScene,
     erasures: dict[int, Erasure],
     temperature: float = 1.0,
 ) -> None:
@@ -49,16 +49,16 @@ def collect_leak(
         if instance_id in erasures:
             foot = np.array([(box[0] + box[2]) / 2, box[3]])
             both = masses(without(model, view, erasures[instance_id]))
-            for figure, mass in zip(LEAK_FIGURES["leak_true"], both, strict=True):
-                collected.add("model", figure, [mass_around(mass, foot)])
-    for figure, sums in zip(LEAK_FIGURES["leak_decoy"], (after, before), strict=True):
-        collected.add("model", figure, sums)  # as many on both sides, so that sums serve as means
+            for metric, mass in zip(LEAK_METRICS["leak_true"], both, strict=True):
+                collected.add("model", metric, [mass_around(mass, foot)])
+    for metric, sums in zip(LEAK_METRICS["leak_decoy"], (after, before), strict=True):
+        collected.add("model", metric, sums)  # as many on both sides, so that sums serve as means
 
 
-def absent_figures(model: WhereWhat, collected: Collected) -> dict[str, str]:
-    """Figures that this model, or these scenes, can't have, and the reason."""
+def absent_metrics(model: WhereWhat, collected: Collected) -> dict[str, str]:
+    """Metrics that this model, or these scenes, can't have, and the reason."""
     if not model.where.has_density:
-        return dict.fromkeys(LEAK_FIGURES, "no density of places")
+        return dict.fromkeys(LEAK_METRICS, "no density of places")
     absent = {"theta_recon_l1": "z and theta determine each other"}
     if not collected.decoys:
         absent["leak_decoy"] = "no free place for a decoy"
@@ -67,8 +67,8 @@ def absent_figures(model: WhereWhat, collected: Collected) -> dict[str, str]:
     return absent
 
 
-def decoys(view: View, instance_id: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Feet (2,) in shares of the image and holes (H,W) bool of an instance's shape where nothing stands.
+def decoys(view: EvaluatedScene, instance_id: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Feet (2,) in fractions of the image and holes (H,W) bool of an instance's shape where nothing stands.
 
     The rows are the instance's own, and with them the distance. The hole has no pixel of a thing: taking a
     thing away would rightly make room for another.
@@ -86,7 +86,7 @@ def decoys(view: View, instance_id: int, seed: int) -> Iterator[tuple[np.ndarray
         yield np.array([(x + across / 2) / width, (y1 + 1) / height]), hole
 
 
-def without(model: WhereWhat, view: View, erasure: Erasure) -> np.ndarray:
+def without(model: WhereWhat, view: EvaluatedScene, erasure: Erasure) -> np.ndarray:
     """Small maps (2,h,w) uint8 without what an erasure removes: the hole filled, and exactly."""
     hole = np.zeros(view.label_ids.shape, bool)
     hole[erasure.window] = erasure.mask
@@ -108,7 +108,7 @@ def masses_of(model: WhereWhat, temperature: float, labels: np.ndarray) -> np.nd
 
 
 def mass_around(mass: np.ndarray, foot: np.ndarray) -> float:
-    """Probability (0..1) of the 5x5 cells of mass (h,w) around a foot (x, y in shares of the image)."""
+    """Probability (0..1) of the 5x5 cells of mass (h,w) around a foot (x, y in fractions of the image)."""
     height, width = mass.shape
     column, row = min(int(foot[0] * width), width - 1), min(int(foot[1] * height), height - 1)
     return float(

@@ -20,7 +20,7 @@ METHODS = {
 }
 
 # Name -> (what is better, definition), in the order of the table.
-FIGURES = {
+METRICS = {
     "support_rate": ("up", "at least half of the strip below the foot is a surface the class stands on"),
     "metric_height_rate": (
         "up",
@@ -40,7 +40,7 @@ FIGURES = {
     "height_band_rate": ("up", "that log ratio within the training instances' 2nd to 98th percentile"),
     "overlap_rate": (
         "down",
-        "more than 0.3 of the mask is hidden by what stands in front, things and poles; all but the model"
+        "more than 0.3 of the mask is occluded by what stands in front, things and poles; all but the model"
         " fill their boxes with training masks",
     ),
     "overlap_any_rate": ("down", "more than 0.3 of the mask falls on what stands, in front or behind"),
@@ -58,7 +58,7 @@ FIGURES = {
     ),
     "mask_change_z_spatial": (
         "down",
-        "mask spread over z_spatial with the same z_appr, as a share of mask_spread",
+        "mask spread over z_spatial with the same z_appr, as a fraction of mask_spread",
     ),
     "shape_precision": ("up", "generated shapes within the manifold of training shapes (k = 3)"),
     "shape_recall": ("up", "training shapes within the manifold of generated shapes (k = 3)"),
@@ -67,7 +67,7 @@ FIGURES = {
     "iou_at_1": ("up", "re-placement: IoU of the first placement with the box of the erased instance"),
     "iou_at_5": ("up", "re-placement: best IoU of 5"),
     "iou_at_10": ("up", "re-placement: best IoU of 10"),
-    "iou50_at_1": ("up", "re-placement: share of instances with an IoU of 0.5 or more"),
+    "iou50_at_1": ("up", "re-placement: fraction of instances with an IoU of 0.5 or more"),
     "iou50_at_5": ("up", "re-placement: the same, best of 5"),
     "iou50_at_10": ("up", "re-placement: the same, best of 10"),
     "centre_error": ("down", "re-placement: distance of the first placement's centre over the image width"),
@@ -89,9 +89,9 @@ _ARROWS = {"up": " ↑", "down": " ↓", "": ""}
 
 
 def table(results: dict) -> str:
-    """The Markdown table of `results` (`evaluation.figures.summarise`), one row a figure."""
-    shown = [name for name in FIGURES if any(name in figures for figures in results.values())]
-    rows = [["figure", *results]]
+    """The Markdown table of `results` (`evaluation.metrics.summarise`), one row a metric."""
+    shown = [name for name in METRICS if any(name in metrics for metrics in results.values())]
+    rows = [["metric", *results]]
     rows += [[_title(name), *(_cell(results[method].get(name)) for method in results)] for name in shown]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     rows.insert(1, ["-" * width for width in widths])
@@ -103,16 +103,16 @@ def table(results: dict) -> str:
 
 def _title(name: str) -> str:
     goal = f" (goal ≤ {GOALS[name]})" if name in GOALS else ""
-    return name + _ARROWS[FIGURES[name][0]] + goal
+    return name + _ARROWS[METRICS[name][0]] + goal
 
 
-def _cell(figure: dict | None) -> str:
-    if figure is None:
+def _cell(metric: dict | None) -> str:
+    if metric is None:
         return ""
-    if figure["mean"] is None:
-        return f"n/a ({figure['reason']})"
-    spread = "" if figure["std"] is None else f" ± {figure['std']:.3f}"
-    return f"{figure['mean']:.3f}{spread}"
+    if metric["mean"] is None:
+        return f"n/a ({metric['reason']})"
+    spread = "" if metric["std"] is None else f" ± {metric['std']:.3f}"
+    return f"{metric['mean']:.3f}{spread}"
 
 
 def remarks(results: dict, settings: dict) -> list[str]:
@@ -140,7 +140,7 @@ def of_temperature(settings: dict) -> str:
 def markdown(evaluation: dict) -> str:
     """The text of evaluation.md, from what evaluation.json holds."""
     results, settings = evaluation["methods"], evaluation["settings"]
-    shown = [name for name in FIGURES if any(name in figures for figures in results.values())]
+    shown = [name for name in METRICS if any(name in metrics for metrics in results.values())]
     sizes, of_the_rest = settings["sample_sizes"], ""
     if not settings["quick"]:
         of_the_rest = (
@@ -169,7 +169,7 @@ def markdown(evaluation: dict) -> str:
         "",
         "Figures:",
         "",
-        *(f"- `{name}`: {FIGURES[name][1]}" for name in shown),
+        *(f"- `{name}`: {METRICS[name][1]}" for name in shown),
         "",
         "Settings:",
         "",
@@ -185,8 +185,8 @@ def markdown(evaluation: dict) -> str:
 def write_plots(folder: Path, boxes: dict[str, np.ndarray], results: dict, fit: HeightFit | None) -> None:
     """Write evaluation_heights.png, evaluation_centres.png and evaluation_rates.png.
 
-    boxes: for each method that has some (n,4) in shares of the image size; fit: heights of the training
-    instances. A figure without foundation shows its reason.
+    boxes: for each method that has some (n,4) in fractions of the image size; fit: heights of the training
+    instances. A metric without foundation shows its reason.
     """
     heights, centres = Figure(figsize=(3 * len(results), 3)), Figure(figsize=(3 * len(results), 3))
     panels = _scatter(heights, boxes, results, _feet_and_heights)
@@ -239,23 +239,23 @@ def _bars(path: Path, results: dict) -> None:
     rates = [
         name
         for name in ("support_rate", "metric_height_rate", "plausible_rate", "overlap_rate", "box_spread")
-        if all(name in figures for figures in results.values())
+        if all(name in metrics for metrics in results.values())
     ]
     figure = Figure(figsize=(10, 3))
     axes = figure.subplots()
-    for position, (method, figures) in enumerate(results.items()):
+    for position, (method, metrics) in enumerate(results.items()):
         places = np.arange(len(rates)) + position * 0.16
         axes.bar(
             places,
-            [figures[name]["mean"] or 0 for name in rates],
+            [metrics[name]["mean"] or 0 for name in rates],
             0.15,
-            yerr=[figures[name]["std"] or 0 for name in rates],
+            yerr=[metrics[name]["std"] or 0 for name in rates],
             label=method,
         )
         for place, name in zip(places, rates, strict=True):
-            if figures[name]["mean"] is None:
+            if metrics[name]["mean"] is None:
                 axes.text(
-                    place, 0.02, _cell(figures[name]), rotation=90, ha="center", va="bottom", fontsize=6
+                    place, 0.02, _cell(metrics[name]), rotation=90, ha="center", va="bottom", fontsize=6
                 )
     axes.set_xticks(np.arange(len(rates)) + 0.32, rates)
     axes.legend(ncols=len(results), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)

@@ -1,6 +1,6 @@
-"""Figures of compact masks: spread, precision and recall, Frechet distance, likeness to training masks.
+"""Metrics of compact masks: spread, precision and recall, Frechet distance, likeness to training masks.
 
-Pure functions; what each figure is: docs/evaluation.md#definitions. A shape is a mask reduced to 32x32 and
+Pure functions; what each metric is: docs/evaluation.md#definitions. A shape is a mask reduced to 32x32 and
 flattened: (1024,) bool.
 """
 
@@ -60,7 +60,7 @@ class ShapeFeature:
 def precision_recall(real: np.ndarray, made: np.ndarray, k: int = NEIGHBOURS) -> tuple[float, float]:
     """Improved precision and recall (Kynkaanniemi et al. 2019) of features made (N,D) against real (M,D).
 
-    Precision: share of the made points that lie within some real point's distance to its k-th nearest real
+    Precision: fraction of the made points that lie within some real point's distance to its k-th nearest real
     point; recall: the same the other way round. NaN unless both samples hold more than k points.
     """
     if min(len(real), len(made)) <= k:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from augment.insert.scene import EditedImage
+from augment.placement.scene import EditedImage
 from data.camera import published_camera
 from data.geometry import is_thing
 from data.instances import bounding_box
@@ -28,7 +28,7 @@ from data.labels import (
 )
 from support.errors import InputError
 
-MAX_DISAGREEMENT = 0.01  # share of pixels where masks and label map may differ
+MAX_DISAGREEMENT = 0.01  # fraction of pixels where masks and label map may differ
 _FORMS = (
     "the target must be [instance map, label map], PIL images, arrays or tensors of whole numbers, or a"
     ' dictionary with "masks" and "labels", tensors (see InsertInstances)'
@@ -36,7 +36,7 @@ _FORMS = (
 
 
 @dataclass
-class Sample:
+class EditedSample:
     """An image, its target, and the scene that they show, which is then edited."""
 
     image: object
@@ -46,7 +46,7 @@ class Sample:
     before: tuple[np.ndarray, np.ndarray]  # (H,W) uint8 label map, (H,W) uint16 instance map
 
     @classmethod
-    def of(cls, image, target, name: str, camera: str, void: tuple[int, ...] = ()) -> "Sample":
+    def of(cls, image, target, name: str, camera: str, void: tuple[int, ...] = ()) -> "EditedSample":
         """Raises InputError for a sample that lacks what is needed.
 
         camera: one of CAMERA_CHOICES; void: label ids that mean nothing in the target.
@@ -71,7 +71,7 @@ class Sample:
     def after(self) -> tuple:
         """Image and target as the scene is now."""
         scene, target = self.scene, self.target
-        image = picture_like(scene.rgb, self.image)
+        image = image_like(scene.rgb, self.image)
         instances, semantic = parts_of(target)
         if semantic is not None:
             semantic = map_like(scene.label_ids, self.before[0], semantic)
@@ -84,11 +84,11 @@ class Sample:
         return image, type(target)([instances, semantic])
 
 
-# ---- the picture and maps -----------------------------------------------------------------------
+# ---- the image and maps -----------------------------------------------------------------------
 
 
 def pixels_of(image) -> np.ndarray:
-    """The picture (H,W,3) uint8 of a PIL image or a tensor (3,H,W)."""
+    """The image (H,W,3) uint8 of a PIL image or a tensor (3,H,W)."""
     if isinstance(image, Image.Image) and image.mode == "RGB":
         return np.asarray(image)
     if is_tensor(image) and image.dtype == torch.uint8 and image.dim() == 3 and len(image) == 3:
@@ -99,8 +99,8 @@ def pixels_of(image) -> np.ndarray:
     )
 
 
-def picture_like(rgb: np.ndarray, image):
-    """A picture (H,W,3) uint8 in the form of `image`."""
+def image_like(rgb: np.ndarray, image):
+    """An image (H,W,3) uint8 in the form of `image`."""
     if isinstance(image, Image.Image):
         return Image.fromarray(rgb)
     return tv_tensors.wrap(torch.from_numpy(rgb).permute(2, 0, 1).contiguous(), like=image)
@@ -129,7 +129,7 @@ def array_of(given, shape: tuple[int, int], name: str) -> np.ndarray:
     array = array[0] if array.ndim == 3 and len(array) == 1 else array
     if array.shape != shape or array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 65535:
         raise InputError(
-            f"InsertInstances: the {name} must have the picture's size {shape} and hold whole numbers from 0"
+            f"InsertInstances: the {name} must have the image's size {shape} and hold whole numbers from 0"
             f" to 65535; this is {array.dtype} {array.shape}; {_FORMS}"
         )
     return array
@@ -160,7 +160,7 @@ def checked_maps(
     if differs.mean() > MAX_DISAGREEMENT:
         raise InputError(
             f"InsertInstances: instances and label map disagree on {100 * differs.mean():.0f} % of the"
-            f" picture; both must go by Cityscapes' label ids (24 person, 26 car, ...); {_FORMS}"
+            f" image; both must go by Cityscapes' label ids (24 person, 26 car, ...); {_FORMS}"
         )
     return label_ids, instance_ids
 
@@ -194,7 +194,7 @@ def maps_of_masks(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Label map (H,W) uint8, instance map (H,W) uint16 and the value (N,) of each mask in it.
 
-    label_ids: the target's own label map; without one the masks must cover the picture.
+    label_ids: the target's own label map; without one the masks must cover the image.
     """
     if "masks" not in target or "labels" not in target:
         raise InputError(f'InsertInstances: the target lacks "masks" or "labels"; {_FORMS}')
@@ -205,7 +205,7 @@ def maps_of_masks(
     masks, labels = _planes(target["masks"]).astype(bool, copy=False), target["labels"].numpy()
     if labels.ndim != 1 or masks.shape != (len(labels), *shape):
         raise InputError(
-            f"InsertInstances: masks {masks.shape} for labels {labels.shape} and a picture of {shape}"
+            f"InsertInstances: masks {masks.shape} for labels {labels.shape} and an image of {shape}"
         )
     if "boxes" in target and target["boxes"].shape != (len(labels), 4):
         raise InputError(f"InsertInstances: boxes {tuple(target['boxes'].shape)} for {len(labels)} masks")
@@ -236,7 +236,7 @@ def maps_of_masks(
             raise InputError(
                 "InsertInstances: no label map of the scene, which tells the model where objects may stand;"
                 ' add it to the target as "semantic" (H,W) in Cityscapes label ids, or use masks that cover'
-                f" the whole picture (these leave {100 * bare.mean():.0f} % of it); {_FORMS}"
+                f" the whole image (these leave {100 * bare.mean():.0f} % of it); {_FORMS}"
             )
         return LABEL_OF_VALUE[of_masks], of_masks, values
     return label_ids, np.where(bare, label_ids, of_masks), values

@@ -10,14 +10,14 @@ import torch
 from torch.utils.data import get_worker_info
 from torchvision.transforms import v2
 
-from augment.insert.options import Insertion, InsertOptions
-from augment.insert.places import Inserter
-from augment.insert.tree import plan
 from augment.paint.bank import build_bank, open_bank
 from augment.paint.painter import WITH_BANK, Rendering
+from augment.placement.options import Insertion, InsertOptions
+from augment.placement.places import Inserter
+from augment.placement.plan import plan
 from data.camera import CAMERA_CHOICES
 from data.labels import LAST_ID
-from insertion.samples import Sample
+from insertion.samples import EditedSample
 from support.checkpoints import find_checkpoint
 from support.errors import InputError
 from support.processes import Pool
@@ -42,12 +42,12 @@ RENDERS = ("none", "overlay", *WITH_BANK)  # what paints fast enough for a train
 
 
 class InsertInstances(v2.Transform):
-    """Puts new objects on a sample as `scripts.insert` puts them on a tree: places, rules, masks, pixels.
+    """Puts new objects on a sample as `scripts.insert` puts them on a tree: places, filters, masks, pixels.
 
     Takes (image, target), and returns them with the new objects. What it needs:
 
-    - image: a uint8 picture in RGB, a PIL image or a tensor (3,H,W), such as `tv_tensors.Image`.
-    - a label map of the whole picture in Cityscapes label ids (0..33, 255 for licence plates), because the
+    - image: a uint8 RGB image, a PIL image or a tensor (3,H,W), such as `tv_tensors.Image`.
+    - a label map of the whole image in Cityscapes label ids (0..33, 255 for licence plates), because the
       model reads the scene in it: where road is, where houses are. What `void` names counts as 0.
     - the instances.
 
@@ -58,7 +58,7 @@ class InsertInstances(v2.Transform):
       `wrap_dataset_for_transforms_v2` wraps it the first is a dictionary like the following.
     - a dictionary with "masks" (N,H,W) or (N,1,H,W) and "labels" (N,) in Cityscapes label ids, so place this
       transform before one that renumbers them. The label map is "semantic" (H,W) or (1,H,W) or, if there is
-      no such entry, what the masks say, which then must cover the whole picture, surfaces included, as those
+      no such entry, what the masks say, which then must cover the whole image, surfaces included, as those
       of the wrapped data set do with target_type="instance". "boxes", "area" and "iscrowd" are kept true if
       there; instances marked as crowd count as groups. "camera" may hold a `data.camera.Camera`. All else
       stays as it is.
@@ -70,7 +70,7 @@ class InsertInstances(v2.Transform):
 
     Everything random follows from `seed` and a name of 16 hexadecimal digits, which torch's generator draws
     for each sample: in a loader's workers it follows from torch's seed. The same seed and name give the maps
-    and the picture that scripts.insert gives for a frame of that name. Can be pickled; each process loads
+    and the image that scripts.insert gives for a frame of that name. Can be pickled; each process loads
     the models once, with its first sample.
     """
 
@@ -93,18 +93,18 @@ class InsertInstances(v2.Transform):
         Args:
           checkpoint: run folder or state-*.pt, or several, one for each class.
           per_image: least and most objects tried in a sample.
-          p: share of the samples that are worked on, 0..1.
+          p: fraction of the samples that are worked on, 0..1.
           render: how new objects are painted: swap, recolor, overlay (flat colours), none (only the maps
-            and masks change, so the picture no longer agrees with them).
+            and masks change, so the image no longer agrees with them).
           bank: file of the instances that swap and recolor show; `make_bank` makes one.
           camera: how heights in metres are judged where the target has no camera, see CAMERA_CHOICES.
           shadow: darkest part of a contact shadow, 0..1.
           void: label ids above 33 that mean nothing in the targets, such as 255; else they are refused.
           device: of the models. CUDA and forked workers exclude each other.
-          settings: others of `augment.insert.options.Insertion`, None for those of scripts.insert: seed
+          settings: others of `augment.placement.options.Insertion`, None for those of scripts.insert: seed
             (see the class), attempts (places tried for each object), temperature (of the density of places),
-            z_spatial and z_appr (fixed noise), gates (`augment.insert.gates.Gates`, the rules that objects
-            must pass), fits (by class `data.geometry.fit_heights`, for classes without a camera).
+            z_spatial and z_appr (fixed noise), filters (`augment.placement.filters.Filters`, the filters that
+            objects must pass), fits (by class `data.geometry.fit_heights`, for classes without a camera).
 
         Raises InputError for values out of range and for files that can't be used.
         """
@@ -132,7 +132,7 @@ class InsertInstances(v2.Transform):
         self.insertion = checked(
             Insertion(checkpoint=found, rendering=rendering, device=device, **settings), "InsertInstances"
         )
-        checked(self.insertion.gates, "InsertInstances")
+        checked(self.insertion.filters, "InsertInstances")
         self._loaded: tuple[int, Inserter] | None = None  # and the process it belongs to
 
     def __getstate__(self) -> dict:
@@ -153,7 +153,7 @@ class InsertInstances(v2.Transform):
         chosen, name = torch.rand(()).item() < self.p, draw_name()
         if not chosen:
             return image, target
-        sample = Sample.of(image, target, name, self.camera, self.void)
+        sample = EditedSample.of(image, target, name, self.camera, self.void)
         with one_thread():
             inserter = self._inserter()
             (classes,) = plan([name], tuple(sorted(inserter.models)), inserter.settings.seed, self.per_image)
@@ -193,7 +193,7 @@ def make_bank(db_root: str | Path, split: str, path: str | Path, workers: int = 
     """Keep the instances of a split in a file for `InsertInstances(bank=...)`; the path.
 
     A file that is up to date is left alone. workers: processes; with any, the calling script needs the usual
-    `if __name__ == "__main__"`. Raises InputError if the split has no pictures or no instances.
+    `if __name__ == "__main__"`. Raises InputError if the split has no images or no instances.
     """
     with Pool(workers) as pool:
         build_bank(Path(db_root), split, Path(path), pool.map)

@@ -1,7 +1,7 @@
 """A density of places: where an object's foot stands in a scene, how tall it is there, and how wide.
 
 A place has four numbers: x and y of the foot (the middle of the box's lower edge), the logarithm of the
-height and that of the aspect (width / height in pixels). x, y and the height are shares of the image. The
+height and that of the aspect (width / height in pixels). x, y and the height are fractions of the image. The
 foot has a probability in each cell of a grid and is uniform within it; height and aspect are normal, given
 the foot, and cut off where the box would leave the image.
 
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 PLACE_PLANES = 5  # a logit of the foot; mean and log sigma of log height; the same of log aspect
 
-_LEAST_SHARE = 1e-6  # of a distribution is left beyond the smallest and the largest number that z stands for
-_LEAST_SIZE = 1e-4  # of the image, where a foot stands on its very edge
+_MIN_FRACTION = 1e-6  # of a distribution is left beyond the smallest and the largest number that z stands for
+_MIN_SIZE = 1e-4  # of the image, where a foot stands on its very edge
 _LOG_SIGMA = (-4.0, -0.5)  # from 2 % of a height to the 0.6 of whoever knows nothing
 
 
@@ -58,26 +58,26 @@ class PlaceDensity:
     def theta_of_z(self, z: Tensor) -> Tensor:
         """theta (N,6) float64 of z (N,4), one a scene or N for a single one; boxes lie in the image."""
         z = z.double()
-        share = _normal_share(z).clamp(_LEAST_SHARE, 1 - _LEAST_SHARE)
+        fraction = _normal_cdf(z).clamp(_MIN_FRACTION, 1 - _MIN_FRACTION)
         mass = self.mass().expand(len(z), -1, -1)
-        column, x = _inverse_cumulative(mass.sum(1), share[:, 0])
-        _, y = _inverse_cumulative(_column(mass, column), share[:, 1])
-        return self._theta_at(x, y, share[:, 2:])
+        column, x = _inverse_cumulative(mass.sum(1), fraction[:, 0])
+        _, y = _inverse_cumulative(_column(mass, column), fraction[:, 1])
+        return self._theta_at(x, y, fraction[:, 2:])
 
     def theta_at(self, feet: Tensor, z: Tensor) -> Tensor:
-        """theta (N,6) float64 of feet (N,2), x and y in shares of the image, and of z (N,2) for the size.
+        """theta (N,6) float64 of feet (N,2), x and y in fractions of the image, and of z (N,2) for the size.
 
         z = 0 is the median of heights and aspects at that foot.
         """
         x, y = feet.double().unbind(1)
-        return self._theta_at(x, y, _normal_share(z.double()).clamp(_LEAST_SHARE, 1 - _LEAST_SHARE))
+        return self._theta_at(x, y, _normal_cdf(z.double()).clamp(_MIN_FRACTION, 1 - _MIN_FRACTION))
 
-    def _theta_at(self, x: Tensor, y: Tensor, shares: Tensor) -> Tensor:
+    def _theta_at(self, x: Tensor, y: Tensor, fractions: Tensor) -> Tensor:
         """theta (N,6) of feet x, y (N,), height and aspect (N,2) being so far up in their distributions."""
         height_mean, height_sigma, aspect_mean, aspect_sigma = self._sizes_at(x, y)
-        log_height = _cut_normal(shares[:, 0], height_mean, height_sigma, _tallest(y))
+        log_height = _truncated_normal_icdf(fractions[:, 0], height_mean, height_sigma, _tallest(y))
         widest = _widest(x, log_height, self.ratio)
-        log_aspect = _cut_normal(shares[:, 1], aspect_mean, aspect_sigma, widest)
+        log_aspect = _truncated_normal_icdf(fractions[:, 1], aspect_mean, aspect_sigma, widest)
         return _theta(x, y, log_height, log_aspect, self.ratio)
 
     def z_of_theta(self, theta: Tensor) -> Tensor:
@@ -87,16 +87,16 @@ class PlaceDensity:
         """
         x, y, log_height, log_aspect = _place(theta.double(), self.ratio)
         mass = self.mass().expand(len(theta), -1, -1)
-        column, share_x = _cumulative(mass.sum(1), x)
-        _, share_y = _cumulative(_column(mass, column), y)
+        column, fraction_x = _cumulative(mass.sum(1), x)
+        _, fraction_y = _cumulative(_column(mass, column), y)
         height_mean, height_sigma, aspect_mean, aspect_sigma = self._sizes_at(x, y)
-        shares = [
-            share_x,
-            share_y,
-            _cut_normal_share(log_height, height_mean, height_sigma, _tallest(y)),
-            _cut_normal_share(log_aspect, aspect_mean, aspect_sigma, _widest(x, log_height, self.ratio)),
+        fractions = [
+            fraction_x,
+            fraction_y,
+            _truncated_normal_cdf(log_height, height_mean, height_sigma, _tallest(y)),
+            _truncated_normal_cdf(log_aspect, aspect_mean, aspect_sigma, _widest(x, log_height, self.ratio)),
         ]
-        return torch.special.ndtri(torch.stack(shares, 1).clamp(_LEAST_SHARE, 1 - _LEAST_SHARE))
+        return torch.special.ndtri(torch.stack(fractions, 1).clamp(_MIN_FRACTION, 1 - _MIN_FRACTION))
 
     def likelihood(self, theta: Tensor) -> Tensor:
         """How likely the feet of theta (N,6) are, (N,) float64: 1 in the likeliest cell of the scene."""
@@ -109,7 +109,7 @@ class PlaceDensity:
     def losses(self, boxes: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Negative log likelihoods of feet (cells) and of sizes, in nats, scalars.
 
-        boxes (B,K,4): x0, y0, x1, y1, shares of the image; known (B,K) bool: which count. Means over a
+        boxes (B,K,4): x0, y0, x1, y1, fractions of the image; known (B,K) bool: which count. Means over a
         scene's known boxes, 0 without any, then over scenes, so that parts of a batch add up to it.
         """
         # An unknown box is worked with as if it were the lower middle of the image, and weighs nothing: to
@@ -127,15 +127,15 @@ class PlaceDensity:
         weight = (known / (known.sum(1, keepdim=True).clamp(min=1) * len(known))).flatten()
         foot = -(weight * log_mass[scene, row, column]).sum()
         height_mean, height_sigma, aspect_mean, aspect_sigma = self._sizes_at(x, y, scene)
-        size = _cut_normal_loss(log_height, height_mean, height_sigma, _tallest(y))
-        size = size + _cut_normal_loss(
+        size = _truncated_normal_nll(log_height, height_mean, height_sigma, _tallest(y))
+        size = size + _truncated_normal_nll(
             log_aspect, aspect_mean, aspect_sigma, _widest(x, log_height, self.ratio)
         )
         return foot, (weight * size).sum()
 
     def clear_of(self, things: Tensor, weight: float) -> "PlaceDensity":
-        """The density times exp(-weight * share of the box on things); things (B,h,w) bool."""
-        return replace(self, logits=self.logits - weight * self._shares_on(things)) if weight else self
+        """The density times exp(-weight * fraction of the box on things); things (B,h,w) bool."""
+        return replace(self, logits=self.logits - weight * self._fractions_on(things)) if weight else self
 
     def that_fit(self) -> "PlaceDensity":
         """The density times the probability that the height, not cut off, fits between foot and upper edge.
@@ -148,11 +148,14 @@ class PlaceDensity:
         return replace(self, logits=self.logits + torch.special.log_ndtr((_tallest(y) - mean) / sigma))
 
     def overlap(self, things: Tensor) -> Tensor:
-        """Expected share of a box that falls on things (B,h,w) bool, over feet; mean over scenes, scalar."""
-        return (self.logits.flatten(1).softmax(1) * self._shares_on(things).flatten(1)).sum(1).mean()
+        """Expected fraction of a box that falls on things (B,h,w) bool, over feet.
 
-    def _shares_on(self, things: Tensor) -> Tensor:
-        """Share of each cell's box that falls on things, both (B,h,w).
+        Mean over scenes, scalar.
+        """
+        return (self.logits.flatten(1).softmax(1) * self._fractions_on(things).flatten(1)).sum(1).mean()
+
+    def _fractions_on(self, things: Tensor) -> Tensor:
+        """Fraction of each cell's box that falls on things, both (B,h,w).
 
         A cell's box stands on its centre with the means of height and aspect, which get no gradient.
         """
@@ -260,12 +263,12 @@ def _place(theta: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor, Tensor]
 
 def _tallest(y: Tensor) -> Tensor:
     """The largest log height (N,) of a box that stands at row y (N,)."""
-    return y.clamp(min=_LEAST_SIZE).log()
+    return y.clamp(min=_MIN_SIZE).log()
 
 
 def _widest(x: Tensor, log_height: Tensor, ratio: float) -> Tensor:
     """The largest log aspect (N,) of a box of this log height (N,) that stands at column x (N,)."""
-    return (2 * ratio * torch.minimum(x, 1 - x).clamp(min=_LEAST_SIZE)).log() - log_height
+    return (2 * ratio * torch.minimum(x, 1 - x).clamp(min=_MIN_SIZE)).log() - log_height
 
 
 def _bilinear(maps: Tensor, row: Tensor, column: Tensor, scene: Tensor | None = None) -> Tensor:
@@ -286,8 +289,8 @@ def _bilinear(maps: Tensor, row: Tensor, column: Tensor, scene: Tensor | None = 
 # ---- distribution functions ---------------------------------------------------------------------
 
 
-def _normal_share(z: Tensor) -> Tensor:
-    """The share of N(0, 1) below z; unlike torch.special.ndtr with all digits far below 0 too."""
+def _normal_cdf(z: Tensor) -> Tensor:
+    """The fraction of N(0, 1) below z; unlike torch.special.ndtr with all digits far below 0 too."""
     return torch.special.log_ndtr(z).exp()
 
 
@@ -302,7 +305,7 @@ def _column(mass: Tensor, column: Tensor) -> Tensor:
 
 
 def _cumulative(mass: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-    """Cell (N,) of positions (N,) in 0..1, and the share of mass (N,n) that lies below each, (N,) in 0..1."""
+    """Cell (N,) of positions (N,) in 0..1, and the fraction of mass (N,n) below each, (N,) in 0..1."""
     cell = _cell(position, mass.shape[1])[:, None]
     sums = mass.cumsum(1)
     part = (position[:, None] * mass.shape[1] - cell) * mass.gather(1, cell)
@@ -310,10 +313,10 @@ def _cumulative(mass: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
     return cell[:, 0], (below / sums[:, -1:])[:, 0]
 
 
-def _inverse_cumulative(mass: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Cell and position (N,) in 0..1 below which `share` (N,) in 0..1 of mass (N,n) lies."""
+def _inverse_cumulative(mass: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
+    """Cell and position (N,) in 0..1 below which `fraction` (N,) in 0..1 of mass (N,n) lies."""
     sums = mass.cumsum(1)
-    wanted = share[:, None] * sums[:, -1:]
+    wanted = fraction[:, None] * sums[:, -1:]
     cell = torch.searchsorted(sums.detach(), wanted.detach()).clamp(max=mass.shape[1] - 1)
     of_cell = mass.gather(1, cell)
     part = (wanted - (sums.gather(1, cell) - of_cell)) / of_cell.clamp(min=1e-300)
@@ -325,21 +328,21 @@ def _reachable(mean: Tensor, sigma: Tensor, bound: Tensor) -> Tensor:
     return torch.minimum(mean, bound + 8 * sigma)
 
 
-def _cut_normal(share: Tensor, mean: Tensor, sigma: Tensor, bound: Tensor) -> Tensor:
-    """The number below which `share` of N(mean, sigma) lies, cut off above `bound`; all (N,)."""
+def _truncated_normal_icdf(fraction: Tensor, mean: Tensor, sigma: Tensor, bound: Tensor) -> Tensor:
+    """The number below which `fraction` of N(mean, sigma) lies, cut off above `bound`; all (N,)."""
     mean = _reachable(mean, sigma, bound)
-    below_bound = _normal_share((bound - mean) / sigma)
-    return torch.minimum(mean + sigma * torch.special.ndtri(share * below_bound), bound)
+    below_bound = _normal_cdf((bound - mean) / sigma)
+    return torch.minimum(mean + sigma * torch.special.ndtri(fraction * below_bound), bound)
 
 
-def _cut_normal_share(value: Tensor, mean: Tensor, sigma: Tensor, bound: Tensor) -> Tensor:
-    """The share of N(mean, sigma), cut off above `bound`, that lies below `value`; all (N,)."""
+def _truncated_normal_cdf(value: Tensor, mean: Tensor, sigma: Tensor, bound: Tensor) -> Tensor:
+    """The fraction of N(mean, sigma), cut off above `bound`, that lies below `value`; all (N,)."""
     mean = _reachable(mean, sigma, bound)
-    below_bound = _normal_share((bound - mean) / sigma)
-    return _normal_share((value - mean) / sigma) / below_bound
+    below_bound = _normal_cdf((bound - mean) / sigma)
+    return _normal_cdf((value - mean) / sigma) / below_bound
 
 
-def _cut_normal_loss(value: Tensor, mean: Tensor, sigma: Tensor, bound: Tensor) -> Tensor:
+def _truncated_normal_nll(value: Tensor, mean: Tensor, sigma: Tensor, bound: Tensor) -> Tensor:
     """Negative log density of `value` under N(mean, sigma) cut off above `bound`, in nats; all (N,)."""
     mean = _reachable(mean, sigma, bound)
     standard = (value - mean) / sigma

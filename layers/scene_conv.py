@@ -19,7 +19,7 @@ from layers.canvas import PLANES, Canvas, index_of, memory_format_of, working_dt
 MIXED = NUM_CHANNELS  # stands for a class where a window shows several, an edge, or part of a mask
 MOVING = MIXED + 1  # likewise, where it shows the rim of a mask that has a gradient
 PART = 4096  # mixed windows worked out at a time: 8 MB in float32
-MOST_MIXED = 0.4  # share of mixed windows from which on making all planes is faster
+MAX_MIXED = 0.4  # fraction of mixed windows from which on making all planes is faster
 
 
 def scene_conv(canvas: Canvas, weight: Tensor, bias: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def scene_conv(canvas: Canvas, weight: Tensor, bias: Tensor) -> Tensor:
     arguments = (c.labels, c.edge, c.mask, c.drawn, c.channel, weight, bias)
     if c.labels.device.type == "cpu" and not torch.compiler.is_compiling():  # which way is up to the data
         classes = classes_of_windows(c, moving=c.mask is not None and c.mask.requires_grad)
-        if (classes >= MIXED).sum() <= MOST_MIXED * len(classes):
+        if (classes >= MIXED).sum() <= MAX_MIXED * len(classes):
             return _WindowConv.apply(*arguments, classes)
     return _PlaneConv.apply(*arguments)
 
@@ -55,7 +55,7 @@ class _PlaneConv(torch.autograd.Function):
         needs_weight, needs_bias = (
             weight.requires_grad,
             bias.requires_grad,
-        )  # as of now, see layers/halving.py
+        )  # as of now, see layers/down_up.py
         planes = Canvas(labels, edge, ctx.channel, mask, drawn).planes(ctx.dtype)
         of_planes, grad_weight, _ = torch.ops.aten.convolution_backward(
             gradient.contiguous(memory_format=ctx.layout),

@@ -25,7 +25,7 @@ import numpy as np
 from data.frame import Frame, list_frames
 from data.instances import Instance, compact_mask, resize_nearest, theta_of_box, usable_instances
 from data.labels import CHANNEL_OF_ID, FIRST_SINGLE_ID, TARGET_CLASSES
-from loader.erasing import Erasable, find_erasable
+from loader.erased_maps import Erasable, find_erasable
 from options import Options
 from support.errors import InputError, name_some, warn
 from support.files import stamp, write_atomic
@@ -85,7 +85,7 @@ class FrameMaps:
         return {name: value for name, value in vars(self).items() if name != "erasable"} | vars(self.erasable)
 
     def box_of(self, instance_id: int) -> np.ndarray:
-        """Tight box (4,) float32 of a usable instance on the full-size map, shares of the image."""
+        """Tight box (4,) float32 of a usable instance on the full-size map, fractions of the image."""
         return self.erasable.boxes[np.flatnonzero(self.compact_ids == instance_id)[0]]
 
     def compact_of(self, instance_id: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from data.instances import theta_of_box
 from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
 from loader.ahead import made_ahead
 from loader.cache import FrameMaps, WorkingMaps
-from loader.erasing import ZOOM_PROBABILITY, erase_some, zoom_in
+from loader.erased_maps import ZOOM_PROBABILITY, erase_some, zoom_in
 from options import Options
 from support.errors import InputError
 
@@ -28,7 +28,7 @@ PLACES = 8  # at most so many places are learnt from in one map
 
 
 class _Tensors:
-    """What Scene and Batch share: one function applied to all their tensors."""
+    """What SceneMaps and Batch share: one function applied to all their tensors."""
 
     def apply(self, function: Callable[[Tensor], Tensor]):
 
@@ -59,7 +59,7 @@ def _of_arrays(kind: type[_Tensors], values: list) -> _Tensors:
 
 
 @dataclass(frozen=True)
-class Scene(_Tensors):
+class SceneMaps(_Tensors):
     """A batch of maps, at small size h x w and big size H x W (docs/model.md#maps-and-channels)."""
 
     labels_small: Tensor  # (B,h,w) uint8, channel 0..29
@@ -73,7 +73,7 @@ class Places(_Tensors):
     """Small maps without some of their instances, one for each update of a step, and where those stood."""
 
     labels: Tensor  # (B,2,h,w) uint8, channel 0..29
-    boxes: Tensor  # (B,2,8,4) float32: x0, y0, x1, y1, shares of the image
+    boxes: Tensor  # (B,2,8,4) float32: x0, y0, x1, y1, fractions of the image
     known: Tensor  # (B,2,8) bool: which of the boxes there are
 
 
@@ -81,8 +81,8 @@ class Places(_Tensors):
 class Batch(_Tensors):
     """x+ and x, and the drawn instance of x+."""
 
-    real: Scene  # x+
-    cond: Scene  # x
+    real: SceneMaps  # x+
+    cond: SceneMaps  # x
     compact: Tensor  # (B,1,cy,cx) float32 in [0,1]
     theta: Tensor  # (B,6) float32
     places: Places | None = None  # for a density of places
@@ -184,14 +184,14 @@ def _order(seed: int, stream: int, count: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, stream, epoch]).permutation(count)
 
 
-def _scene_of(maps: FrameMaps, *, flip: bool = False) -> Scene:
-    """A Scene of one frame, mirrored left to right if asked."""
+def _scene_of(maps: FrameMaps, *, flip: bool = False) -> SceneMaps:
+    """SceneMaps of one frame, mirrored left to right if asked."""
 
     def tensor(array: np.ndarray, dtype: type) -> Tensor:
         array = array[:, ::-1] if flip else array
         return torch.from_numpy(np.array(array, dtype, order="C"))[None]
 
-    return Scene(
+    return SceneMaps(
         labels_small=tensor(maps.labels_small, np.uint8),
         ids_small=tensor(maps.ids_small, np.int32),
         labels_big=tensor(maps.labels_big, np.uint8),
@@ -211,7 +211,7 @@ def concatenate(items: list):
     return type(items[0])(*(joined([getattr(item, name) for item in items]) for name in names))
 
 
-def first_scenes(maps: WorkingMaps, count: int) -> Scene:
+def first_scenes(maps: WorkingMaps, count: int) -> SceneMaps:
     """The first `count` frames of a split by name, unflipped; a smaller split starts over."""
     return concatenate([_scene_of(maps.load(index % len(maps))) for index in range(count)])
 

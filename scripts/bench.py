@@ -388,9 +388,9 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> None:
     flags = parser().parse_args(arguments)
-    for name, least in (("repeats", 1), ("warm_up", 0), ("threads", 0)):
-        if getattr(flags, name) < least:
-            raise InputError(f"--{name} must be at least {least}, not {getattr(flags, name)}")
+    for name, minimum in (("repeats", 1), ("warm_up", 0), ("threads", 0)):
+        if getattr(flags, name) < minimum:
+            raise InputError(f"--{name} must be at least {minimum}, not {getattr(flags, name)}")
     where = PRESETS[flags.preset].get("where", "published")
     if flags.plain and WHERE_MODULES[where].has_density:
         raise InputError(

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from augment.insert.gates import Gates
+from augment.placement.filters import Filters
 from data.frame import Frame, list_frames
 from data.labels import CHANNEL_OF_ID
 from insertion import InsertInstances, make_bank
-from loader.pairs import Scene
+from loader.pairs import SceneMaps
 from main import seed_everything
 from model import WhereWhat
 from options import PRESETS, Options
@@ -48,7 +48,7 @@ def plain_sampling(plain: PlainWhereWhat, frame: Frame) -> torch.Tensor:
             resized = Image.open(path).resize((width, height), Image.Resampling.NEAREST)
             maps.append(torch.from_numpy(np.asarray(resized).astype(np.int32))[None])
         scene += [torch.from_numpy(CHANNEL_OF_ID)[maps[0].long()], maps[1]]
-    return plain.sample(Scene(*scene), *(torch.randn(1, n, 1, 1) for n in plain.noise_sizes)).cpu()
+    return plain.sample(SceneMaps(*scene), *(torch.randn(1, n, 1, 1) for n in plain.noise_sizes)).cpu()
 
 
 def plain_seconds(model: WhereWhat, frames: list[Frame]) -> float:
@@ -91,10 +91,12 @@ def measured(program: str, *arguments: str) -> Measured:
 
 
 def transform_rate(
-    checkpoint: Path, gates: Gates, db_root: Path, bank: Path
+    checkpoint: Path, filters: Filters, db_root: Path, bank: Path
 ) -> tuple[float, tuple[int, int]]:
     """Images that the transform makes in a second of one core, 1 to 3 objects in each; their size."""
-    transform = InsertInstances(checkpoint, (1, 3), 1.0, bank=make_bank(db_root, "train", bank), gates=gates)
+    transform = InsertInstances(
+        checkpoint, (1, 3), 1.0, bank=make_bank(db_root, "train", bank), filters=filters
+    )
     samples = []
     for frame in islice(list_frames(db_root, "train"), SAMPLES):
         labels, ids = frame.read_maps()
@@ -113,7 +115,7 @@ def parser() -> Parser:
     parser.add_argument("--db_root", help="Cityscapes tree (default: built-in scenes, 2048x1024 pixels)")
     parser.add_argument("--images", type=int, default=120, help="built-in scenes made (default 120)")
     parser.add_argument(
-        "--checkpoint", help="trained model for the transform (default: an untrained one, all rules off)"
+        "--checkpoint", help="trained model for the transform (default: an untrained one, all filters off)"
     )
     return parser
 
@@ -154,9 +156,9 @@ def main(arguments: list[str] | None = None) -> None:
         if not flags.db_root:
             trees.append(folder / "small")
             write_streets(trees[1], SAMPLES, 1, SMALL, seed=0)
-        gates = Gates() if trained else Gates(rules=())
+        filters = Filters() if trained else Filters(rules=())
         for tree in trees:
-            rate, (width, height) = transform_rate(trained or untrained, gates, tree, folder / "bank.npz")
+            rate, (width, height) = transform_rate(trained or untrained, filters, tree, folder / "bank.npz")
             print(f"InsertInstances with swap, {width}x{height}: {rate:.2f} images/s of one core")
 
 

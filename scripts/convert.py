@@ -43,7 +43,7 @@ def parser() -> Parser:
     )
     parser.add_argument("--show_mapping", action="store_true", help="print the table in use, and stop")
     parser.add_argument(
-        "--link", action="store_true", help="link pictures that are PNGs already instead of copying them"
+        "--link", action="store_true", help="link images that are PNGs already instead of copying them"
     )
     parser.add_argument("--num_workers", type=int, default=cores(), help="processes (default: one a core)")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier conversion in --out")
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_names(tree, items)
         todo = tree.to_do(items)
         if len(todo) < len(items):
-            print(f"{flags.out} holds {len(items) - len(todo)} of {len(items)} pictures already")
+            print(f"{flags.out} holds {len(items) - len(todo)} of {len(items)} images already")
         with tree.pool(partial(Converter, conversion, data_set.categories), flags.num_workers) as pool:
             tree.make(todo, pool, "convert", "picture")
         tree.merge(items)
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         with writing_to(flags.out):
             tree.write_summary(results | {"categories": report})
     print(report_text(report))
-    print(f"{len(lines) - len(failed)} of {len(lines)} pictures are in {flags.out}")
+    print(f"{len(lines) - len(failed)} of {len(lines)} images are in {flags.out}")
     if failed:
         warn(f"{len(failed)} failed: {name_some(failed)}")
     return 1 if failed else 0

@@ -14,29 +14,29 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from augment.insert.places import column, working_maps
+from augment.placement.places import column, working_maps
 from data.camera import assumptions, camera_setting
-from data.erased import Erasure, erase_exactly
+from data.erasures import Erasure, erase_exactly
 from data.fill import fill_hole
 from data.geometry import boxes_of_theta, fit_heights
 from data.instances import Instance
 from distributed import choose_device
 from evaluation.baselines import Training, draw_boxes, read_training
-from evaluation.figures import (
+from evaluation.leak import absent_metrics, collect_leak, small_labels
+from evaluation.metrics import (
     REPLACEMENT_SAMPLES,
     Collected,
-    View,
+    EvaluatedScene,
     distance_sample,
     read_view,
     replacement_scores,
     shape_sample,
     summarise,
 )
-from evaluation.leak import absent_figures, collect_leak, small_labels
 from evaluation.report import erasing, markdown, of_temperature, remarks, table, write_plots
 from evaluation.shapes import mask_spread, shapes_of
 from loader.cache import FrameMaps, WorkingMaps, prepare
-from loader.pairs import Scene
+from loader.pairs import SceneMaps
 from model import WhereWhat, load_model
 from support.checkpoints import PACKED, find_checkpoint
 from support.errors import InputError, Parser, run_program
@@ -66,20 +66,18 @@ class EvaluateOptions:
     split: str = setting("val", "scenes to place objects in")
     train_split: str = setting("train", "where baselines come from")
     n_z: int | None = setting(
-        None, f"objects in each scene for each seed (default 10; {QUICK_N_Z} with --quick)", read=int, least=2
+        None, f"objects in each scene for each seed (default 10; {QUICK_N_Z} with --quick)", read=int, min=2
     )
-    seeds: int = setting(5, "number of seeds: 0, 1, 2, ...", least=1)
+    seeds: int = setting(5, "number of seeds: 0, 1, 2, ...", min=1)
     out: str = setting("", "folder for the results (default RUN/evaluation)")
     temperature: float = setting(
         1.0, "of the density of places; below 1 gathers places where it is high, 1: as learnt"
     )
-    scenes: int | None = setting(
-        None, "the first so many scenes of the split (default all)", read=int, least=1
-    )
+    scenes: int | None = setting(None, "the first so many scenes of the split (default all)", read=int, min=1)
     cache_dir: str = setting("", "folder of working-size maps (default that of the training)")
     device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")
-    batch_size: int = setting(8, "objects made at once; changes rounding at most", least=1)
-    quick: bool = setting(False, "placement figures only: no re-placement, shapes, reconstruction")
+    batch_size: int = setting(8, "objects made at once; changes rounding at most", min=1)
+    quick: bool = setting(False, "placement metrics only: no re-placement, shapes, reconstruction")
     overwrite: bool = setting(False, "replace an evaluation that lies in --out")
 
 
@@ -147,9 +145,9 @@ def evaluate(settings: EvaluateOptions) -> dict:
                 collect_leak(collected, model, view, erasures, settings.temperature)
             reconstruct(collected, model, scene, content, maps.instances(index, target.name))
 
-    # ---- figures
+    # ---- metrics
     if not settings.quick:
-        collected.absent = absent_figures(model, collected)
+        collected.absent = absent_metrics(model, collected)
     samples = count * settings.n_z
     results, boxes = summarise(collected, training, fit, samples)
     sample_sizes = {"distance": distance_sample(instances, samples)}
@@ -227,8 +225,8 @@ def place(
     collected: Collected,
     model: WhereWhat,
     places: Places,
-    scene: Scene,
-    view: View,
+    scene: SceneMaps,
+    view: EvaluatedScene,
     content: FrameMaps,
     training: Training,
     settings: EvaluateOptions,
@@ -263,11 +261,11 @@ def draw_z(
     return z_spatial, z_appr
 
 
-def scene_of(content: FrameMaps, device: torch.device) -> Scene:
+def scene_of(content: FrameMaps, device: torch.device) -> SceneMaps:
     """The maps of one frame as the model takes them, a batch of one."""
     maps = (content.labels_small, content.ids_small, content.labels_big, content.ids_big)
     kinds = (np.uint8, np.int32, np.uint8, np.int32)
-    return Scene(
+    return SceneMaps(
         *(torch.from_numpy(a.astype(kind))[None].to(device) for a, kind in zip(maps, kinds, strict=True))
     )
 
@@ -275,14 +273,14 @@ def scene_of(content: FrameMaps, device: torch.device) -> Scene:
 def sample_scene(
     model: WhereWhat,
     places: Places,
-    scene: Scene,
+    scene: SceneMaps,
     z_spatial: np.ndarray,
     z_appr: np.ndarray,
     batch_size: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The model's objects on a scene for z (S,K,z_dim), `batch_size` of them at once.
 
-    places: the where module on that scene. Boxes (S,K,4) in shares of the image and compact masks
+    places: the where module on that scene. Boxes (S,K,4) in fractions of the image and compact masks
     (S,K,cy,cx) in 0..1.
     """
     thetas, masks = [], []
@@ -297,7 +295,7 @@ def sample_scene(
     return boxes.reshape(*z_spatial.shape[:2], 4), masks.reshape(*z_spatial.shape[:2], *masks.shape[1:])
 
 
-def collect_shapes(collected: Collected, view: View, content: FrameMaps, masks: np.ndarray) -> None:
+def collect_shapes(collected: Collected, view: EvaluatedScene, content: FrameMaps, masks: np.ndarray) -> None:
     """Keep the shapes of the model's masks (S,K,cy,cx) bool on a scene, and those of its real instances."""
     for seed in collected.seeds:
         collected.shapes[seed].append(shapes_of(masks[seed]))
@@ -310,8 +308,8 @@ def disentangle(
     collected: Collected,
     model: WhereWhat,
     places: Places,
-    scene: Scene,
-    view: View,
+    scene: SceneMaps,
+    view: EvaluatedScene,
     settings: EvaluateOptions,
 ) -> None:
     """What changes with z_appr alone, and with z_spatial alone."""
@@ -321,8 +319,8 @@ def disentangle(
     _, masks_spatial = sample_scene(model, places, scene, z_spatial, fixed_appr, settings.batch_size)
     moved = np.abs((boxes - boxes[:, :1]) * view.size).max((1, 2))
     collected.add("model", "box_change_z_appr", moved)
-    for figure, masks in (("mask_spread", masks_appr), ("mask_spread_z_spatial", masks_spatial)):
-        collected.add("model", figure, [mask_spread(m.reshape(len(m), -1) > 0.5) for m in masks])
+    for metric, masks in (("mask_spread", masks_appr), ("mask_spread_z_spatial", masks_spatial)):
+        collected.add("model", metric, [mask_spread(m.reshape(len(m), -1) > 0.5) for m in masks])
 
 
 @torch.no_grad()
@@ -333,7 +331,7 @@ def place_on_maps(
     z: np.ndarray,
     temperature: float = 1.0,
 ) -> np.ndarray:
-    """Boxes (S,K,4), shares of the image, for z_spatial (S,K,z_spatial) on full-size maps (H,W).
+    """Boxes (S,K,4), fractions of the image, for z_spatial (S,K,z_spatial) on full-size maps (H,W).
 
     The where module alone, as in `model.sample`: no shape is needed.
     """
@@ -346,7 +344,7 @@ def place_on_maps(
 def replace_erased(
     collected: Collected,
     model: WhereWhat,
-    view: View,
+    view: EvaluatedScene,
     training: Training,
     erasures: dict[int, Erasure],
     temperature: float,
@@ -371,13 +369,13 @@ def replace_erased(
                 method, training, labels_small, view.name, seeds, REPLACEMENT_SAMPLES, item
             )
         for method, placed in boxes.items():
-            for figure, values in replacement_scores(placed, true_box, view).items():
-                collected.add(method, figure, values)
+            for metric, values in replacement_scores(placed, true_box, view).items():
+                collected.add(method, metric, values)
 
 
 @torch.no_grad()
 def reconstruct(
-    collected: Collected, model: WhereWhat, scene: Scene, content: FrameMaps, instances: list[Instance]
+    collected: Collected, model: WhereWhat, scene: SceneMaps, content: FrameMaps, instances: list[Instance]
 ) -> None:
     """The two supervised paths (docs/model.md#paths, 1 and 3) with mu, on real instances."""
     device = model.device

@@ -2,7 +2,7 @@
 
 Where would the model place an object in this image? Paints over the scene the density of feet, exactly, if
 the model has one, else how often a box covers each pixel over many z. On top are the feet of these z (green:
-passes the rules of insertion, red: does not), and the boxes with the highest scores.
+passes the filters of insertion, red: does not), and the boxes with the highest scores.
 """
 
 import json
@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 import torch
 
-from augment.insert.gates import Gates, Surroundings, box_refusal
-from augment.insert.heat import coverage, density_of_feet, draw_places, heat_map, heat_over
-from augment.insert.scene import read_image, single_frame
+from augment.placement.filters import Filters, Surroundings, box_rejection
+from augment.placement.heat import coverage, density_of_feet, draw_places, heat_map, heat_over
+from augment.placement.scene import read_image, single_frame
+from data.drawing import enlarged
 from data.geometry import box_iou
-from data.pictures import enlarged
 from data.writer import colour_map, encode_png
 from distributed import choose_device
 from model import load_model
@@ -27,13 +27,13 @@ from support.files import write_atomic
 from support.settings import add_flags, checked, setting
 from where import check_temperature
 
-SMALLEST = 1024  # the picture is enlarged to at least this width, pixels
+SMALLEST = 1024  # the image is enlarged to at least this width, pixels
 PASSES, FAILS, BEST = (0, 255, 0), (255, 0, 0), (255, 255, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeatmapOptions:
-    """One picture of places; "" where nothing was asked for."""
+    """One image of places; "" where nothing was asked for."""
 
     checkpoint: str = setting(
         help="run folder (its newest checkpoint), state-*.pt, or builtin:person",
@@ -43,10 +43,10 @@ class HeatmapOptions:
     image: str = setting(help="label map of the scene (labelIds.png)", read=str, flag={"required": True})
     instances: str = setting("", "its instance map (default: the file beside it)")
     out: str = setting(help="PNG to write", read=str, flag={"required": True})
-    json: str = setting("", "file for all boxes, their scores and the rules they break")
-    n_z: int = setting(200, "places drawn", least=1)
-    top: int = setting(5, "boxes drawn, those with the highest scores", least=0)
-    seed: int = setting(0, "seed of the noise", least=0)
+    json: str = setting("", "file for all boxes, their scores and the filters that reject them")
+    n_z: int = setting(200, "places drawn", min=1)
+    top: int = setting(5, "boxes drawn, those with the highest scores", min=0)
+    seed: int = setting(0, "seed of the noise", min=0)
     temperature: float = setting(1.0, "of the density of places; 1: as learnt")
     device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")
     overwrite: bool = setting(False, "replace existing files")
@@ -76,7 +76,7 @@ def entropy(mass: np.ndarray) -> float:
 
 
 def share_of_half(mass: np.ndarray) -> float:
-    """The smallest share of the cells that holds half of the mass, which is 1 in all."""
+    """The smallest fraction of the cells that holds half of the mass, which is 1 in all."""
     sums = np.sort(mass, axis=None)[::-1].cumsum()
     return float((np.searchsorted(sums, 0.5) + 1) / mass.size)
 
@@ -86,29 +86,27 @@ def paint(
     heat: np.ndarray,
     boxes: np.ndarray,
     scores: np.ndarray,
-    refusals: list[str | None],
+    rejections: list[str | None],
     top: int,
 ) -> np.ndarray:
-    """The picture (h,w,3) uint8 RGB: scene, heat (H,W) >= 0, feet, `top` boxes with the highest scores."""
+    """The image (h,w,3) uint8 RGB: scene, heat (H,W) >= 0, feet, `top` boxes with the highest scores."""
     width = label_ids.shape[1]
-    picture = enlarged(heat_over(colour_map(label_ids)[..., :3], heat), SMALLEST)
-    scale = picture.shape[1] // width
+    image = enlarged(heat_over(colour_map(label_ids)[..., :3], heat), SMALLEST)
+    scale = image.shape[1] // width
 
     def point(x: float, y: float) -> tuple[int, int]:
         x, y = np.clip([x * scale, y * scale], -4 * width, 4 * width * scale)
         return int(x), int(y)
 
-    for box, refusal in zip(boxes, refusals, strict=True):
+    for box, rejection in zip(boxes, rejections, strict=True):
         centre = point((box[0] + box[2]) / 2, box[3])
-        cv2.circle(picture, centre, 2, PASSES if refusal is None else FAILS, -1, cv2.LINE_AA)
+        cv2.circle(image, centre, 2, PASSES if rejection is None else FAILS, -1, cv2.LINE_AA)
     for index in best(boxes, scores, top):
         corner = point(boxes[index][0], boxes[index][1])
-        cv2.rectangle(picture, corner, point(boxes[index][2], boxes[index][3]), BEST, 1)
+        cv2.rectangle(image, corner, point(boxes[index][2], boxes[index][3]), BEST, 1)
         text = (corner[0], corner[1] - 3)
-        cv2.putText(
-            picture, f"{scores[index]:.2f}", text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, BEST, 1, cv2.LINE_AA
-        )
-    return picture
+        cv2.putText(image, f"{scores[index]:.2f}", text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, BEST, 1, cv2.LINE_AA)
+    return image
 
 
 def best(boxes: np.ndarray, scores: np.ndarray, count: int) -> list[int]:
@@ -121,21 +119,21 @@ def best(boxes: np.ndarray, scores: np.ndarray, count: int) -> list[int]:
 
 
 def heatmap(settings: HeatmapOptions) -> None:
-    """Draw the places, write the picture and print what came out."""
+    """Draw the places, write the image and print what came out."""
     model = load_model(settings.checkpoint, choose_device(settings.device))
     check_temperature(model.where, settings.temperature)
     image = read_image(single_frame(settings.image, settings.instances))
     boxes, scores = draw_places(model, image, settings.n_z, settings.seed, settings.temperature)
     around = Surroundings(image.label_ids, image.instance_ids, image.camera, None, None)
-    refusals = [box_refusal(box, model.target, around, Gates()) for box in boxes]
+    rejections = [box_rejection(box, model.target, around, Filters()) for box in boxes]
     mass = density_of_feet(model, image, settings.temperature)
     concentration = None
     if mass is not None:
         concentration = {"entropy": entropy(mass), "share_of_half": share_of_half(mass)}
     height, width = image.label_ids.shape
     heat = coverage(boxes, width, height) if mass is None else heat_map(model, image, settings.temperature)
-    picture = paint(image.label_ids, heat, boxes, scores, refusals, settings.top)
-    files = {settings.out: encode_png(picture)}
+    rgb = paint(image.label_ids, heat, boxes, scores, rejections, settings.top)
+    files = {settings.out: encode_png(rgb)}
     if settings.json:
         content = {
             "image": image.name,
@@ -147,8 +145,8 @@ def heatmap(settings: HeatmapOptions) -> None:
             "density": concentration,
             "camera": image.camera is not None,
             "places": [
-                {"box": box.tolist(), "score": float(score), "refusal": refusal}
-                for box, score, refusal in zip(boxes, scores, refusals, strict=True)
+                {"box": box.tolist(), "score": float(score), "refusal": rejection}
+                for box, score, rejection in zip(boxes, scores, rejections, strict=True)
             ],
         }
         files[settings.json] = (json.dumps(content, indent=1) + "\n").encode()
@@ -158,18 +156,18 @@ def heatmap(settings: HeatmapOptions) -> None:
             write_atomic(Path(name), content)
         except OSError as error:
             raise InputError(f"{name}: can't be written ({error.strerror}); choose another") from None
-    counts = Counter(refusal or "passes" for refusal in refusals)
+    counts = Counter(rejection or "passes" for rejection in rejections)
     print(f"{len(boxes)} places of a {model.target.name} in {image.name}")
     if concentration:
         print(
             f"density of feet: entropy {concentration['entropy']:.2f} nats of {np.log(mass.size):.2f};"
             f" half of the mass lies on {concentration['share_of_half']:.1%} of the image"
         )
-    print("rules: " + ", ".join(f"{name} {count}" for name, count in counts.most_common()))
+    print("filters: " + ", ".join(f"{name} {count}" for name, count in counts.most_common()))
     for index in best(boxes, scores, settings.top):
         box = ", ".join(f"{edge:.0f}" for edge in boxes[index])
-        print(f"score {scores[index]:.3f}  box {box}  {refusals[index] or 'passes'}")
-    print(f"picture: {settings.out}")
+        print(f"score {scores[index]:.3f}  box {box}  {rejections[index] or 'passes'}")
+    print(f"image: {settings.out}")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -5,7 +5,7 @@ color, polygons and camera where the source has them, masks of the inserted pixe
 insert.json with the counts. The same command again goes on where a run was cut short; torchrun, a Slurm job
 array or --shard share the images out over several processes or machines.
 
-With --render the new objects are painted on the RGB pictures too, which become leftImg8bit of the new tree.
+With --render the new objects are painted on the RGB images too, which become leftImg8bit of the new tree.
 """
 
 import json
@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from augment.insert.contact_sheet import contact_sheet
-from augment.insert.options import InsertOptions, parse, rendering_of
-from augment.insert.places import TreeInserter, needed_fits
-from augment.insert.scene import new_frame, single_frame, sources_of
-from augment.insert.tree import INSERT, PREVIEW, histogram, plan, sum_up
-from augment.tree import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
+from augment.placement.contact_sheet import contact_sheet
+from augment.placement.options import InsertOptions, parse, rendering_of
+from augment.placement.places import TreeInserter, needed_fits
+from augment.placement.plan import INSERT, PREVIEW, histogram, plan, sum_up
+from augment.placement.scene import new_frame, single_frame, sources_of
+from augment.tree_extras import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
 from data.camera import assumption_lines, assumptions
 from data.frame import Frame, all_frames, list_frames, root_above
 from data.geometry import HeightFit
@@ -91,7 +91,7 @@ def height_fits(
 
     frames: all of the split, so that the fits are the same for any part of them.
     """
-    if "height" not in settings.gates.rules:
+    if "height" not in settings.filters.rules:
         return {}
     cameras = settings.camera == "cityscapes" or not without_camera(frames)
     sample = frames
@@ -132,21 +132,19 @@ def insert(settings: InsertOptions) -> int:
     if settings.rendering:
         lacking = [frame.name for frame in frames if not frame.image_path]
         if lacking:
-            raise InputError(
-                f"--render: no leftImg8bit picture for {name_some(lacking)}; go without --render"
-            )
-    if settings.gates.distance and settings.camera == "auto" and without_camera(frames):
+            raise InputError(f"--render: no leftImg8bit image for {name_some(lacking)}; go without --render")
+    if settings.filters.distance and settings.camera == "auto" and without_camera(frames):
         raise InputError(
-            "--distance needs the data set's camera files; give --camera cityscapes if the pictures are"
+            "--distance needs the data set's camera files; give --camera cityscapes if the images are"
             " Cityscapes', or use --height or --region instead"
         )
     assumed = assumed_cameras(settings, frames)
-    decisive = decisive_settings(settings, bool(assumed))
+    fingerprinted = fingerprint_settings(settings, bool(assumed))
 
     if settings.dry_run:
-        tell_plan(settings, frames, decisive, shard)
+        tell_plan(settings, frames, fingerprinted, shard)
         return 0
-    with opened(INSERT, out, decisive, shard, overwrite=settings.overwrite) as tree:
+    with opened(INSERT, out, fingerprinted, shard, overwrite=settings.overwrite) as tree:
         fits = height_fits(settings, there, [model for _, model in models.values()])
         settings = replace(settings, fits=fits)
         items = items_of(settings, frames)
@@ -172,7 +170,7 @@ def insert(settings: InsertOptions) -> int:
         results["state"] = "incomplete" if results["images_failed"] else "complete"
         results["height_fits"] = {name: asdict(fit) for name, fit in fits.items()}
         if assumed:
-            results["settings"] = decisive | {"assumed_cameras": assumed}
+            results["settings"] = fingerprinted | {"assumed_cameras": assumed}
         with writing_to(out):
             tree.write_summary(results)
             if settings.beside:
@@ -203,12 +201,12 @@ def items_of(settings: InsertOptions, frames: list[Frame]) -> list[Item]:
     return items
 
 
-def tell_plan(settings: InsertOptions, frames: list[Frame], decisive: dict, shard: Shard) -> None:
+def tell_plan(settings: InsertOptions, frames: list[Frame], fingerprinted: dict, shard: Shard) -> None:
     """Print what a run would do. Raises InputError where the run would refuse OUT."""
     out, planned = Path(settings.out), planned_for(settings, frames)
     finished = 0
     if not settings.overwrite and INSERT.holds_run(out):
-        records = Tree(INSERT, out, decisive, shard).records
+        records = Tree(INSERT, out, fingerprinted, shard).records
         finished = sum(bool(records.get(frame.name)) for frame in frames)
     wanted = Counter(name for chosen in planned for name in chosen)
     listed = ", ".join(f"{count} {name}" for name, count in sorted(wanted.items()))
@@ -221,13 +219,13 @@ def tell_plan(settings: InsertOptions, frames: list[Frame], decisive: dict, shar
     print("nothing was written (--dry_run)")
 
 
-def decisive_settings(settings: InsertOptions, assumed: bool) -> dict:
+def fingerprint_settings(settings: InsertOptions, assumed: bool) -> dict:
     """Everything that decides the content of the files but for the images, as insert.json shows it.
 
     assumed: cameras are assumed.
     """
-    gates, rendering = settings.gates, settings.rendering
-    decisive = {
+    filters, rendering = settings.filters, settings.rendering
+    fingerprinted = {
         "split": settings.split,
         "checkpoints": settings.hashes,
         "seed": settings.seed,
@@ -237,13 +235,13 @@ def decisive_settings(settings: InsertOptions, assumed: bool) -> dict:
         "target": settings.target,
         "z_spatial": settings.z_spatial,
         "z_appr": settings.z_appr,
-        "gates": asdict(gates) | {"region_mask": _sha256(gates.region_mask)},
+        "gates": asdict(filters) | {"region_mask": _sha256(filters.region_mask)},
         "render": rendering.to_json() if rendering else "none: leftImg8bit is not written",
         "device": torch.device(settings.device).type,  # rounding differs between kinds
         "assumed_cameras": assumed,
         "beside": settings.beside,
     }
-    return json.loads(json.dumps(decisive))  # tuples become lists, as in the file
+    return json.loads(json.dumps(fingerprinted))  # tuples become lists, as in the file
 
 
 def _sha256(path: Path | str | None) -> str | None:
@@ -289,7 +287,7 @@ def report(out: Path, summary: dict, records: Records) -> None:
     for name, counts in summary["refusals"].items():
         if counts:
             listed = ", ".join(f"{reason} {count}" for reason, count in counts.items())
-            print(f"refusals, {name}: {listed}")
+            print(f"rejections, {name}: {listed}")
     for name in summary["images_failed"]:
         warn(f"skipped {name}: {records.get(name)[-1]['reason']}")
     if summary["images_failed"]:

@@ -23,6 +23,6 @@ fi
 
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
-./scripts/rooms.sh
+./scripts/imports.sh
 # Two processes with one thread each; a file stays in one process, since its tests share what they computed.
 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

@@ -24,7 +24,7 @@ from data.coco import categories
 from data.labels import TARGET_CLASSES
 from data.official import kept_quiet, map_for_tools
 from data.writer import encode_png
-from segment.samples import CLASSES, Truth
+from segment.samples import CLASSES, GroundTruth
 from support.files import write_atomic
 
 MASK_LEVEL = 0.5  # of a predicted mask's probability
@@ -43,7 +43,7 @@ class Predicted:
 
 @torch.inference_mode()
 def detect(model: MaskRCNN, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
-    """What a model in eval mode sees on pictures (3,h,w) in 0..1, on its device.
+    """What a model in eval mode sees on images (3,h,w) in 0..1, on its device.
 
     For each: boxes (N,4), labels (N), scores (N), masks (N,1,H,W) in 0..1, at the sizes (H,W) asked for.
     """
@@ -55,14 +55,14 @@ def detect(model: MaskRCNN, images: list[Tensor], sizes: list[tuple[int, int]]) 
 
 
 def predict(
-    model: MaskRCNN, truths: list[Truth], device: torch.device, batch: int = 4
+    model: MaskRCNN, ground_truths: list[GroundTruth], device: torch.device, batch: int = 4
 ) -> Iterator[list[Predicted]]:
     """The instances that a model sees on each frame, in order."""
     model.eval()
-    for start in range(0, len(truths), batch):
-        part = truths[start : start + batch]
-        images = [truth.image.to(device).float() / 255 for truth in part]
-        seen = detect(model, images, [truth.size for truth in part])
+    for start in range(0, len(ground_truths), batch):
+        part = ground_truths[start : start + batch]
+        images = [ground_truth.image.to(device).float() / 255 for ground_truth in part]
+        seen = detect(model, images, [ground_truth.size for ground_truth in part])
         for one in seen:
             masks = (one["masks"][:, 0] >= MASK_LEVEL).byte().cpu().numpy()
             codes = rle.encode(np.asfortranarray(masks.transpose(1, 2, 0)))
@@ -77,14 +77,20 @@ def _area(code: dict) -> int:
 # ---- COCO ---------------------------------------------------------------------------------------
 
 
-def coco_figures(truths: list[Truth], predictions: list[list[Predicted]], least_area: int = 0) -> dict:
+def coco_metrics(
+    ground_truths: list[GroundTruth], predictions: list[list[Predicted]], least_area: int = 0
+) -> dict:
     """AP, AP50, AP75 over all classes that occur, the same for each class, and AP by size, by pycocotools.
 
     0..1, None where there is nothing to find. least_area: instances with fewer pixels count neither as missed
     nor as found.
     """
-    images = [{"id": n, "height": t.size[0], "width": t.size[1]} for n, t in enumerate(truths, 1)]
-    truth_rows = [one | {"image_id": n} for n, truth in enumerate(truths, 1) for one in truth.annotations]
+    images = [{"id": n, "height": t.size[0], "width": t.size[1]} for n, t in enumerate(ground_truths, 1)]
+    ground_truth_rows = [
+        one | {"image_id": n}
+        for n, ground_truth in enumerate(ground_truths, 1)
+        for one in ground_truth.annotations
+    ]
     found_rows = [
         {
             "image_id": n,
@@ -99,7 +105,7 @@ def coco_figures(truths: list[Truth], predictions: list[list[Predicted]], least_
         for one in found
     ]
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_coco(images, truth_rows), _coco(images, found_rows), "segm")
+        evaluation = COCOeval(_coco(images, ground_truth_rows), _coco(images, found_rows), "segm")
         ranges = {_WHOLE: (least_area, 1e10), **SIZES}
         evaluation.params.areaRng = [list(limits) for limits in ranges.values()]
         evaluation.params.areaRngLbl = list(ranges)
@@ -134,14 +140,19 @@ def _mean(precision: np.ndarray) -> float | None:
 # ---- Cityscapes ---------------------------------------------------------------------------------
 
 
-def cityscapes_figures(truths: list[Truth], predictions: list[list[Predicted]], folder: Path) -> dict:
+def cityscapes_metrics(
+    ground_truths: list[GroundTruth], predictions: list[list[Predicted]], folder: Path
+) -> dict:
     """AP and AP50 over all classes that occur and for each, by the official Cityscapes program.
 
     Its prediction files are written below `folder`: NAME_pred.txt with a line for each mask, masks in NAME/.
     Instances below 100 pixels count neither way, as always with that program. 0..1, None as above.
     """
-    files = [write_prediction(folder, truth, found) for truth, found in zip(truths, predictions, strict=True)]
-    maps = [str(map_for_tools(truth.frame, folder)) for truth in truths]
+    files = [
+        write_prediction(folder, ground_truth, found)
+        for ground_truth, found in zip(ground_truths, predictions, strict=True)
+    ]
+    maps = [str(map_for_tools(ground_truth.frame, folder)) for ground_truth in ground_truths]
     settings = copy.copy(program.args)
     settings.predictionPath = str(folder.absolute())
     settings.quiet = True
@@ -162,9 +173,9 @@ def cityscapes_figures(truths: list[Truth], predictions: list[list[Predicted]], 
     }
 
 
-def write_prediction(folder: Path, truth: Truth, found: list[Predicted]) -> str:
+def write_prediction(folder: Path, ground_truth: GroundTruth, found: list[Predicted]) -> str:
     """Write the official prediction files of a frame; the path of its text file."""
-    name = truth.frame.name.replace(" ", "%20")  # the program takes lines apart at blanks
+    name = ground_truth.frame.name.replace(" ", "%20")  # the program takes lines apart at blanks
     (folder / name).mkdir(parents=True, exist_ok=True)
     lines = []
     for number, one in enumerate(found):

@@ -43,7 +43,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 def build(arch: str, weights: str) -> MaskRCNN:
     """An arch of ARCHS for CLASSES; weights: none, imagenet (the backbone), coco, or a checkpoint's path.
 
-    Pictures are taken at the size they have. Raises InputError for weights that can't be had.
+    Images are taken at the size they have. Raises InputError for weights that can't be had.
     """
     try:
         if arch == "maskrcnn_resnet50_fpn_v2":
@@ -71,7 +71,7 @@ def build(arch: str, weights: str) -> MaskRCNN:
 
 
 class AsTheyAre(GeneralizedRCNNTransform):
-    """torchvision's preparation of pictures without its resizing: they come at the size that is wanted."""
+    """torchvision's preparation of images without its resizing: they come at the size that is wanted."""
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None):
         return image, target
@@ -177,7 +177,7 @@ def _small() -> MaskRCNN:
 
 
 def _stem(channels: int) -> nn.Sequential:
-    """Two convolutions that halve the picture."""
+    """Two convolutions that halve the image."""
     sizes = (3, channels // 2, channels)
     parts = [
         Conv2dNormActivation(low, high, stride=2, norm_layer=group_norm) for low, high in pairwise(sizes)
@@ -194,5 +194,5 @@ def _block(before: int, channels: int) -> BasicBlock:
 
 
 def _anchors() -> AnchorGenerator:
-    """For pictures of 384 to 1024 pixels' width, whose persons are from 15 pixels high and narrow."""
+    """For images of 384 to 1024 pixels' width, whose persons are from 15 pixels high and narrow."""
     return AnchorGenerator(tuple((size,) for size in (16, 32, 64, 128, 256)), ((0.5, 1.0, 2.0, 3.5),) * 5)

@@ -38,19 +38,19 @@ class SegmentOptions:
     split: str = setting("train", "split of --data")
     val_split: str = setting("val", "split of --val")
     size: tuple[int, int] | None = setting(
-        None, "WIDTHxHEIGHT that the networks see, pixels (default: as the pictures are)", read=size_of
+        None, "WIDTHxHEIGHT that the networks see, pixels (default: as the images are)", read=size_of
     )
     window: tuple[int, int] | None = setting(
         None,
-        "WIDTHxHEIGHT of windows around instances to learn from, pixels (default: whole pictures)",
+        "WIDTHxHEIGHT of windows around instances to learn from, pixels (default: whole images)",
         read=size_of,
     )
     arch: str = setting(ARCHS[0], "the segmenter; maskrcnn_small_fpn learns on a CPU", ARCHS)
     weights: str = setting(
         "none", "none: random; imagenet: of the backbone; coco: of all but the classes; or a checkpoint"
     )
-    iterations: int = setting(24000, "optimiser steps", least=1)
-    batch_size: int = setting(8, "pictures a step, for each process", least=1)
+    iterations: int = setting(24000, "optimiser steps", min=1)
+    batch_size: int = setting(8, "images a step, for each process", min=1)
     optimiser: str = setting("sgd", "sgd (momentum 0.9) or adamw", tuple(OPTIMISERS))
     learning_rate: float | None = setting(
         None,
@@ -58,24 +58,24 @@ class SegmentOptions:
         read=float,
         above=0,
     )
-    weight_decay: float = setting(1e-4, "of the optimiser", least=0)
-    warmup: int = setting(1000, "steps in which the learning rate rises; at most a tenth of all", least=0)
+    weight_decay: float = setting(1e-4, "of the optimiser", min=0)
+    warmup: int = setting(1000, "steps in which the learning rate rises; at most a tenth of all", min=0)
     precision: str = setting(
         "auto",
         "of the backbone: fp32, bf16, or auto: bf16 on a GPU that has it, else fp32",
         ("auto", "fp32", "bf16"),
     )
-    least_area: int = setting(0, "COCO figures leave instances with fewer pixels out", least=0)
+    least_area: int = setting(0, "COCO metrics leave instances with fewer pixels out", min=0)
     official: bool = setting(True, "measure with the official Cityscapes program too")
     eval_only: bool = setting(False, "measure the newest checkpoint of --out, or --weights; train nothing")
     resume: str = setting("", "auto: go on with the newest checkpoint of --out, if any", ("", "auto"))
-    random_seed: int = setting(0, "seed of everything random", least=0)
+    random_seed: int = setting(0, "seed of everything random", min=0)
     device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")
-    num_workers: int = setting(cores(), "processes that decode the trees at the start", least=0)
-    log_every: int = setting(50, "steps between log lines", least=1)
-    picture_every: int = setting(1000, "steps between pictures of predictions, 0: none", least=0)
-    save_every: int = setting(1000, "steps between checkpoints", least=1)
-    keep_checkpoints: int = setting(2, "checkpoints kept, the oldest go first", least=1)
+    num_workers: int = setting(cores(), "processes that decode the trees at the start", min=0)
+    log_every: int = setting(50, "steps between log lines", min=1)
+    picture_every: int = setting(1000, "steps between images of predictions, 0: none", min=0)
+    save_every: int = setting(1000, "steps between checkpoints", min=1)
+    keep_checkpoints: int = setting(2, "checkpoints kept, the oldest go first", min=1)
 
 
 def parser() -> Parser:

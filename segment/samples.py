@@ -1,6 +1,6 @@
 """What a segmenter learns from: the frames of Cityscapes trees, decoded once and kept at working size.
 
-A sample holds its picture in 8 bits and one map that says which instance each pixel shows; masks are made
+A sample holds its image in 8 bits and one map that says which instance each pixel shows; masks are made
 of it when they are wanted, on the device that wants them.
 """
 
@@ -27,13 +27,13 @@ from support.seeds import seed_of
 
 CLASSES = ("background", *TARGET_CLASSES)  # by the number that the networks know them by
 _NUMBER_OF_LABEL = {target.label_id: number for number, target in enumerate(TARGET_CLASSES.values(), 1)}
-LEAST_PIXELS = 8  # at working size; smaller pieces are not learnt from
+MIN_PIXELS = 8  # at working size; smaller pieces are not learnt from
 
 Target = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainingFrame:
     """A frame at working size h x w."""
 
     image: Tensor  # (3,h,w) uint8 RGB
@@ -42,7 +42,7 @@ class Sample:
     boxes: Tensor  # (N,4) float32: x0, y0, x1, y1, half-open, pixels
 
     def on(self, device: torch.device) -> tuple[tv_tensors.Image, Target]:
-        """Picture and target as torchvision's detection models take them: boxes, masks (N,h,w), labels."""
+        """Image and target as torchvision's detection models take them: boxes, masks (N,h,w), labels."""
         image, instance = (part.to(device, non_blocking=True) for part in (self.image, self.instance))
         numbers = torch.arange(1, len(self.labels) + 1, device=device, dtype=instance.dtype)
         masks = instance[None] == numbers[:, None, None]
@@ -55,7 +55,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """A frame that predictions are measured on."""
 
     frame: Frame
@@ -65,45 +65,45 @@ class Truth:
 
 
 def frames_of(root: str, split: str, flag: str) -> list[Frame]:
-    """The frames of a split that have a picture. Raises InputError, naming the flag, for anything else."""
+    """The frames of a split that have an image. Raises InputError, naming the flag, for anything else."""
     if not (Path(root) / gt_kind(root, split) / split).is_dir():
         raise InputError(f"{flag} {root}: has no folder gtFine/{split}; give the folder of a Cityscapes tree")
     frames = list_frames(root, split)
     lacking = [frame.name for frame in frames if not frame.image_path]
     if lacking:
         raise InputError(
-            f"{flag} {root}: {len(lacking)} of {len(frames)} frames have no picture in leftImg8bit/{split},"
+            f"{flag} {root}: {len(lacking)} of {len(frames)} frames have no image in leftImg8bit/{split},"
             f" the first is {lacking[0]}; unpack or render them"
         )
     return frames
 
 
-def image_of(picture: np.ndarray, size: tuple[int, int] | None) -> Tensor:
-    """A picture (H,W,3) uint8 as (3,h,w) of size (width, height); None: of its own size."""
-    if size and size != picture.shape[1::-1]:
-        smaller = size[0] < picture.shape[1]
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+def image_of(image: np.ndarray, size: tuple[int, int] | None) -> Tensor:
+    """An image (H,W,3) uint8 as (3,h,w) of size (width, height); None: of its own size."""
+    if size and size != image.shape[1::-1]:
+        smaller = size[0] < image.shape[1]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def sample_of(picture: np.ndarray, instance_ids: np.ndarray, size: tuple[int, int] | None) -> Sample:
-    """What is learnt from a picture (H,W,3) uint8 and instance map (H,W) uint16 at size (width, height).
+def sample_of(rgb: np.ndarray, instance_ids: np.ndarray, size: tuple[int, int] | None) -> TrainingFrame:
+    """What is learnt from an image (H,W,3) uint8 and instance map (H,W) uint16 at size (width, height).
 
     Groups are no instances: they stay background, as in torchvision's reference training.
     """
-    image = image_of(picture, size)
+    image = image_of(rgb, size)
     ids = resize_nearest(instance_ids, image.shape[2], image.shape[1])
     areas = np.bincount(ids.ravel(), minlength=2**16)
     values = [
         value
-        for value in np.flatnonzero(areas >= LEAST_PIXELS).tolist()
+        for value in np.flatnonzero(areas >= MIN_PIXELS).tolist()
         if value >= FIRST_SINGLE_ID and value // 1000 in _NUMBER_OF_LABEL
     ]
     lookup = np.zeros(2**16, np.int16)
     lookup[values] = np.arange(1, len(values) + 1)
     instance = lookup[ids]
     labels = [_NUMBER_OF_LABEL[value // 1000] for value in values]
-    return Sample(
+    return TrainingFrame(
         image,
         torch.from_numpy(instance),
         torch.tensor(labels, dtype=torch.int64),
@@ -111,17 +111,17 @@ def sample_of(picture: np.ndarray, instance_ids: np.ndarray, size: tuple[int, in
     )
 
 
-def read_sample(frame: Frame, size: tuple[int, int] | None) -> Sample:
+def read_sample(frame: Frame, size: tuple[int, int] | None) -> TrainingFrame:
     """A frame to learn from, at size (width, height). Raises InputError for a bad file."""
     _, instance_ids = frame.read_maps()
     return sample_of(frame.read_image(instance_ids.shape), instance_ids, size)
 
 
-def read_truth(frame: Frame, size: tuple[int, int] | None) -> Truth:
-    """A frame to be measured on; its picture at size (width, height). Raises InputError for a bad file."""
+def read_ground_truth(frame: Frame, size: tuple[int, int] | None) -> GroundTruth:
+    """A frame to be measured on; its image at size (width, height). Raises InputError for a bad file."""
     _, instance_ids = frame.read_maps()
     image = image_of(frame.read_image(instance_ids.shape), size)
-    return Truth(frame, image, instance_ids.shape, annotations_of(instance_ids))
+    return GroundTruth(frame, image, instance_ids.shape, annotations_of(instance_ids))
 
 
 def read_all(
@@ -135,7 +135,7 @@ def read_all(
 # ---- batches ------------------------------------------------------------------------------------
 
 
-def window_of(sample: Sample, size: tuple[int, int], rng: np.random.Generator) -> Sample:
+def window_of(sample: TrainingFrame, size: tuple[int, int], rng: np.random.Generator) -> TrainingFrame:
     """A window of size (width, height) of a sample that shows one of its instances, drawn by chance.
 
     Where in the window the centre of that instance lies is drawn too; without instances the window lies
@@ -152,16 +152,16 @@ def window_of(sample: Sample, size: tuple[int, int], rng: np.random.Generator) -
     return cut(sample, *corner.tolist(), *inner.tolist())
 
 
-def cut(sample: Sample, x: int, y: int, width: int, height: int) -> Sample:
+def cut(sample: TrainingFrame, x: int, y: int, width: int, height: int) -> TrainingFrame:
     """The part of a sample in a window, with the instances of which enough is left to learn from."""
     instance = sample.instance[y : y + height, x : x + width].numpy()
     areas = np.bincount(instance.ravel(), minlength=len(sample.labels) + 1)
     areas[0] = 0
-    left = np.flatnonzero(areas >= LEAST_PIXELS)
+    left = np.flatnonzero(areas >= MIN_PIXELS)
     lookup = np.zeros(len(areas), np.int16)
     lookup[left] = np.arange(1, len(left) + 1)
     instance = lookup[instance]
-    return Sample(
+    return TrainingFrame(
         sample.image[:, y : y + height, x : x + width],
         torch.from_numpy(instance),
         sample.labels[left - 1],
@@ -182,11 +182,11 @@ def boxes_of(instance: np.ndarray, count: int) -> Tensor:
 class Mixture:
     """Several trees and the share of each in what is learnt from."""
 
-    trees: list[Sequence[Sample]]
+    trees: list[Sequence[TrainingFrame]]
     shares: tuple[float, ...]  # they sum to 1
     window: tuple[int, int] | None = None  # width and height of what is learnt from; None: all of a sample
 
-    def draw(self, seed: int, position: int) -> Sample:
+    def draw(self, seed: int, position: int) -> TrainingFrame:
         """The sample at a position of the endless sequence: without regard to what came before."""
         rng = np.random.default_rng([seed, position])
         tree = self.trees[int(rng.choice(len(self.trees), p=self.shares))]
@@ -200,7 +200,7 @@ FLIP = v2.RandomHorizontalFlip(0.5)
 def batch_of(
     mixture: Mixture, seed: int, positions: range, device: torch.device
 ) -> tuple[list[Tensor], list[Target]]:
-    """Pictures (3,h,w) in 0..1 and targets of these positions, flipped at random.
+    """Images (3,h,w) in 0..1 and targets of these positions, flipped at random.
 
     Everything random, also what the model draws afterwards, follows from seed and positions: torch's
     generators are seeded with them here.

@@ -19,21 +19,29 @@ from data.labels import TARGET_CLASSES
 from data.writer import encode_png
 from distributed import NO_LIMIT, Ranks, average_gradients, choose_device, wait_for_all
 from run import Run, find_state
-from segment.evaluation import cityscapes_figures, coco_figures, detect, predict
+from segment.drawing import sheet
+from segment.evaluation import cityscapes_metrics, coco_metrics, detect, predict
 from segment.models import build
 from segment.options import OPTIMISERS, SegmentOptions
-from segment.pictures import sheet
-from segment.samples import Mixture, Sample, Truth, batch_of, frames_of, read_all, read_truth
+from segment.samples import (
+    GroundTruth,
+    Mixture,
+    TrainingFrame,
+    batch_of,
+    frames_of,
+    read_all,
+    read_ground_truth,
+)
 from support.checkpoints import differing_network, find_checkpoint, shapes
 from support.errors import InputError
 from support.files import write_atomic
 from support.progress import progress_bar
 
 RESULT = "evaluation.json"
-PICTURES = 4  # frames of --val that are drawn
-STEPS_DOWN = ((2 / 3, 0.1), (8 / 9, 0.01))  # share of the run, factor of the learning rate from there
+IMAGES = 4  # frames of --val that are drawn
+STEPS_DOWN = ((2 / 3, 0.1), (8 / 9, 0.01))  # fraction of the run, factor of the learning rate from there
 LOSSES = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg")
-MOST_GRADIENT = 10.0  # norm
+MAX_GRADIENT = 10.0  # norm
 _NONE = f"shows no single instance of {', '.join(TARGET_CLASSES)}"
 
 # A checkpoint fits a run only if these agree.
@@ -52,34 +60,34 @@ IDENTITY = (
 
 
 def run(options: SegmentOptions, ranks: Ranks) -> None:
-    """Train (unless eval_only), measure, write RESULT, print the figures."""
+    """Train (unless eval_only), measure, write RESULT, print the metrics."""
     out, device = Path(options.out), choose_device(options.device)
-    truths = read_truths(options)
-    model = trained(options, device) if options.eval_only else learn(options, truths, device, ranks)
+    ground_truths = read_ground_truths(options)
+    model = trained(options, device) if options.eval_only else learn(options, ground_truths, device, ranks)
     if not ranks.rank:
-        figures = measure(model, options, truths, device)
+        metrics = measure(model, options, ground_truths, device)
         out.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / RESULT, (json.dumps(figures, indent=1) + "\n").encode())
-        print(table(figures))
-        print(f"figures    {out / RESULT}")
+        write_atomic(out / RESULT, (json.dumps(metrics, indent=1) + "\n").encode())
+        print(table(metrics))
+        print(f"metrics    {out / RESULT}")
     wait_for_all(NO_LIMIT)
 
 
-def read_truths(options: SegmentOptions) -> list[Truth]:
+def read_ground_truths(options: SegmentOptions) -> list[GroundTruth]:
     """The frames of --val. Raises InputError for a bad tree, or one without instances."""
     frames = frames_of(options.val, options.val_split, "--val")
-    truths = read_all(frames, options.size, options.num_workers, read_truth)
-    if all(one["iscrowd"] for truth in truths for one in truth.annotations):
+    ground_truths = read_all(frames, options.size, options.num_workers, read_ground_truth)
+    if all(one["iscrowd"] for ground_truth in ground_truths for one in ground_truth.annotations):
         raise InputError(
             f"--val {options.val}: split {options.val_split} {_NONE}, so nothing can be measured"
         )
-    return truths
+    return ground_truths
 
 
-def read_mixture(options: SegmentOptions, live: Sequence[Sample] | None = None) -> Mixture:
+def read_mixture(options: SegmentOptions, live: Sequence[TrainingFrame] | None = None) -> Mixture:
     """The frames of --data; live: takes the place of the last of these trees.
 
-    Raises InputError for a bad tree, one without instances, or pictures of several sizes without --size.
+    Raises InputError for a bad tree, one without instances, or images of several sizes without --size.
     """
     roots = options.data[:-1] if live else options.data
     found = [frames_of(root, options.split, "--data") for root in roots]
@@ -91,7 +99,7 @@ def read_mixture(options: SegmentOptions, live: Sequence[Sample] | None = None) 
             )
     sizes = {tuple(sample.image.shape[1:]) for tree in trees for sample in tree}
     if len(sizes) > 1:
-        raise InputError(f"--data: pictures of {len(sizes)} sizes; give --size WIDTHxHEIGHT")
+        raise InputError(f"--data: images of {len(sizes)} sizes; give --size WIDTHxHEIGHT")
     trees += [live] if live else []
     weights = options.share or [len(tree) for tree in trees]
     return Mixture(trees, tuple(weight / sum(weights) for weight in weights), options.window)
@@ -132,16 +140,16 @@ def set_precision(model: MaskRCNN, options: SegmentOptions, device: torch.device
 
 def learn(
     options: SegmentOptions,
-    truths: list[Truth],
+    ground_truths: list[GroundTruth],
     device: torch.device,
     ranks: Ranks,
-    live: Sequence[Sample] | None = None,
+    live: Sequence[TrainingFrame] | None = None,
 ) -> MaskRCNN:
     """Train to the last iteration. Leaves the run folder behind. If a signal came, saves and raises Stopped.
 
-    truths: of which the first are drawn. live: samples that take the place of the last tree of --data and may
-    come out otherwise each time, following torch's generator. Raises InputError for bad data, a run folder
-    that holds another run, and a loss that is not finite.
+    ground_truths: of which the first are drawn. live: samples that take the place of the last tree of --data
+    and may come out otherwise each time, following torch's generator. Raises InputError for bad data, a run
+    folder that holds another run, and a loss that is not finite.
     """
     # ---- data, model; a state to go on from
     state = state_of(options)
@@ -187,7 +195,7 @@ def learn(
             sum(losses.values()).backward()
             fill_gradients(parameters)
             average_gradients(parameters)
-            torch.nn.utils.clip_grad_norm_(parameters, MOST_GRADIENT)
+            torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT)
             optimiser.step()
             run.count({name: loss.detach() for name, loss in losses.items()}, len(positions) * ranks.count)
 
@@ -196,7 +204,7 @@ def learn(
                 run.log_losses(first // max(frames, 1), device)
             draw_now = options.picture_every and (last or run.iteration % options.picture_every == 0)
             if draw_now and not ranks.rank:
-                run.log.picture(encode_png(draw(model, truths[:PICTURES], device)), 0, run.iteration)
+                run.log.image(encode_png(draw(model, ground_truths[:IMAGES], device)), 0, run.iteration)
                 model.train()
             if run.iteration % options.save_every == 0 and not last:
                 save()
@@ -244,7 +252,7 @@ def set_rate(optimiser: torch.optim.Optimizer, options: SegmentOptions, iteratio
     warmup = min(options.warmup, options.iterations // 10)
     rate = options.learning_rate or OPTIMISERS[options.optimiser]
     rate *= min(1.0, (iteration + 1) / (warmup + 1))
-    reached = [factor for share, factor in STEPS_DOWN if iteration >= share * options.iterations]
+    reached = [factor for fraction, factor in STEPS_DOWN if iteration >= fraction * options.iterations]
     for group in optimiser.param_groups:
         group["lr"] = rate * min(reached, default=1.0)
 
@@ -259,27 +267,31 @@ def fill_gradients(parameters: list[Tensor]) -> None:
 # ---- measuring ----------------------------------------------------------------------------------
 
 
-def measure(model: MaskRCNN, options: SegmentOptions, truths: list[Truth], device: torch.device) -> dict:
-    """Figures of a model: "coco", and "cityscapes" where the official program is asked for."""
-    bar = progress_bar(predict(model, truths, device), "predictions", len(truths))
+def measure(
+    model: MaskRCNN, options: SegmentOptions, ground_truths: list[GroundTruth], device: torch.device
+) -> dict:
+    """Metrics of a model: "coco", and "cityscapes" where the official program is asked for."""
+    bar = progress_bar(predict(model, ground_truths, device), "predictions", len(ground_truths))
     predictions = list(bar)
-    figures = {"coco": coco_figures(truths, predictions, options.least_area)}
+    metrics = {"coco": coco_metrics(ground_truths, predictions, options.least_area)}
     if options.official:
-        figures["cityscapes"] = cityscapes_figures(truths, predictions, Path(options.out) / "predictions")
-    return figures
+        metrics["cityscapes"] = cityscapes_metrics(
+            ground_truths, predictions, Path(options.out) / "predictions"
+        )
+    return metrics
 
 
-def draw(model: MaskRCNN, truths: list[Truth], device: torch.device) -> np.ndarray:
-    """A picture of what a model sees on some frames, at working size: (H,W,3) uint8."""
+def draw(model: MaskRCNN, ground_truths: list[GroundTruth], device: torch.device) -> np.ndarray:
+    """An image of what a model sees on some frames, at working size: (H,W,3) uint8."""
     model.eval()
-    images = [truth.image.to(device).float() / 255 for truth in truths]
+    images = [ground_truth.image.to(device).float() / 255 for ground_truth in ground_truths]
     seen = detect(model, images, [tuple(image.shape[1:]) for image in images])
-    return sheet([truth.image for truth in truths], seen)
+    return sheet([ground_truth.image for ground_truth in ground_truths], seen)
 
 
-def table(figures: dict) -> str:
-    """Figures of `measure` as text, in points of 100."""
-    coco, cityscapes = figures["coco"], figures.get("cityscapes", {})
+def table(metrics: dict) -> str:
+    """Metrics of `measure` as text, in points of 100."""
+    coco, cityscapes = metrics["coco"], metrics.get("cityscapes", {})
     rows = {"all": coco, **coco["classes"]}
     official = {"all": cityscapes, **cityscapes.get("classes", {})}
     lines = [f"{'':<12}{'AP':>7}{'AP50':>7}{'AP75':>7}{'official AP':>13}{'AP50':>7}"]

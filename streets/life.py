@@ -104,7 +104,7 @@ def _standing_height(rng: np.random.Generator) -> float:
     return float(np.clip(rng.normal(1.71, 0.085), 1.5, 1.93))
 
 
-def _is_hidden(town: Population, right: float, ahead: float) -> bool:
+def _is_occluded(town: Population, right: float, ahead: float) -> bool:
     """Whether nearer vehicles cover more than about a third of a person at this place."""
     foot, top = town.camera.project(np.array([[right, 0.0, ahead], [right, 1.7, ahead]]))
     half = 0.2 * town.camera.fx / ahead
@@ -150,7 +150,7 @@ def people(rng: np.random.Generator, town: Population) -> None:
     for _ in range(near_wanted):
         for _ in range(24):
             spot = _spot(rng, town, 13.0, 25.0)
-            if spot and not _is_hidden(town, *spot):
+            if spot and not _is_occluded(town, *spot):
                 _person(rng, town, *spot)
                 if rng.random() < 0.25:
                     friend = (

@@ -67,10 +67,10 @@ def _grid(across: np.ndarray, up: np.ndarray) -> np.ndarray:
 
 def _windows(rng: np.random.Generator, wall: float, storeys: int, storey: float, ground: float) -> np.ndarray:
     """Window rectangles (n, 4, 2) of a facade `wall` metres long."""
-    pitch, share = rng.uniform(2.0, 3.6), rng.uniform(0.36, 0.62)
+    pitch, fraction = rng.uniform(2.0, 3.6), rng.uniform(0.36, 0.62)
     columns = max(int(wall / pitch), 1)
     centre = (np.arange(columns) + 0.5) * wall / columns
-    half = pitch * share / 2
+    half = pitch * fraction / 2
     floors = ground + np.arange(storeys) * storey
     sill, lintel = rng.uniform(0.2, 0.3) * storey, rng.uniform(0.78, 0.88) * storey
     return _grid(np.stack([centre - half, centre + half], 1), np.stack([floors + sill, floors + lintel], 1))
@@ -210,9 +210,12 @@ def strip(rng: np.random.Generator, camera: Camera, line: np.ndarray, kind: str,
         middle = low * 0.45 + high * 0.55
         details.append((np.concatenate([middle, high[::-1]]), colour * 1.2))
     elif kind == "fence":
-        for share in (0.25, 0.6):
+        for fraction in (0.25, 0.6):
             rails = np.concatenate(
-                [low * (1 - share) + high * share, (low * (0.8 - share) + high * (0.2 + share))[::-1]]
+                [
+                    low * (1 - fraction) + high * fraction,
+                    (low * (0.8 - fraction) + high * (0.2 + fraction))[::-1],
+                ]
             )
             details.append((rails, colour * 0.6))
     else:
@@ -356,7 +359,7 @@ def facade_sign(rng: np.random.Generator, camera: Camera, right: float, ahead: f
 
 
 def skyline(rng: np.random.Generator, camera: Camera, ahead: float, green: float) -> list[Thing]:
-    """What closes the view: far houses or trees over the whole width. green: share of trees, 0..1."""
+    """What closes the view: far houses or trees over the whole width. green: fraction of trees, 0..1."""
     things = []
     x, reach = -0.55 * ahead, 0.55 * ahead
     while x < reach:

@@ -1,4 +1,4 @@
-"""Built-in street scenes: procedural Cityscapes-like frames with pictures, truth and camera.
+"""Built-in street scenes: procedural Cityscapes-like frames with images, ground truth and camera.
 
 A scene depends only on (seed, split, index): not on the worker that makes it, nor on how many are made. The
 random geometry does not depend on the image size either; only the rasterisation does.
@@ -17,16 +17,16 @@ import numpy as np
 from cityscapesscripts.helpers.labels import name2label
 
 from data.camera import Camera
-from data.erased import Erasure
+from data.erasures import Erasure
 from data.frame import CAMERA_KIND, ERASED_KIND, GT_KINDS, IMAGE_KIND, Frame
 from data.writer import LabelledPolygon, maps_of_topmost, topmost, visible_only
 from engine.records import MANIFEST, Item
 from engine.shards import Shard
 from engine.tree import Program, opened
-from streets.erasing import erasures_of, two_topmost
 from streets.layout import FARTHEST, Population
 from streets.life import populate
 from streets.scenery import Thing
+from streets.second_layer import erasures_of, two_topmost
 from streets.silhouettes import Shape
 from support.errors import InputError
 from support.files import writing_to
@@ -77,7 +77,7 @@ _TEXTURE_OF_ID = _texture_table()
 
 
 @dataclass(frozen=True)
-class Scene:
+class StreetScene:
     """One frame: rgb (H, W, 3) uint8, visible objects in painting order, label_ids (H, W) uint8,
     instance_ids (H, W) uint16 (both are what `data.writer.rasterise` makes of the objects), camera;
     erasures: what the maps show without each instance or pair, None if that was not asked for."""
@@ -155,8 +155,8 @@ def _cut(points: np.ndarray, axis: int, bound: float, sign: float) -> np.ndarray
     inside = distance >= 0
     following, beyond = np.concatenate([points[1:], points[:1]]), np.concatenate([distance[1:], distance[:1]])
     crosses = inside != (beyond >= 0)
-    share = distance / np.where(crosses, distance - beyond, 1.0)
-    cut = points + share[:, None] * (following - points)
+    fraction = distance / np.where(crosses, distance - beyond, 1.0)
+    cut = points + fraction[:, None] * (following - points)
     cut[:, axis] = bound
     return np.stack([points, cut], 1)[np.stack([inside, crosses], 1)]
 
@@ -225,14 +225,14 @@ def _finish(rng: np.random.Generator, canvas: np.ndarray, label_ids: np.ndarray)
     gain = 1 + of_grain * grain + of_leaf * leaf
     light = rng.uniform(0.86, 1.12) * np.array([rng.normal(0.98, 0.015), 1.0, rng.normal(0.97, 0.02)])
     gains = cv2.merge([gain * np.float32(channel) for channel in light])
-    picture = cv2.multiply(canvas, gains, dtype=cv2.CV_8U)  # rounds and saturates
-    return cv2.GaussianBlur(picture, (3, 3), 0.45)
+    image = cv2.multiply(canvas, gains, dtype=cv2.CV_8U)  # rounds and saturates
+    return cv2.GaussianBlur(image, (3, 3), 0.45)
 
 
 def _paint(
     rng: np.random.Generator, things: list[Thing], town: Population, width: int, height: int
 ) -> np.ndarray:
-    """The untextured picture (H, W, 3) uint8: sky, ground, shadows on it, then what stands, far to near."""
+    """The untextured image (H, W, 3) uint8: sky, ground, shadows on it, then what stands, far to near."""
     canvas = _sky(rng, width, height)
     for thing in things:
         if thing.flat:
@@ -253,7 +253,7 @@ def make_scene(
     *,
     erased: bool = False,
     with_people: bool = True,
-) -> Scene:
+) -> StreetScene:
     """Scene `index` (0, 1, ...) of a split ("train" or "val") at width x height pixels.
 
     erased: find out what the maps show without each instance, too; nothing else changes. with_people: persons
@@ -289,7 +289,7 @@ def make_scene(
     label_ids, instance_ids = maps_of_topmost(objects, top)
 
     canvas = _paint(rng, [things[i] for i in kept if i < len(things)], town, width, height)
-    return Scene(_finish(rng, canvas, label_ids), objects, label_ids, instance_ids, camera, erasures)
+    return StreetScene(_finish(rng, canvas, label_ids), objects, label_ids, instance_ids, camera, erasures)
 
 
 @dataclass(frozen=True)
@@ -370,7 +370,7 @@ def write_streets(
     The bytes do not depend on `workers` (processes; more than one need an importable main module). A tree
     finished with the same settings is left alone, one that was only begun is gone on with. With `overwrite`,
     scenes of an earlier run are removed first. erased: write what the maps show without each instance, too
-    (`data.erased`); the other files are the same. with_people: persons and riders, or none.
+    (`data.erasures`); the other files are the same. with_people: persons and riders, or none.
     title: of the progress, which is not shown if it is empty. Raises InputError for bad arguments and for a
     folder of anything else.
     """

@@ -43,10 +43,12 @@ class Solid:
 
 @dataclass(frozen=True)
 class Body:
-    """A kind of vehicle: length, width, height in metres, and how much they vary (standard deviation, share).
+    """A kind of vehicle: length, width, height in metres, and how much they vary (standard deviation,
+    fraction).
 
     wheels: places along the length (-0.5..0.5), wheel_radius in metres; taper: width of the roof over that of
-    the belt; nose: width at the ends over that amidships; lamps: lower and upper edge, share of the height.
+    the belt; nose: width at the ends over that amidships; lamps: lower and upper edge, fraction of the
+    height.
     """
 
     label: str
@@ -366,13 +368,13 @@ def _paint_end(vehicle: Vehicle, eye_ahead: float, paint) -> None:
     paint(rectangle(-0.26, 0.26, middle * 0.95, middle * 0.95 + 0.12), np.array([206, 206, 200]))
 
 
-def _disc(vehicle: Vehicle, along: float, sign: float, share: float, inset: float = 0.0) -> np.ndarray:
-    """A wheel's face (16, 3): `share` of its radius, `inset` metres from the vehicle's side."""
+def _disc(vehicle: Vehicle, along: float, sign: float, fraction: float, inset: float = 0.0) -> np.ndarray:
+    """A wheel's face (16, 3): `fraction` of its radius, `inset` metres from the vehicle's side."""
     radius = vehicle.body.wheel_radius
     points = np.empty((len(_ANGLES), 3))
     points[:, 0] = sign * (vehicle.size[1] / 2 * 0.97 - inset)
-    points[:, 1] = radius + np.sin(_ANGLES) * radius * share
-    points[:, 2] = along * vehicle.size[0] + np.cos(_ANGLES) * radius * share
+    points[:, 1] = radius + np.sin(_ANGLES) * radius * fraction
+    points[:, 2] = along * vehicle.size[0] + np.cos(_ANGLES) * radius * fraction
     return points
 
 

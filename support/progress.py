@@ -33,8 +33,8 @@ class Lines:
     def __init__(self, items: Iterable | None, title: str, total: int, unit: str, initial: int):
         self.items, self.title, self.total, self.unit = items, title, total, unit
         self.done = self.initial = initial
-        self.started = self.told = time.monotonic()
-        self.told_at = initial
+        self.started = self.printed_at = time.monotonic()
+        self.printed_done = initial
 
     def __iter__(self) -> Iterator:
         try:
@@ -46,17 +46,17 @@ class Lines:
 
     def update(self, count: int = 1) -> None:
         self.done += count
-        if time.monotonic() - self.told >= SECONDS:
+        if time.monotonic() - self.printed_at >= SECONDS:
             self._tell()
 
     def close(self) -> None:
         """Ends with a line, if there was any before."""
-        if self.told > self.started and self.done > self.told_at:
+        if self.printed_at > self.started and self.done > self.printed_done:
             self._tell()
 
     def _tell(self) -> None:
-        self.told, self.told_at = time.monotonic(), self.done
-        seconds = self.told - self.started
+        self.printed_at, self.printed_done = time.monotonic(), self.done
+        seconds = self.printed_at - self.started
         left = seconds / max(self.done - self.initial, 1) * (self.total - self.done)
         more = f", about {tqdm.format_interval(left)} to go" if self.done < self.total else ""
         counted = f"{self.done} of {self.total} {self.unit}s after {tqdm.format_interval(seconds)}{more}"

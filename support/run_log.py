@@ -1,4 +1,4 @@
-"""What a run tells: log.txt for people, stats.jsonl for programs, TensorBoard for curves and pictures."""
+"""What a run tells: log.txt for people, stats.jsonl for programs, TensorBoard for curves and images."""
 
 import io
 import json
@@ -73,8 +73,8 @@ class RunLog:
         ]
         self._event(step=iteration, summary=Summary(value=values))
 
-    def picture(self, png: bytes, epoch: int, iteration: int) -> None:
-        """A picture, RGB, as the bytes of a PNG."""
+    def image(self, png: bytes, epoch: int, iteration: int) -> None:
+        """An image, RGB, as the bytes of a PNG."""
         width, height = struct.unpack(">2I", png[16:24])  # where each PNG has them
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
         with _writing(self.run_dir):

@@ -20,9 +20,9 @@ from support.errors import InputError
 T = TypeVar("T")
 _LISTED = 20  # names in the message about an unknown one
 _BOUNDS = {
-    "least": (lambda value, bound: value >= bound, "at least"),
+    "min": (lambda value, bound: value >= bound, "at least"),
     "above": (lambda value, bound: value > bound, "above"),
-    "most": (lambda value, bound: value <= bound, "at most"),
+    "max": (lambda value, bound: value <= bound, "at most"),
     "below": (lambda value, bound: value < bound, "below"),
 }
 

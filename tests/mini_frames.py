@@ -2,7 +2,7 @@
 
 Each frame has one of each: a car in two parts behind a pole, a bicycle with a hole, a group of persons, a
 person of three pixels, the first motorcycle (id 32000, a multiple of 256), a caravan, a licence plate, and a
-polygon marked deleted. Pictures are smooth, every object with its own colour and shading.
+polygon marked deleted. Images are smooth, every object with its own colour and shading.
 """
 
 import json
@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from augment.repaint.focus import draw_window
+from augment.repaint.ground_truth import crop_ground_truth
 from augment.repaint.manifest import sample_key
-from augment.repaint.truth import crop_truth
 from data.camera import Camera
 from data.frame import IMAGE_KIND, POLYGONS, Frame
 from data.writer import (
@@ -75,9 +75,7 @@ def _car(x: int, y: int, width: int, height: int) -> list[tuple[int, int]]:
     return [(round(x + u * width), round(y + v * height)) for u, v in relative]
 
 
-def mini_picture(
-    objects: list[LabelledPolygon], index: int, width: int = 256, height: int = 128
-) -> np.ndarray:
+def mini_image(objects: list[LabelledPolygon], index: int, width: int = 256, height: int = 128) -> np.ndarray:
     """RGB (height, width, 3) uint8: a colour of its own for each object, soft light and texture over it."""
     rng = np.random.default_rng([index, 7])
     colours = [
@@ -96,12 +94,12 @@ def mini_frame(root: Path, name: str) -> Frame:
 
 
 def write_mini(root: Path, width: int = 256, height: int = 128) -> None:
-    """Write the frames TRAIN and VAL below `root`: picture, four files of truth, camera."""
+    """Write the frames TRAIN and VAL below `root`: image, four files of ground truth, camera."""
     camera = Camera(1.1 * width, 1.1 * width, width / 2, height / 2, 1.25, 0.04)
     for index, name in enumerate((*TRAIN, *VAL)):
         objects = mini_objects(index, width, height)
         label_ids, instance_ids = rasterise(objects, width, height)
-        rgb, frame = mini_picture(objects, index, width, height), mini_frame(root, name)
+        rgb, frame = mini_image(objects, index, width, height), mini_frame(root, name)
         frame.write(rgb, objects, label_ids, instance_ids, camera)
         path = frame.annotation_path(POLYGONS)
         content = json.loads(path.read_text())
@@ -124,16 +122,16 @@ def add_crops(root: Path, out: Path, mode: str = "raster", seed: int = 0) -> Non
             y, x = np.nonzero(ids == value)
             box = (int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1)
             window = draw_window(box, size, rng)
-            truth = crop_truth(ids, objects, window, size, mode)
+            ground_truth = crop_ground_truth(ids, objects, window, size, mode)
             city = source.city.replace("-", "") + "syn"
             new = Frame.official(out, "train", city, 0, numbers.setdefault(city, 0))
             numbers[city] += 1
             cut = rgb[window.y0 : window.y0 + window.height, window.x0 : window.x0 + window.width]
-            files = new.annotation(truth.label_ids, truth.instance_ids, truth.objects)
+            files = new.annotation(ground_truth.label_ids, ground_truth.instance_ids, ground_truth.objects)
             files[new.place(IMAGE_KIND, ".png")] = encode_png(cv2.resize(cut, size))
             files[new.panorama_place] = encode_png(rgb)
             outputs = write_outputs(out, files)
-            id_map = {str(old): new for old, new in truth.id_map.items()}
+            id_map = {str(old): new for old, new in ground_truth.id_map.items()}
             facts = {"instance_id": value, "id_map": id_map, "outputs": outputs}
             lines.append(line_of("integrate", sample_key(source, value, 1), "ok", **facts))
     (out / MANIFEST).write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -6,8 +6,8 @@ from support.settings import setting
 
 
 @dataclass(frozen=True)
-class Settings:
-    level: int = setting(200, "grey level", least=0, most=255)
+class GreySettings:
+    level: int = setting(200, "grey level", min=0, max=255)
 
 
 class Grey:
@@ -19,15 +19,15 @@ class Grey:
 
     @staticmethod
     def defaults(name):
-        return Settings()
+        return GreySettings()
 
     def fill(self, request):
-        pictures = []
+        images = []
         for _ in request.prompts:
-            picture = request.rgb.copy()
-            picture[request.mask] = self.settings.level
-            pictures.append(picture)
-        return pictures
+            image = request.rgb.copy()
+            image[request.mask] = self.settings.level
+            images.append(image)
+        return images
 
 
 class NotOne:

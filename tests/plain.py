@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data.labels import NUM_CHANNELS
 from loader.noise import Noise, UpdateNoise
-from loader.pairs import Batch, Scene
+from loader.pairs import Batch, SceneMaps
 from losses import total
 from model import Paths, WhereWhat
 from networks import ENLARGEMENT, SceneEncoder
@@ -173,7 +173,7 @@ class PlainWhereWhat(nn.Module):
         )
         return Paths(where_paths, what_paths)
 
-    def sample(self, scene: Scene, z_spatial: Tensor, z_appr: Tensor) -> Tensor:
+    def sample(self, scene: SceneMaps, z_spatial: Tensor, z_appr: Tensor) -> Tensor:
         """Path 5 alone: the planes of the big map with a new object on them."""
         networks, channel, dtype = self.networks, self.target.channel, z_spatial.dtype
         small = plain_planes(scene.labels_small, scene.ids_small, dtype)
@@ -249,10 +249,10 @@ class PlainWhereWhat(nn.Module):
             "overlap": plain_overlap(where.cond_boxed[:, NUM_CHANNELS + 1 :], views.cond_small),
         }
 
-    def half_step(
+    def update_step(
         self, optimisers: Optimisers, views: PlainViews, noise: Noise, drawn: UpdateNoise, update_d: bool
     ) -> tuple[Paths, dict[str, Tensor]]:
-        """One half of `train_step`: the paths and the loss terms; weights are updated."""
+        """One update of `train_step`: the paths and the loss terms; weights are updated."""
         paths = self(views, noise, drawn)
         losses = {}
         if update_d:
@@ -279,5 +279,5 @@ def plain_train_step(
     views = model.views(batch)
     losses = {}
     for index, drawn in enumerate(noise.updates):
-        losses |= model.half_step(optimisers, views, noise, drawn, update_d=index == 0)[1]
+        losses |= model.update_step(optimisers, views, noise, drawn, update_d=index == 0)[1]
     return {name: losses[name].detach() for name in model.model.loss_names}

@@ -20,7 +20,7 @@ from augment.options import BACKENDS, from_sections
 from augment.paint.backends import settings_of
 from augment.validate import RULES
 from build_package import NAME
-from evaluation.report import FIGURES
+from evaluation.report import METRICS
 from options import as_markdown
 from support.errors import InputError, Parser
 
@@ -35,20 +35,20 @@ PROGRAMS = (
         if path.name != "__init__.py"
     ),
 )
-PARSER_IN = {"main": "options", "scripts.insert": "augment.insert.options"}  # where not in the program
+PARSER_IN = {"main": "options", "scripts.insert": "augment.placement.options"}  # where not in the program
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"(\./scripts/|\.venv/bin/|python |torchrun )")
-ROOMS = tuple(sorted(path.parent.name for path in ROOT.glob("*/__init__.py")))
-OWN_PATH = re.compile(rf"(?:{'|'.join(ROOMS)}|docs)/[\w./-]*|requirements[\w-]*\.txt|\w+\.py")
+PACKAGES = tuple(sorted(path.parent.name for path in ROOT.glob("*/__init__.py")))
+OWN_PATH = re.compile(rf"(?:{'|'.join(PACKAGES)}|docs)/[\w./-]*|requirements[\w-]*\.txt|\w+\.py")
 HAS_NO_FLAGS = ("options.py",)
 CITATION = re.compile(r"\bdocs/([\w-]+\.md)(?:#([\w-]+))?")
 ELSEWHERE = re.compile(r"\b(?:evaluation|model) spec\b|\bspec,? sections?\b")  # what is not in the repository
 TEXTS = sorted(
     path
-    for pattern in ("*", *(f"{folder}/**/*" for folder in (*ROOMS, "docs")))
+    for pattern in ("*", *(f"{folder}/**/*" for folder in (*PACKAGES, "docs")))
     for path in ROOT.glob(pattern)
     if path.suffix in (".py", ".md", ".sh", ".yaml") and path != Path(__file__)
 )
@@ -121,10 +121,10 @@ def check_pytest(arguments: list[str]) -> None:
 
 
 def check_files(arguments: list[str]) -> None:
-    """Files of our own that an argument names must exist, in any room if it names none."""
+    """Files of our own that an argument names must exist, in any package if it names none."""
     for argument in arguments:
         if OWN_PATH.fullmatch(argument):
-            places = ["."] if "/" in argument else [".", *(f"{room}/**" for room in ROOMS)]
+            places = ["."] if "/" in argument else [".", *(f"{package}/**" for package in PACKAGES)]
             found = any(next(ROOT.glob(f"{place}/{argument}"), None) for place in places)
             assert found, f"{argument} does not exist"
 
@@ -205,8 +205,8 @@ def test_flags_and_files_named_in_sentences_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pictures_named_in_sentences_are_ours_or_a_program_s(page):
-    sources = "".join(path.read_text() for room in ROOMS for path in ROOT.glob(f"{room}/**/*.py"))
+def test_images_named_in_sentences_are_ours_or_a_program_s(page):
+    sources = "".join(path.read_text() for package in PACKAGES for path in ROOT.glob(f"{package}/**/*.py"))
     for code in INLINE.findall(FENCE.sub("", page.read_text())):
         if re.fullmatch(r"[a-z_]+\.(png|jpg)", code):
             assert (ROOT / "docs/pictures" / code).is_file() or code in sources, f"{page.name}: {code}"
@@ -247,7 +247,7 @@ def headings(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_and_pictures_lead_somewhere(page):
+def test_links_and_images_lead_somewhere(page):
     for target in LINK.findall(FENCE.sub("", page.read_text())):
         if re.match("https?:", target):
             continue
@@ -282,9 +282,9 @@ def test_a_dead_citation_is_noticed(dead):
 
 @pytest.mark.parametrize(
     ("page", "heading", "names"),
-    (("evaluation.md", "## Definitions", FIGURES), ("synthesis.md", "## What validate checks", RULES)),
+    (("evaluation.md", "## Definitions", METRICS), ("synthesis.md", "## What validate checks", RULES)),
 )
-def test_every_figure_and_rule_is_defined(page, heading, names):
+def test_every_metric_and_rule_is_defined(page, heading, names):
     section = (ROOT / "docs" / page).read_text().partition(f"\n{heading}\n")[2].partition("\n## ")[0]
     assert [name for name in names if f"`{name}`" not in section] == []
 
@@ -294,11 +294,11 @@ def test_every_page_can_be_reached_from_the_readme():
     assert {f"docs/{page.name}" for page in PAGES[1:]} <= {link.partition("#")[0] for link in linked}
 
 
-def test_every_room_is_in_the_table_of_files():
+def test_every_package_is_in_the_table_of_files():
     table = PAGES[0].read_text()
     inner = [f"augment/{path.parent.name}" for path in ROOT.glob("augment/*/__init__.py")]
-    for room in (*ROOMS, *inner):
-        assert f"| `{room}/` |" in table, f"README: the table of files lacks {room}"
+    for package in (*PACKAGES, *inner):
+        assert f"| `{package}/` |" in table, f"README: the table of files lacks {package}"
 
 
 def test_the_readme_stays_short():

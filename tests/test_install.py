@@ -14,7 +14,7 @@ import pytest
 import build_package
 from build_package import NAME, ROOT, build_sdist, build_wheel, moved
 
-# The rooms and single files of the project, as the import contracts know them.
+# The packages and single files of the project, as the import contracts know them.
 CONTRACTS = (ROOT / "pyproject.toml").read_text().partition("root_packages = [")[2].partition("]")[0]
 OWN = {"tests", *re.findall(r"\w+", CONTRACTS)}
 TAKEN = ("data/__init__.py", "insertion/__init__.py", "model.py", "options.py", "training.py")
@@ -23,11 +23,11 @@ TRAIN = """
 import data, insertion, model, options, training
 import torch
 from torch.utils.data import DataLoader, Dataset
-from whereandwhat.augment.insert.gates import Gates
+from whereandwhat.augment.placement.filters import Filters
 from whereandwhat.insertion import InsertInstances
 from whereandwhat.streets.scenes import make_scene
 
-insert = InsertInstances("builtin:person", (2, 2), 1.0, "overlay", gates=Gates(rules=()))
+insert = InsertInstances("builtin:person", (2, 2), 1.0, "overlay", filters=Filters(rules=()))
 scene = make_scene(0, "train", 0, 512, 256, with_people=False)
 image = torch.from_numpy(scene.rgb).permute(2, 0, 1)
 maps = [torch.from_numpy(scene.instance_ids.astype("int32")), torch.from_numpy(scene.label_ids)]

@@ -18,8 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import main
 import training
+from data.drawing import OUTLINE
 from data.labels import CHANNEL_COLOURS, NUM_CHANNELS
-from data.pictures import OUTLINE
 from distributed import Ranks
 from loader.cache import prepare
 from loader.pairs import TrainingPairs
@@ -113,12 +113,12 @@ def test_tensorboard_holds_every_loss_and_the_grids(streets, tmp_path):
 def test_sample_grid_layout(streets, tmp_path):
     """4 rows x 6 columns, the big size three times, 3-pixel green gaps, official colours, scenes on top."""
     run(streets, tmp_path / "run", max_iters=1)
-    picture = cv2.imread(str(tmp_path / "run" / "samples" / "epoch_00_iter_0001.png"))[:, :, ::-1]
-    assert picture.shape == (4 * 192 + 3 * 3, 6 * 384 + 5 * 3, 3)
-    assert (picture[192:195] == (0, 255, 0)).all() and (picture[:, 384:387] == (0, 255, 0)).all()
+    image = cv2.imread(str(tmp_path / "run" / "samples" / "epoch_00_iter_0001.png"))[:, :, ::-1]
+    assert image.shape == (4 * 192 + 3 * 3, 6 * 384 + 5 * 3, 3)
+    assert (image[192:195] == (0, 255, 0)).all() and (image[:, 384:387] == (0, 255, 0)).all()
     colours = {tuple(colour) for colour in CHANNEL_COLOURS.tolist()} | {(0, 255, 0), OUTLINE}
-    assert {tuple(colour) for colour in picture.reshape(-1, 3).tolist()} <= colours
-    top = picture[:192, :384]
+    assert {tuple(colour) for colour in image.reshape(-1, 3).tolist()} <= colours
+    top = image[:192, :384]
     labels = cv2.imread(str(frame_paths(streets / "set", 0, "val")[0]), cv2.IMREAD_UNCHANGED)
     sky = tuple(CHANNEL_COLOURS[19].tolist())
     assert tuple(top[0, 0].tolist()) == sky and labels[0, 0] == 23
@@ -391,7 +391,7 @@ def train_ids(root):
 def colour_image(root):
     path = frame_paths(root, 0)[0]
     write_png(path, np.zeros((128, 256, 3), np.uint8))
-    return {}, [path.name, "8-bit RGB picture"]
+    return {}, [path.name, "8-bit RGB image"]
 
 
 def truncated(root):

@@ -1,4 +1,4 @@
-"""Every program on one tree whose pictures differ in size, shape and format, in a folder that is no UTF-8."""
+"""Every program on one tree whose images differ in size, shape and format, in a folder that is no UTF-8."""
 
 import os
 from pathlib import Path
@@ -12,15 +12,15 @@ from data.frame import Frame, list_frames
 from data.writer import rasterise
 from demo import actions
 from demo.files import write_zip
+from demo.images import thumbnail
 from demo.options import DemoOptions
-from demo.pictures import thumbnail
 from demo.state import FORCED, Wishes
 from demo.studio import Studio
 from insertion import InsertInstances, make_bank
 from scripts import evaluate, heatmap, insert, segment
 from scripts.synth import run as synthesise
 from scripts.synth import score
-from tests.mini_frames import mini_objects, mini_picture
+from tests.mini_frames import mini_image, mini_objects
 from tests.programs import run_here
 from tests.town import write_density_checkpoint
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
         for index, (width, height) in enumerate(SIZES):
             objects = mini_objects(index, width, height)
             camera = Camera(1.1 * width, 1.1 * width, width / 2, height / 2, 1.25, 0.04)
-            rgb, maps = mini_picture(objects, index, width, height), rasterise(objects, width, height)
+            rgb, maps = mini_image(objects, index, width, height), rasterise(objects, width, height)
             Frame.official(folder / "tree", split, city, index, 19).write(rgb, objects, *maps, camera)
         path = list_frames(folder / "tree", split)[1].image_path
         Image.open(path).save(path.with_suffix(".JPG"), quality=95)
@@ -94,9 +94,9 @@ def test_the_transform_takes_them_too(folder, tmp_path):
     insert_instances = InsertInstances(folder / "person", (1, 2), 1.0, bank=bank)
     for frame in list_frames(folder / "tree", "train"):
         labels, ids = frame.read_maps()
-        picture = Image.fromarray(frame.read_image(labels.shape))
-        picture, (new_ids, _) = insert_instances(picture, [ids, labels])
-        assert picture.size == labels.shape[::-1] and new_ids.shape == labels.shape
+        image = Image.fromarray(frame.read_image(labels.shape))
+        image, (new_ids, _) = insert_instances(image, [ids, labels])
+        assert image.size == labels.shape[::-1] and new_ids.shape == labels.shape
 
 
 def test_the_page_takes_them_too(folder, tmp_path):

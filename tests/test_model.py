@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data.labels import NUM_CHANNELS
 from loader.noise import Noise, UpdateNoise, draw_noise
-from loader.pairs import PLACES, Batch, Places, Scene
+from loader.pairs import PLACES, Batch, Places, SceneMaps
 from losses import mask_loss, total
 from model import WhereWhat, sample
 from networks import GROUPS
@@ -21,7 +21,7 @@ from training import NonFiniteLossError, Optimisers, g_step, train_step
 TINY = Options(**PRESETS["tiny"])
 
 
-def make_scene(count: int, options: Options, seed: int) -> Scene:
+def make_scene(count: int, options: Options, seed: int) -> SceneMaps:
     """Rectangles of random labels and ids."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -36,7 +36,7 @@ def make_scene(count: int, options: Options, seed: int) -> Scene:
             (options.image_sizey_big, options.image_sizex_big),
         )
     ]
-    return Scene(*small, *big)
+    return SceneMaps(*small, *big)
 
 
 def make_batch(count: int = 2, options: Options = TINY, seed: int = 0) -> Batch:

@@ -25,7 +25,7 @@ import torch
 
 from data.labels import TARGET_CLASSES
 from loader.noise import Noise, UpdateNoise
-from loader.pairs import Batch, Scene
+from loader.pairs import Batch, SceneMaps
 from model import WhereWhat
 from networks import GROUPS, edge_map, place
 from options import PRESETS, Options
@@ -80,7 +80,7 @@ def read_batch(numbers, iteration: int) -> Batch:
             for size in ("small", "big")
             for kind in ("seg", "ins")
         )
-        return Scene(*maps)
+        return SceneMaps(*maps)
 
     compact = as_tensor(numbers, f"it{iteration}/in/compact")[None, None].float() / 255
     return Batch(scene("real"), scene("cond"), compact, as_tensor(numbers, f"it{iteration}/in/theta")[None])
@@ -91,11 +91,11 @@ def read_noise(numbers, iteration: int, model: WhereWhat) -> Noise:
     sizes = model.options.embed_dim_small, model.options.embed_dim_big
     updates = tuple(
         UpdateNoise(
-            as_tensor(numbers, f"it{iteration}/half{half}/in/eps_where"),
-            as_tensor(numbers, f"it{iteration}/half{half}/in/eps_what"),
+            as_tensor(numbers, f"it{iteration}/half{update}/in/eps_where"),
+            as_tensor(numbers, f"it{iteration}/half{update}/in/eps_what"),
             *(torch.ones(2, 1, size, 1, 1) for size in sizes),
         )
-        for half in (0, 1)
+        for update in (0, 1)
     )
     z_spatial, z_appr = (as_tensor(numbers, f"it{iteration}/in/{name}") for name in ("z_spatial", "z_appr"))
     return Noise(z_spatial, z_appr, updates)
@@ -107,7 +107,7 @@ def planes(scene) -> torch.Tensor:
 
 
 def output_tensors(model: WhereWhat, paths, plain: bool) -> dict[str, torch.Tensor]:
-    """Our outputs of one half under the published names."""
+    """Our outputs of one update under the published names."""
     where, what, maps = paths.where, paths.what, model.maps
     mask = place(what.newobj, where.theta, maps.big)
     boxed_small = where.cond_boxed if plain else boxed_planes(where.cond_boxed)
@@ -182,12 +182,12 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
 @cache
 def run(path: Path, plain: bool, dtype: torch.dtype, nudge: int = 0) -> dict[tuple, np.ndarray]:
-    """All that the file knows of, computed: {(iteration, half, kind, published name): value}.
+    """All that the file knows of, computed: {(iteration, update, kind, published name): value}.
 
     A `nudge` (a seed) first moves each weight by at most 1e-6 of itself.
 
     Kinds: input, tensor, loss, gradnorm, param. Tensors that the file holds as sums only are (sum, sum of
-    squares); half is -1 for what belongs to the whole iteration.
+    squares); update is -1 for what belongs to the whole iteration.
     """
     numbers = load(path)
     torch.set_default_dtype(dtype)
@@ -216,7 +216,7 @@ def _run(numbers, plain: bool, dtype: torch.dtype, nudge: int):
             if index == 0:
                 losses = {}
             if plain:
-                paths, terms = step.half_step(optimisers, views, noise, drawn, update_d=index == 0)
+                paths, terms = step.update_step(optimisers, views, noise, drawn, update_d=index == 0)
                 outputs = output_tensors(model, paths, plain)
                 losses |= terms
             else:
@@ -255,8 +255,8 @@ def like_file(numbers, key: str, tensor: torch.Tensor) -> np.ndarray:
 
 
 def in_file(numbers, key: tuple) -> np.ndarray:
-    iteration, half, kind, name = key
-    prefix = f"it{iteration}/" + (f"half{half}/" if half >= 0 else "")
+    iteration, update, kind, name = key
+    prefix = f"it{iteration}/" + (f"half{update}/" if update >= 0 else "")
     if kind in ("loss", "gradnorm", "param"):
         return np.asarray(numbers[f"{prefix}{kind}/{name}"], np.float64)
     if prefix + name in numbers:
@@ -266,8 +266,8 @@ def in_file(numbers, key: tuple) -> np.ndarray:
 
 def tolerance(key: tuple) -> float:
     """Relative tolerance, tighter before the first update than after it."""
-    iteration, half, kind, _ = key
-    first = iteration == 0 and half <= 0
+    iteration, update, kind, _ = key
+    first = iteration == 0 and update <= 0
     if kind == "gradnorm":
         return 1e-3 if iteration == 0 else 5e-3
     if kind == "loss":
@@ -278,21 +278,21 @@ def tolerance(key: tuple) -> float:
 def distance(a: np.ndarray, b: np.ndarray, key: tuple) -> float:
     """Largest difference relative to b, forgiving 1e-5 absolute.
 
-    After the first half a tensor's differences are relative to its largest element, since rounding puts
+    After the first update a tensor's differences are relative to its largest element, since rounding puts
     the same error on small and large ones; a parameter's sum is relative to its norm, since it cancels.
     """
-    iteration, half, kind, _ = key
+    iteration, update, kind, _ = key
     scale = np.abs(b)
     if kind == "param":
         scale = scale[1]
-    elif kind == "tensor" and (iteration, half) > (0, 0) and b.size > 2:
+    elif kind == "tensor" and (iteration, update) > (0, 0) and b.size > 2:
         scale = scale.max()
     absolute = 1e-7 if kind == "gradnorm" else 1e-5
     return float((np.maximum(np.abs(a - b) - absolute, 0) / np.maximum(scale, 1e-12)).max())
 
 
 def rounding(path: Path) -> dict[tuple, float]:
-    """What float32 rounding does to the published arithmetic, at most: by iteration, half and kind.
+    """What float32 rounding does to the published arithmetic, at most: by iteration, update and kind.
 
     One run is not enough to know: Adam's first step is the sign of a gradient, so that a single rounding may
     tip what follows or not. Four more runs start from weights that are off by 1e-6, about as far as float32
@@ -320,16 +320,16 @@ def test_port_equals_published_arithmetic_in_double_precision(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_numbers_of_the_file(path, plain):
     numbers, slack = load(path), rounding(path)
-    rounding_share = 2  # of the computed numbers and of those in the file
+    rounding_fraction = 2  # of the computed numbers and of those in the file
     computed = run(path, plain, torch.float32)
     assert len(computed) > 300
     found = {key for key in numbers if key.startswith("it") and "/in/" not in key}
     for key, value in computed.items():
-        iteration, half, kind, _ = key
+        iteration, update, kind, _ = key
         expected = in_file(numbers, key)
         allowed = tolerance(key)
-        if kind in ("gradnorm", "param") or (iteration, half) > (0, 0):
-            allowed += rounding_share * slack[key[:3]]
+        if kind in ("gradnorm", "param") or (iteration, update) > (0, 0):
+            allowed += rounding_fraction * slack[key[:3]]
         assert distance(value, expected, key) <= allowed, (key, value, expected, allowed)
     names = {name for _, _, kind, name in computed if kind in ("input", "tensor")}
     held = {

@@ -1,4 +1,4 @@
-"""A home-made Cityscapes tree with polygons, cameras and pictures, and small checkpoints to insert with."""
+"""A home-made Cityscapes tree with polygons, cameras and images, and small checkpoints to insert with."""
 
 import dataclasses
 from pathlib import Path

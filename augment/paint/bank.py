@@ -29,13 +29,13 @@ from support.files import replacing, stamp
 
 VERSION = 1
 GRID = 32  # shapes are compared at this size
-LEAST_SIDE, LEAST_AREA = 8, 100  # pixels; smaller instances are not worth showing again
-# Parts of an instance that may stand for one that is hidden or cut off in part: x0, y0, x1, y1 in its box.
+MIN_SIDE, MIN_AREA = 8, 100  # pixels; smaller instances are not worth showing again
+# Parts of an instance that may stand for one that is occluded or cut off in part: x0, y0, x1, y1 in its box.
 PARTS = (
     (0.0, 0.0, 1.0, 1.0),
-    *((0.0, 0.0, share, 1.0) for share in (0.8, 0.6, 0.4)),
-    *((1 - share, 0.0, 1.0, 1.0) for share in (0.8, 0.6, 0.4)),
-    *((0.0, 0.0, 1.0, share) for share in (0.8, 0.6)),
+    *((0.0, 0.0, fraction, 1.0) for fraction in (0.8, 0.6, 0.4)),
+    *((1 - fraction, 0.0, 1.0, 1.0) for fraction in (0.8, 0.6, 0.4)),
+    *((0.0, 0.0, 1.0, fraction) for fraction in (0.8, 0.6)),
 )
 _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)  # by byte
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
@@ -47,7 +47,7 @@ class Limits:
     """What a bank keeps."""
 
     per_class: int = 800  # instances, the most
-    longest: int = 640  # longer side of a stored picture, pixels; larger ones are reduced
+    longest: int = 640  # longer side of a stored image, pixels; larger ones are reduced
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Table:
 
     frame: np.ndarray  # (n,) names of frames
     instance_id: np.ndarray  # (n,) int32
-    size: np.ndarray  # (n,2) int32, width and height of the stored picture, pixels
+    size: np.ndarray  # (n,2) int32, width and height of the stored image, pixels
     aspect: np.ndarray  # (n,) float32, width / height of the box in its frame
     solidity: np.ndarray  # (n,) float32, area / area of the convex hull, 0..1
-    covered: np.ndarray  # (n,) float32, share of the outline that something in front takes, 0..1
+    covered: np.ndarray  # (n,) float32, fraction of the outline that something in front takes, 0..1
     cut: np.ndarray  # (n,4) bool, whether the frame cuts it off left, top, right, below
     ring: np.ndarray  # (n,2,3) float32, mean and deviation of Lab around it
     shape: np.ndarray  # (n,GRID*GRID/8) uint8, the mask stretched to GRID x GRID, packed
@@ -96,7 +96,7 @@ class Bank:
         self._file = np.load(path, allow_pickle=False)
         self.table = Table(*(self._file[name] for name in Table.__dataclass_fields__))
         self.shelf = cache(self._shelf)  # by the name of a class
-        self.picture = lru_cache(16)(self._picture)  # by row
+        self.image = lru_cache(16)(self._image)  # by row
 
     def _shelf(self, class_name: str) -> "Shelf":
         rows = self.table.rows_of(class_name)
@@ -109,7 +109,7 @@ class Bank:
         keys = np.array([f"{frame}/{instance_id}" for frame, instance_id in names])
         return Shelf(rows, keys, np.packbits(parts, axis=2), parts.sum(2, dtype=np.float32))
 
-    def _picture(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+    def _image(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """An instance cut to its box: RGB (h,w,3) uint8 and mask (h,w) bool."""
         bgr = cv2.imdecode(self._file[f"jpeg{row}"], cv2.IMREAD_COLOR)
         mask = cv2.imdecode(self._file[f"mask{row}"], cv2.IMREAD_GRAYSCALE)
@@ -131,14 +131,14 @@ def build_bank(
     """The bank of a split, from `cache_file` if that is good, else made and written there.
 
     map_function may spread the frames over processes; the file is the same to the last byte. A frame that
-    can't be read is left out with a warning. Raises InputError if the split has no pictures or no instances,
+    can't be read is left out with a warning. Raises InputError if the split has no images or no instances,
     or if the file can't be written.
     """
     limits, cache_file = limits or Limits(), Path(cache_file)
     frames = [frame for frame in list_frames(db_root, split, skip_incomplete=True) if frame.image_path]
     if not frames:
         raise InputError(
-            f"{db_root}: has no pictures in leftImg8bit/{split}; unpack leftImg8bit_trainvaltest.zip there,"
+            f"{db_root}: has no images in leftImg8bit/{split}; unpack leftImg8bit_trainvaltest.zip there,"
             " or choose another back end than swap"
         )
     state = _state(frames, split, limits)
@@ -234,12 +234,12 @@ def _measure(item: tuple[int, Frame]) -> list[_Found] | str:
     found = []
     for value, (rows, columns) in zip(values.tolist(), slices, strict=True):
         w, h = columns.stop - columns.start, rows.stop - rows.start
-        if value < 24 * FIRST_SINGLE_ID or min(w, h) < LEAST_SIDE:
+        if value < 24 * FIRST_SINGLE_ID or min(w, h) < MIN_SIDE:
             continue
         window = np.s_[max(rows.start - 1, 0) : rows.stop + 1, max(columns.start - 1, 0) : columns.stop + 1]
         mask = np.uint8(ids[window] == value)
         area = int(np.count_nonzero(mask))
-        if area < LEAST_AREA:
+        if area < MIN_AREA:
             continue
         edge = (cv2.dilate(mask, np.ones((3, 3), np.uint8)) > mask) & (ids[window] != value)
         covered = float((foot[ids[window][edge]] > rows.stop).mean()) if edge.any() else 0.0
@@ -271,13 +271,13 @@ def _cut(
         mask = ids[window] == one.instance_id
         ring = ring_statistics(rgb[window], ring_of(mask))
         ring = np.zeros((2, 3)) if ring is None else ring
-        picture, mask = rgb[y0:y1, x0:x1], np.uint8(ids[y0:y1, x0:x1] == one.instance_id) * 255
+        image, mask = rgb[y0:y1, x0:x1], np.uint8(ids[y0:y1, x0:x1] == one.instance_id) * 255
         scale = longest / max(mask.shape)
         if scale < 1:
             size = tuple(max(1, round(side * scale)) for side in reversed(mask.shape))
-            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             mask = np.uint8(cv2.resize(mask, size, interpolation=cv2.INTER_AREA) >= 128) * 255
-        jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), _JPEG)[1]
+        jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _JPEG)[1]
         cuts.append((jpeg, cv2.imencode(".png", mask)[1], np.float32(ring)))
     return cuts
 
@@ -290,7 +290,7 @@ def _write(
     map_function: Callable,
     limits: Limits,
 ) -> None:
-    """Write the bank's file, picture by picture as they come; rows are renumbered if a frame is bad."""
+    """Write the bank's file, image by image as they come; rows are renumbered if a frame is bad."""
     by_frame: dict[int, list[_Found]] = {}
     for one in chosen:
         by_frame.setdefault(one.frame, []).append(one)

@@ -1,6 +1,6 @@
 """Putting a repainted crop back into its frame: matching its colours, and pasting masked pixels only.
 
-Pictures are uint8 RGB, masks bool; Lab is OpenCV's float Lab, L in 0..100, a and b about -127..127.
+Images are uint8 RGB, masks bool; Lab is OpenCV's float Lab, L in 0..100, a and b about -127..127.
 """
 
 import math
@@ -12,7 +12,7 @@ from support.errors import InputError
 
 MODES = ("ring", "none", "legacy")
 
-_RING_SHARE = 0.12  # width of the ring, in parts of the side of a square of the box's area
+_RING_FRACTION = 0.12  # width of the ring, in parts of the side of a square of the box's area
 _RING_WIDTHS = (3, 40)  # its bounds, pixels
 _ENOUGH = 5000  # pixels that tell the statistics of a larger ring
 _MAX_SHIFT = np.array([20, 12, 12], np.float32)  # how far "ring" may move the mean of L, a, b
@@ -25,12 +25,12 @@ _MAX_GAIN = 1.25  # by how much it may stretch or squeeze their deviation
 def ring_of(mask: np.ndarray) -> np.ndarray:
     """The pixels around a mask (h,w) bool, as a mask of the same shape; a pixel's width is left between.
 
-    Empty if the mask is empty or fills its picture.
+    Empty if the mask is empty or fills its image.
     """
     if not mask.any() or mask.all():
         return np.zeros_like(mask)
     x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
-    width = float(np.clip(_RING_SHARE * math.sqrt(w * h), *_RING_WIDTHS))
+    width = float(np.clip(_RING_FRACTION * math.sqrt(w * h), *_RING_WIDTHS))
     reach = math.ceil(width) + 1
     window = np.s_[max(y - reach, 0) : y + h + reach, max(x - reach, 0) : x + w + reach]
     ring = np.zeros_like(mask)
@@ -41,14 +41,14 @@ def ring_of(mask: np.ndarray) -> np.ndarray:
 
 def to_lab(rgb: np.ndarray) -> np.ndarray:
     """Lab (...,3) float32 of RGB (h,w,3) or (n,3) uint8."""
-    picture = rgb.reshape(1, -1, 3) if rgb.ndim == 2 else rgb
-    return cv2.cvtColor(np.float32(picture) / 255, cv2.COLOR_RGB2LAB).reshape(rgb.shape)
+    image = rgb.reshape(1, -1, 3) if rgb.ndim == 2 else rgb
+    return cv2.cvtColor(np.float32(image) / 255, cv2.COLOR_RGB2LAB).reshape(rgb.shape)
 
 
 def from_lab(lab: np.ndarray) -> np.ndarray:
     """RGB uint8 of Lab (h,w,3) or (n,3) float32; colours beyond the gamut are clipped."""
-    picture = lab.reshape(1, -1, 3) if lab.ndim == 2 else lab
-    rgb = cv2.cvtColor(np.float32(picture), cv2.COLOR_LAB2RGB).reshape(lab.shape)
+    image = lab.reshape(1, -1, 3) if lab.ndim == 2 else lab
+    rgb = cv2.cvtColor(np.float32(image), cv2.COLOR_LAB2RGB).reshape(lab.shape)
     return np.uint8(np.clip(rgb, 0, 1) * 255 + 0.5)
 
 
@@ -161,7 +161,7 @@ def cast_shadow(rgb: np.ndarray, mask: np.ndarray, ground: np.ndarray, strength:
 
 
 def resize(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A picture (h,w,3) uint8 at another size: averaged where it shrinks, Lanczos where it grows."""
+    """An image (h,w,3) uint8 at another size: averaged where it shrinks, Lanczos where it grows."""
     if rgb.shape[:2] == (height, width):
         return rgb
     shrinks = width * height < rgb.shape[0] * rgb.shape[1]
@@ -182,9 +182,9 @@ def _faded(patch: np.ndarray, around: np.ndarray, mask: np.ndarray, feather: flo
     outside = (~inside).astype(np.float32)
     weight = cv2.blur(outside, size)
     spread = cv2.blur(around[window] * outside[..., None], size)[rim] / np.maximum(weight[rim, None], 1e-6)
-    share = (depth[rim] / (feather + 1))[:, None]
-    share[weight[rim] < 1e-6] = 1
+    fraction = (depth[rim] / (feather + 1))[:, None]
+    fraction[weight[rim] < 1e-6] = 1
     result = patch.copy()
-    mixed = share * patch[window][rim] + (1 - share) * spread
+    mixed = fraction * patch[window][rim] + (1 - fraction) * spread
     result[window][rim] = np.uint8(np.clip(mixed + 0.5, 0, 255))
     return result

@@ -1,9 +1,9 @@
-"""RGB for inserted objects: what `scripts.insert --render` paints on the picture of an image.
+"""RGB for inserted objects: what `scripts.insert --render` paints on an image.
 
 The back ends of `augment.paint.backends` get the whole mask that the what module drew, also where something
 hides it, so that a person behind a car is a whole person, of whom the visible part is pasted. A soft contact
 shadow falls on the ground; other things keep their pixels to the bit. Several objects are painted one after
-another on the same picture.
+another on the same image.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from augment.paint.backends import (
 )
 from augment.paint.blend import cast_shadow, match_colours, paste
 from augment.paint.prompts import Prompts, draw_prompts, load_prompts
-from data.geometry import Patch, is_thing
+from data.geometry import MaskPatch, is_thing
 from data.instances import bounding_box
 from data.writer import colour_map
 from support.errors import InputError
@@ -35,7 +35,7 @@ from support.seeds import seed_of
 
 RENDERERS = ("none", "overlay", "swap", "recolor", "sd_inpaint", "sdxl_blend")
 WITH_BANK = ("swap", "recolor")  # they show instances of the data set
-_FEATHER_SHARE = 0.03  # of the side of a square of the object's area: the soft edge of a small object
+_FEATHER_FRACTION = 0.03  # of the side of a square of the object's area: the soft edge of a small object
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,14 @@ class Rendering:
 
 @dataclass(frozen=True)
 class NewObject:
-    """An object that passed all rules, before it is put on the image."""
+    """An object that passed all filters, before it is put on the image."""
 
     class_name: str
     frame_name: str
     instance_id: int
     number: int  # 1, 2, ... among the new objects of the frame
-    patch: Patch  # its whole mask
-    hidden: np.ndarray  # (h,w) bool, what of the patch lies behind something
+    patch: MaskPatch  # its whole mask
+    occluded: np.ndarray  # (h,w) bool, what of the patch lies behind something
     composed: Composed  # the maps with the object on them
 
 
@@ -121,13 +121,13 @@ class Painter:
         _ = self.backends, self.prompts
 
     def paint(self, rgb: np.ndarray, new: NewObject) -> tuple[np.ndarray, dict]:
-        """A copy of the picture (H,W,3) uint8 with an object on it, and what the manifest says of it.
+        """A copy of the image (H,W,3) uint8 with an object on it, and what the manifest says of it.
 
         Changed are the visible pixels of the object, pixels of the ground around its foot, and what the maps
         give back to the ground because the object left too little of a thing. Raises CannotFillError if there
         is nothing to paint it with, InputError if the back end fails.
         """
-        visible = new.patch.mask & ~new.hidden
+        visible = new.patch.mask & ~new.occluded
         if self.rendering.name == "overlay":
             painted = rgb.copy()
             labels = new.composed.label_ids[new.patch.window][visible]
@@ -142,7 +142,7 @@ class Painter:
         seed = seed_of(self.seed, "render", key)
         prompts = draw_prompts(new.class_name, seed, self.prompts, options.style)
         negative = self.prompts.negative
-        asked = Request(
+        request = Request(
             crop.cut(rgb),
             crop.cut(whole, mirror=False),
             new.class_name,
@@ -152,39 +152,41 @@ class Painter:
             seed,
             (seed_of(self.seed, "deal", new.frame_name), new.number),
         )
-        picture = self._fill(asked)
+        image = self._fill(request)
 
         original, mask, seen = crop.inside(rgb), crop.inside(whole), crop.inside(seen)
-        picture = match_colours(crop.back(picture), original, mask, options.colour_match)
+        image = match_colours(crop.back(image), original, mask, options.colour_match)
         labels = crop.inside(new.composed.label_ids)
         ground = ~is_thing(labels) & ~np.isin(labels, (*IN_FRONT, *POLE_LIKE))
         shaded = rgb.copy()
         shaded[crop.y0 : crop.y0 + crop.height, crop.x0 : crop.x0 + crop.width] = cast_shadow(
             original, mask, ground, self.rendering.shadow
         )
-        feather = min(options.feather, _FEATHER_SHARE * np.sqrt(mask.sum()))
-        painted = paste(shaded, picture, seen, crop.box, feather)
+        feather = min(options.feather, _FEATHER_FRACTION * np.sqrt(mask.sum()))
+        painted = paste(shaded, image, seen, crop.box, feather)
         facts = {"backend": self.rendering.name, "prompt": prompts[0], "negative": negative, "seed": seed}
         facts["details"] = [
             {"name": backend.name, "version": backend.version} | backend.details for backend in self.backends
         ]
         return painted, facts
 
-    def _fill(self, asked: Request) -> np.ndarray:
-        """The picture of the crop that the back ends make."""
+    def _fill(self, request: Request) -> np.ndarray:
+        """The image of the crop that the back ends make."""
         for backend in self.backends:
             try:
-                (picture,) = backend.fill(asked)
+                (image,) = backend.fill(request)
             except (CannotFillError, InputError):
                 raise
             except Exception as error:  # it may fail in its own ways; other images go on
                 text = " ".join(str(error).split())
-                raise InputError(f"{backend.name}, {asked.source}: {type(error).__name__}: {text}") from error
-            asked = replace(asked, rgb=picture)
-        return asked.rgb
+                raise InputError(
+                    f"{backend.name}, {request.source}: {type(error).__name__}: {text}"
+                ) from error
+            request = replace(request, rgb=image)
+        return request.rgb
 
     def _without(self, rgb: np.ndarray, remains: np.ndarray, seen: np.ndarray) -> np.ndarray:
-        """A copy of the picture with the remains (H,W) of things that an object covers painted over.
+        """A copy of the image with the remains (H,W) of things that an object covers painted over.
 
         What is under the object, `seen` (H,W), is no example for that: it is the same things.
         """
@@ -197,7 +199,7 @@ class Painter:
         return paste(rgb, crop.back(filled), crop.inside(remains), crop.box, 0)
 
 
-def _on_frame(patch: Patch, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _on_frame(patch: MaskPatch, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A mask in a patch's window as a mask of the whole image of size (width, height)."""
     whole = np.zeros(size[::-1], bool)
     whole[patch.window] = mask

@@ -7,9 +7,9 @@ _GRID = 64  # cells along the longer side of the working grid
 _STEPS = 40
 _SMOOTH = 4.0  # deviation of the Gaussian over the displacement, cells
 _FURTHEST = 5.0  # largest displacement, cells
-_SOFT_SHARE = 0.05  # reach of the blur of continued texture, in parts of the shorter side
+_SOFT_FRACTION = 0.05  # reach of the blur of continued texture, in parts of the shorter side
 _PAD = 6  # cells around the boxes, so that the distances outside are known too
-_LEAST_SIDE = 12  # pixels; below it there is nothing to see
+_MIN_SIDE = 12  # pixels; below it there is nothing to see
 
 
 def displacement(source: np.ndarray, target: np.ndarray) -> np.ndarray | None:
@@ -19,7 +19,7 @@ def displacement(source: np.ndarray, target: np.ndarray) -> np.ndarray | None:
     nearby pixels move together; None for silhouettes that are tiny, empty or alike.
     """
     h, w = target.shape
-    if min(h, w) < _LEAST_SIDE or not source.any() or not target.any() or (source == target).all():
+    if min(h, w) < _MIN_SIDE or not source.any() or not target.any() or (source == target).all():
         return None
     cell = max(h, w) / _GRID
     size = max(8, round(w / cell)), max(8, round(h / cell))
@@ -52,15 +52,15 @@ def _signed_distance(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.where(inside > 0, inner - 0.5, 0.5 - outer)
 
 
-def continue_texture(picture: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """A picture (h,w,3) uint8 whose pixels are good on `known` (h,w) bool, made good everywhere: a copy.
+def continue_texture(image: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """An image (h,w,3) uint8 whose pixels are good on `known` (h,w) bool, made good everywhere: a copy.
 
     A missing pixel takes the one as far inside the known region as it lies outside, mirrored at the
     outline, which continues texture instead of smearing it; the nearest one where that falls outside.
     """
     missing = ~known
     if not missing.any() or not known.any():
-        return picture.copy()
+        return image.copy()
     away, labels = cv2.distanceTransformWithLabels(
         np.uint8(missing), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
@@ -73,10 +73,10 @@ def continue_texture(picture: np.ndarray, known: np.ndarray) -> np.ndarray:
     far_rows = np.clip(2 * near_rows - rows, 0, h - 1)
     far_columns = np.clip(2 * near_columns - columns, 0, w - 1)
     good = known[far_rows, far_columns]
-    result = picture.copy()
-    result[missing] = picture[np.where(good, far_rows, near_rows), np.where(good, far_columns, near_columns)]
+    result = image.copy()
+    result[missing] = image[np.where(good, far_rows, near_rows), np.where(good, far_columns, near_columns)]
     # Neighbours may have taken pixels far from each other: the further out, the softer.
-    reach = max(1, round(_SOFT_SHARE * min(h, w)))
+    reach = max(1, round(_SOFT_FRACTION * min(h, w)))
     softness = np.minimum(away[missing] / (2 * reach), 1)[:, None]
     near, far = (cv2.blur(result, (2 * n + 1,) * 2)[missing] for n in (1, reach))
     result[missing] = np.uint8(near * (1 - softness) + far * softness + 0.5)

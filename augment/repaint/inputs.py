@@ -27,7 +27,7 @@ class Inputs:
         return frame.read_instance_ids(partial(self._read, root=frame.root))
 
     def frame(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-        """Picture (H,W,3) uint8 and instance map of a frame. InputError if one is bad, or if sizes differ."""
+        """Image (H,W,3) uint8 and instance map of a frame. InputError if one is bad, or if sizes differ."""
         rgb = frame.read_image(read=partial(self._read, root=frame.root))
         ids = self.instance_ids(frame)
         return fitting(frame.image_path, rgb, ids.shape), ids

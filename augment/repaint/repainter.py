@@ -19,10 +19,10 @@ from augment.paint.backends import Backend, CannotFillError, Request, fill_all, 
 from augment.paint.blend import match_colours, paste, resize
 from augment.paint.prompts import Prompts, draw_prompts, load_prompts
 from augment.repaint.focus import Window, draw_window
+from augment.repaint.ground_truth import crop_ground_truth, has_fragment
 from augment.repaint.inputs import Inputs
 from augment.repaint.manifest import instance_key, sample_key
 from augment.repaint.select import Candidate, Source, candidates_of, choose
-from augment.repaint.truth import crop_truth, has_fragment
 from data.frame import IMAGE_KIND, POLYGONS, Frame
 from data.writer import LabelledPolygon, encode_png
 from engine.records import Item, line_of
@@ -106,8 +106,8 @@ class Repainter:
             return [_timed(line_of("select", frame.key, "skipped", reason, **facts), start)]
         cuts = [self._cut(frame, rgb, ids, one, facts["inputs"], write) for one in chosen]
         selected = [*(cut.line for cut in cuts), _timed(own | facts, start)]
-        generated, pictures = self._generate(frame, cuts, write)
-        integrated = self._integrate(source, rgb, ids, inputs, cuts, generated, pictures, write)
+        generated, images = self._generate(frame, cuts, write)
+        integrated = self._integrate(source, rgb, ids, inputs, cuts, generated, images, write)
         own = {"stage": "generate", "key": frame.key, "status": "ok", "sources": {}, "asked": None}
         return [
             *selected,
@@ -148,17 +148,17 @@ class Repainter:
     def _generate(
         self, frame: Frame, cuts: list[_Cut], write: Callable
     ) -> tuple[list[dict], list[np.ndarray | None]]:
-        """Repaint instances; the lines and pictures of all their samples."""
+        """Repaint instances; the lines and images of all their samples."""
         _ = self.backend, self.prompts  # made now: what is wrong with them is wrong with every item
         start, asked = time.monotonic(), [self._ask(frame, cut) for cut in cuts]
         results = fill_all(self.backend, [request for _, request in asked])
         seconds = round((time.monotonic() - start) / (len(asked) * self.options.samples), 4)
-        lines, pictures = [], []
+        lines, images = [], []
         for cut, (facts, request), result in zip(cuts, asked, results, strict=True):
-            for line, picture in self._samples(frame, cut.line, facts, request.prompts, result, write):
+            for line, image in self._samples(frame, cut.line, facts, request.prompts, result, write):
                 lines.append(line | {"seconds": seconds})
-                pictures.append(picture)
-        return lines, pictures
+                images.append(image)
+        return lines, images
 
     def _ask(self, frame: Frame, cut: _Cut) -> tuple[dict, Request]:
         """What all lines of an instance's samples say, and the request."""
@@ -182,7 +182,7 @@ class Repainter:
         result: list[np.ndarray] | Exception,
         write: Callable,
     ) -> Iterator[tuple[dict, np.ndarray | None]]:
-        """Line and picture of each of an instance's samples, after its file is written."""
+        """Line and image of each of an instance's samples, after its file is written."""
         instance_id = selected["instance_id"]
         for sample, prompt in enumerate(prompts, 1):
             key = sample_key(frame, instance_id, sample)
@@ -207,7 +207,7 @@ class Repainter:
         inputs: Inputs,
         cuts: list[_Cut],
         generated: list[dict],
-        pictures: list[np.ndarray | None],
+        images: list[np.ndarray | None],
         write: Callable,
     ) -> list[dict]:
         """Paste patches into their frame and crop them out again; a line for each sample."""
@@ -217,15 +217,15 @@ class Repainter:
         except InputError as error:
             problem = _reason(error)
         lines = []
-        for number, (line, picture) in enumerate(zip(generated, pictures, strict=True)):
+        for number, (line, image) in enumerate(zip(generated, images, strict=True)):
             selected = cuts[number // self.options.samples].line
-            if picture is None:
+            if image is None:
                 reason = f"generate {line['status']}: {line['reason']}"
                 lines.append(line_of("integrate", line["key"], "skipped", reason))
             elif scene is None:
                 lines.append(line_of("integrate", line["key"], "failed", problem, **_about(selected)))
             else:
-                lines.append(self._put(scene, selected, line, picture, number, write))
+                lines.append(self._put(scene, selected, line, image, number, write))
         return lines
 
     def _put(
@@ -233,15 +233,15 @@ class Repainter:
         scene: _Scene,
         selected: dict,
         generated: dict,
-        picture: np.ndarray,
+        image: np.ndarray,
         number: int,
         write: Callable,
     ) -> dict:
-        """Paste the picture of a sample, number 0, 1, ... of its frame, and write its files; its line."""
+        """Paste the image of a sample, number 0, 1, ... of its frame, and write its files; its line."""
         start, key, new = time.monotonic(), generated["key"], scene.source.synthetic_frame(number)
         facts = _about(selected) | {"synthetic": new.name, "colour_match": self.options.colour_match}
         try:
-            edited = self._edited(scene, selected, picture)
+            edited = self._edited(scene, selected, image)
             window, tries = self._window(scene, selected, key)
             files, found = self._focus(scene, new, edited, window)
             files[new.panorama_place] = encode_png(edited)
@@ -253,10 +253,10 @@ class Repainter:
         facts |= {"inputs": scene.digests | generated["outputs"], "outputs": write(files)}
         return _timed(line_of("integrate", key, "ok", **facts), start)
 
-    def _edited(self, scene: _Scene, selected: dict, picture: np.ndarray) -> np.ndarray:
+    def _edited(self, scene: _Scene, selected: dict, image: np.ndarray) -> np.ndarray:
         """The whole frame with a patch on it; only the pixels of the instance change."""
         crop = Crop(**selected["crop"])
-        patch, original = crop.back(picture), crop.inside(scene.rgb)
+        patch, original = crop.back(image), crop.inside(scene.rgb)
         mask = crop.inside(scene.instance_ids) == selected["instance_id"]
         patch = match_colours(patch, original, mask, self.options.colour_match)
         return paste(scene.rgb, patch, mask, crop.box, self.options.feather)
@@ -280,10 +280,10 @@ class Repainter:
     def _focus(
         self, scene: _Scene, new: Frame, edited: np.ndarray, window: Window
     ) -> tuple[dict[str, bytes], dict]:
-        """The files of a focus crop by path below OUT, and what its line says about its truth."""
+        """The files of a focus crop by path below OUT, and what its line says about its ground truth."""
         options = self.options
         size = focus_size(edited.shape[1])
-        truth = crop_truth(
+        ground_truth = crop_ground_truth(
             scene.instance_ids,
             scene.objects,
             window,
@@ -293,10 +293,10 @@ class Repainter:
             options.min_pixels,
         )
         cut = edited[window.y0 : window.y0 + window.height, window.x0 : window.x0 + window.width]
-        files = new.annotation(truth.label_ids, truth.instance_ids, truth.objects)
+        files = new.annotation(ground_truth.label_ids, ground_truth.instance_ids, ground_truth.objects)
         files[new.place(IMAGE_KIND, ".png")] = encode_png(resize(cut, *size))
-        id_map = {str(old): new for old, new in sorted(truth.id_map.items())}
-        return files, {"id_map": id_map, "dropped": sorted(truth.dropped)}
+        id_map = {str(old): new for old, new in sorted(ground_truth.id_map.items())}
+        return files, {"id_map": id_map, "dropped": sorted(ground_truth.dropped)}
 
 
 def focus_size(width: int) -> tuple[int, int]:

@@ -43,7 +43,7 @@ def saved_options(out: Path) -> SynthOptions:
     return from_saved(summary["settings"].get("options"), str(Path(out) / SYNTH.summary))
 
 
-def decisive_settings(options: SynthOptions) -> dict:
+def fingerprint_settings(options: SynthOptions) -> dict:
     """All that decides what a run writes, except the frames themselves, as synth.json shows it."""
     prompts = None
     if options.prompts:
@@ -166,7 +166,7 @@ class Run:
         """The lines of a frame in a stage: its parts', and last its own; none if it didn't get there."""
         return [line for line in self.tree.records.get(source.frame.key) if line["stage"] == stage]
 
-    def told(self, stage: str, sources: list[Source]) -> Iterator[dict]:
+    def lines_of(self, stage: str, sources: list[Source]) -> Iterator[dict]:
         """The lines of frames that tell what became of them: their parts', or their own if they have none."""
         for source in sources:
             lines = self.lines(source, stage)
@@ -174,12 +174,14 @@ class Run:
 
     def counts(self, stage: str, sources: list[Source]) -> dict[str, int]:
         """Items of frames by status."""
-        found = Counter(line["status"] for line in self.told(stage, sources))
+        found = Counter(line["status"] for line in self.lines_of(stage, sources))
         return {status: found[status] for status in STATUSES}
 
-    def first(self, stage: str, status: str, most: int) -> list[dict]:
+    def first(self, stage: str, status: str, limit: int) -> list[dict]:
         """The first lines, at most so many, of items in scope with a status."""
-        return list(islice((line for line in self.told(stage, self.scope) if line["status"] == status), most))
+        return list(
+            islice((line for line in self.lines_of(stage, self.scope) if line["status"] == status), limit)
+        )
 
     def write_summary(self, stages: tuple[str, ...] = ()) -> None:
         """Write OUT/synth.json, with what became of all frames in some stages."""

@@ -20,7 +20,7 @@ from data.images import decode_png
 from support.files import read_bytes
 
 SSIM_WINDOW = 7  # pixels, uniform weights; K1 .01, K2 .03, sample covariance, grey 0..255
-GREY = 128  # of what is outside the mask in the pictures for networks
+GREY = 128  # of what is outside the mask in the images for networks
 
 NUMBERS = {
     "outside_psnr": "dB, edited frame against raw frame, all pixels outside the mask",
@@ -34,14 +34,14 @@ NUMBERS = {
 
 
 @dataclass(frozen=True)
-class Sample:
+class ScoredSample:
     """An integrated sample and where its files are."""
 
     out: Path
     source: Source
     integrated: dict  # its line in the stage integrate
     generated: dict  # its line in the stage generate
-    pictures: bool = False  # whether networks want to see it
+    images: bool = False  # whether networks want to see it
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -88,8 +88,8 @@ def grey(rgb: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
 
 
-def measure(sample: Sample) -> dict:
-    """All NUMBERS of a sample, and, if asked for, "real" and "made": see `object_picture`.
+def measure(sample: ScoredSample) -> dict:
+    """All NUMBERS of a sample, and, if asked for, "real" and "made": see `object_image`.
 
     Raises InputError for a file that is missing or bad.
     """
@@ -112,9 +112,9 @@ def measure(sample: Sample) -> dict:
         if (whole := ssim_map(grey(patch), grey(original))).size
         else math.nan,
     }
-    if sample.pictures:
-        found["real"] = object_picture(raw, mask, line["bbox"])
-        found["made"] = object_picture(edited, mask, line["bbox"])
+    if sample.images:
+        found["real"] = object_image(raw, mask, line["bbox"])
+        found["made"] = object_image(edited, mask, line["bbox"])
     return found
 
 
@@ -122,7 +122,7 @@ def _made(path: Path) -> np.ndarray:
     return decode_png(path, read_bytes(path), ("8-bit RGB",), "it was written so")
 
 
-def object_picture(rgb: np.ndarray, mask: np.ndarray, box: list[int]) -> np.ndarray:
+def object_image(rgb: np.ndarray, mask: np.ndarray, box: list[int]) -> np.ndarray:
     """An object as networks judge it: (299,299,3) uint8, cut to its box, square, grey outside its mask."""
     x0, y0, x1, y1 = box
     window = np.s_[y0:y1, x0:x1]
@@ -136,7 +136,7 @@ def object_picture(rgb: np.ndarray, mask: np.ndarray, box: list[int]) -> np.ndar
 
 
 class Mean:
-    """A mean over samples, some infinite (identical pictures) or undefined (nothing to compare)."""
+    """A mean over samples, some infinite (identical images) or undefined (nothing to compare)."""
 
     def __init__(self):
         self.sum, self.count, self.identical, self.undefined = 0.0, 0, 0, 0

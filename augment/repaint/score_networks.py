@@ -1,6 +1,6 @@
-"""The figures that need a network's weights, through torchmetrics (requirements-score.txt).
+"""The metrics that need a network's weights, through torchmetrics (requirements-score.txt).
 
-A figure whose library or weights are not at hand is the text "unavailable: ..." with what to do; never a
+A metric whose library or weights are not at hand is the text "unavailable: ..." with what to do; never a
 number, and nothing is fetched unless a model id is given and --offline is not.
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 from support.errors import InputError
 
 INSTALL = "unavailable: pip install -r requirements-score.txt"
-BATCH = 16  # pictures that go through a network at once
-KID_SUBSET = 100  # pictures in each of KID's subsets, fewer if there are fewer
+BATCH = 16  # images that go through a network at once
+KID_SUBSET = 100  # images in each of KID's subsets, fewer if there are fewer
 
 NUMBERS = {
     "fid": "Frechet distance of Inception features, masked objects before and after",
@@ -36,7 +36,7 @@ class Weights:
 
 
 class Networks:
-    """The figures that can be had with what is at hand; add samples, then ask for `results`."""
+    """The metrics that can be had with what is at hand; add samples, then ask for `results`."""
 
     def __init__(self, weights: Weights):
         """Raises InputError for weights that are named but can't be loaded."""

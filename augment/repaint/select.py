@@ -14,7 +14,7 @@ from support.errors import InputError
 from support.seeds import seed_of
 
 FIRST_ID, LAST_ID = 24000, 33999  # of instances in an instance map; groups carry their bare label id
-AREA_SHARE = 1 / 4000  # of the frame: the default of min_area
+AREA_FRACTION = 1 / 4000  # of the frame: the default of min_area
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ def candidates_of(instance_ids: np.ndarray, options: SynthOptions) -> list[Candi
     """The instances of a map (H,W) uint16 that pass the filters, largest first, then by id."""
     height, width = instance_ids.shape
     areas = np.bincount(instance_ids.ravel(), minlength=2**16)
-    least = max(options.min_area or round(AREA_SHARE * width * height), 1)
+    min_area = max(options.min_area or round(AREA_FRACTION * width * height), 1)
     wanted = [
         value
-        for value in (FIRST_ID + np.flatnonzero(areas[FIRST_ID : LAST_ID + 1] >= least)).tolist()
+        for value in (FIRST_ID + np.flatnonzero(areas[FIRST_ID : LAST_ID + 1] >= min_area)).tolist()
         if id2label[value // 1000].name in options.class_names
     ]
     number = np.zeros(2**16, np.int32)

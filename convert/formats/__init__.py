@@ -9,7 +9,7 @@ from importlib import import_module
 from types import ModuleType
 
 FORMATS = {
-    "coco_panoptic": "COCO panoptic: annotations/panoptic_SPLIT.json, its folder of PNGs, pictures in SPLIT/",
+    "coco_panoptic": "COCO panoptic: annotations/panoptic_SPLIT.json, its folder of PNGs, images in SPLIT/",
     "mapillary": "Mapillary Vistas v1.2 or v2.0: config.json or config_VERSION.json, training/, validation/",
     "bdd100k": "BDD100K panoptic bitmasks: labels/pan_seg/bitmasks/SPLIT/, images/10k/SPLIT/",
     "kitti360": "KITTI-360, left camera: data_2d_semantics/train/, data_2d_raw/",

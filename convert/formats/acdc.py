@@ -3,7 +3,7 @@
 gt/CONDITION/SPLIT/SEQUENCE/NAME_gt_labelIds.png has 8 bits. Single instances come from
 NAME_gt_instanceIds.png beside it, 16 bits as in Cityscapes, or from the panoptic annotation in COCO format,
 gt_panoptic/CONDITION/SPLIT/SEQUENCE/NAME_gt_panoptic.png listed by JSON files in gt_panoptic/; where there is
-neither, the things of an image are groups. Pictures are rgb_anon/CONDITION/SPLIT/SEQUENCE/NAME_rgb_anon.png.
+neither, the things of an image are groups. Images are rgb_anon/CONDITION/SPLIT/SEQUENCE/NAME_rgb_anon.png.
 NAME is SEQUENCE_frame_NNNNNN, SEQUENCE as a GoPro camera names its films: GOPR0475, and GP010475 for the next
 chapter of the same film.
 """
@@ -18,8 +18,8 @@ from cityscapesscripts.helpers.labels import name2label
 from convert.source import (
     Category,
     DataSet,
-    Item,
     Segments,
+    SourceImage,
     colour_keys,
     existing_folder,
     keys_of,
@@ -36,26 +36,26 @@ _NAME = re.compile(r"G(?:OPR|P)(\d{4,6})_frame_(\d{6})")
 
 def find(root: Path) -> DataSet:
     """See `convert.formats`."""
-    truth = existing_folder(root / "gt", "the annotation of ACDC")
-    paths = listed(truth, f"*/*/*/*{_LABELS}")
+    folder = existing_folder(root / "gt", "the annotation of ACDC")
+    paths = listed(folder, f"*/*/*/*{_LABELS}")
     if not paths:
         raise InputError(
-            f"{truth}: holds no CONDITION/SPLIT/SEQUENCE/NAME{_LABELS}; unpack the annotation there"
+            f"{folder}: holds no CONDITION/SPLIT/SEQUENCE/NAME{_LABELS}; unpack the annotation there"
         )
     segments_of = _listed_segments(root / "gt_panoptic")
     items = []
     for path in paths:
-        name, place = path.name.removesuffix(_LABELS), path.parent.relative_to(truth)
+        name, place = path.name.removesuffix(_LABELS), path.parent.relative_to(folder)
         match = _NAME.fullmatch(name)
         if match is None:
             raise InputError(f"{path}: not named as ACDC does, GOPRNNNN_frame_NNNNNN{_LABELS}")
         condition, split, _ = place.parts
-        picture = root / "rgb_anon" / place / f"{name}_rgb_anon.png"
+        image = root / "rgb_anon" / place / f"{name}_rgb_anon.png"
         instances, segments = path.with_name(name + _INSTANCES), ()
         if not instances.is_file() and name in segments_of:
             instances, segments = root / "gt_panoptic" / place / f"{name}{_PANOPTIC}", segments_of[name]
         maps = (path, instances) if segments or instances.is_file() else (path,)
-        items.append(Item(split, condition, (int(match[1]), int(match[2])), picture, maps, segments))
+        items.append(SourceImage(split, condition, (int(match[1]), int(match[2])), image, maps, segments))
     categories = {label.id % 256: Category(label.name, label.hasInstances) for label in OFFICIAL_LABELS}
     return DataSet(items, categories)
 
@@ -80,7 +80,7 @@ def _listed_segments(folder: Path) -> dict[str, tuple[tuple[int, int, bool], ...
     return found
 
 
-def read(item: Item, categories: dict[int, Category]) -> Segments:
+def read(item: SourceImage, categories: dict[int, Category]) -> Segments:
     """See `convert.formats`."""
     labels = read_map(item.annotations[0], 8)
     if len(item.annotations) == 1:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from convert.mapping import numbered_names
-from convert.source import Category, DataSet, Item, Segments, check_known, existing_folder, values_in
+from convert.source import Category, DataSet, Segments, SourceImage, check_known, existing_folder, values_in
 from data.images import read_png
 from support.errors import InputError
 from support.files import listed
@@ -28,7 +28,7 @@ def find(root: Path) -> DataSet:
     if not paths:
         raise InputError(f"{masks}: holds no SPLIT/NAME.png; unpack the panoptic labels there")
     items = [
-        Item(
+        SourceImage(
             path.parent.name,
             f"bdd100k{path.parent.name}",
             None,
@@ -41,7 +41,7 @@ def find(root: Path) -> DataSet:
     return DataSet(items, {k: Category(name, k >= _FIRST_THING) for k, name in names})
 
 
-def read(item: Item, categories: dict[int, Category]) -> Segments:
+def read(item: SourceImage, categories: dict[int, Category]) -> Segments:
     """See `convert.formats`."""
     mask = read_png(item.annotations[0], ("8-bit RGBA",), "a panoptic bitmask has four channels").astype(
         np.int64

@@ -1,8 +1,8 @@
 """Any data set in the COCO panoptic format.
 
-annotations/panoptic_SPLIT.json (or beside the pictures' folders) names the pictures, the categories, and
-the segments of each picture; the folder of the same name holds their PNGs, segment id = R + 256 G + 65536
-B, 0 for void. Pictures lie in SPLIT/ or images/SPLIT/. Numbers behind the name of a split (train2017) are
+annotations/panoptic_SPLIT.json (or beside the images' folders) names the images, the categories, and
+the segments of each image; the folder of the same name holds their PNGs, segment id = R + 256 G + 65536
+B, 0 for void. Images lie in SPLIT/ or images/SPLIT/. Numbers behind the name of a split (train2017) are
 dropped. Ids may be numbers or text; an annotation of an image that isn't listed, a second one, and an image
 without any are named and left out.
 """
@@ -13,8 +13,8 @@ from pathlib import Path
 from convert.source import (
     Category,
     DataSet,
-    Item,
     Segments,
+    SourceImage,
     colour_keys,
     existing_folder,
     path_below,
@@ -34,7 +34,7 @@ def find(root: Path) -> DataSet:
         raise InputError(
             f"{root}: holds no annotations/{_PREFIX}SPLIT.json; is it in the COCO panoptic format?"
         )
-    items: list[Item] = []
+    items: list[SourceImage] = []
     categories: dict[int, Category] = {}
     for file in files:
         try:
@@ -46,7 +46,9 @@ def find(root: Path) -> DataSet:
     return DataSet(items, categories)
 
 
-def _add(root: Path, file: Path, content: dict, items: list[Item], categories: dict[int, Category]) -> None:
+def _add(
+    root: Path, file: Path, content: dict, items: list[SourceImage], categories: dict[int, Category]
+) -> None:
     """Add what one JSON file holds."""
     for entry in content["categories"]:
         # Without the word, all are things: those whose label has no instances are merged all the same.
@@ -60,15 +62,15 @@ def _add(root: Path, file: Path, content: dict, items: list[Item], categories: d
     pngs = existing_folder(file.with_suffix(""), f"the segment PNGs of {file.name}")
     folders = [folder for folder in (root / name, root / "images" / name) if folder.is_dir()]
     if not folders:
-        raise InputError(f"{root}: has no folder {name}/ or images/{name}/ with the pictures of {file.name}")
+        raise InputError(f"{root}: has no folder {name}/ or images/{name}/ with the images of {file.name}")
     city = "coco" + re.sub(r"[^a-z0-9]", "", split.lower())
     left_out: dict[str, list[str]] = {}
     images = _named(content["images"], "id", left_out)
-    pictures = {str(entry["id"]): entry["file_name"] for entry in images}
+    file_names = {str(entry["id"]): entry["file_name"] for entry in images}
     annotated: set[str] = set()
     for entry in _named(content["annotations"], "image_id", left_out):
         image, png = str(entry["image_id"]), path_below(pngs, entry["file_name"])
-        if image in annotated or image not in pictures:
+        if image in annotated or image not in file_names:
             why = "second annotations of an image" if image in annotated else "annotations of no listed image"
             left_out.setdefault(why, []).append(entry["file_name"])
             continue
@@ -78,9 +80,9 @@ def _add(root: Path, file: Path, content: dict, items: list[Item], categories: d
             segments = tuple(_segment(one, categories) for one in entry["segments_info"])
         except (KeyError, TypeError, ValueError) as error:
             problem = f"{png}: its entry in {file.name} can't be read ({error!r} where a field was expected)"
-        picture = path_below(folders[0], pictures[image])
-        items.append(Item(split, city, None, picture, (png,), segments, problem))
-    if bare := [pictures[image] for image in pictures if image not in annotated]:
+        path = path_below(folders[0], file_names[image])
+        items.append(SourceImage(split, city, None, path, (png,), segments, problem))
+    if bare := [file_names[image] for image in file_names if image not in annotated]:
         left_out["images without annotation"] = bare
     for why, names in left_out.items():
         warn(f"{file}: {len(names)} {why}, left out: {name_some(names)}")
@@ -104,7 +106,7 @@ def _segment(entry: dict, categories: dict[int, Category]) -> tuple[int, int, bo
     return int(entry["id"]), category, single
 
 
-def read(item: Item, categories: dict[int, Category]) -> Segments:
+def read(item: SourceImage, categories: dict[int, Category]) -> Segments:
     """See `convert.formats`."""
     (path,) = item.annotations
     keys = colour_keys(path)

@@ -2,7 +2,7 @@
 
 The maps are made from gtFine/SPLIT/DRIVE/NAME_gtFine_polygons.json by the data set's public tools with
 --id-type id: NAME_gtFine_labelids.png, 8 bits, IDD's own ids, and NAME_gtFine_instanceids.png, 16 bits, id
-* 1000 + number from 0, or the bare id. Pictures are leftImg8bit/SPLIT/DRIVE/NAME_leftImg8bit.png or .jpg.
+* 1000 + number from 0, or the bare id. Images are leftImg8bit/SPLIT/DRIVE/NAME_leftImg8bit.png or .jpg.
 """
 
 from collections import Counter
@@ -12,8 +12,8 @@ from convert.mapping import numbered_names
 from convert.source import (
     Category,
     DataSet,
-    Item,
     Segments,
+    SourceImage,
     existing_folder,
     keys_of,
     read_map,
@@ -30,12 +30,12 @@ _LABELS, _INSTANCES, _POLYGONS = (
 
 def find(root: Path) -> DataSet:
     """See `convert.formats`."""
-    truth = existing_folder(root / "gtFine", "the annotation of IDD")
-    paths = listed(truth, f"*/*/*{_LABELS}")
+    folder = existing_folder(root / "gtFine", "the annotation of IDD")
+    paths = listed(folder, f"*/*/*{_LABELS}")
     if not paths:
-        made = "holds polygons only; make" if listed(truth, f"*/*/*{_POLYGONS}") else "holds no"
+        made = "holds polygons only; make" if listed(folder, f"*/*/*{_POLYGONS}") else "holds no"
         raise InputError(
-            f"{truth}: {made} SPLIT/DRIVE/NAME{_LABELS} and NAME{_INSTANCES}, which IDD's tools write with"
+            f"{folder}: {made} SPLIT/DRIVE/NAME{_LABELS} and NAME{_INSTANCES}, which IDD's tools write with"
             " --id-type id"
         )
     items = []
@@ -44,16 +44,16 @@ def find(root: Path) -> DataSet:
         split, drive, name = path.parents[1].name, path.parent.name, path.name.removesuffix(_LABELS)
         if not drive.isdigit():
             raise InputError(f"{path.parent}: the folders of IDD's drives are numbers")
-        picture = root / "leftImg8bit" / split / drive / f"{name}_leftImg8bit.png"
+        image = root / "leftImg8bit" / split / drive / f"{name}_leftImg8bit.png"
         maps = (path, path.with_name(name + _INSTANCES))
-        items.append(Item(split, f"idd{split}", (int(drive), count[split, drive]), picture, maps))
+        items.append(SourceImage(split, f"idd{split}", (int(drive), count[split, drive]), image, maps))
         count[split, drive] += 1
     names = numbered_names("idd")
     things = names[names.index(_FIRST_THING) : names.index(_LAST_THING) + 1]
     return DataSet(items, {k: Category(name, name in things) for k, name in enumerate(names)})
 
 
-def read(item: Item, categories: dict[int, Category]) -> Segments:
+def read(item: SourceImage, categories: dict[int, Category]) -> Segments:
     """See `convert.formats`."""
     labels, instances = item.annotations
     return segments_of_keys(keys_of(read_map(labels, 8), read_map(instances, 16), first=0), categories)

@@ -1,7 +1,7 @@
 """KITTI-360, the 2d semantics and instances of the left perspective camera.
 
 data_2d_semantics/train/DRIVE/image_00/semantic/FRAME.png has 8 bits, label ids of KITTI-360;
-instance/FRAME.png 16 bits, label * 1000 + number, with 0 for what is not told apart. The pictures are
+instance/FRAME.png 16 bits, label * 1000 + number, with 0 for what is not told apart. The images are
 data_2d_raw/DRIVE/image_00/data_rect/FRAME.png. Frames that a list 2013_05_28_drive_val_frames.txt names are
 the split val, all others train.
 """
@@ -13,8 +13,8 @@ from convert.mapping import numbered_names
 from convert.source import (
     Category,
     DataSet,
-    Item,
     Segments,
+    SourceImage,
     existing_folder,
     keys_of,
     read_map,
@@ -63,9 +63,9 @@ def find(root: Path) -> DataSet:
         if match is None or not path.stem.isdigit() or int(path.stem) >= 10**6:
             raise InputError(f"{path}: not named as KITTI-360 does, 2013_05_28_drive_NNNN_sync and a number")
         split = "val" if path.relative_to(root).as_posix() in validation else "train"
-        picture = root / "data_2d_raw" / drive / _CAMERA / "data_rect" / path.name
+        image = root / "data_2d_raw" / drive / _CAMERA / "data_rect" / path.name
         maps = (path, path.parents[1] / "instance" / path.name)
-        items.append(Item(split, "kitti360", (int(match[1]), int(path.stem)), picture, maps))
+        items.append(SourceImage(split, "kitti360", (int(match[1]), int(path.stem)), image, maps))
     if not items:
         raise InputError(
             f"{drives}: holds no DRIVE/{_CAMERA}/semantic/FRAME.png; unpack the 2d semantics there"
@@ -78,7 +78,7 @@ def _lines(path: Path) -> list[str]:
     return read_text(path).splitlines() if path.is_file() else []
 
 
-def read(item: Item, categories: dict[int, Category]) -> Segments:
+def read(item: SourceImage, categories: dict[int, Category]) -> Segments:
     """See `convert.formats`."""
     labels, instances = item.annotations
     return segments_of_keys(keys_of(read_map(labels, 8), read_map(instances, 16), first=1), categories)

@@ -11,8 +11,8 @@ from pathlib import Path
 from convert.source import (
     Category,
     DataSet,
-    Item,
     Segments,
+    SourceImage,
     check_known,
     existing_folder,
     read_map,
@@ -43,8 +43,8 @@ def find(root: Path) -> DataSet:
             root / folder / _VERSIONS[config.name] / "instances", "the 16-bit instance maps"
         )
         for path in listed(maps, "*.png"):
-            picture = root / folder / "images" / f"{path.stem}.jpg"
-            items.append(Item(split, f"vistas{split}", None, picture, (path,)))
+            image = root / folder / "images" / f"{path.stem}.jpg"
+            items.append(SourceImage(split, f"vistas{split}", None, image, (path,)))
     if not items:
         raise InputError(
             f"{root}: has no instance maps in training/ or validation/; unpack the archive there"
@@ -52,7 +52,7 @@ def find(root: Path) -> DataSet:
     return DataSet(items, categories)
 
 
-def read(item: Item, categories: dict[int, Category]) -> Segments:
+def read(item: SourceImage, categories: dict[int, Category]) -> Segments:
     """See `convert.formats`."""
     keys = read_map(item.annotations[0], 16)
     present = {key: key // 256 for key in values_in(keys)}

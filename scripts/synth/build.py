@@ -9,7 +9,7 @@ from pathlib import Path
 
 from augment.repaint.manifest import SYNTH
 from augment.repaint.running import input_of, saved_options
-from augment.tree import RAW_MODES, add_raw, add_train_ids
+from augment.tree_extras import RAW_MODES, add_raw, add_train_ids
 from support.errors import SAME_COMMAND, InputError, Parser, run_program
 from support.files import at_work_in, writing_to
 from support.processes import Pool

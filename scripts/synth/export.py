@@ -2,14 +2,14 @@
 
 Writes OUT/annotations/instancesonly_filtered_gtFine_SPLIT.json, the COCO annotation of all frames of a tree:
 raw and synthetic ones, or those of an insertion. With --panoptic also
-OUT/gtFine/cityscapes_panoptic_SPLIT.json and its pictures, as the official tool makes them.
+OUT/gtFine/cityscapes_panoptic_SPLIT.json and its images, as the official tool makes them.
 """
 
 import json
 from functools import partial
 from pathlib import Path
 
-from augment.tree import add_panoptic, export_coco, splits_of
+from augment.tree_extras import add_panoptic, export_coco, splits_of
 from data.coco import CATEGORY_IDS
 from support.errors import SAME_COMMAND, InputError, Parser, run_program
 from support.files import at_work_in, writing_to
@@ -21,7 +21,7 @@ def parser() -> Parser:
     """The command line."""
     parser = Parser("python -m scripts.synth.export", "Write COCO annotation of a tree.")
     parser.add_argument("--out", required=True, type=Path, help="folder of the tree")
-    parser.add_argument("--splits", nargs="+", help="splits to write (default: all that have truth)")
+    parser.add_argument("--splits", nargs="+", help="splits to write (default: all that have ground truth)")
     parser.add_argument(
         "--category_ids",
         choices=CATEGORY_IDS,

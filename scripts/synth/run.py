@@ -17,8 +17,8 @@ from augment.paint.prompts import load_prompts
 from augment.repaint.command import add_run_flags, out_of
 from augment.repaint.manifest import STAGES, SYNTH
 from augment.repaint.repainter import Repainter
-from augment.repaint.running import Run, check_out, decisive_settings, input_of, make_scenes
-from augment.tree import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
+from augment.repaint.running import Run, check_out, fingerprint_settings, input_of, make_scenes
+from augment.tree_extras import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
 from engine.records import MANIFEST
 from engine.shards import HELP, Shard, shard_of_process
 from engine.tree import Tree, opened
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     load_prompts(options.prompts or None)  # what is wrong with them is better said now
     settings_of(options.backend, options.backend_settings)
     check_out(out, options)
-    settings, shard = decisive_settings(options), Shard() if flags.merge else shard_of_process(flags.shard)
+    settings, shard = fingerprint_settings(options), Shard() if flags.merge else shard_of_process(flags.shard)
     if flags.dry_run:
         tell_plan(out, flags, options, settings, shard)
         return 0

@@ -1,7 +1,7 @@
 """python -m scripts.synth.score --out datasets/synth
 
 Scores the synthetic frames of a run: what lies outside the masks is preserved, how much has changed inside,
-the published whole-patch figures under their own names, and, where their weights are given, FID, KID, LPIPS
+the published whole-patch metrics under their own names, and, where their weights are given, FID, KID, LPIPS
 and CLIP. Writes OUT/score.json and prints a table.
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from augment.repaint import score_networks
 from augment.repaint.command import add_run_flags, out_of
 from augment.repaint.manifest import SYNTH
-from augment.repaint.running import Run, decisive_settings, saved_options
-from augment.repaint.score import NUMBERS, Mean, Sample, measure
+from augment.repaint.running import Run, fingerprint_settings, saved_options
+from augment.repaint.score import NUMBERS, Mean, ScoredSample, measure
 from augment.repaint.score_networks import Networks, Weights
 from engine.shards import Shard
 from engine.tree import Tree
@@ -29,7 +29,7 @@ def parser() -> Parser:
     """The command line."""
     parser = Parser("python -m scripts.synth.score", "Score the synthetic frames of a run.")
     add_run_flags(parser)
-    group = parser.add_argument_group("weights; without them a figure is reported as unavailable")
+    group = parser.add_argument_group("weights; without them a metric is reported as unavailable")
     group.add_argument("--inception_weights", default="", metavar="FILE", help="for FID and KID")
     group.add_argument("--lpips_weights", default="", metavar="FILE", help="torchvision's AlexNet, for LPIPS")
     group.add_argument("--clip_model", default="", metavar="FOLDER", help="for CLIP; or a model's id")
@@ -37,13 +37,13 @@ def parser() -> Parser:
     return parser
 
 
-def samples_of(run: Run, pictures: bool) -> Iterator[Sample]:
+def samples_of(run: Run, images: bool) -> Iterator[ScoredSample]:
     """The integrated samples in scope."""
     for source in run.scope:
         generated = {line["key"]: line for line in run.lines(source, "generate")}
         for line in run.lines(source, "integrate")[:-1]:
             if line["status"] == "ok":
-                yield Sample(run.tree.out, source, line, generated[line["key"]], pictures)
+                yield ScoredSample(run.tree.out, source, line, generated[line["key"]], images)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,12 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
     out = out_of(flags)
     options = saved_options(out)
     with at_work_in(out):
-        score(Run.of(Tree(SYNTH, out, decisive_settings(options), Shard()), flags, options), flags)
+        score(Run.of(Tree(SYNTH, out, fingerprint_settings(options), Shard()), flags, options), flags)
     return 0
 
 
 def score(run: Run, flags: argparse.Namespace) -> None:
-    """Measure the samples in scope, write the figures and print them. InputError if there are none."""
+    """Measure the samples in scope, write the metrics and print them. InputError if there are none."""
     total = run.counts("integrate", run.scope)["ok"]
     if not total:
         raise InputError(

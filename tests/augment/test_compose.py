@@ -9,8 +9,16 @@ from cityscapesscripts.helpers.annotation import Annotation
 from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from PIL import Image, ImageDraw
 
-from augment.compose import FURTHER_DOWN, compose, contact_rows, give_back, hidden_part, one_piece, place_mask
-from data.geometry import Patch
+from augment.compose import (
+    FURTHER_DOWN,
+    compose,
+    contact_rows,
+    give_back,
+    occluded_part,
+    one_piece,
+    place_mask,
+)
+from data.geometry import MaskPatch
 from data.outlines import Outlines, outline
 from data.writer import polygons_to_json, rasterise
 from tests.town import box
@@ -26,8 +34,8 @@ def street() -> tuple[np.ndarray, np.ndarray]:
     return np.where(ids < 1000, ids, ids // 1000).astype(np.uint8), ids
 
 
-def full_patch(x0: int, y0: int, x1: int, y1: int) -> Patch:
-    return Patch(np.ones((y1 - y0, x1 - x0), bool), x0, y0)
+def full_patch(x0: int, y0: int, x1: int, y1: int) -> MaskPatch:
+    return MaskPatch(np.ones((y1 - y0, x1 - x0), bool), x0, y0)
 
 
 # ---- masks --------------------------------------------------------------------------------------
@@ -83,9 +91,9 @@ def test_things_with_a_lower_foot_stay_in_front_and_others_are_covered():
     labels, ids = street()
     feet = contact_rows(labels, ids)
     patch = full_patch(18, 2, 28, 25)  # its foot is between those of person and car
-    hidden = hidden_part(patch, feet)
-    assert np.array_equal(hidden, ids[patch.window] == 26000)
-    done = compose(labels, ids, patch, hidden, PERSON, 24001, 1)
+    occluded = occluded_part(patch, feet)
+    assert np.array_equal(occluded, ids[patch.window] == 26000)
+    done = compose(labels, ids, patch, occluded, PERSON, 24001, 1)
     assert (done.instance_ids[20:30, 10:30] == 26000).all()
     assert (done.instance_ids[2:20, 18:28] == 24001).all()
     assert done.dropped == (24000,)
@@ -126,7 +134,7 @@ def test_a_rider_and_the_two_wheeler_below_stand_on_one_foot():
         25000: 30, 33000: 30, 33001: 12, 25001: 9,
     }  # fmt: skip
     between = full_patch(40, 4, 50, 25)  # its foot lies between those of rider and bicycle
-    assert np.array_equal(hidden_part(between, feet), np.isin(ids[between.window], (25000, 33000)))
+    assert np.array_equal(occluded_part(between, feet), np.isin(ids[between.window], (25000, 33000)))
 
 
 def test_poles_with_their_signs_and_lights_stand_in_front_by_their_foot():
@@ -149,9 +157,9 @@ def test_poles_with_their_signs_and_lights_stand_in_front_by_their_foot():
     assert feet[55, 5] == feet[10, 5] == 0
     for foot, in_front in ((45, True), (55, False)):
         patch = full_patch(5, 10, 20, foot)
-        assert hidden_part(patch, feet).any() == in_front
+        assert occluded_part(patch, feet).any() == in_front
     crossing = labels.copy()
-    crossing[8, 40:62] = 17  # near and far pole meet in the picture: each keeps its own foot
+    crossing[8, 40:62] = 17  # near and far pole meet in the image: each keeps its own foot
     feet = contact_rows(crossing, crossing.astype(np.uint16))
     assert (feet[30, 10], feet[20, 60]) == (50, 30)
 
@@ -160,8 +168,8 @@ def test_small_remains_of_a_covered_thing_become_the_nearest_ground():
     labels, ids = street()
     labels[:, 25:], ids[:, 25:] = 8, 8  # sidewalk beside the person
     patch = full_patch(20, 5, 24, 40)  # leaves one column of ten pixels
-    for least, dropped in ((10, ()), (11, (24000,))):
-        done = compose(labels, ids, patch, np.zeros(patch.mask.shape, bool), PERSON, 24001, least)
+    for min_visible, dropped in ((10, ()), (11, (24000,))):
+        done = compose(labels, ids, patch, np.zeros(patch.mask.shape, bool), PERSON, 24001, min_visible)
         assert done.dropped == dropped
         assert done.given_back.sum() == (10 if dropped else 0)
     assert (done.instance_ids[6:14, 24] == 8).all()
@@ -230,13 +238,13 @@ def test_an_occluded_object_is_uncut_where_the_order_permits(order, label, whole
     objects = [things[name] for name in order]
     labels, ids = rasterise(objects, 60, 40)
     patch = full_patch(18, 8, 28, 25)
-    hidden = hidden_part(patch, contact_rows(labels, ids))
-    assert hidden.any()
+    occluded = occluded_part(patch, contact_rows(labels, ids))
+    assert occluded.any()
     before = Outlines(tuple(objects))
     label_id = box(label, 0, 0, 1, 1).label_id
     new_id = label_id * 1000 + before.count(label)
-    after = before.insert(label, patch, hidden)
-    done = compose(labels, ids, patch, hidden, label_id, new_id, 1)
+    after = before.insert(label, patch, occluded)
+    done = compose(labels, ids, patch, occluded, label_id, new_id, 1)
     assert np.array_equal(official(after, 60, 40), done.instance_ids)
     (new,) = (thing for thing in after.objects if all(thing is not one for one in objects))
     assert new.label == label and new.polygon[:, 1].max() == (24 if whole else 19)
@@ -259,10 +267,10 @@ def test_pieces_are_joined_without_a_trace_on_what_stands_in_front(in_front):
     objects = [box("building", 0, 0, 59, 39), *in_front, *later]
     _, ids = rasterise(objects, 60, 40)
     patch = full_patch(12, 12, 50, 26)
-    hidden = ~np.isin(ids[patch.window], (7, 11))
+    occluded = ~np.isin(ids[patch.window], (7, 11))
     wanted = ids.copy()
-    wanted[patch.window][~hidden] = 31000
-    after = Outlines(tuple(objects)).insert("train", patch, hidden)
+    wanted[patch.window][~occluded] = 31000
+    after = Outlines(tuple(objects)).insert("train", patch, occluded)
     assert after.objects[: len(objects)] == tuple(objects)
     assert np.array_equal(official(after, 60, 40), wanted)
 

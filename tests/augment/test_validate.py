@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from augment.tree import add_raw, add_train_ids, export_coco
+from augment.tree_extras import add_raw, add_train_ids, export_coco
 from augment.validate import RULES, validate_tree
 from data.writer import encode_png
 from scripts.synth import validate
@@ -20,7 +20,7 @@ from tests.programs import refused, run_here, run_ok
 
 CROP = "gtFine/train/ashsyn/ashsyn_000000_000000_gtFine"  # of the two-part car
 RAW = "gtFine/train/ash/ash_000000_000019_gtFine"
-PICTURE = "leftImg8bit/train/ashsyn/ashsyn_000000_000000_leftImg8bit.png"
+IMAGE = "leftImg8bit/train/ashsyn/ashsyn_000000_000000_leftImg8bit.png"
 COCO_FILE = "annotations/instancesonly_filtered_gtFine_train.json"
 
 
@@ -36,7 +36,7 @@ def sound(request, tmp_path_factory):
 
 @pytest.fixture
 def tree(sound, tmp_path):
-    """A tree to break, with the truth of both modes in turn."""
+    """A tree to break, with the ground truth of both modes in turn."""
     return Path(shutil.copytree(sound, tmp_path / "tree"))
 
 
@@ -72,11 +72,11 @@ def test_sound_trees_have_no_findings(sound, tmp_path):
 
 
 def test_a_part_of_the_data_set_is_sound_too(tmp_path):
-    """Label maps without pictures, colour or polygons; and pictures without truth."""
+    """Label maps without images, colour or polygons; and images without ground truth."""
     write_miniature(tmp_path, "val", 2)
     (tmp_path / "leftImg8bit" / "test" / "oslo").mkdir(parents=True)
-    picture = tmp_path / "leftImg8bit" / "test" / "oslo" / "oslo_000000_000019_leftImg8bit.png"
-    picture.write_bytes(encode_png(np.zeros((8, 16, 3), np.uint8)))
+    image = tmp_path / "leftImg8bit" / "test" / "oslo" / "oslo_000000_000019_leftImg8bit.png"
+    image.write_bytes(encode_png(np.zeros((8, 16, 3), np.uint8)))
     assert validate_tree(tmp_path) == []
     with pytest.raises(InputError, match="holds neither leftImg8bit/ nor gtFine/"):
         validate_tree(tmp_path / "gtFine")
@@ -90,10 +90,10 @@ def test_each_of_the_four_files_is_missed(tree, ending):
     assert found["files"] == f"{CROP.removesuffix('_gtFine')}: lacks ashsyn_000000_000000_gtFine{ending}"
 
 
-def test_pictures_and_crops_of_panoramas_are_missed(tree):
-    (tree / PICTURE).unlink()
+def test_images_and_crops_of_panoramas_are_missed(tree):
+    (tree / IMAGE).unlink()
     found = [str(one) for one in validate_tree(tree) if one.rule == "files"]
-    assert len(found) == 2 and "has no picture" in found[0] and "the crop of this panorama" in found[1]
+    assert len(found) == 2 and "has no image" in found[0] and "the crop of this panorama" in found[1]
 
 
 def test_illegal_names_and_places_are_named(tree):
@@ -111,23 +111,23 @@ def test_illegal_names_and_places_are_named(tree):
 
 
 def test_damaged_files_and_wrong_kinds_of_image_are_named(tree):
-    whole = (tree / PICTURE).read_bytes()
-    (tree / PICTURE).write_bytes(whole[:-20])
+    whole = (tree / IMAGE).read_bytes()
+    (tree / IMAGE).write_bytes(whole[:-20])
     (tree / f"{CROP}_polygons.json").write_text("{")
     path = tree / f"{RAW}_instanceIds.png"
     cv2.imwrite(str(path), read(path).astype(np.uint8))
     found = [one for one in validate_tree(tree) if one.rule in ("damaged", "mode")]
     assert [(one.rule, one.path) for one in found] == [
         ("mode", f"{RAW}_instanceIds.png"),
-        ("damaged", PICTURE),
+        ("damaged", IMAGE),
         ("damaged", f"{CROP}_polygons.json"),
     ]
     assert found[0].text == "must be 16-bit grey, but is 8-bit grey"
 
 
 def test_sizes_that_differ_are_named(tree):
-    (tree / PICTURE).write_bytes(encode_png(np.zeros((100, 200, 3), np.uint8)))
-    assert rules_of(tree)["size"] == f"{PICTURE}: is 200x100, but instanceIds 256x128 pixels"
+    (tree / IMAGE).write_bytes(encode_png(np.zeros((100, 200, 3), np.uint8)))
+    assert rules_of(tree)["size"] == f"{IMAGE}: is 200x100, but instanceIds 256x128 pixels"
 
 
 def test_maps_that_disagree_are_named_with_the_first_pixel(tree):
@@ -240,9 +240,9 @@ def test_polygon_files_without_groups_and_stuff_are_found(tree):
 
 
 def test_the_manifest_is_compared_with_the_files(tree):
-    (tree / PICTURE).write_bytes(encode_png(np.zeros((128, 256, 3), np.uint8)))
+    (tree / IMAGE).write_bytes(encode_png(np.zeros((128, 256, 3), np.uint8)))
     assert rules_of(tree) == {}
-    assert rules_of(tree, verify=True) == {"manifest": f"{PICTURE}: has changed since it was written"}
+    assert rules_of(tree, verify=True) == {"manifest": f"{IMAGE}: has changed since it was written"}
     panorama = "panorama/train/ashsyn/ashsyn_000000_000001_leftImg8bit.png"
     (tree / panorama).unlink()
     assert rules_of(tree) == {"manifest": f"{panorama}: listed in the manifest, but not there"}

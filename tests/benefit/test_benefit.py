@@ -82,7 +82,7 @@ def test_processes_share_the_tasks_and_do_each_once_after_what_it_needs(tmp_path
 
 
 @pytest.mark.parametrize("method", ("prior", "copy_paste"))
-def test_persons_of_other_pictures_are_pasted_and_seen(tmp_path, method):
+def test_persons_of_other_images_are_pasted_and_seen(tmp_path, method):
     write_streets(tmp_path / "tree", 4, 0, (256, 128), seed=1)
     frames = list_frames(tmp_path / "tree", "train")
     donors = [donor for frame in frames for donor in donors_of(frame)]
@@ -95,11 +95,11 @@ def test_persons_of_other_pictures_are_pasted_and_seen(tmp_path, method):
         for root in (tmp_path / "tree", tmp_path / "out")
     )
     assert pasted >= 4 and after > before
-    pictures = [
+    images = [
         [path.read_bytes() for path in sorted((tmp_path / name / "leftImg8bit").rglob("*.png"))]
         for name in ("tree", "out")
     ]
-    assert len(pictures[1]) == 4 and pictures[0] != pictures[1]
+    assert len(images[1]) == 4 and images[0] != images[1]
 
 
 def test_whole_repainted_frames_show_the_raw_annotation_and_new_pixels_only_in_one_instance(tmp_path):
@@ -112,9 +112,9 @@ def test_whole_repainted_frames_show_the_raw_annotation_and_new_pixels_only_in_o
     shape = (128, 256)
     raws = [(frame.read_maps(), frame.read_image(shape)) for frame in list_frames(tmp_path / "tree", "train")]
     for frame in frames:
-        (labels, ids), picture = frame.read_maps(), frame.read_image(shape)
+        (labels, ids), image = frame.read_maps(), frame.read_image(shape)
         ((_, raw),) = [one for one in raws if all(map(np.array_equal, one[0], (labels, ids)))]
-        changed = np.unique(ids[(picture != raw).any(2)])
+        changed = np.unique(ids[(image != raw).any(2)])
         assert len(changed) == 1 and changed[0] >= 24000
 
 

@@ -55,7 +55,7 @@ def scene() -> list[Segment]:
     return segments[::-1]
 
 
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     """(HEIGHT, WIDTH, 3) uint8."""
     return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 
@@ -123,7 +123,7 @@ def coco_panoptic(root: Path) -> None:
         for name in names:
             colours, infos = _coco_segments({role: number for role, (number, _) in COCO.items()})
             save(root / "annotations" / f"panoptic_{split}" / f"{name}.png", colours)
-            save(root / split / f"{name}.jpg", picture())
+            save(root / split / f"{name}.jpg", image())
             images.append({"id": int(name), "file_name": f"{name}.jpg", "width": WIDTH, "height": HEIGHT})
             annotations.append({"image_id": int(name), "file_name": f"{name}.png", "segments_info": infos})
         content = {"images": images, "annotations": annotations, "categories": categories}
@@ -168,7 +168,7 @@ def _vistas(root: Path, folder: str, config: str, names: dict[str, str]) -> None
             instances = encode(scene(), code, place["void"] * 256)
             save(root / split / folder / "instances" / f"{name}.png", instances.astype(np.uint16))
             save(root / split / folder / "labels" / f"{name}.png", (instances // 256).astype(np.uint8))
-            save(root / split / "images" / f"{name}.jpg", picture())
+            save(root / split / "images" / f"{name}.jpg", image())
 
 
 def mapillary_12(root: Path) -> None:
@@ -208,7 +208,7 @@ def bdd100k(root: Path) -> None:
                 key = number if segment.label in THINGS else BDD[segment.label]
                 mask[segment.mask] = BDD[segment.label], attributes, key >> 8, key & 255
             save(root / "labels/pan_seg/bitmasks" / split / f"{name}.png", mask)
-            save(root / "images/10k" / split / f"{name}.jpg", picture())
+            save(root / "images/10k" / split / f"{name}.jpg", image())
 
 
 CITYSCAPES = {
@@ -242,10 +242,10 @@ def kitti360(root: Path) -> None:
             save(maps / "semantic" / f"{frame:010d}.png", labels.astype(np.uint8))
             save(maps / "instance" / f"{frame:010d}.png", instances.astype(np.uint16))
             save(maps / "confidence" / f"{frame:010d}.png", np.full((HEIGHT, WIDTH), 65535, np.uint16))
-            picture_path = f"data_2d_raw/{drive}/image_00/data_rect/{frame:010d}.png"
-            save(root / picture_path, picture())
+            image_path = f"data_2d_raw/{drive}/image_00/data_rect/{frame:010d}.png"
+            save(root / image_path, image())
             semantic = f"data_2d_semantics/train/{drive}/image_00/semantic/{frame:010d}.png"
-            lists["val" if drive == KITTI_VAL else "train"].append(f"{picture_path} {semantic}\n")
+            lists["val" if drive == KITTI_VAL else "train"].append(f"{image_path} {semantic}\n")
     for split, lines in lists.items():
         (drives / f"2013_05_28_drive_{split}_frames.txt").write_text("".join(lines))
 
@@ -280,10 +280,10 @@ def idd(root: Path) -> None:
     ):
         labels = encode(scene(), lambda segment: IDD[segment.label], void=35)
         instances = encode(scene(), _with_number(IDD), void=35)
-        truth = root / "gtFine" / split / drive
-        save(truth / f"{name}_gtFine_labelids.png", labels.astype(np.uint8))
-        save(truth / f"{name}_gtFine_instanceids.png", instances.astype(np.uint16))
-        save(root / "leftImg8bit" / split / drive / f"{name}_leftImg8bit{ending}", picture())
+        ground_truth = root / "gtFine" / split / drive
+        save(ground_truth / f"{name}_gtFine_labelids.png", labels.astype(np.uint8))
+        save(ground_truth / f"{name}_gtFine_instanceids.png", instances.astype(np.uint16))
+        save(root / "leftImg8bit" / split / drive / f"{name}_leftImg8bit{ending}", image())
 
 
 def acdc(root: Path) -> None:
@@ -295,7 +295,7 @@ def acdc(root: Path) -> None:
     ):
         labels = encode(scene(), lambda segment: CITYSCAPES[segment.label])
         save(root / "gt" / place / f"{frame}_gt_labelIds.png", labels.astype(np.uint8))
-        save(root / "rgb_anon" / place / f"{frame}_rgb_anon.png", picture())
+        save(root / "rgb_anon" / place / f"{frame}_rgb_anon.png", image())
         if place.startswith("night"):
             name = f"{place}/{frame}_gt_panoptic.png"
             colours, infos = _coco_segments(CITYSCAPES)

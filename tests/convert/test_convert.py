@@ -1,4 +1,4 @@
-"""scripts.convert on a miniature of each data set: truth to the pixel, readers, bad input, going on."""
+"""scripts.convert on a miniature of each data set: exact maps, readers, bad input, going on."""
 
 import json
 from pathlib import Path
@@ -110,8 +110,8 @@ def test_manifest_and_report_tell_what_became_of_what(converted):
     format_name, source, out, done = converted
     lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     for line in lines:
-        picture = next(path for path in line["outputs"] if path.startswith("leftImg8bit"))
-        ours, theirs = cv2.imread(str(out / picture)), cv2.imread(str(source / line["picture"]))
+        image = next(path for path in line["outputs"] if path.startswith("leftImg8bit"))
+        ours, theirs = cv2.imread(str(out / image)), cv2.imread(str(source / line["picture"]))
         assert np.array_equal(ours, theirs)
         assert all((source / path).is_file() for path in line["annotations"])
     rows = json.loads((out / "convert.json").read_text())["categories"]
@@ -121,20 +121,20 @@ def test_manifest_and_report_tell_what_became_of_what(converted):
     assert all(name in done.stdout for name in rows)
 
 
-def test_what_a_picture_holds_decides_and_no_note_on_orientation_is_passed_on(tmp_path):
+def test_what_an_image_holds_decides_and_no_note_on_orientation_is_passed_on(tmp_path):
     source, out = tmp_path / "source", tmp_path / "out"
     miniatures.coco_panoptic(source)
-    folder, picture, note = source / "train2017", Image.fromarray(miniatures.picture()), Image.Exif()
+    folder, image, note = source / "train2017", Image.fromarray(miniatures.image()), Image.Exif()
     note[0x0112] = 3
-    picture.save(folder / "000000000009.jpg", "PNG", exif=note)
+    image.save(folder / "000000000009.jpg", "PNG", exif=note)
     (folder / "000000000025.jpg").rename(folder / "000000000025.JPG")
-    picture.save(source / "val2017/000000000139.jpg", "WEBP")
+    image.save(source / "val2017/000000000139.jpg", "WEBP")
     done = run("coco_panoptic", source, out, "--link")
-    assert done.returncode == 1 and "000000000139.jpg: a WebP, but a picture is a PNG or JPEG" in done.stderr
+    assert done.returncode == 1 and "000000000139.jpg: a WebP, but an image is a PNG or JPEG" in done.stderr
     made = sorted(out.glob("leftImg8bit/*/*/*"))
     assert len(made) == 2 and not any(path.is_symlink() for path in made)
     assert all(is_plain_png(path.read_bytes()) for path in made)
-    assert np.array_equal(cv2.imread(str(made[0]))[..., ::-1], miniatures.picture())
+    assert np.array_equal(cv2.imread(str(made[0]))[..., ::-1], miniatures.image())
 
 
 def test_names_say_where_a_frame_comes_from(tmp_path):
@@ -280,7 +280,7 @@ def test_a_frame_whose_entry_makes_no_sense_fails_alone(tmp_path):
     del content["annotations"][0]["segments_info"][0]["category_id"]
     path.write_text(json.dumps(content))
     done = run("coco_panoptic", tmp_path / "source", tmp_path / "out")
-    assert done.returncode == 1 and "2 of 3 pictures" in done.stdout
+    assert done.returncode == 1 and "2 of 3 images" in done.stdout
     assert "000000000009.png: its entry in panoptic_train2017.json can't be read" in done.stderr
 
 
@@ -347,7 +347,7 @@ def test_a_bad_item_fails_alone_and_the_same_command_goes_on(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in out.glob("gtFine/*/*/*")}
     bad.write_bytes(whole)
     done = run("acdc", root, out)
-    assert done.returncode == 0 and "holds 2 of 3 pictures already" in done.stdout
+    assert done.returncode == 0 and "holds 2 of 3 images already" in done.stdout
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
     assert run("acdc", root, tmp_path / "at_once").returncode == 0
     one, other = files_in(out), files_in(tmp_path / "at_once")
@@ -413,7 +413,7 @@ def test_a_run_that_was_cut_short_is_gone_on_with(tmp_path):
     assert run_here(validate.main, out, "--verify", "--num_workers", 1).returncode == 0
 
 
-def test_a_tree_is_not_mixed_with_other_pictures(tmp_path):
+def test_a_tree_is_not_mixed_with_other_images(tmp_path):
     root, out = tmp_path / "source", tmp_path / "out"
     miniatures.bdd100k(root)
     assert run("bdd100k", root, out).returncode == 0

@@ -47,7 +47,7 @@ def test_masks_with_parts_and_holes_are_exact_and_other_labels_are_left_out():
     assert "ignore" not in car and "id" not in car
 
 
-def test_the_file_counts_from_one_and_names_pictures_below_leftimg8bit(town):
+def test_the_file_counts_from_one_and_names_images_below_leftimg8bit(town):
     content = json.loads(coco_path(town, "train").read_text())
     assert [one["id"] for one in content["annotations"]] == list(range(1, len(content["annotations"]) + 1))
     assert [one["id"] for one in content["images"]] == [1, 2, 3]
@@ -59,13 +59,13 @@ def test_the_file_counts_from_one_and_names_pictures_below_leftimg8bit(town):
 
 
 def test_pycocotools_gives_perfect_predictions_an_average_precision_of_one(town):
-    truth = COCO(str(coco_path(town, "train")))
+    ground_truth = COCO(str(coco_path(town, "train")))
     predictions = [
         {key: one[key] for key in ("image_id", "category_id", "segmentation")} | {"score": 0.9}
-        for one in truth.dataset["annotations"]
+        for one in ground_truth.dataset["annotations"]
         if not one["iscrowd"]
     ]
-    judge = COCOeval(truth, truth.loadRes(predictions), "segm")
+    judge = COCOeval(ground_truth, ground_truth.loadRes(predictions), "segm")
     judge.evaluate()
     judge.accumulate()
     judge.summarize()
@@ -78,7 +78,7 @@ def test_the_order_of_processing_does_not_matter_and_bad_maps_are_named(town, tm
     assert path.read_bytes() == coco_path(town, "train").read_bytes()
     write_town(tmp_path, 1)
     (frame,) = list_frames(tmp_path, "train")
-    frame.instance_path.write_bytes(b"no picture")
+    frame.instance_path.write_bytes(b"no image")
     with pytest.raises(InputError, match=r"instanceIds\.png: truncated or damaged"):
         write_coco(tmp_path, "train", [frame], {})
     left_out = []

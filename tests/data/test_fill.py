@@ -5,7 +5,7 @@ import pytest
 from cityscapesscripts.helpers.labels import name2label
 from scipy import ndimage
 
-from data.erased import erase_exactly
+from data.erasures import erase_exactly
 from data.fill import fill_hole
 from data.geometry import is_thing
 from data.labels import LABEL_OF_VALUE
@@ -59,26 +59,26 @@ def test_level_surfaces_go_on_where_the_hole_leaves_the_image_above_or_below(top
 
 def test_a_slanting_kerb_crosses_a_wide_hole_in_a_line():
     rows, columns = np.mgrid[:48, :64]
-    truth = np.where(rows > 20 + columns / 4, ROAD, BUILDING).astype(np.uint16)
-    hole = np.zeros(truth.shape, bool)
+    ground_truth = np.where(rows > 20 + columns / 4, ROAD, BUILDING).astype(np.uint16)
+    hole = np.zeros(ground_truth.shape, bool)
     hole[16:46, 20:44] = True
-    values = np.where(hole, CAR, truth).astype(np.uint16)
-    assert (filled(values, hole) != truth).sum() <= 24  # a pixel a column
+    values = np.where(hole, CAR, ground_truth).astype(np.uint16)
+    assert (filled(values, hole) != ground_truth).sum() <= 24  # a pixel a column
 
 
 def test_an_upright_border_stays_where_it_is_above():
-    truth = scene()
-    truth[:24, 33:] = SKY
-    values = truth.copy()
-    assert np.array_equal(filled(values, person(values)), truth)
+    ground_truth = scene()
+    ground_truth[:24, 33:] = SKY
+    values = ground_truth.copy()
+    assert np.array_equal(filled(values, person(values)), ground_truth)
 
 
 @pytest.mark.parametrize("behind", [CAR, CAR // 1000, HOOD])  # single, a group, no thing
 def test_other_things_are_no_filling_but_go_on_between_their_two_sides(behind):
-    truth = scene()
-    truth[20:34, 10:50] = behind
-    values = truth.copy()
-    assert np.array_equal(filled(values, person(values)), truth)
+    ground_truth = scene()
+    ground_truth[20:34, 10:50] = behind
+    values = ground_truth.copy()
+    assert np.array_equal(filled(values, person(values)), ground_truth)
     values = scene()
     values[20:34, 36:50] = CAR  # touches the person's right side only
     assert (filled(values, person(values)) == np.where(values == CAR, CAR, scene())).all()
@@ -103,17 +103,17 @@ def test_no_bite_is_left_in_what_stands_behind_but_what_stands_in_front_keeps_it
 
 
 def test_a_pole_comes_down_to_the_ground():
-    truth = scene()
-    truth[:24, 32:34] = POLE
-    values = truth.copy()
-    assert np.array_equal(filled(values, person(values)), truth)
+    ground_truth = scene()
+    ground_truth[:24, 32:34] = POLE
+    values = ground_truth.copy()
+    assert np.array_equal(filled(values, person(values)), ground_truth)
 
 
 def test_what_lies_on_the_scene_is_not_spread():
-    truth = scene()
-    truth[:, 6:9] = HOOD  # between a person at the border of the image and everything else
-    values = truth.copy()
-    assert np.array_equal(filled(values, person(values, left=0)), truth)
+    ground_truth = scene()
+    ground_truth[:, 6:9] = HOOD  # between a person at the border of the image and everything else
+    values = ground_truth.copy()
+    assert np.array_equal(filled(values, person(values, left=0)), ground_truth)
 
 
 @pytest.mark.parametrize("around", [CAR, HOOD])
@@ -138,7 +138,7 @@ def test_a_far_surface_is_found():
 
 
 @pytest.mark.parametrize("size", [(512, 256), (128, 64)])
-def test_the_fill_is_nearer_to_the_truth_than_the_nearest_surface(size):
+def test_the_fill_is_nearer_to_the_ground_truth_than_the_nearest_surface(size):
     right, nearest_right, pixels = 0, 0, 0
     for index in range(8):
         made = make_scene(0, "val", index, *size, erased=True)

@@ -158,10 +158,10 @@ def test_other_files_are_no_png(tree):
 @pytest.mark.parametrize(
     ("which", "change", "words"),
     [
-        (0, lambda a: np.stack([a] * 3, -1), "8-bit RGB picture"),
-        (0, lambda a: np.stack([a] * 4, -1), "8-bit RGBA picture"),
-        (0, lambda a: a.astype(np.uint16), "16-bit grey picture"),
-        (1, lambda a: (a % 256).astype(np.uint8), "8-bit grey picture"),
+        (0, lambda a: np.stack([a] * 3, -1), "8-bit RGB image"),
+        (0, lambda a: np.stack([a] * 4, -1), "8-bit RGBA image"),
+        (0, lambda a: a.astype(np.uint16), "16-bit grey image"),
+        (1, lambda a: (a % 256).astype(np.uint8), "8-bit grey image"),
         (0, lambda a: a[:64], "256x64"),
         (0, lambda a: np.where(a == ROAD, 34, a).astype(np.uint8), "[34]"),
         (0, lambda a: np.roll(a, 60, axis=1), "disagrees"),
@@ -174,7 +174,7 @@ def test_other_files_are_no_png(tree):
         ),
     ],
 )
-def test_wrong_pictures_are_refused(tree, which, change, words):
+def test_wrong_images_are_refused(tree, which, change, words):
     path = frame_paths(tree, 0)[which]
     write_png(path, change(np.asarray(Image.open(path))))
     message = refusal(only_frame(tree).read_maps)

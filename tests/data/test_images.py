@@ -1,4 +1,4 @@
-"""data/images.py: pictures and maps of every kind, read as their pixels are stored or refused by name."""
+"""data/images.py: images and maps of every kind, read as their pixels are stored or refused by name."""
 
 import io
 import os
@@ -18,7 +18,7 @@ IDS = GREY.astype(np.uint16) * 120
 
 
 def png(array: np.ndarray, **settings) -> bytes:
-    """A picture as Pillow writes it."""
+    """An image as Pillow writes it."""
     return saved(Image.fromarray(array), "PNG", **settings)
 
 
@@ -29,7 +29,7 @@ def saved(image: Image.Image, kind: str, **settings) -> bytes:
 
 
 def turned(kind: str) -> bytes:
-    """A picture with a note to turn it by 90 degrees."""
+    """An image with a note to turn it by 90 degrees."""
     note = Image.Exif()
     note[0x0112] = 6
     return saved(Image.fromarray(RGB), kind, exif=note, **({"quality": 95} if kind == "JPEG" else {}))
@@ -74,24 +74,22 @@ BAD_STREAM = raw_png(RGB[:20], 8, 2)  # half of the rows that the header promise
         pytest.param(png(RGB) + b"more", RGB, id="bytes behind the end"),
     ),
 )
-def test_pictures_are_read_as_stored_whatever_the_suffix_says(tmp_path, content, pixels):
+def test_images_are_read_as_stored_whatever_the_suffix_says(tmp_path, content, pixels):
     path = tmp_path / os.fsdecode(b"Stra\xdfe.jpg")
     path.write_bytes(content)
-    picture = read_image(path)
-    assert picture.shape == RGB.shape and picture.dtype == np.uint8 and picture.flags.writeable
-    assert pixels is None or np.array_equal(picture, pixels)
+    image = read_image(path)
+    assert image.shape == RGB.shape and image.dtype == np.uint8 and image.flags.writeable
+    assert pixels is None or np.array_equal(image, pixels)
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     (
-        pytest.param(png(rgba(HOLES)), "8-bit RGBA picture with transparent pixels", id="holes"),
-        pytest.param(raw_png(np.dstack([IDS] * 3), 16, 2), "16-bit RGB picture", id="16-bit rgb"),
-        pytest.param(png(IDS), "16-bit grey picture", id="16-bit grey"),
+        pytest.param(png(rgba(HOLES)), "8-bit RGBA image with transparent pixels", id="holes"),
+        pytest.param(raw_png(np.dstack([IDS] * 3), 16, 2), "16-bit RGB image", id="16-bit rgb"),
+        pytest.param(png(IDS), "16-bit grey image", id="16-bit grey"),
         pytest.param(saved(Image.fromarray(RGB).convert("CMYK"), "JPEG"), "JPEG in CMYK", id="cmyk"),
-        pytest.param(
-            saved(Image.fromarray(RGB), "WEBP"), "a WebP, but a picture is a PNG or JPEG", id="webp"
-        ),
+        pytest.param(saved(Image.fromarray(RGB), "WEBP"), "a WebP, but an image is a PNG or JPEG", id="webp"),
         pytest.param(saved(Image.fromarray(RGB), "BMP"), "a BMP, but", id="bmp"),
         pytest.param(b"version https://git-lfs.github.com/spec/v1\n", "Git LFS", id="pointer"),
         pytest.param(b"", "damaged", id="empty"),
@@ -102,7 +100,7 @@ def test_pictures_are_read_as_stored_whatever_the_suffix_says(tmp_path, content,
         pytest.param(raw_png(RGB, 8, 2, size=(20000, 20000)), "too large", id="huge"),
     ),
 )
-def test_other_pictures_are_refused_in_a_line_that_names_the_file_and_the_reason(tmp_path, content, words):
+def test_other_images_are_refused_in_a_line_that_names_the_file_and_the_reason(tmp_path, content, words):
     path = tmp_path / "picture.png"
     path.write_bytes(content)
     with pytest.raises(InputError) as error:
@@ -116,21 +114,21 @@ def test_other_pictures_are_refused_in_a_line_that_names_the_file_and_the_reason
     (
         (read_label_map, png(GREY), None),
         (read_label_map, raw_png(GREY, 8, 0, chunk(b"tRNS", b"\0\7")), None),
-        (read_label_map, png(IDS), "a 16-bit grey picture, but a label map is an 8-bit grey PNG"),
+        (read_label_map, png(IDS), "a 16-bit grey image, but a label map is an 8-bit grey PNG"),
         (
             read_label_map,
             raw_png(GREY[:, :30], 4, 0),
-            "a 4-bit grey picture",
+            "a 4-bit grey image",
         ),  # which libraries would stretch
-        (read_label_map, saved(PALETTED, "PNG"), "palette picture"),
+        (read_label_map, saved(PALETTED, "PNG"), "palette image"),
         (read_label_map, saved(Image.fromarray(GREY), "JPEG"), "a JPEG, but a label map"),
         (read_label_map, raw_png(GREY[:20], 8, 0), "truncated or damaged"),
         (read_instance_map, png(IDS), None),
         (read_instance_map, raw_png(IDS, 16, 0, chunk(b"tRNS", b"\0\0")), None),
-        (read_instance_map, png(GREY), "an 8-bit grey picture, but an instance map is a 16-bit grey PNG"),
-        (read_instance_map, raw_png(np.dstack([IDS] * 3), 16, 2), "a 16-bit RGB picture"),
-        (read_instance_map, raw_png(np.dstack([IDS] * 2), 16, 4), "a 16-bit grey with alpha picture"),
-        (read_instance_map, raw_png(np.dstack([IDS] * 4), 16, 6), "a 16-bit RGBA picture"),
+        (read_instance_map, png(GREY), "an 8-bit grey image, but an instance map is a 16-bit grey PNG"),
+        (read_instance_map, raw_png(np.dstack([IDS] * 3), 16, 2), "a 16-bit RGB image"),
+        (read_instance_map, raw_png(np.dstack([IDS] * 2), 16, 4), "a 16-bit grey with alpha image"),
+        (read_instance_map, raw_png(np.dstack([IDS] * 4), 16, 6), "a 16-bit RGBA image"),
         (read_instance_map, raw_png(IDS, 16, 0, size=(20000, 20000)), "too large"),
     ),
 )
@@ -151,7 +149,7 @@ def test_what_other_programs_would_turn_is_no_plain_png():
         assert not is_plain_png(content)
 
 
-def test_a_picture_is_found_by_any_suffix_the_png_first(tmp_path):
+def test_an_image_is_found_by_any_suffix_the_png_first(tmp_path):
     wanted = tmp_path / "a.b_leftImg8bit.png"
     assert find_image(wanted) is None
     for suffix in (".webp", ".JPEG", ".jpg", ".Png", ".png"):

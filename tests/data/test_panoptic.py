@@ -33,9 +33,9 @@ def test_segments_are_those_of_the_instance_maps(town):
     first = content["annotations"][0]
     by_id = {one["id"]: one for one in first["segments_info"]}
     assert by_id[24]["iscrowd"] == 1 and by_id[26000]["category_id"] == 26 and by_id[7]["iscrowd"] == 0
-    picture = cv2.imread(str(path.with_suffix("") / first["file_name"]))[..., ::-1].astype(int)
+    image = cv2.imread(str(path.with_suffix("") / first["file_name"]))[..., ::-1].astype(int)
     instances = cv2.imread(str(list_frames(town, "train")[0].instance_path), cv2.IMREAD_UNCHANGED)
-    ids = picture @ [1, 256, 65536]
+    ids = image @ [1, 256, 65536]
     assert np.array_equal(ids[ids > 0], instances[ids > 0]) and (ids == 26000).sum() == by_id[26000]["area"]
 
 
@@ -59,7 +59,7 @@ def test_a_tool_that_ends_the_process_is_one_line():
         printError("no files")
 
 
-def test_the_official_evaluation_gives_the_truth_full_marks(town, tmp_path):
+def test_the_official_evaluation_gives_the_ground_truth_full_marks(town, tmp_path):
     path = town / "gtFine" / "cityscapes_panoptic_train.json"
     found = evaluatePanoptic(
         str(path), str(path.with_suffix("")), str(path), str(path.with_suffix("")), str(tmp_path / "r.json")

@@ -53,7 +53,7 @@ def test_numbers_count_per_class_in_file_order_and_groups_have_none():
     assert np.array_equal(labels, np.where(instances < 1000, instances, instances // 1000))
 
 
-def test_hidden_objects_go_and_the_rest_is_renumbered():
+def test_occluded_objects_go_and_the_rest_is_renumbered():
     objects = [square("person", 5, 5, 4), square("car", 2, 2, 10), square("person", 20, 5, 4)]
     indices, top = visible_only(topmost(objects, WIDTH, HEIGHT))
     kept = [objects[i] for i in indices]

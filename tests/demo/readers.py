@@ -11,11 +11,11 @@ from data.coco import coco_path
 
 
 def check_official(root: Path, split: str, persons: int) -> None:
-    """The tree has picture, maps, colours and COCO JSON of one frame, with so many single persons in each."""
-    ((picture, (labels, colours)),) = Cityscapes(
+    """The tree has image, maps, colours and COCO JSON of one frame, with so many single persons in each."""
+    ((image, (labels, colours)),) = Cityscapes(
         root, split=split, mode="fine", target_type=["semantic", "color"]
     )
-    assert picture.size == labels.size == colours.size
+    assert image.size == labels.size == colours.size
     (path,) = root.glob(f"gtFine/{split}/*/*_instanceIds.png")
     assert getCsFileInfo(str(path)).type == "gtFine"
     (found,) = instances2dict([str(path)], verbose=False).values()

@@ -13,13 +13,13 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 import scripts.demo
-from augment.insert.gates import RULES, Gates
+from augment.placement.filters import FILTERS, Filters
 from data.coco import coco_path
 from data.frame import list_frames
 from demo import actions
 from demo.files import write_zip
+from demo.images import before_and_after, in_scene, scene_image
 from demo.options import DemoOptions
-from demo.pictures import before_and_after, in_scene, scene_picture
 from demo.state import FORCED, Wishes
 from demo.studio import Studio
 from streets.scenes import write_streets
@@ -92,16 +92,16 @@ def test_a_slider_moves_one_number_and_the_mask_with_it(studio, begun):
     assert actions.undo(moved).objects == state.objects, "one drag is one change"
 
 
-def test_what_rules_forbid_is_refused_in_words_unless_forced(studio, begun):
+def test_what_filters_reject_is_explained_in_words_unless_forced(studio, begun):
     sky = (128.5, 30.5)
     refused = actions.click(studio, begun, WISHES, *sky)
     assert not refused.objects
-    assert refused.message == f"**Refused:** the rule “support” asks: {RULES['support']}."
+    assert refused.message == f"**Rejected:** the filter “support” asks: {FILTERS['support']}."
     tall = actions.click(studio, begun, WISHES, 180.5, 80.5)
     assert not tall.objects and "“height”" in tall.message and " m high" in tall.message
-    assert len(actions.click(studio, begun, replace(WISHES, gates=FORCED), *sky).objects) == 1
-    others = tuple(rule for rule in RULES if rule not in ("support", "height"))
-    assert len(actions.click(studio, begun, replace(WISHES, gates=Gates(others)), *sky).objects) == 1
+    assert len(actions.click(studio, begun, replace(WISHES, filters=FORCED), *sky).objects) == 1
+    others = tuple(filter_name for filter_name in FILTERS if filter_name not in ("support", "height"))
+    assert len(actions.click(studio, begun, replace(WISHES, filters=Filters(others)), *sky).objects) == 1
 
 
 def test_too_near_to_another_one_names_the_limit(studio, begun):
@@ -110,13 +110,13 @@ def test_too_near_to_another_one_names_the_limit(studio, begun):
     assert again.objects == state.objects and "0.5 times the height" in again.message
 
 
-def test_surprise_says_what_was_refused_before_and_differs_each_time(studio, begun):
-    wishes = replace(WISHES, gates=Gates(("inside", "support")))
+def test_surprise_says_what_was_rejected_before_and_differs_each_time(studio, begun):
+    wishes = replace(WISHES, filters=Filters(("inside", "support")))
     state = actions.surprise(studio, begun, wishes)
     other = actions.surprise(studio, state, wishes)
     assert len(other.objects) == 2 and not np.array_equal(*(one.theta for one in other.objects))
     assert other.message.startswith("Drawn: person 2")
-    nothing = actions.surprise(studio, begun, replace(WISHES, gates=Gates(min_score=1.0)))
+    nothing = actions.surprise(studio, begun, replace(WISHES, filters=Filters(min_score=1.0)))
     assert not nothing.objects and "the score of the place is at least 1" in nothing.message
 
 
@@ -151,17 +151,17 @@ def test_pixels_change_where_objects_are(studio, begun):
 
 
 def test_heat_is_painted_over_as_strongly_as_wished(studio, begun):
-    plain, half, full = (scene_picture(studio, begun, WISHES, share).astype(int) for share in (0, 0.5, 1))
+    plain, half, full = (scene_image(studio, begun, WISHES, opacity).astype(int) for opacity in (0, 0.5, 1))
     assert np.array_equal(plain, begun.image.rgb)
     assert np.abs(half - (plain + full) / 2).max() <= 1 and np.abs(full - plain).max() > 50
 
 
-def test_a_large_picture_is_shown_smaller_and_clicks_are_meant_in_its_pixels(studio, tmp_path):
+def test_a_large_image_is_shown_smaller_and_clicks_are_meant_in_its_pixels(studio, tmp_path):
     labels = np.full((1024, 2048), 7, np.uint8)
     write_png(tmp_path / "a.png", labels)
     write_png(tmp_path / "b.png", labels.astype(np.uint16))
     state = actions.upload(str(tmp_path / "a.png"), str(tmp_path / "b.png"), None, True)
-    assert scene_picture(studio, state, WISHES, 0).shape == (512, 1024, 3)
+    assert scene_image(studio, state, WISHES, 0).shape == (512, 1024, 3)
     assert in_scene(state, 300, 200) == (601, 401)
 
 
@@ -187,10 +187,10 @@ def test_there_is_nothing_to_download_without_objects(begun, tmp_path):
 
 def test_a_scene_of_ones_own(studio, tmp_path):
     frame = studio.frames[1]
-    picture = tmp_path / "own.jpg"
-    Image.fromarray(studio.scene(1).image.rgb).save(picture)
+    image = tmp_path / "own.jpg"
+    Image.fromarray(studio.scene(1).image.rgb).save(image)
     maps = str(frame.label_path), str(frame.instance_path)
-    state = actions.click(studio, actions.upload(*maps, str(picture), False), WISHES, *FREE)
+    state = actions.click(studio, actions.upload(*maps, str(image), False), WISHES, *FREE)
     assert state.scene.frame.name == frame.name
     with zipfile.ZipFile(write_zip(state, tmp_path / "own.zip")) as archive:
         archive.extractall(tmp_path / "tree")
@@ -212,7 +212,7 @@ def test_a_scene_of_ones_own(studio, tmp_path):
 )
 def test_a_wrong_upload_gets_a_sentence(studio, tmp_path, names, words):
     frame = studio.frames[0]
-    (tmp_path / "junk.png").write_bytes(b"\x89PNG no picture")
+    (tmp_path / "junk.png").write_bytes(b"\x89PNG no image")
     write_png(tmp_path / "small.png", np.zeros((10, 20), np.uint16))
     write_png(tmp_path / "tiny.png", np.zeros((10, 20), np.uint8))
     paths = {"labels": frame.label_path, "instances": frame.instance_path}
@@ -223,7 +223,7 @@ def test_a_wrong_upload_gets_a_sentence(studio, tmp_path, names, words):
     assert "\n" not in str(error.value)
 
 
-def test_a_tree_without_pictures_is_shown_in_official_colours(tmp_path, capsys):
+def test_a_tree_without_images_is_shown_in_official_colours(tmp_path, capsys):
     write_miniature(tmp_path / "maps", count=1)
     model = write_density_checkpoint(tmp_path / "person")
     options = DemoOptions((str(model),), db_root=str(tmp_path / "maps"), split="train", camera="cityscapes")
@@ -262,7 +262,7 @@ def test_a_click_is_fast(large, pixels, limit, capsys):
         start = time.perf_counter()
         state = actions.click(large, begun, wishes, x + 0.5, 400.5)
         actions.place_noise(large, state, wishes)
-        scene_picture(large, state, wishes, 0)
+        scene_image(large, state, wishes, 0)
         before_and_after(state)
         seconds.append(time.perf_counter() - start)
         assert len(state.objects) == 1

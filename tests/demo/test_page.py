@@ -1,6 +1,6 @@
 """The page in a real browser, against the program as it is started by hand.
 
-DEMO_SCREENSHOT=PATH makes the picture of docs/demo.md, with the scenes that the program has by itself.
+DEMO_SCREENSHOT=PATH makes the image of docs/demo.md, with the scenes that the program has by itself.
 """
 
 import io
@@ -73,13 +73,13 @@ def page(browser, address):
     """The page with its first scene, which asks nobody else for anything."""
     page = browser.new_page(viewport={"width": 1440, "height": 1000})
     page.set_default_timeout(WAIT)
-    asked = []
-    page.on("request", lambda request: asked.append(request.url))
+    requested = []
+    page.on("request", lambda request: requested.append(request.url))
     page.goto(address)
     page.wait_for_selector("#scene img")
     yield page
     page.close()
-    assert not [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+    assert not [url for url in requested if not url.startswith((address, "data:", "blob:"))]
 
 
 def source(page) -> str:
@@ -87,18 +87,18 @@ def source(page) -> str:
 
 
 def shown(page) -> np.ndarray:
-    """The picture that is shown, (h,w,3) int."""
+    """The image that is shown, (h,w,3) int."""
     answer = page.request.get(source(page))
     assert answer.ok, answer.status
     return cv2.imdecode(np.frombuffer(answer.body(), np.uint8), cv2.IMREAD_COLOR).astype(int)
 
 
-def changes_picture(page, act) -> np.ndarray:
-    """Do something, wait for another picture, and return where it differs: (h,w) bool."""
-    before, picture = source(page), shown(page)
+def changes_image(page, act) -> np.ndarray:
+    """Do something, wait for another image, and return where it differs: (h,w) bool."""
+    before, image = source(page), shown(page)
     act()
     page.wait_for_function("old => document.querySelector('#scene img').src != old", arg=before, polling=20)
-    return np.abs(shown(page) - picture).max(2) > 40
+    return np.abs(shown(page) - image).max(2) > 40
 
 
 def click_scene(page, x: float, y: float) -> None:
@@ -111,17 +111,17 @@ def says(page, words: str) -> None:
     page.wait_for_function("words => document.querySelector('#message').innerText.includes(words)", arg=words)
 
 
-def drag(page, slider: str, share: float) -> None:
-    """Take the handle of a slider to a share of its length, and leave it in the hand."""
+def drag(page, slider: str, fraction: float) -> None:
+    """Take the handle of a slider to a fraction of its length, and leave it in the hand."""
     handle = page.locator(f"#{slider} input[type=range]")
     handle.scroll_into_view_if_needed()
     box, value = handle.bounding_box(), float(handle.input_value())
-    least, most = (float(handle.get_attribute(name)) for name in ("min", "max"))
-    now = (value - least) / (most - least)
+    low, high = (float(handle.get_attribute(name)) for name in ("min", "max"))
+    now = (value - low) / (high - low)
     middle = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + now * box["width"], middle)
     page.mouse.down()
-    page.mouse.move(box["x"] + share * box["width"], middle, steps=4)
+    page.mouse.move(box["x"] + fraction * box["width"], middle, steps=4)
 
 
 def check_foot(mask: np.ndarray, x: float, y: float) -> None:
@@ -131,21 +131,21 @@ def check_foot(mask: np.ndarray, x: float, y: float) -> None:
 
 
 def test_click_drag_and_download(page, tmp_path, capsys):
-    page.get_by_label("Put it there whatever the rules say").check()
+    page.get_by_label("Put it there whatever the filters say").check()
     page.get_by_label("flat colour").check()
     says(page, "Painted anew.")
     start = time.perf_counter()
-    changed = changes_picture(page, lambda: click_scene(page, X, Y))
+    changed = changes_image(page, lambda: click_scene(page, X, Y))
     with capsys.disabled():
-        print(f"\nfrom a click in the browser to the new picture: {time.perf_counter() - start:.2f} s")
+        print(f"\nfrom a click in the browser to the new image: {time.perf_counter() - start:.2f} s")
     says(page, "Put there: person 1")
     check_foot(changed, X, Y)
     assert page.locator("#objects label").all_inner_texts() == ["1: person"]
 
-    changes_picture(page, lambda: click_scene(page, X - 200, Y + 10))
+    changes_image(page, lambda: click_scene(page, X - 200, Y + 10))
     assert page.locator("#objects label").all_inner_texts() == ["1: person", "2: person"]
 
-    changed = changes_picture(page, lambda: drag(page, "place2", 0.3))
+    changed = changes_image(page, lambda: drag(page, "place2", 0.3))
     assert changed.any() and not changed[:, X - 40 : X + 40].any(), "the second one alone got smaller"
     says(page, "Now: person 2")
     page.mouse.up()
@@ -164,22 +164,22 @@ def test_click_drag_and_download(page, tmp_path, capsys):
     check_foot(ids == persons[-1], X - 200, Y + 10)
 
 
-def test_refusals_are_told_and_scenes_change(page):
+def test_rejections_are_told_and_scenes_change(page):
     click_scene(page, 512, 20)
-    says(page, "Refused: the rule “support” asks")
+    says(page, "Rejected: the filter “support” asks")
     assert not page.locator("#objects label").count()
-    changed = changes_picture(page, lambda: page.locator("#thumbnails button img").nth(1).click())
+    changed = changes_image(page, lambda: page.locator("#thumbnails button img").nth(1).click())
     assert changed.mean() > 0.2
     says(page, "_000001_")
     page.get_by_role("tab", name="Before and after").click()
     page.wait_for_selector("#compared img")
     page.get_by_role("tab", name="Scene").click()
-    assert changes_picture(page, lambda: drag(page, "heat", 0.9) or page.mouse.up()).any()
+    assert changes_image(page, lambda: drag(page, "heat", 0.9) or page.mouse.up()).any()
 
 
 def test_junk_gets_a_sentence(page, tmp_path):
     page.get_by_text("Your own scene").click()
-    (tmp_path / "junk.png").write_bytes(b"no picture")
+    (tmp_path / "junk.png").write_bytes(b"no image")
     for name in ("label_map", "instance_map"):
         page.locator(f"#{name} input[type=file]").set_input_files(tmp_path / "junk.png")
         page.locator(f"#{name}").get_by_text("junk").wait_for()
@@ -195,11 +195,11 @@ def test_a_port_in_use_is_one_line_and_status_2(address):
 @pytest.mark.skipif(not SCREENSHOT, reason="DEMO_SCREENSHOT names no file")
 def test_screenshot(page):
     surprise = page.get_by_role("button", name="Surprise me")
-    changes_picture(page, lambda: click_scene(page, 800, 310))
+    changes_image(page, lambda: click_scene(page, 800, 310))
     page.get_by_label("car", exact=True).check()
-    changes_picture(page, surprise.click)
+    changes_image(page, surprise.click)
     page.get_by_label("person", exact=True).check()
-    changes_picture(page, surprise.click)
-    changes_picture(page, lambda: drag(page, "heat", 0.4) or page.mouse.up())
-    picture = page.screenshot(full_page=True)
-    Image.open(io.BytesIO(picture)).convert("RGB").save(SCREENSHOT, quality=85)
+    changes_image(page, surprise.click)
+    changes_image(page, lambda: drag(page, "heat", 0.4) or page.mouse.up())
+    image = page.screenshot(full_page=True)
+    Image.open(io.BytesIO(image)).convert("RGB").save(SCREENSHOT, quality=85)

@@ -165,8 +165,8 @@ def test_merging_by_hand_says_whose_items_are_missing_or_does_what_a_lost_proces
     capsys.readouterr()
     with opened(PROGRAM, out, {}, Shard()) as tree:
         assert not tree.merge(items)
-    told = capsys.readouterr().out
-    assert "6 of 9 items are not finished, of shards 2/3, 3/3;" in told and told.count("\n") == 1
+    printed = capsys.readouterr().out
+    assert "6 of 9 items are not finished, of shards 2/3, 3/3;" in printed and printed.count("\n") == 1
     with at_work_in(out, alone=False):  # still there, and then it is lost
         assert not run(out, items, Shard(2, 3), files=True) and not run(out, items, Shard(3, 3), files=True)
     with opened(PROGRAM, out, {}, Shard()) as tree:

@@ -117,7 +117,7 @@ def test_shards_one_after_the_other_make_the_same_tree(program, whole, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["synth"], indirect=True)  # tests/augment/insert has the other
+@pytest.mark.parametrize("program", ["synth"], indirect=True)  # tests/augment/placement has the other
 def test_torchrun_makes_the_same_tree(program, whole, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*torchrun, *program.command(tmp_path / "out")]
@@ -127,7 +127,7 @@ def test_torchrun_makes_the_same_tree(program, whole, tmp_path):
 
 
 SLOW = """
-import augment.insert.places
+import augment.placement.places
 
 distributed.TIMEOUT = datetime.timedelta(seconds=2)
 
@@ -138,7 +138,7 @@ def slowly(real):
         return real(*arguments)
     return work
 
-augment.insert.places.Inserter.edit = slowly(augment.insert.places.Inserter.edit)
+augment.placement.places.Inserter.edit = slowly(augment.placement.places.Inserter.edit)
 statuses = fork_ranks(run)
 assert statuses == [0, 0], statuses
 """
@@ -192,7 +192,7 @@ def test_what_a_kill_left_of_the_work_files_is_removed_by_the_next_command(progr
 
 
 @pytest.mark.parametrize("ending", ["_polygons.json", "_leftImg8bit.png"])
-def test_an_image_whose_polygons_or_picture_changed_is_named_and_made_again(program, tmp_path, ending):
+def test_an_image_whose_polygons_or_pixels_changed_is_named_and_made_again(program, tmp_path, ending):
     source, out = tmp_path / "in", tmp_path / "out"
     shutil.copytree(program.source, source)
     path = sorted(source.rglob(f"train/**/*{ending}"))[0]

@@ -1,4 +1,4 @@
-"""Evaluation from the command line: figures of built-in scenes, layout of the results, bad input."""
+"""Evaluation from the command line: metrics of built-in scenes, layout of the results, bad input."""
 
 import dataclasses
 import json
@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from data.camera import published_camera
-from data.geometry import LEAST_INSTANCES
-from evaluation.figures import HEIGHT_FIGURES, OVERLAP_FIGURES
-from evaluation.report import FIGURES, remarks
+from data.geometry import MIN_INSTANCES
+from evaluation.metrics import HEIGHT_METRICS, OVERLAP_METRICS
+from evaluation.report import METRICS, remarks
 from main import seed_everything
 from model import WhereWhat, load_model, sample
 from options import PRESETS, Options
@@ -59,8 +59,8 @@ def root(tmp_path_factory):
     """Built-in scenes (tree), miniature frames (mini, no camera files), a run, its full evaluation."""
     root = tmp_path_factory.mktemp("evaluate")
     write_streets(root / "tree", 24, 10, (256, 128), 5)
-    write_miniature(root / "mini", "train", count=LEAST_INSTANCES, seed=1)
-    write_miniature(root / "mini", "few", count=LEAST_INSTANCES - 1, seed=1)
+    write_miniature(root / "mini", "train", count=MIN_INSTANCES, seed=1)
+    write_miniature(root / "mini", "few", count=MIN_INSTANCES - 1, seed=1)
     write_miniature(root / "mini", "one", count=1, seed=1)
     write_miniature(root / "mini", "val", count=2, seed=2)
     write_miniature(root / "mini", "empty", count=2, seed=3, empty=2)
@@ -81,24 +81,24 @@ def test_results_have_the_promised_layout(root):
     result = read(root / "run" / "evaluation")
     methods, settings = result["methods"], result["settings"]
     assert list(methods) == ["model", "uniform", "prior", "nearest", "real"]
-    assert set(methods["model"]) == PLACEMENT | REPLACEMENT | SHAPES | MODEL_ONLY | LEAK == set(FIGURES)
+    assert set(methods["model"]) == PLACEMENT | REPLACEMENT | SHAPES | MODEL_ONLY | LEAK == set(METRICS)
     for name in LEAK:
         assert methods["model"].pop(name) == {"mean": None, "std": None, "reason": "no density of places"}
     assert set(methods["real"]) == PLACEMENT | SHAPES
     for method in ("uniform", "prior", "nearest"):
         assert set(methods[method]) == PLACEMENT | REPLACEMENT
-    for figures in methods.values():
-        for name, figure in figures.items():
-            assert set(figure) == {"mean", "std"} and np.isfinite(figure["mean"]), name
+    for metrics in methods.values():
+        for name, metric in metrics.items():
+            assert set(metric) == {"mean", "std"} and np.isfinite(metric["mean"]), name
             if name.endswith("rate") or "iou" in name:
-                assert 0 <= figure["mean"] <= 1, name
+                assert 0 <= metric["mean"] <= 1, name
     assert settings["scenes"] == 10 and settings["samples_per_seed"] == 30 and settings["seeds"] == [0, 1]
     assert settings["instances"] > 0 and settings["camera_files"] == 10
     assert settings["erased"] == {"exact": 0, "filled": settings["instances"]}
     assert settings["temperature"] == 1
     assert len(settings["checkpoint_sha256"]) == 64 and settings["options"]["gf_dim"] == 4
     text = (root / "run" / "evaluation" / "evaluation.md").read_text()
-    assert all(f"| {name}" in text and f"`{name}`" in text for name in FIGURES) and "Settings:" in text
+    assert all(f"| {name}" in text and f"`{name}`" in text for name in METRICS) and "Settings:" in text
     for name in ("heights", "centres", "rates"):
         assert (root / "run" / "evaluation" / f"evaluation_{name}.png").stat().st_size > 5000
 
@@ -131,7 +131,7 @@ def test_a_repeated_evaluation_gives_the_same_bytes(root, tmp_path, capsys):
 @pytest.mark.slow
 def test_quick_measures_placements_only_and_the_same(root, tmp_path):
     result = evaluate.evaluate(evaluate.parse(flags(root, "--quick", "--seeds", 2, "--out", tmp_path)))
-    assert all(set(figures) == PLACEMENT for figures in result["methods"].values())
+    assert all(set(metrics) == PLACEMENT for metrics in result["methods"].values())
     assert result["settings"]["n_z"] == 4 and "replacement" not in result["settings"]["sample_sizes"]
     three = evaluate.evaluate(
         evaluate.parse(flags(root, "--quick", "--n_z", 3, "--seeds", 2, "--out", tmp_path, "--overwrite"))
@@ -160,13 +160,13 @@ def test_one_training_instance_is_no_foundation(root, tmp_path, capsys):
     absent = {"mean": None, "std": None, "reason": "1 training instance, 30 needed"}
     assert read(tmp_path)["methods"] == methods  # null, not NaN: the file can be read back
     for method in ("uniform", "prior", "nearest"):
-        assert set(methods[method]) >= {"support_rate", "plausible_rate", "box_spread", *HEIGHT_FIGURES}
-        assert all(figure == absent for figure in methods[method].values())
+        assert set(methods[method]) >= {"support_rate", "plausible_rate", "box_spread", *HEIGHT_METRICS}
+        assert all(metric == absent for metric in methods[method].values())
     for method in ("model", "real"):
-        assert all(methods[method][name] == absent for name in (*HEIGHT_FIGURES, "plausible_rate"))
+        assert all(methods[method][name] == absent for name in (*HEIGHT_METRICS, "plausible_rate"))
         assert methods[method]["support_rate"]["mean"] is not None
     assert methods["model"]["overlap_rate"]["mean"] is not None
-    assert all(methods["real"][name] == absent for name in OVERLAP_FIGURES)
+    assert all(methods["real"][name] == absent for name in OVERLAP_METRICS)
     shown, text = capsys.readouterr().out, (tmp_path / "evaluation.md").read_text()
     for table in (shown, text):
         (row,) = [line for line in table.splitlines() if line.startswith("| height_band_rate")]
@@ -191,10 +191,10 @@ def test_the_rule_has_its_limit_at_thirty(root, tmp_path):
     few, _ = evaluated(root, tmp_path / "few", "--train_split", "few")
     enough, _ = evaluated(root, tmp_path / "enough")
     assert few["real"]["height_band_rate"]["reason"] == "29 training instances, 30 needed"
-    assert all(value["mean"] is not None for figures in enough.values() for value in figures.values())
+    assert all(value["mean"] is not None for metrics in enough.values() for value in metrics.values())
 
 
-def test_an_assumed_camera_gives_metric_figures_and_is_named(root, tmp_path, capsys):
+def test_an_assumed_camera_gives_metrics_in_metres_and_is_named(root, tmp_path, capsys):
     methods, settings = evaluated(root, tmp_path, "--train_split", "one", "--camera", "cityscapes")
     assert settings["camera"] == "cityscapes" and settings["camera_files"] == 0
     assert settings["assumed_cameras"]["standard"]["images"] == 2
@@ -256,7 +256,7 @@ def density(root):
 
 
 def of_density(root, db_root: str, *more) -> tuple[dict, dict]:
-    """The model's figures in a full evaluation of the density, and its settings."""
+    """The model's metrics in a full evaluation of the density, and its settings."""
     arguments = flags(root, "--n_z", 2, "--seeds", 2, "--scenes", 4, *more, checkpoint="density")
     result = evaluate.evaluate(evaluate.parse([*arguments, "--db_root", str(root / db_root)]))
     return result["methods"]["model"], result["settings"]
@@ -271,10 +271,10 @@ def test_leak_is_measured_where_places_have_a_density(root, density, tmp_path, c
     assert all(exact[name]["mean"] > 0 for name in LEAK) and exact["leak_true"]["std"] == 0
     assert exact["theta_recon_l1"]["reason"] == "z and theta determine each other"
     assert exact["mask_recon_l1"]["mean"] > 0
-    told, text = capsys.readouterr().out, (tmp_path / "exact" / "evaluation.md").read_text()
+    printed, text = capsys.readouterr().out, (tmp_path / "exact" / "evaluation.md").read_text()
     said = f"{settings['instances']} erased exactly, 0 holes filled"
-    assert f"re-placement: {said}" in told and said in text
-    assert "temperature" not in told and "leak_decoy ↓ (goal ≤ 1.15)" in told
+    assert f"re-placement: {said}" in printed and said in text
+    assert "temperature" not in printed and "leak_decoy ↓ (goal ≤ 1.15)" in printed
 
     filled, settings = of_density(root, "tree", "--out", tmp_path / "filled", *cache)
     assert settings["erased"] == {"exact": 0, "filled": settings["instances"]}
@@ -297,15 +297,15 @@ def test_the_temperature_changes_the_places_and_is_named(root, density, tmp_path
 
 @pytest.mark.slow
 def test_the_density_of_a_scene_is_worked_out_once(root, density, tmp_path, monkeypatch):
-    asked, density_of = [], DensityWhere.density
+    batches, density_of = [], DensityWhere.density
 
     def counted(where, labels, temperature=1.0):
-        asked.append(len(labels))
+        batches.append(len(labels))
         return density_of(where, labels, temperature)
 
     monkeypatch.setattr(DensityWhere, "density", counted)
     of_density(root, "tree", "--quick", "--batch_size", 1, "--out", tmp_path, "--cache_dir", root / "cache")
-    assert asked == [1] * 4  # scenes, whatever the number of z and seeds
+    assert batches == [1] * 4  # scenes, whatever the number of z and seeds
 
 
 BAD_INPUT = {

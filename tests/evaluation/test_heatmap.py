@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from augment.insert.heat import PLACES, coverage, density_of_feet, draw_places, heat_map, heat_over
-from augment.insert.scene import read_image
+from augment.placement.heat import PLACES, coverage, density_of_feet, draw_places, heat_map, heat_over
+from augment.placement.scene import read_image
 from data.frame import list_frames
 from layers.place_density import PLACE_PLANES
 from model import WhereWhat, load_model
@@ -50,8 +50,8 @@ def test_the_heat_of_a_density_is_hot_where_feet_are(frame):
     assert heat.shape == image.label_ids.shape and (heat >= 0).all()
     assert heat[80:84, 160:164].min() > 10 * np.median(heat)
     grey = np.full((*heat.shape, 3), 100, np.uint8)
-    picture = heat_over(grey, heat).astype(int).sum(2)
-    assert picture[80:84, 160:164].min() > picture[:60].max()
+    rgb = heat_over(grey, heat).astype(int).sum(2)
+    assert rgb[80:84, 160:164].min() > rgb[:60].max()
 
 
 def test_without_a_density_the_heat_is_that_of_boxes(frame, checkpoint):
@@ -76,27 +76,27 @@ def test_places_depend_on_seed_and_number_alone(frame, checkpoint):
     assert not np.allclose(draw_places(model, image, 5, 1)[0], boxes[:5], atol=1)
 
 
-def test_the_picture_is_hot_where_the_boxes_are(frame):
+def test_the_image_is_hot_where_the_boxes_are(frame):
     image = read_image(frame)
     boxes = np.repeat([[118.0, 35, 138, 100]], 4, 0)
-    picture = paint(image.label_ids, coverage(boxes, 256, 128), boxes, np.full(4, 0.5), [None] * 4, 0)
-    assert picture.shape == (512, 1024, 3)
-    inside, outside = picture[160:380, 480:540].astype(int), picture[160:380, 700:760].astype(int)
+    rgb = paint(image.label_ids, coverage(boxes, 256, 128), boxes, np.full(4, 0.5), [None] * 4, 0)
+    assert rgb.shape == (512, 1024, 3)
+    inside, outside = rgb[160:380, 480:540].astype(int), rgb[160:380, 700:760].astype(int)
     assert inside.sum(2).mean() > outside.sum(2).mean() + 100
-    assert (picture[398:402, 510:514] == (0, 255, 0)).all(2).any()  # a foot that passes
+    assert (rgb[398:402, 510:514] == (0, 255, 0)).all(2).any()  # a foot that passes
 
 
-def test_it_writes_picture_and_boxes_and_never_replaces_them_unasked(frame, checkpoint, tmp_path):
-    picture, boxes = tmp_path / "new" / "heat.png", tmp_path / "boxes.json"
-    arguments = ("--checkpoint", checkpoint, "--image", frame.label_path, "--out", picture, "--json", boxes)
+def test_it_writes_image_and_boxes_and_never_replaces_them_unasked(frame, checkpoint, tmp_path):
+    image, boxes = tmp_path / "new" / "heat.png", tmp_path / "boxes.json"
+    arguments = ("--checkpoint", checkpoint, "--image", frame.label_path, "--out", image, "--json", boxes)
     assert "40 places of a person in town_000000_000019" in run_ok(heatmap.main, *arguments, "--n_z", 40)
-    assert cv2.imread(str(picture)).shape == (512, 1024, 3)
+    assert cv2.imread(str(image)).shape == (512, 1024, 3)
     content = json.loads(boxes.read_text())
     assert len(content["places"]) == 40 and content["camera"] and content["class"] == "person"
     assert {"box", "score", "refusal"} == set(content["places"][0]) and content["density"] is None
-    before = picture.read_bytes()
+    before = image.read_bytes()
     assert "--overwrite" in refused(heatmap.main, *arguments, "--n_z", 5)
-    assert picture.read_bytes() == before
+    assert image.read_bytes() == before
     run_ok(heatmap.main, *arguments, "--n_z", 5, "--overwrite")
     assert len(json.loads(boxes.read_text())["places"]) == 5
 
@@ -116,23 +116,24 @@ def test_the_heat_of_a_density_is_the_density(frame, tmp_path):
     assert mass.sum() == pytest.approx(1) and mass.std() > 0
     assert density_of_feet(load_model(write_checkpoint(tmp_path / "published")), image) is None
     heat = heat_map(load_model(checkpoint), image)
-    picture = paint(image.label_ids, heat, np.zeros((0, 4)), np.zeros(0), [], 0).astype(int).sum(2)
+    rgb = paint(image.label_ids, heat, np.zeros((0, 4)), np.zeros(0), [], 0).astype(int).sum(2)
     hottest, coldest = (np.unravel_index(find(heat), heat.shape) for find in (np.argmax, np.argmin))
-    brightness = [picture[4 * row, 4 * column] for row, column in (hottest, coldest)]
+    brightness = [rgb[4 * row, 4 * column] for row, column in (hottest, coldest)]
     assert brightness[0] > brightness[1] + 100
 
     common = ("--checkpoint", checkpoint, "--image", frame.label_path, "--n_z", 5)
-    told = []
+    reports = []
     for number, temperature in enumerate((1, 0.25)):
         files = ("--out", tmp_path / f"{number}.png", "--json", tmp_path / f"{number}.json")
         out = run_ok(heatmap.main, *common, *files, "--temperature", temperature)
-        told.append(json.loads((tmp_path / f"{number}.json").read_text()))
+        reports.append(json.loads((tmp_path / f"{number}.json").read_text()))
         assert (
-            f"entropy {told[-1]['density']['entropy']:.2f} nats" in out and "half of the mass lies on" in out
+            f"entropy {reports[-1]['density']['entropy']:.2f} nats" in out
+            and "half of the mass lies on" in out
         )
-    assert told[0]["density"] == {"entropy": entropy(mass), "share_of_half": share_of_half(mass)}
-    assert told[1]["density"]["entropy"] < told[0]["density"]["entropy"]
-    assert [one["temperature"] for one in told] == [1, 0.25]
+    assert reports[0]["density"] == {"entropy": entropy(mass), "share_of_half": share_of_half(mass)}
+    assert reports[1]["density"]["entropy"] < reports[0]["density"]["entropy"]
+    assert [one["temperature"] for one in reports] == [1, 0.25]
 
 
 @pytest.mark.parametrize(

@@ -7,25 +7,25 @@ import pytest
 import torch
 
 import evaluation.leak
-from data.erased import Erasure
+from data.erasures import Erasure
 from data.fill import fill_hole
 from data.labels import CHANNEL_OF_ID
-from evaluation.figures import LEAK_FIGURES, Collected, View
 from evaluation.leak import DECOYS, collect_leak, decoys, mass_around
+from evaluation.metrics import LEAK_METRICS, Collected, EvaluatedScene
 
 ROAD, FENCE, PERSON, CAR = 7, 13, 24, 26
 HEIGHT, WIDTH = 64, 128
 BODY = np.s_[30:44, 20:26]
 
 
-def view(car: slice = np.s_[100:128]) -> View:
+def view(car: slice = np.s_[100:128]) -> EvaluatedScene:
     """A road with a person and, in some columns, a car behind it."""
     ids = np.full((HEIGHT, WIDTH), ROAD, np.uint16)
     ids[20:, car] = CAR * 1000
     ids[BODY] = PERSON * 1000
     labels = np.where(ids < 1000, ids, ids // 1000).astype(np.uint8)
     box = np.array([[20 / WIDTH, 30 / HEIGHT, 26 / WIDTH, 44 / HEIGHT]])
-    return View("a", labels, ids, labels == ROAD, labels * 0, None, (PERSON * 1000,), box)
+    return EvaluatedScene("a", labels, ids, labels == ROAD, labels * 0, None, (PERSON * 1000,), box)
 
 
 def erasure() -> Erasure:
@@ -45,14 +45,14 @@ def model_of(weight_of_fence: float) -> SimpleNamespace:
 
 
 def ratios(model, erasures: dict[int, Erasure]) -> dict[str, np.ndarray]:
-    """Filled over fair, (S,), of each figure that was collected."""
+    """Filled over fair, (S,), of each metric that was collected."""
     collected = Collected(2)
     collect_leak(collected, model, view(), erasures)
     values = collected.values["model"]
     assert collected.decoys == 2 * DECOYS
     return {
         name: np.sum(values[filled], 0) / np.sum(values[fair], 0)
-        for name, (filled, fair) in LEAK_FIGURES.items()
+        for name, (filled, fair) in LEAK_METRICS.items()
         if filled in values
     }
 
@@ -86,7 +86,7 @@ def test_there_is_no_decoy_where_there_is_no_room():
 
 def test_a_density_that_can_not_see_the_filling_has_no_leak():
     found = ratios(model_of(1.0), {PERSON * 1000: erasure()})
-    assert found.keys() == LEAK_FIGURES.keys() and all(np.allclose(value, 1) for value in found.values())
+    assert found.keys() == LEAK_METRICS.keys() and all(np.allclose(value, 1) for value in found.values())
     # A perfect fill leaves nothing to see even for one that looks for fences.
     assert all(np.allclose(value, 1) for value in ratios(model_of(9.0), {PERSON * 1000: erasure()}).values())
 
@@ -100,7 +100,7 @@ def test_a_density_that_sees_the_filling_is_found_out(monkeypatch):
     monkeypatch.setattr(evaluation.leak, "fill_hole", careless)
     found = ratios(model_of(9.0), {PERSON * 1000: erasure()})
     assert all((value > 2).all() for value in found.values())
-    assert found.keys() == LEAK_FIGURES.keys()
+    assert found.keys() == LEAK_METRICS.keys()
 
 
 def test_without_an_exact_erasure_there_are_decoys_alone():

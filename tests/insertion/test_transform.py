@@ -18,18 +18,18 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms import v2
 
-from augment.insert.gates import Gates
+from augment.placement.filters import Filters
 from data.camera import Camera
 from data.frame import list_frames
 from insertion import InsertInstances, make_bank, thing_masks
 from insertion.transform import draw_name
 from support.errors import InputError
-from tests.augment.insert.inserting import insert
-from tests.augment.insert.test_insert_render import write_source
+from tests.augment.placement.inserting import insert
+from tests.augment.placement.test_insert_render import write_source
 from tests.programs import run_ok
 from tests.town import CAMERA, PERSON_PLACE, write_checkpoint
 
-LOOSE = Gates(rules=(), min_visible=20, may_hide=True)
+LOOSE = Filters(rules=(), min_visible=20, may_hide=True)
 LOOSE_FLAGS = ("--no_gate", "--min_visible", 20, "--may_hide")
 KINDS = ["instance", "semantic"]
 
@@ -53,7 +53,7 @@ def bank(source, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def transform(checkpoint, bank):
-    return InsertInstances(checkpoint, (1, 3), 1.0, bank=bank, gates=LOOSE)
+    return InsertInstances(checkpoint, (1, 3), 1.0, bank=bank, filters=LOOSE)
 
 
 class WideCityscapes(Cityscapes):
@@ -76,7 +76,7 @@ def data_set(root: Path, kinds=KINDS, transforms=None, kind=Cityscapes) -> Citys
 
 
 def arrays(sample) -> list[np.ndarray]:
-    """Picture, instance map and label map of a plain sample."""
+    """Image, instance map and label map of a plain sample."""
     image, target = sample
     return [np.asarray(one) for one in (image, *target)]
 
@@ -85,7 +85,7 @@ def same(first, second) -> bool:
     return all(np.array_equal(one, other) for one, other in zip(arrays(first), arrays(second), strict=True))
 
 
-def test_maps_and_picture_are_those_of_scripts_insert(source, checkpoint, tmp_path):
+def test_maps_and_image_are_those_of_scripts_insert(source, checkpoint, tmp_path):
     named, out, bank = tmp_path / "named", tmp_path / "out", tmp_path / "bank.npz"
     names = []
     for seed, frame in enumerate(list_frames(source, "train")):
@@ -111,15 +111,15 @@ def test_maps_and_picture_are_those_of_scripts_insert(source, checkpoint, tmp_pa
     )
     run_ok(insert, *command, *LOOSE_FLAGS, "--render", "swap", "--bank", bank)
 
-    transform = InsertInstances(checkpoint, (1, 3), 1.0, bank=bank, gates=LOOSE, seed=5)
+    transform = InsertInstances(checkpoint, (1, 3), 1.0, bank=bank, filters=LOOSE, seed=5)
     frames = {frame.name: frame for frame in list_frames(out, "train")}
     changed = 0
     for seed, (name, sample) in enumerate(zip(names, data_set(source), strict=True)):
         torch.manual_seed(seed)
         result = transform(*sample)
         labels, ids = frames[name].read_maps()
-        picture = frames[name].read_image(labels.shape)
-        assert all(map(np.array_equal, arrays(result), (picture, ids, labels)))
+        image = frames[name].read_image(labels.shape)
+        assert all(map(np.array_equal, arrays(result), (image, ids, labels)))
         changed += not same(result, sample)
     assert changed == len(names)
 
@@ -171,9 +171,9 @@ def things(sample) -> tuple:
 def test_boxes_and_areas_are_cut_and_vanished_instances_leave(source, bank, tmp_path):
     near = write_checkpoint(tmp_path, place=(*PERSON_PLACE[:5], -0.6))  # in front of the cars
     cut = left = 0
-    covering = Gates(rules=(), min_visible=600, may_hide=True)
-    for index, (sample, gates) in enumerate(itertools.product(data_set(source), (LOOSE, covering))):
-        transform = InsertInstances(near, (3, 3), 1.0, bank=bank, gates=gates)
+    covering = Filters(rules=(), min_visible=600, may_hide=True)
+    for index, (sample, filters) in enumerate(itertools.product(data_set(source), (LOOSE, covering))):
+        transform = InsertInstances(near, (3, 3), 1.0, bank=bank, filters=filters)
         image, target = things(sample)
         before = {key: value.clone() for key, value in target.items() if isinstance(value, torch.Tensor)}
         torch.manual_seed(index)
@@ -197,8 +197,8 @@ def test_boxes_and_areas_are_cut_and_vanished_instances_leave(source, bank, tmp_
 
 def test_a_sample_nothing_fits_into_comes_back_as_it_is(source, checkpoint, bank, transform):
     sample = data_set(source)[0]
-    nowhere = InsertInstances(checkpoint, (1, 3), 1.0, bank=bank, gates=Gates(min_area=10**6))
-    never = InsertInstances(checkpoint, (1, 3), 0.0, bank=bank, gates=LOOSE)
+    nowhere = InsertInstances(checkpoint, (1, 3), 1.0, bank=bank, filters=Filters(min_area=10**6))
+    never = InsertInstances(checkpoint, (1, 3), 0.0, bank=bank, filters=LOOSE)
     for image, target in (nowhere(*sample), never(sample)):
         assert image is sample[0] and target is sample[1]
     assert not same(transform(sample), sample)
@@ -210,7 +210,7 @@ def as_it_is(sample):
 
 @pytest.mark.slow
 def test_loader_workers_follow_torchs_seed_however_they_are_started(source, checkpoint, bank):
-    transform = InsertInstances(checkpoint, (1, 2), 0.7, bank=bank, gates=LOOSE)
+    transform = InsertInstances(checkpoint, (1, 2), 0.7, bank=bank, filters=LOOSE)
     transform(*data_set(source)[0])  # loaded here too: workers load for themselves
     cv2.setNumThreads(2)
     cv2.resize(
@@ -296,12 +296,12 @@ def test_void_is_refused_or_kept_as_it_is_where_nothing_is_inserted(source, tran
             [value if value < 1000 else value // 1000 for value in np.unique(ids).tolist()]
         ),
     }
-    told = InsertInstances(checkpoint, (1, 3), 1.0, bank=bank, gates=LOOSE, void=[255])
+    with_void = InsertInstances(checkpoint, (1, 3), 1.0, bank=bank, filters=LOOSE, void=[255])
     for target in ([ids, labels], as_masks, covering):
         with pytest.raises(InputError, match=r"\[255\].*InsertInstances\(\.\.\., void=\(255,\)\)"):
             transform(image, target)
         torch.manual_seed(1)
-        _, after = told(image, target)
+        _, after = with_void(image, target)
         if isinstance(after, list):
             assert not np.array_equal(after[0], ids) and all((one[sky] == 255).all() for one in after)
         else:
@@ -316,8 +316,8 @@ def test_tensors_come_back_as_tensors(source, transform):
     expected = arrays(transform(image, [ids, labels]))
     tensors = [torch.from_numpy(np.asarray(one).astype(np.int32))[None] for one in (ids, labels)]
     torch.manual_seed(1)
-    picture, maps = transform(tv_tensors.Image(image), tensors)
-    assert isinstance(picture, tv_tensors.Image) and np.array_equal(picture.permute(1, 2, 0), expected[0])
+    rgb, maps = transform(tv_tensors.Image(image), tensors)
+    assert isinstance(rgb, tv_tensors.Image) and np.array_equal(rgb.permute(1, 2, 0), expected[0])
     for made, given, wanted in zip(maps, tensors, expected[1:], strict=True):
         assert made.dtype == given.dtype and np.array_equal(made[0], wanted)
     assert isinstance(Image.fromarray(expected[0]), Image.Image)

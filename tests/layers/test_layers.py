@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from layers import halving as layers
-from layers.halving import IDENTITY, Doubling, Halving
+from layers import down_up as layers
+from layers.down_up import IDENTITY, DownBlock, UpBlock
 from tests.canvases import gradients
 
 
-@pytest.mark.parametrize("kind", [Halving, Doubling])
+@pytest.mark.parametrize("kind", [DownBlock, UpBlock])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("slope", [0.0, 0.2, IDENTITY])
 @pytest.mark.parametrize("norm", [True, False])
@@ -27,22 +27,22 @@ def test_layer_equals_its_three_operations(
     x = (torch.randn(3, 5, 12, 20, dtype=dtype) * 3 + 1).to(memory_format=layout).requires_grad_()
     leaves = [x, layer.weight, *([] if norm else [layer.bias])]
     fast = layer(x)
-    convolve = F.conv2d if kind is Halving else F.conv_transpose2d
+    convolve = F.conv2d if kind is DownBlock else F.conv_transpose2d
     slow = convolve(F.leaky_relu(x, slope), layer.weight, layer.bias, stride=2, padding=1)
     slow = F.instance_norm(slow) if norm else slow
-    assert fast.shape == (3, 6, 6, 10) if kind is Halving else (3, 6, 24, 40)
+    assert fast.shape == (3, 6, 6, 10) if kind is DownBlock else (3, 6, 24, 40)
     for ours, plain in zip([fast, *gradients(fast, *leaves)], [slow, *gradients(slow, *leaves)], strict=True):
         torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
 
 
 def test_a_bias_that_a_norm_removes_is_not_trained():
-    assert not Halving(2, 3, 0.2, norm=True).bias.requires_grad
-    assert Halving(2, 3, 0.2, norm=False).bias.requires_grad
+    assert not DownBlock(2, 3, 0.2, norm=True).bias.requires_grad
+    assert DownBlock(2, 3, 0.2, norm=False).bias.requires_grad
 
 
 def test_only_the_gradients_asked_for_are_worked_out():
     """Of one graph one pass needs the weight's gradient and another does not: requires_grad tells."""
-    layer = Halving(2, 3, 0.2, norm=True).to(memory_format=torch.channels_last)
+    layer = DownBlock(2, 3, 0.2, norm=True).to(memory_format=torch.channels_last)
     x = torch.randn(1, 2, 8, 8, requires_grad=True)
     y = layer(x).square().sum()
     flop = {}

@@ -26,7 +26,7 @@ def normal(count: int, seed: int = 1) -> torch.Tensor:
 
 
 def places(theta: torch.Tensor) -> torch.Tensor:
-    """Boxes (N,4) x0, y0, x1, y1 in shares of the image."""
+    """Boxes (N,4) x0, y0, x1, y1 in fractions of the image."""
     width, height = 1 / theta[:, 0], 1 / theta[:, 4]
     x, y = (1 - theta[:, 2] * width) / 2, (1 - theta[:, 5] * height) / 2
     return torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1)
@@ -179,7 +179,7 @@ def test_feet_stand_where_the_height_fits():
     assert odds[:, 0].max() < 1e-3 and odds[:, -1].min() > 0.95  # the uppermost row of cells, and the lowest
 
 
-def test_overlap_is_the_share_of_boxes_on_things():
+def test_overlap_is_the_fraction_of_boxes_on_things():
     """Against boxes on a fine grid, foot by foot; and its gradient drives feet away from things."""
     density = random_density(2)
     things = torch.zeros(2, H, W, dtype=torch.bool)

@@ -17,7 +17,7 @@ from tests.canvases import CHANNEL, TOLERANCE, by_hand, gradients, make_canvas
 @pytest.fixture(params=["windows", "planes"])
 def way(request, monkeypatch) -> None:
     """Which of the two ways is taken, whatever the scenes show."""
-    monkeypatch.setattr(module, "MOST_MIXED", 1.0 if request.param == "windows" else -1.0)
+    monkeypatch.setattr(module, "MAX_MIXED", 1.0 if request.param == "windows" else -1.0)
 
 
 def check(canvas: Canvas, weight, bias, leaves) -> None:

@@ -34,7 +34,7 @@ def left(number: int) -> int:
 
 def refused(number: int) -> int:
     if number == 3:
-        raise InputError("a.png: is no picture; copy it again")
+        raise InputError("a.png: is no image; copy it again")
     return number
 
 
@@ -66,7 +66,7 @@ def test_items_come_in_order_and_processes_go_with_who_reads_them(workers):
             "a loader process was ended by SIGKILL, perhaps for want of memory; go on with",
         ),
         (left, "a loader process was ended by exit status 5; go on with --resume auto and fewer --num_wor"),
-        (refused, "a.png: is no picture; copy it again"),
+        (refused, "a.png: is no image; copy it again"),
         (out_of_memory, "a loader process failed (MemoryError: of 9 GB and more); --num_workers 0 shows"),
         (not_to_be_told, "a loader process failed ("),
     ],

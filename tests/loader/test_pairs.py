@@ -12,7 +12,7 @@ from data.instances import bounding_box, theta_of_box
 from data.labels import TARGET_CLASSES
 from loader import cache
 from loader.cache import entry_path, prepare
-from loader.pairs import Batch, Scene, TrainingPairs, first_scenes, training_loader
+from loader.pairs import Batch, SceneMaps, TrainingPairs, first_scenes, training_loader
 from options import PRESETS, Options
 from support.errors import InputError
 from tests.miniature import frame_paths, write_miniature
@@ -169,7 +169,7 @@ def test_no_usable_instance_is_an_error(maps, options):
 
 def test_first_scenes_repeat_a_short_split(maps):
     scenes = first_scenes(maps, 9)
-    assert isinstance(scenes, Scene) and tuple(scenes.labels_big.shape) == (9, 64, 128)
+    assert isinstance(scenes, SceneMaps) and tuple(scenes.labels_big.shape) == (9, 64, 128)
     for column in range(9):
         np.testing.assert_array_equal(scenes.ids_big[column], maps.load(column % 7).ids_big)
 
@@ -177,7 +177,7 @@ def test_first_scenes_repeat_a_short_split(maps):
 def test_to_moves_everything(pairs):
     batch = pairs[0]
     moved = batch.to("cpu")
-    assert isinstance(moved, Batch) and isinstance(moved.cond, Scene)
+    assert isinstance(moved, Batch) and isinstance(moved.cond, SceneMaps)
     assert_same(moved, batch)
     assert all(tensor.is_meta for tensor in tensors(batch.to(torch.device("meta"), non_blocking=True)))
     assert_same(pickle.loads(pickle.dumps(batch)), batch)

@@ -1,4 +1,4 @@
-"""The segmenter: what it learns from, its training, exact resume, figures, bad input."""
+"""The segmenter: what it learns from, its training, exact resume, metrics, bad input."""
 
 import json
 import os
@@ -20,21 +20,21 @@ from data.writer import rasterise
 from distributed import Ranks
 from scripts import segment as program
 from segment import training
-from segment.evaluation import Predicted, cityscapes_figures, coco_figures
+from segment.evaluation import Predicted, cityscapes_metrics, coco_metrics
 from segment.models import build
 from segment.options import parse
 from segment.samples import (
     CLASSES,
-    LEAST_PIXELS,
+    MIN_PIXELS,
     Mixture,
-    Sample,
+    TrainingFrame,
     batch_of,
     frames_of,
+    read_ground_truth,
     read_sample,
-    read_truth,
     window_of,
 )
-from segment.training import RESULT, learn, measure, read_truths, set_precision
+from segment.training import RESULT, learn, measure, read_ground_truths, set_precision
 from streets.scenes import write_streets
 from support.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from tests.equality import assert_same, stats
@@ -88,7 +88,7 @@ def test_a_sample_holds_the_singles_and_leaves_groups_out(tmp_path):
     assert half.boxes[1].tolist() == [10, 40, 40, 56] or half.image.shape == (3, 64, 128)
 
 
-def test_a_batch_follows_from_seed_and_position_and_flips_masks_with_the_picture(tmp_path):
+def test_a_batch_follows_from_seed_and_position_and_flips_masks_with_the_image(tmp_path):
     write_town(tmp_path, 2)
     samples = [read_sample(frame, None) for frame in frames_of(str(tmp_path), "train", "--data")]
     mixture = Mixture([samples], (1.0,))
@@ -103,7 +103,7 @@ def test_a_batch_follows_from_seed_and_position_and_flips_masks_with_the_picture
         assert target["masks"][2, y0:y1, x0:x1].all() and target["masks"][2].sum() == (x1 - x0) * (y1 - y0)
 
 
-def test_a_window_shows_an_instance_and_is_cut_from_picture_masks_and_boxes_alike(tmp_path):
+def test_a_window_shows_an_instance_and_is_cut_from_image_masks_and_boxes_alike(tmp_path):
     write_town(tmp_path, 1)
     (frame,) = frames_of(str(tmp_path), "train", "--data")
     sample = read_sample(frame, None)
@@ -120,7 +120,7 @@ def test_a_window_shows_an_instance_and_is_cut_from_picture_masks_and_boxes_alik
         ]
         assert places  # the same part of both, all instances there large enough
         areas = np.bincount(window.instance.flatten(), minlength=len(window.labels) + 1)[1:]
-        assert len(areas) == len(window.labels) and (areas >= LEAST_PIXELS).all()
+        assert len(areas) == len(window.labels) and (areas >= MIN_PIXELS).all()
         for number, (x0, y0, x1, y1) in enumerate(window.boxes.int().tolist(), 1):
             rows, columns = torch.where(window.instance == number)
             corners = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
@@ -140,9 +140,9 @@ def test_a_cpu_counts_in_bf16_only_if_told_so(precision, short):
     assert seen == [short] and {feature.dtype for feature in features.values()} == {torch.float32}
 
 
-def test_a_picture_without_instances_and_missing_classes_can_be_learnt_from():
+def test_an_image_without_instances_and_missing_classes_can_be_learnt_from():
     model = build("maskrcnn_small_fpn", "none").train()
-    sample = Sample(
+    sample = TrainingFrame(
         torch.zeros(3, 64, 128, dtype=torch.uint8),
         torch.zeros(64, 128, dtype=torch.int16),
         torch.zeros(0, dtype=torch.int64),
@@ -152,45 +152,50 @@ def test_a_picture_without_instances_and_missing_classes_can_be_learnt_from():
     assert sum(losses.values()).isfinite() and losses["loss_mask"] == 0
 
 
-# ---- figures ------------------------------------------------------------------------------------
+# ---- metrics ------------------------------------------------------------------------------------
 
 
-def perfect(truth) -> list[Predicted]:
+def perfect(ground_truth) -> list[Predicted]:
     """A prediction for each single instance that is there."""
     return [
         Predicted(one["category_id"], 0.9, one["segmentation"])
-        for one in truth.annotations
+        for one in ground_truth.annotations
         if not one["iscrowd"]
     ]
 
 
 def test_perfect_predictions_have_ap_1_by_both_programs_and_worse_ones_less(tmp_path):
     write_streets(tmp_path / "tree", 0, 3, (512, 256), seed=5)
-    truths = [read_truth(frame, None) for frame in frames_of(str(tmp_path / "tree"), "val", "--val")]
-    maps = truths[0].frame.label_path, truths[0].frame.instance_path
-    truths[0] = replace(truths[0], frame=Frame.of_maps(*maps, "a name with blanks"))
-    predictions = [perfect(truth) for truth in truths]
-    coco = coco_figures(truths, predictions)
-    official = cityscapes_figures(truths, predictions, tmp_path / "files")
-    for figures in (coco, official):
-        assert [figures[name] for name in ("AP", "AP50")] == pytest.approx([1, 1])
-        assert figures["classes"]["person"]["AP"] == pytest.approx(1)
-    present = {one["category_id"] for truth in truths for one in truth.annotations}
+    ground_truths = [
+        read_ground_truth(frame, None) for frame in frames_of(str(tmp_path / "tree"), "val", "--val")
+    ]
+    maps = ground_truths[0].frame.label_path, ground_truths[0].frame.instance_path
+    ground_truths[0] = replace(ground_truths[0], frame=Frame.of_maps(*maps, "a name with blanks"))
+    predictions = [perfect(ground_truth) for ground_truth in ground_truths]
+    coco = coco_metrics(ground_truths, predictions)
+    official = cityscapes_metrics(ground_truths, predictions, tmp_path / "files")
+    for metrics in (coco, official):
+        assert [metrics[name] for name in ("AP", "AP50")] == pytest.approx([1, 1])
+        assert metrics["classes"]["person"]["AP"] == pytest.approx(1)
+    present = {one["category_id"] for ground_truth in ground_truths for one in ground_truth.annotations}
     assert {n for n, name in enumerate(CLASSES) if n and coco["classes"][name]["AP"] is not None} == present
 
     missing = [[one for one in found if CLASSES[one.number] != "person"][:-1] for found in predictions]
-    coco, official = coco_figures(truths, missing), cityscapes_figures(truths, missing, tmp_path / "worse")
+    coco, official = (
+        coco_metrics(ground_truths, missing),
+        cityscapes_metrics(ground_truths, missing, tmp_path / "worse"),
+    )
     assert coco["classes"]["person"]["AP"] == official["classes"]["person"]["AP"] == 0.0
     assert coco["AP"] < 1 and official["AP"] < 1
 
 
 def test_nothing_predicted_is_ap_0_and_small_instances_can_be_left_out(tmp_path):
     write_town(tmp_path, 1, "val")
-    truths = [read_truth(frame, None) for frame in frames_of(str(tmp_path), "val", "--val")]
-    assert coco_figures(truths, [[]])["AP"] == 0.0
-    large = [one for one in perfect(truths[0]) if rle.area(one.code) >= 100]
-    assert coco_figures(truths, [large])["classes"]["person"]["AP"] < 1
-    assert coco_figures(truths, [large], least_area=100)["classes"]["person"]["AP"] == pytest.approx(1)
+    ground_truths = [read_ground_truth(frame, None) for frame in frames_of(str(tmp_path), "val", "--val")]
+    assert coco_metrics(ground_truths, [[]])["AP"] == 0.0
+    large = [one for one in perfect(ground_truths[0]) if rle.area(one.code) >= 100]
+    assert coco_metrics(ground_truths, [large])["classes"]["person"]["AP"] < 1
+    assert coco_metrics(ground_truths, [large], least_area=100)["classes"]["person"]["AP"] == pytest.approx(1)
 
 
 # ---- training -----------------------------------------------------------------------------------
@@ -211,9 +216,9 @@ def test_two_scenes_can_be_learnt_by_heart(streets, tmp_path):
             least_area=150,
         )
     )
-    truths = read_truths(options)
-    figures = measure(learn(options, truths, CPU, Ranks()), options, truths, CPU)
-    assert figures["coco"]["AP50"] > 0.8
+    ground_truths = read_ground_truths(options)
+    metrics = measure(learn(options, ground_truths, CPU, Ranks()), options, ground_truths, CPU)
+    assert metrics["coco"]["AP50"] > 0.8
 
 
 def write_plain_scenes(root: Path) -> None:
@@ -229,10 +234,10 @@ def write_plain_scenes(root: Path) -> None:
             box("person", 220, 10 + shift, 236, 50 + shift),
         ]
         labels, ids = rasterise(objects, 256, 128)
-        picture = np.full((128, 256, 3), 90, np.uint8)
-        picture[labels == 26], picture[labels == 24] = (200, 40, 40), (40, 60, 200)
-        picture += np.random.default_rng(index).integers(0, 30, picture.shape, dtype=np.uint8)
-        Frame.official(root, "train", "plain", index, 19).write(picture, objects, labels, ids)
+        image = np.full((128, 256, 3), 90, np.uint8)
+        image[labels == 26], image[labels == 24] = (200, 40, 40), (40, 60, 200)
+        image += np.random.default_rng(index).integers(0, 30, image.shape, dtype=np.uint8)
+        Frame.official(root, "train", "plain", index, 19).write(image, objects, labels, ids)
 
 
 @pytest.mark.slow
@@ -240,20 +245,20 @@ def test_two_plain_scenes_are_learnt_to_nearly_every_pixel(tmp_path):
     write_plain_scenes(tmp_path / "tree")
     more = {"val_split": "train", "iterations": 120, "learning_rate": 2e-3, "picture_every": 0}
     options = parse(flags(tmp_path / "tree", tmp_path / "run", **more, save_every=1000, log_every=60))
-    truths = read_truths(options)
-    figures = measure(learn(options, truths, CPU, Ranks()), options, truths, CPU)
-    assert figures["coco"]["AP"] > 0.8
-    assert figures["coco"]["AP"] == pytest.approx(figures["cityscapes"]["AP"], abs=0.1)
+    ground_truths = read_ground_truths(options)
+    metrics = measure(learn(options, ground_truths, CPU, Ranks()), options, ground_truths, CPU)
+    assert metrics["coco"]["AP"] > 0.8
+    assert metrics["coco"]["AP"] == pytest.approx(metrics["cityscapes"]["AP"], abs=0.1)
 
 
 def test_a_resumed_run_ends_like_one_that_was_not_stopped(streets, tmp_path):
     whole = parse(flags(streets, tmp_path / "whole"))
-    learn(whole, read_truths(whole), CPU, Ranks())
+    learn(whole, read_ground_truths(whole), CPU, Ranks())
     parts = parse([*flags(streets, tmp_path / "parts"), "--resume", "auto"])
-    learn(parts, read_truths(parts), CPU, Ranks())
+    learn(parts, read_ground_truths(parts), CPU, Ranks())
     for path in list_checkpoints(tmp_path / "parts/checkpoints")[1:]:
         path.unlink()
-    learn(parts, read_truths(parts), CPU, Ranks())
+    learn(parts, read_ground_truths(parts), CPU, Ranks())
     states = [
         load_checkpoint(list_checkpoints(tmp_path / name / "checkpoints")[-1]) for name in ("whole", "parts")
     ]

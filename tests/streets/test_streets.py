@@ -93,8 +93,8 @@ def test_another_seed_split_or_index_is_another_scene():
         make_scene(*key, 128, 64)
         for key in ((0, "train", 0), (1, "train", 0), (0, "val", 0), (0, "train", 1))
     ]
-    pictures = [scene.rgb.tobytes() for scene in scenes]
-    assert len(set(pictures)) == 4
+    images = [scene.rgb.tobytes() for scene in scenes]
+    assert len(set(images)) == 4
 
 
 def test_torchvision_reads_the_tree(tree):
@@ -103,9 +103,9 @@ def test_torchvision_reads_the_tree(tree):
         targets = ["instance", "semantic", "polygon", "color"]
         dataset = datasets.Cityscapes(str(tree), split=split, mode="fine", target_type=targets)
         assert len(dataset) == count
-        picture, (instances, semantics, polygons, colour) = dataset[0]
+        image, (instances, semantics, polygons, colour) = dataset[0]
         instances, semantics = np.asarray(instances).astype(np.uint16), np.asarray(semantics)
-        assert picture.size == (256, 128) == (polygons["imgWidth"], polygons["imgHeight"])
+        assert image.size == (256, 128) == (polygons["imgWidth"], polygons["imgHeight"])
         assert np.array_equal(np.where(instances < 1000, instances, instances // 1000), semantics)
         assert np.array_equal(np.asarray(colour), colour_map(semantics))
 
@@ -166,11 +166,13 @@ def test_persons_have_human_height_under_the_written_camera(scenes):
 
 def test_most_scenes_hold_usable_persons_and_cars(scenes):
     for name in ("person", "car"):
-        share = np.mean([any(box[0] == name and is_usable(*box) for box in boxes(scene)) for scene in scenes])
-        assert share > 0.7, f"{name}: {share:.2f}"
+        fraction = np.mean(
+            [any(box[0] == name and is_usable(*box) for box in boxes(scene)) for scene in scenes]
+        )
+        assert fraction > 0.7, f"{name}: {fraction:.2f}"
 
 
-def test_scenes_resemble_real_maps_in_figures(scenes):
+def test_scenes_resemble_real_maps_in_numbers(scenes):
     if not STATISTICS.exists():
         pytest.skip("the statistics of real maps are not at hand (../shared/data/cityscapes_statistics.json)")
     real = json.loads(STATISTICS.read_text())

@@ -26,8 +26,8 @@ def on_a_full_disk(_arguments):
     raise OSError(errno.ENOSPC, "No space left on device", "tree/a.png")
 
 
-def badly_asked(_arguments):
-    raise InputError("a.png: is no picture")
+def bad_input(_arguments):
+    raise InputError("a.png: is no image")
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def badly_asked(_arguments):
     [
         (interrupted, 130, "stopped\n", ""),
         (told_to_end, 143, "stopped\n", ""),
-        (badly_asked, 2, "", "error: a.png: is no picture\n"),
+        (bad_input, 2, "", "error: a.png: is no image\n"),
         (on_a_full_disk, 2, "", "error: tree/a.png: No space left on device; free some space and"),
     ],
 )

@@ -31,15 +31,15 @@ def test_a_resumed_run_drops_what_comes_again_and_what_was_cut_off(tmp_path):
     assert [point.value for point in events_of(tmp_path).Scalars("loss/g_total")] == [0.5, 1.0, 7.0]
 
 
-def limit_size(most: int) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+def limit_size(limit: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 @pytest.mark.parametrize("large", ["log.txt", "stats.jsonl", "events", "samples"])
 def test_a_full_disk_is_one_line_and_no_file_is_cut(tmp_path, large, capsys):
     """The disk is full for one of the files: none can become larger than it is."""
     (tmp_path / "samples").mkdir()
-    picture = encode_png(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    image = encode_png(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
     log = RunLog(tmp_path, 0, silent=False)
     log.stats(0, 1, {"g_total": 0.5}, 0.1, 99)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -48,7 +48,7 @@ def test_a_full_disk_is_one_line_and_no_file_is_cut(tmp_path, large, capsys):
         "log.txt": lambda: log.line("what happens next"),
         "stats.jsonl": lambda: log.stats(0, 2, {"g_total": 1.0}, 0.1, 99),
         "events": lambda: log.stats(0, 2, {"g_total": 1.0}, 0.1, 99),
-        "samples": lambda: log.picture(picture, 0, 2),
+        "samples": lambda: log.image(image, 0, 2),
     }[large]
     said = r"can't be written .*; free some space, then --resume auto"
     try:
@@ -62,5 +62,5 @@ def test_a_full_disk_is_one_line_and_no_file_is_cut(tmp_path, large, capsys):
         assert not name.startswith(large) or (tmp_path / name).stat().st_size == size
     log = RunLog(tmp_path, 1, silent=False)
     log.stats(0, 2, {"g_total": 1.0}, 0.1, 99)
-    log.picture(picture, 0, 2)
+    log.image(image, 0, 2)
     assert [point.value for point in events_of(tmp_path).Scalars("loss/g_total")] == [0.5, 1.0]

@@ -3,8 +3,8 @@
 What each does: docs/synthesis.md#back-ends.
 
     backend = make_backend("swap", settings, db_root, "train")
-    asked = Request(rgb, mask, "car", "aachen_000000_000019/26001", ("a red car", "a white car"), "", seed)
-    first, second = backend.fill(asked)
+    request = Request(rgb, mask, "car", "aachen_000000_000019/26001", ("a red car", "a white car"), "", seed)
+    first, second = backend.fill(request)
 
 A back end from outside is named as module:Class. The class is made and asked for its settings as those here
 are (`Backend`). `swap`, `recolor` and `cv_inpaint` need no weights; `sd_inpaint` and `sdxl_blend` need
@@ -48,8 +48,8 @@ class Request:
     prompts: tuple[str, ...]  # one for each sample wanted
     negative: str
     seed: int  # everything random follows from it and the number of the sample
-    # Seed of the picture and number 1, 2, ... of a new object in it: a back end that shows instances of the
-    # data set deals them out to the objects of a picture, so that they look different. None: no such number.
+    # Seed of the image and number 1, 2, ... of a new object in it: a back end that shows instances of the
+    # data set deals them out to the objects of an image, so that they look different. None: no such number.
     deal: tuple[int, int] | None = None
 
     @property
@@ -78,7 +78,7 @@ class Backend(Protocol):
     details: dict  # for the manifest: model, revision, parameters
 
     def fill(self, request: Request) -> list[np.ndarray]:
-        """`request.count` pictures (h,w,3) uint8, of which only masked pixels are meant to be used.
+        """`request.count` images (h,w,3) uint8, of which only masked pixels are meant to be used.
 
         Outside the mask they hold the crop as it was, except that the diffusion back ends leave their own
         surroundings there, which tell how far their colours have drifted.
@@ -103,11 +103,11 @@ def fill_all(backend: Backend, requests: list[Request]) -> list[list[np.ndarray]
 
 def _filled(backend: Backend, request: Request) -> list[np.ndarray] | Exception:
     try:
-        pictures = backend.fill(request)
-        shapes = [picture.shape for picture in pictures]
+        images = backend.fill(request)
+        shapes = [image.shape for image in images]
         if shapes != [request.rgb.shape] * request.count:
-            raise ValueError(f"{backend.name} gave pictures of {shapes} instead of {request.rgb.shape}")
-        return pictures
+            raise ValueError(f"{backend.name} gave images of {shapes} instead of {request.rgb.shape}")
+        return images
     except Exception as error:  # a back end may fail in its own ways; the other requests go on
         return error
 

@@ -3,7 +3,7 @@
 sd_inpaint is Stable Diffusion with an inpainting network, which sees the mask. sdxl_blend is blended latent
 diffusion on the SDXL base, which knows of no mask: from `strength` of the noise on, the surroundings are put
 back after each step. Both get the same care around the model (docs/synthesis.md#diffusion): a window with
-some context, so that a small object fills a good part of the model's picture; the mask widened by one latent
+some context, so that a small object fills a good part of the model's image; the mask widened by one latent
 pixel, so that no seam of the old object stays; one torch generator for each sample.
 """
 
@@ -27,14 +27,14 @@ from support.settings import setting
 
 VERSION = "1"
 
-LATENT = 8  # pixels of the model's picture to a latent pixel
+LATENT = 8  # pixels of the model's image to a latent pixel
 _CONTEXT = 1.5  # side of the window, in longer sides of the object
 _REMEDY = "python -m pip install -r requirements-diffusion.txt"
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
-class Settings:
+class DiffusionSettings:
     """The settings of both; what each starts from is in `DEFAULTS`."""
 
     model: str = setting("", "id on the Hugging Face hub, or a local folder with model_index.json")
@@ -44,14 +44,14 @@ class Settings:
     dtype: str = setting("fp16", "numbers of the model; on a CPU always fp32", tuple(_DTYPES))
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     batch_size: int = setting(
-        4, "samples painted at once, of all objects of a frame; no sample depends on it", least=1
+        4, "samples painted at once, of all objects of a frame; no sample depends on it", min=1
     )
     attention_slicing: bool = setting(False, "less memory, a little slower")
-    size: int = setting(512, "longer side of the model's picture, pixels, a multiple of 8", least=LATENT)
-    min_side: int = setting(128, "least side of the window enlarged to `size`, pixels of the frame", least=1)
-    steps: int = setting(50, "steps of the solver", least=1)
+    size: int = setting(512, "longer side of the model's image, pixels, a multiple of 8", min=LATENT)
+    min_side: int = setting(128, "least side of the window enlarged to `size`, pixels of the frame", min=1)
+    steps: int = setting(50, "steps of the solver", min=1)
     guidance: float = setting(7.5, "how far the prompt is followed")
-    strength: float = setting(1.0, "share of the noise, and of the steps, gone through", above=0, most=1)
+    strength: float = setting(1.0, "fraction of the noise, and of the steps, gone through", above=0, max=1)
 
     def __post_init__(self):
         if self.size % LATENT:
@@ -61,8 +61,8 @@ class Settings:
 
 
 DEFAULTS = {
-    "sd_inpaint": Settings("stabilityai/stable-diffusion-2-inpainting"),
-    "sdxl_blend": Settings(
+    "sd_inpaint": DiffusionSettings("stabilityai/stable-diffusion-2-inpainting"),
+    "sdxl_blend": DiffusionSettings(
         "stabilityai/stable-diffusion-xl-base-1.0", size=1024, min_side=256, guidance=5.0, strength=0.75
     ),
 }
@@ -75,7 +75,7 @@ _PIPELINES = {
 class Diffusion:
     """See the module. One for each process that has a GPU: the model is loaded when it is made."""
 
-    def __init__(self, name: str, settings: Settings, db_root: Path | None, split: str):
+    def __init__(self, name: str, settings: DiffusionSettings, db_root: Path | None, split: str):
         """Raises InputError if a library is missing or the model can't be loaded."""
         self.name, self.version, self.settings = name, VERSION, settings
         self.device = choose_device(settings.device)
@@ -100,30 +100,30 @@ class Diffusion:
         }
 
     @staticmethod
-    def defaults(name: str) -> Settings:
+    def defaults(name: str) -> DiffusionSettings:
         return DEFAULTS[name]
 
     def fill(self, request: Request) -> list[np.ndarray]:
-        """See `Backend`. Around the mask the model's own picture stays, for the colour match."""
+        """See `Backend`. Around the mask the model's own image stays, for the colour match."""
         return self.fill_all([request])[0]
 
     def fill_all(self, requests: list[Request]) -> list[list[np.ndarray]]:
         """`fill` for several objects; samples of all that the model sees at one size share batches."""
-        by_size: dict[tuple[int, ...], list[_Sample]] = {}
+        by_size: dict[tuple[int, ...], list[_WantedImage]] = {}
         for request in requests:
-            view = _View.of(request, self.settings)
-            wanted = [_Sample(request, view, sample) for sample in range(request.count)]
+            view = _ModelInput.of(request, self.settings)
+            wanted = [_WantedImage(request, view, sample) for sample in range(request.count)]
             by_size.setdefault(view.mask.shape, []).extend(wanted)
-        pictures: dict[int, list[np.ndarray]] = {id(request): [] for request in requests}
+        images: dict[int, list[np.ndarray]] = {id(request): [] for request in requests}
         for wanted in by_size.values():
             for start in range(0, len(wanted), self.settings.batch_size):
                 batch = wanted[start : start + self.settings.batch_size]
                 for one, painted in zip(batch, self._paint(batch), strict=True):
-                    pictures[id(one.request)].append(one.view.put_back(one.request.rgb, painted))
-        return [pictures[id(request)] for request in requests]
+                    images[id(one.request)].append(one.view.put_back(one.request.rgb, painted))
+        return [images[id(request)] for request in requests]
 
-    def _paint(self, batch: list["_Sample"]) -> np.ndarray:
-        """Pictures (n,height,width,3) uint8 of samples that the model sees at one size."""
+    def _paint(self, batch: list["_WantedImage"]) -> np.ndarray:
+        """Images (n,height,width,3) uint8 of samples that the model sees at one size."""
         height, width = batch[0].view.mask.shape
         try:
             painted = self.pipeline(
@@ -153,7 +153,7 @@ MAKER = Diffusion
 # ---- the model ----------------------------------------------------------------------------------
 
 
-def load(name: str, settings: Settings, dtype: str) -> tuple[object, str]:
+def load(name: str, settings: DiffusionSettings, dtype: str) -> tuple[object, str]:
     """The pipeline of a back end, on the CPU, and the version of diffusers.
 
     Raises InputError, in one line with the remedy, if a library is missing, if there is no such model, or if
@@ -183,7 +183,7 @@ def load(name: str, settings: Settings, dtype: str) -> tuple[object, str]:
         options["revision"] = settings.revision
     if settings.variant:
         options["variant"] = settings.variant
-    if name == "sd_inpaint":  # it would blacken pictures that it takes for something else
+    if name == "sd_inpaint":  # it would blacken images that it takes for something else
         options |= {"safety_checker": None, "requires_safety_checker": False}
     try:
         with warnings.catch_warnings():  # dtype replaces torch_dtype, but older versions know only that
@@ -211,7 +211,7 @@ def load(name: str, settings: Settings, dtype: str) -> tuple[object, str]:
 
 
 @dataclass(frozen=True)
-class _View:
+class _ModelInput:
     """An object as the model sees it."""
 
     rows: slice  # of the crop
@@ -220,7 +220,7 @@ class _View:
     mask: np.ndarray  # (height,width) uint8, 0 or 1, one latent pixel wider all around
 
     @classmethod
-    def of(cls, request: Request, settings: Settings) -> "_View":
+    def of(cls, request: Request, settings: DiffusionSettings) -> "_ModelInput":
         rows, columns = window_of(request.mask, settings.min_side)
         rgb = np.ascontiguousarray(request.rgb[rows, columns])
         mask = np.ascontiguousarray(request.mask[rows, columns])
@@ -228,19 +228,19 @@ class _View:
         return cls(rows, columns, resize(rgb, *size), widen(mask, *size))
 
     def put_back(self, rgb: np.ndarray, painted: np.ndarray) -> np.ndarray:
-        """The crop (h,w,3) uint8 with the model's picture (height,width,3) in its window."""
-        picture = rgb.copy()
-        height, width = picture[self.rows, self.columns].shape[:2]
-        picture[self.rows, self.columns] = resize(painted, width, height)
-        return picture
+        """The crop (h,w,3) uint8 with the model's image (height,width,3) in its window."""
+        image = rgb.copy()
+        height, width = image[self.rows, self.columns].shape[:2]
+        image[self.rows, self.columns] = resize(painted, width, height)
+        return image
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """One of the pictures that a request wants."""
+class _WantedImage:
+    """One of the images that a request wants."""
 
     request: Request
-    view: _View
+    view: _ModelInput
     number: int
 
     def generator(self) -> torch.Generator:
@@ -262,7 +262,7 @@ def window_of(mask: np.ndarray, min_side: int) -> tuple[slice, slice]:
 
 
 def working_size(width: int, height: int, size: int) -> tuple[int, int]:
-    """Width and height of the model's picture: the longer one `size`, both multiples of LATENT."""
+    """Width and height of the model's image: the longer one `size`, both multiples of LATENT."""
     scale = size / max(width, height)
     return tuple(max(LATENT, round(side * scale / LATENT) * LATENT) for side in (width, height))
 

@@ -19,26 +19,26 @@ VERSION = "1"
 
 
 @dataclass(frozen=True)
-class Settings:
+class InpaintSettings:
     """The settings of `cv_inpaint`."""
 
     method: str = setting("telea", "rule by which pixels are filled; ns: Navier-Stokes", ("telea", "ns"))
-    side: int = setting(64, "larger masks are filled at so many pixels of their longer side", least=16)
-    halo: float = setting(0.03, "not believed either around the mask, in parts of its longer side", least=0)
-    shadow: float = setting(0.1, "and below it, in parts of its height", least=0)
-    grain: float = setting(1.0, "noise in place of fine texture; 0: none, samples are equal", least=0)
+    side: int = setting(64, "larger masks are filled at so many pixels of their longer side", min=16)
+    halo: float = setting(0.03, "not believed either around the mask, in parts of its longer side", min=0)
+    shadow: float = setting(0.1, "and below it, in parts of its height", min=0)
+    grain: float = setting(1.0, "noise in place of fine texture; 0: none, samples are equal", min=0)
 
 
 class Inpaint:
     """See the module."""
 
-    def __init__(self, name: str, settings: Settings, db_root: Path | None, split: str):
+    def __init__(self, name: str, settings: InpaintSettings, db_root: Path | None, split: str):
         self.name, self.version, self.settings = name, VERSION, settings
         self.details = {"params": asdict(settings)}
 
     @staticmethod
-    def defaults(name: str) -> Settings:
-        return Settings()
+    def defaults(name: str) -> InpaintSettings:
+        return InpaintSettings()
 
     def fill(self, request: Request) -> list[np.ndarray]:
         """See `Backend`. Samples differ only by their grain."""
@@ -51,17 +51,17 @@ class Inpaint:
         without = np.where(mask[..., None], smooth, rgb)
         fine = rgb[ring].astype(np.float32) - cv2.GaussianBlur(without, (0, 0), 1.5)[ring]
         deviation = self.settings.grain * (fine.std() if fine.size else 0.0)
-        pictures = []
+        images = []
         for sample in range(request.count):
             grain = request.generator(sample).standard_normal(mask.shape, np.float32) * deviation
-            picture = request.rgb.copy()
+            image = request.rgb.copy()
             filled = np.clip(smooth[mask] + grain[mask][:, None] + 0.5, 0, 255)
-            picture[window][mask] = np.uint8(filled)
-            pictures.append(picture)
-        return pictures
+            image[window][mask] = np.uint8(filled)
+            images.append(image)
+        return images
 
     def smooth(self, rgb: np.ndarray, mask: np.ndarray, w: int, h: int) -> np.ndarray:
-        """The picture (a,b,3) uint8 with the mask filled, without fine texture; w, h: size of its box."""
+        """The image (a,b,3) uint8 with the mask filled, without fine texture; w, h: size of its box."""
         scale = min(1.0, self.settings.side / max(w, h))
         height, width = mask.shape
         size = max(1, round(width * scale)), max(1, round(height * scale))

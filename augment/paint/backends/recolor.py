@@ -34,30 +34,30 @@ COLOURS = {
 }
 _SPELLINGS = {"gray": "grey", "violet": "purple"}
 _WORD = re.compile("|".join((*COLOURS, *_SPELLINGS)).join((r"\b(", r")\b")), re.IGNORECASE)
-_HEAD = {"person": 0.16, "rider": 0.2}  # share of the height of the box
+_HEAD = {"person": 0.16, "rider": 0.2}  # fraction of the height of the box
 _DAYLIGHT = 50.0  # L of surroundings in which the table holds; darker ones dim it
-_MOST_CAST = 5.0  # tint of the surroundings that the paint takes on, a and b
-_MOST_LIGHTENED = 35.0  # a black object has no shading left that white paint could show
-_LEAST_CHANGE = 18.0  # distance in Lab between the object's colour and a drawn one
+_MAX_CAST = 5.0  # tint of the surroundings that the paint takes on, a and b
+_MAX_LIGHTENED = 35.0  # a black object has no shading left that white paint could show
+_MIN_CHANGE = 18.0  # distance in Lab between the object's colour and a drawn one
 
 
 @dataclass(frozen=True)
-class Settings:
+class RecolorSettings:
     """The settings of `recolor`."""
 
-    strength: float = setting(0.85, "how far the colour goes towards the wanted one", above=0, most=1)
+    strength: float = setting(0.85, "how far the colour goes towards the wanted one", above=0, max=1)
 
 
 class Recolor:
     """See the module."""
 
-    def __init__(self, name: str, settings: Settings, db_root: Path | None, split: str):
+    def __init__(self, name: str, settings: RecolorSettings, db_root: Path | None, split: str):
         self.name, self.version, self.settings = name, VERSION, settings
         self.details = {"params": {"strength": settings.strength}}
 
     @staticmethod
-    def defaults(name: str) -> Settings:
-        return Settings()
+    def defaults(name: str) -> RecolorSettings:
+        return RecolorSettings()
 
     def fill(self, request: Request) -> list[np.ndarray]:
         """See `Backend`. Samples whose prompts have the same colour word differ only by a shade."""
@@ -68,16 +68,16 @@ class Recolor:
         dimmed, cast = 1.0, 0.0
         if light is not None:
             dimmed = float(np.clip(light[0, 0] / _DAYLIGHT, 0.5, 1.0))
-            cast = np.clip(0.5 * light[0, 1:], -_MOST_CAST, _MOST_CAST)
-        pictures = []
+            cast = np.clip(0.5 * light[0, 1:], -_MAX_CAST, _MAX_CAST)
+        images = []
         for sample, prompt in enumerate(request.prompts):
             wanted = wanted_colour(prompt, middle, request.generator(sample)) * dimmed
             wanted[1:] += cast
-            wanted[0] = min(wanted[0], middle[0] + _MOST_LIGHTENED)
-            picture = request.rgb.copy()
-            picture[request.mask] = repaint(lab, weight * self.settings.strength, middle, wanted)
-            pictures.append(picture)
-        return pictures
+            wanted[0] = min(wanted[0], middle[0] + _MAX_LIGHTENED)
+            image = request.rgb.copy()
+            image[request.mask] = repaint(lab, weight * self.settings.strength, middle, wanted)
+            images.append(image)
+        return images
 
 
 MAKER = Recolor
@@ -90,7 +90,7 @@ def wanted_colour(prompt: str, middle: np.ndarray, rng: np.random.Generator) -> 
         colour = np.array(COLOURS[_SPELLINGS.get(word, word)])
     else:
         colours = np.array(list(COLOURS.values()))
-        unlike = np.linalg.norm(colours - middle, axis=1) > _LEAST_CHANGE
+        unlike = np.linalg.norm(colours - middle, axis=1) > _MIN_CHANGE
         colour = rng.choice(colours[unlike])
     return np.float32(colour + rng.normal(0, (3, 2, 2)))
 

@@ -1,4 +1,4 @@
-"""swap: another instance of the class, cut from the training pictures and fitted into the mask.
+"""swap: another instance of the class, cut from the training images and fitted into the mask.
 
 Three steps for a sample: choose among the best-fitting instances of the bank; bring the chosen one's
 silhouette onto the mask, boxes first and then by a smooth displacement; give it the light of its new place.
@@ -35,25 +35,25 @@ _LIGHT = 0.4  # for a difference of 50 in L around the two
 _TWIN = 0.3  # for standing in the same frame, where both would be seen
 _NOT_DEALT = 2.0  # for being another object's: see `Request.deal`
 _FAR_TOO_SMALL = 10.0  # beyond `max_enlargement`: only if there is nothing else
-_HANDS = 6  # parts in which a picture deals the instances of a class out, another part to each object
+_HANDS = 6  # parts in which an image deals the instances of a class out, another part to each object
 _TEMPERATURE = 0.06  # of the draw: a fit worse by this much is drawn e times less often
 
-_RIM_SHARE = 0.004  # outline of an annotated instance that is half background, in parts of h + w
+_RIM_FRACTION = 0.004  # outline of an annotated instance that is half background, in parts of h + w
 _JOIN_SIZE = 160  # longer side of a mask at which its parts are joined, pixels
-_LIGHT_SHARE = 0.7  # how much of the difference in light and tint between the two places is made up for
+_LIGHT_FRACTION = 0.7  # how much of the difference in light and tint between the two places is made up for
 _MAX_LIGHT = 1.4  # largest factor on L
 _MAX_TINT = 8.0  # largest shift of a and b
 
 
 @dataclass(frozen=True)
-class Settings:
+class SwapSettings:
     """The settings of `swap`."""
 
     bank: str = setting("", "file of the bank; none: cache/swap-SPLIT-HASH.npz")
-    choices: int = setting(8, "instances among which the seed chooses", least=1)
+    choices: int = setting(8, "instances among which the seed chooses", min=1)
     max_enlargement: float = setting(1.5, "of an instance, while there is any that needs less", above=0)
-    per_class: int = setting(Limits.per_class, "instances that the bank keeps of a class", least=1)
-    longest: int = setting(Limits.longest, "longer side of a kept picture, pixels", least=1)
+    per_class: int = setting(Limits.per_class, "instances that the bank keeps of a class", min=1)
+    longest: int = setting(Limits.longest, "longer side of a kept image, pixels", min=1)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Choice:
     mirrored: bool
 
     def cut(self, rgb: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The part of the instance's picture (h,w,3) and mask (h,w), mirrored if it is to be."""
+        """The part of the instance's image (h,w,3) and mask (h,w), mirrored if it is to be."""
         h, w = mask.shape
         x0, y0, x1, y1 = np.rint(np.array(self.part) * (w, h, w, h)).astype(int)
         step = -1 if self.mirrored else 1
@@ -75,7 +75,7 @@ class Choice:
 class Swap:
     """See the module. Samples of a request are different instances as long as there are enough."""
 
-    def __init__(self, name: str, settings: Settings, db_root: Path | None, split: str):
+    def __init__(self, name: str, settings: SwapSettings, db_root: Path | None, split: str):
         self.name, self.version, self.settings = name, VERSION, settings
         self.details = {"params": dataclasses.asdict(settings) | {"bank": None}}  # it decides no pixel
         if db_root is None:
@@ -84,11 +84,11 @@ class Swap:
             self.bank = self.prepare(settings, db_root, split, map)
 
     @staticmethod
-    def defaults(name: str) -> Settings:
-        return Settings()
+    def defaults(name: str) -> SwapSettings:
+        return SwapSettings()
 
     @staticmethod
-    def prepare(settings: Settings, db_root: Path, split: str, map_function: Callable) -> Bank:
+    def prepare(settings: SwapSettings, db_root: Path, split: str, map_function: Callable) -> Bank:
         """The bank, made first if it is missing or the data have changed."""
         key = hashlib.blake2b(os.fsencode(db_root.resolve()), digest_size=4).hexdigest()
         path = Path(settings.bank or f"cache/swap-{split}-{key}.npz")
@@ -102,16 +102,16 @@ class Swap:
         whole = _joined(mask)
         light = ring_statistics(request.rgb, ring_of(request.mask))
         choices = self.choose(request, whole, (x, y), light)
-        pictures = []
+        images = []
         for sample in range(request.count):
             choice = choices[sample % len(choices)]
-            rgb, source_mask = choice.cut(*self.bank.picture(choice.row))
+            rgb, source_mask = choice.cut(*self.bank.image(choice.row))
             fitted = fit_into(rgb, source_mask, whole)
             fitted = relit(fitted, self.bank.table.ring[choice.row], light)
-            picture = request.rgb.copy()
-            np.copyto(picture[window], fitted, where=mask[..., None])
-            pictures.append(picture)
-        return pictures
+            image = request.rgb.copy()
+            np.copyto(image[window], fitted, where=mask[..., None])
+            images.append(image)
+        return images
 
     def choose(
         self, request: Request, whole: np.ndarray, corner: tuple[int, int], light: np.ndarray | None
@@ -191,23 +191,23 @@ def fit_into(rgb: np.ndarray, mask: np.ndarray, target: np.ndarray) -> np.ndarra
     silhouette = cv2.resize(np.uint8(mask) * 255, (w, h), interpolation=cv2.INTER_AREA)
     if h * w < mask.size:  # averages over the instance's own pixels only
         own = cv2.resize(rgb * mask[..., None], (w, h), interpolation=cv2.INTER_AREA)
-        share = np.maximum(silhouette, 1)[..., None] / np.float32(255)
-        picture = continued(np.uint8(np.minimum(own / share + 0.5, 255)), silhouette >= 128)
+        fraction = np.maximum(silhouette, 1)[..., None] / np.float32(255)
+        image = continued(np.uint8(np.minimum(own / fraction + 0.5, 255)), silhouette >= 128)
     else:
-        picture = resize(continued(rgb, mask), w, h)
+        image = resize(continued(rgb, mask), w, h)
     moved = displacement(silhouette >= 128, target)
     if moved is None:
-        return picture
+        return image
     columns, rows = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
     columns += moved[..., 0]
     rows += moved[..., 1]
-    return cv2.remap(picture, columns, rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(image, columns, rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
 def continued(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A picture (h,w,3) uint8 with the texture of its instance, mask (h,w) bool, continued all over it."""
+    """An image (h,w,3) uint8 with the texture of its instance, mask (h,w) bool, continued all over it."""
     h, w = mask.shape
-    reach = min(2, round(_RIM_SHARE * (h + w)))
+    reach = min(2, round(_RIM_FRACTION * (h + w)))
     known = mask
     if reach:
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)
@@ -218,15 +218,15 @@ def continued(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def relit(rgb: np.ndarray, ring: np.ndarray, light: np.ndarray | None) -> np.ndarray:
-    """A picture (h,w,3) uint8 from a place with one light, as it would look in another.
+    """An image (h,w,3) uint8 from a place with one light, as it would look in another.
 
     ring, light: `ring_statistics` of the two places; light None, or a ring of zeros, is unknown. L is
     multiplied, so that black stays black; what the object stands before does not touch its own paint.
     """
     if light is None or not ring.any():
         return rgb
-    factor = (max(light[0, 0], 1) / max(ring[0, 0], 1)) ** _LIGHT_SHARE
-    tint = np.clip(_LIGHT_SHARE * (light[0, 1:] - ring[0, 1:]), -_MAX_TINT, _MAX_TINT)
+    factor = (max(light[0, 0], 1) / max(ring[0, 0], 1)) ** _LIGHT_FRACTION
+    tint = np.clip(_LIGHT_FRACTION * (light[0, 1:] - ring[0, 1:]), -_MAX_TINT, _MAX_TINT)
     values = np.arange(256, dtype=np.float32)
     table = np.stack(
         [values * np.clip(factor, 1 / _MAX_LIGHT, _MAX_LIGHT), values + tint[0], values + tint[1]], 1

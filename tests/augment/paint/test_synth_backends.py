@@ -66,26 +66,26 @@ def backend(request, tree, swap):
 
 @pytest.mark.parametrize("instance_id", (26000, 24000, 24001, 33000, MOTORCYCLE_ID, CARAVAN_ID))
 def test_only_masked_pixels_change_and_they_do(backend, tree, instance_id):
-    asked = request(tree, instance_id)
-    assert asked.mask.any()
-    pictures = backend.fill(asked)
-    assert len(pictures) == 2
-    for picture in pictures:
-        assert picture.dtype == np.uint8 and picture.shape == asked.rgb.shape
-        assert np.array_equal(picture[~asked.mask], asked.rgb[~asked.mask])
-        assert (picture[asked.mask] != asked.rgb[asked.mask]).any(1).mean() > 0.6
-    assert not np.array_equal(*pictures)
+    crop_request = request(tree, instance_id)
+    assert crop_request.mask.any()
+    images = backend.fill(crop_request)
+    assert len(images) == 2
+    for image in images:
+        assert image.dtype == np.uint8 and image.shape == crop_request.rgb.shape
+        assert np.array_equal(image[~crop_request.mask], crop_request.rgb[~crop_request.mask])
+        assert (image[crop_request.mask] != crop_request.rgb[crop_request.mask]).any(1).mean() > 0.6
+    assert not np.array_equal(*images)
 
 
 def test_samples_follow_from_the_seed_alone(backend, tree):
-    asked = request(tree, 26000, count=4)
-    before = asked.rgb.copy()
-    four = backend.fill(asked)
+    crop_request = request(tree, 26000, count=4)
+    before = crop_request.rgb.copy()
+    four = backend.fill(crop_request)
     again = backend.fill(request(tree, 26000, count=2))
     assert all(np.array_equal(one, other) for one, other in zip(four, again, strict=False))
     others = [backend.fill(request(tree, 26000, count=1, seed=seed))[0] for seed in range(8)]
     assert any(not np.array_equal(one, four[0]) for one in others)
-    assert np.array_equal(asked.rgb, before)
+    assert np.array_equal(crop_request.rgb, before)
 
 
 def test_masks_of_any_place_and_size(backend):
@@ -102,8 +102,8 @@ def test_masks_of_any_place_and_size(backend):
     ):
         mask = np.zeros((40, 50), bool)
         mask[window] = True
-        picture = backend.fill(Request(rgb, mask, "car", "town/26000", ("",), "", 1))[0]
-        assert np.array_equal(picture[~mask], rgb[~mask])
+        image = backend.fill(Request(rgb, mask, "car", "town/26000", ("",), "", 1))[0]
+        assert np.array_equal(image[~mask], rgb[~mask])
 
 
 # ---- swap ---------------------------------------------------------------------------------------
@@ -112,10 +112,10 @@ def test_masks_of_any_place_and_size(backend):
 def test_swap_never_shows_the_instance_itself(swap, tree):
     """With the object's own pixels turned into pure green there, no sample shows green."""
     for name in TRAIN:
-        asked = request(tree, 26000, name)
+        crop_request = request(tree, 26000, name)
         keys = swap.bank.shelf("car").keys
         light = np.zeros((2, 3))
-        chosen = swap.choose(asked, asked.mask[20:-20, 20:-20], (20, 20), light)
+        chosen = swap.choose(crop_request, crop_request.mask[20:-20, 20:-20], (20, 20), light)
         own = np.flatnonzero(keys == f"{name}/26000")
         assert len(own) == 1 and len(chosen) > 1
         assert swap.bank.shelf("car").rows[own[0]] not in [one.row for one in chosen]
@@ -124,17 +124,17 @@ def test_swap_never_shows_the_instance_itself(swap, tree):
     assert len(rows) == len(keys)  # a new object may look like any
 
 
-def test_swap_deals_its_instances_out_to_the_objects_of_a_picture(tree, tmp_path):
+def test_swap_deals_its_instances_out_to_the_objects_of_an_image(tree, tmp_path):
     settings = {"bank": str(tmp_path / "b.npz"), "max_enlargement": 100.0}  # that no instance is out of reach
     swap = make_backend("swap", settings, tree, "train")
 
     def shown(**deal) -> int:
-        asked = request(tree, 26000, source=f"{TRAIN[0]}/26007", **deal)
-        return swap.choose(asked, asked.mask[20:-20, 20:-20], (20, 20), None)[0].row
+        crop_request = request(tree, 26000, source=f"{TRAIN[0]}/26007", **deal)
+        return swap.choose(crop_request, crop_request.mask[20:-20, 20:-20], (20, 20), None)[0].row
 
-    pictures = [[shown(deal=(seed, number)) for number in range(1, 5)] for seed in range(8)]
-    assert all(len(set(rows)) == 4 for rows in pictures)
-    assert len({rows[0] for rows in pictures}) > 2  # what fits best is not shown in every picture
+    images = [[shown(deal=(seed, number)) for number in range(1, 5)] for seed in range(8)]
+    assert all(len(set(rows)) == 4 for rows in images)
+    assert len({rows[0] for rows in images}) > 2  # what fits best is not shown in every image
 
 
 def test_swap_covers_the_whole_silhouette(swap, tree):
@@ -151,10 +151,10 @@ def test_swap_covers_the_whole_silhouette(swap, tree):
     fitted = fit_into(source, mask, target).astype(int)
     assert np.abs(fitted[target] - (180, 60, 120)).max() < 40  # green would be 195 away
 
-    asked = request(tree, 26000)
-    asked.rgb[asked.mask] = green
-    for picture in swap.fill(asked):
-        distance = np.abs(picture[asked.mask].astype(int) - green).max(1)
+    crop_request = request(tree, 26000)
+    crop_request.rgb[crop_request.mask] = green
+    for image in swap.fill(crop_request):
+        distance = np.abs(image[crop_request.mask].astype(int) - green).max(1)
         assert distance.min() > 60
 
 
@@ -163,11 +163,11 @@ def test_swap_prefers_the_alike(tmp_path, tree):
     swap = make_backend("swap", {"bank": str(tmp_path / "b.npz"), "choices": 1}, tree, "train")
     big, small = request(tree, 26000), request(tree, 26001)
     sizes = swap.bank.table.size
-    for asked, least in ((big, 0.6), (small, 0.6)):
-        x, y, w, h = cv2.boundingRect(np.uint8(asked.mask))
-        choice = swap.choose(asked, asked.mask[y : y + h, x : x + w], (x, y), None)[0]
+    for crop_request, min_fraction in ((big, 0.6), (small, 0.6)):
+        x, y, w, h = cv2.boundingRect(np.uint8(crop_request.mask))
+        choice = swap.choose(crop_request, crop_request.mask[y : y + h, x : x + w], (x, y), None)[0]
         width = sizes[choice.row, 0] * (choice.part[2] - choice.part[0])
-        assert width >= least * w
+        assert width >= min_fraction * w
     # Twice as large as any source: still filled, by the least enlargement there is.
     huge = Request(
         cv2.resize(big.rgb, None, fx=4, fy=4),
@@ -182,17 +182,19 @@ def test_swap_prefers_the_alike(tmp_path, tree):
 
 
 def test_swap_has_nothing_for_a_class_without_others(swap, tree):
-    asked = request(tree, 26000, class_name="train")
+    crop_request = request(tree, 26000, class_name="train")
     with pytest.raises(CannotFillError, match="no other train"):
-        swap.fill(asked)
+        swap.fill(crop_request)
 
 
 def test_swap_avoids_showing_the_same_instance_twice_in_a_frame(tree, tmp_path):
     """Copies of one frame's cars are in the bank, but others that fit as well are preferred."""
     swap = make_backend("swap", {"bank": str(tmp_path / "b.npz"), "choices": len(TRAIN)}, tree, "train")
     for name in TRAIN:
-        asked = request(tree, 26000, name, source=f"{name}/26007")
-        chosen = [one.row for one in swap.choose(asked, asked.mask[20:-20, 20:-20], (20, 20), None)]
+        crop_request = request(tree, 26000, name, source=f"{name}/26007")
+        chosen = [
+            one.row for one in swap.choose(crop_request, crop_request.mask[20:-20, 20:-20], (20, 20), None)
+        ]
         big = [row for row in chosen if swap.bank.table.instance_id[row] == 26000]
         assert len(big) == len(TRAIN) and swap.bank.table.frame[big[0]] != name
 
@@ -200,10 +202,10 @@ def test_swap_avoids_showing_the_same_instance_twice_in_a_frame(tree, tmp_path):
 def test_light_is_matched_and_black_stays_black():
     ring, light = np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32)
     ring[0], light[0] = (60, 0, 0), (30, 0, 0)
-    picture = np.uint8([[[0, 0, 0], [200, 200, 200]]])
-    dimmed = relit(picture, ring, light)
+    image = np.uint8([[[0, 0, 0], [200, 200, 200]]])
+    dimmed = relit(image, ring, light)
     assert dimmed[0, 0].max() <= 2 and 100 < dimmed[0, 1].max() < 170
-    assert np.array_equal(relit(picture, ring, None), picture)
+    assert np.array_equal(relit(image, ring, None), image)
 
 
 def test_the_displacement_brings_one_silhouette_onto_the_other():
@@ -253,11 +255,11 @@ def test_the_bank_knows_its_instances(swap, tree):
     assert len(shelf.rows) == len(TRAIN)  # id 32000 is a multiple of 256
     assert 24001 not in table.instance_id  # three pixels
     assert (table.instance_id >= 24000).all()  # no groups
-    rgb, mask = swap.bank.picture(int(shelf.rows[0]))
-    asked = request(tree, MOTORCYCLE_ID)
-    x, y, w, h = cv2.boundingRect(np.uint8(asked.mask))
-    assert np.array_equal(mask, asked.mask[y : y + h, x : x + w])
-    assert np.abs(rgb.astype(int) - asked.rgb[y : y + h, x : x + w])[mask].mean() < 4  # JPEG
+    rgb, mask = swap.bank.image(int(shelf.rows[0]))
+    crop_request = request(tree, MOTORCYCLE_ID)
+    x, y, w, h = cv2.boundingRect(np.uint8(crop_request.mask))
+    assert np.array_equal(mask, crop_request.mask[y : y + h, x : x + w])
+    assert np.abs(rgb.astype(int) - crop_request.rgb[y : y + h, x : x + w])[mask].mean() < 4  # JPEG
     behind_the_pole = table.instance_id == 26000
     assert (table.covered[behind_the_pole] > 0.1).all()
     assert (table.covered[table.instance_id == MOTORCYCLE_ID] < 0.05).all()
@@ -269,8 +271,8 @@ def test_the_bank_is_kept_until_something_changes(tree, tmp_path):
     build_bank(root, "train", path)
     first = path.stat().st_mtime_ns
     assert len(build_bank(root, "train", path).table.frame) and path.stat().st_mtime_ns == first
-    picture = mini_frame(root, TRAIN[0]).image_path
-    cv2.imwrite(str(picture), 255 - cv2.imread(str(picture)))
+    image = mini_frame(root, TRAIN[0]).image_path
+    cv2.imwrite(str(image), 255 - cv2.imread(str(image)))
     build_bank(root, "train", path)
     second = path.stat().st_mtime_ns
     assert second != first
@@ -291,7 +293,7 @@ def test_the_bank_keeps_the_freest_of_each_size(tree, tmp_path):
 def test_a_bad_frame_is_left_out_with_a_warning(tree, tmp_path, capsys):
     root = tmp_path / "tree"
     shutil.copytree(tree, root)
-    mini_frame(root, TRAIN[0]).image_path.write_bytes(b"no picture")
+    mini_frame(root, TRAIN[0]).image_path.write_bytes(b"no image")
     mini_frame(root, TRAIN[1]).instance_path.write_bytes(b"no map")
     bank = build_bank(root, "train", tmp_path / "bank.npz")
     assert set(bank.table.frame) == set(TRAIN[2:])
@@ -310,11 +312,11 @@ def test_what_is_wrong_with_all_frames_is_one_line(tree, tmp_path, kind, ending)
     assert not (tmp_path / "bank.npz").exists()
 
 
-def test_a_split_without_pictures_is_one_line(tree, tmp_path):
+def test_a_split_without_images_is_one_line(tree, tmp_path):
     root = tmp_path / "tree"
     shutil.copytree(tree / "gtFine", root / "gtFine")
     assert len(list_frames(root, "train")) == len(TRAIN)
-    with pytest.raises(InputError, match="has no pictures in leftImg8bit/train"):
+    with pytest.raises(InputError, match="has no images in leftImg8bit/train"):
         make_backend("swap", {"bank": str(tmp_path / "bank.npz")}, root, "train")
 
 
@@ -330,9 +332,9 @@ def test_recolor_obeys_the_prompt_and_keeps_shading(word):
     rgb[20:60, 20:80] = np.linspace(170, 90, 40)[:, None, None]
     rgb[50:60, 22:32] = 15
     rgb[30:36, 20:28] = (200, 20, 20)
-    asked = Request(rgb, mask, "car", "town/26000", (f"a {word.upper()} car at night",), "", 1)
-    picture = make_backend("recolor", {}, Path("."), "train").fill(asked)[0]
-    before, after = to_lab(rgb), to_lab(picture)
+    crop_request = Request(rgb, mask, "car", "town/26000", (f"a {word.upper()} car at night",), "", 1)
+    image = make_backend("recolor", {}, Path("."), "train").fill(crop_request)[0]
+    before, after = to_lab(rgb), to_lab(image)
     middle, wanted = np.median(after[mask], axis=0)[1:], np.array(COLOURS[word][1:])
     assert middle @ wanted > 0.9 * np.linalg.norm(middle) * np.linalg.norm(wanted)
     assert np.linalg.norm(middle) > 0.5 * np.linalg.norm(wanted)
@@ -341,29 +343,29 @@ def test_recolor_obeys_the_prompt_and_keeps_shading(word):
 
 
 def test_recolor_without_a_colour_word_draws_colours(tree):
-    pictures = make_backend("recolor", {}, tree, "train").fill(request(tree, 26000, count=6))
+    images = make_backend("recolor", {}, tree, "train").fill(request(tree, 26000, count=6))
     mask = request(tree, 26000).mask
-    middles = np.array([np.median(to_lab(picture)[mask], axis=0) for picture in pictures])
+    middles = np.array([np.median(to_lab(image)[mask], axis=0) for image in images])
     assert np.linalg.norm(middles - middles.mean(0), axis=1).max() > 15
 
 
 def test_each_sample_has_its_own_prompt(tree):
-    asked = request(tree, 26000, prompts=("a red car", "a blue car", "a red car"))
-    red, blue, other_red = make_backend("recolor", {}, tree, "train").fill(asked)
-    redness = [float(np.median(to_lab(one)[asked.mask], axis=0)[1]) for one in (red, blue, other_red)]
+    crop_request = request(tree, 26000, prompts=("a red car", "a blue car", "a red car"))
+    red, blue, other_red = make_backend("recolor", {}, tree, "train").fill(crop_request)
+    redness = [float(np.median(to_lab(one)[crop_request.mask], axis=0)[1]) for one in (red, blue, other_red)]
     assert redness[0] > redness[1] + 15 and redness[2] > redness[1] + 15
     assert not np.array_equal(red, other_red)
 
 
 def test_recolor_leaves_heads_alone(tree):
-    asked = request(tree, 24000, prompt="a woman in green")
-    picture = make_backend("recolor", {}, tree, "train").fill(asked)[0]
-    x, y, w, h = cv2.boundingRect(np.uint8(asked.mask))
-    head = np.zeros_like(asked.mask)
-    head[: y + int(0.12 * h)] = asked.mask[: y + int(0.12 * h)]
-    body = asked.mask & ~head
+    crop_request = request(tree, 24000, prompt="a woman in green")
+    image = make_backend("recolor", {}, tree, "train").fill(crop_request)[0]
+    x, y, w, h = cv2.boundingRect(np.uint8(crop_request.mask))
+    head = np.zeros_like(crop_request.mask)
+    head[: y + int(0.12 * h)] = crop_request.mask[: y + int(0.12 * h)]
+    body = crop_request.mask & ~head
     body[: y + int(0.3 * h)] = False
-    change = np.abs(picture.astype(int) - asked.rgb).max(2)
+    change = np.abs(image.astype(int) - crop_request.rgb).max(2)
     assert change[head].max() <= 1 and change[body].mean() > 8
 
 
@@ -375,9 +377,9 @@ def test_cv_inpaint_removes_the_object():
         mask[side // 4 : side // 2, side // 4 : side // 2] = True
         rgb[mask] = (255, 0, 0)
         for method in ("telea", "ns"):
-            asked = Request(rgb, mask, "car", "town/26000", ("",), "", 1)
-            picture = make_backend("cv_inpaint", {"method": method}, Path("."), "train").fill(asked)[0]
-            assert np.abs(picture.astype(int) - (90, 100, 110)).max() <= 6  # red would be 165 away
+            crop_request = Request(rgb, mask, "car", "town/26000", ("",), "", 1)
+            image = make_backend("cv_inpaint", {"method": method}, Path("."), "train").fill(crop_request)[0]
+            assert np.abs(image.astype(int) - (90, 100, 110)).max() <= 6  # red would be 165 away
 
 
 # ---- making them --------------------------------------------------------------------------------
@@ -419,8 +421,8 @@ def test_a_back_end_from_outside():
     name = "tests.own_backend:Grey"
     backend = make_backend(name, {"level": 7}, Path("nowhere"), "train")
     rgb, mask = np.zeros((8, 8, 3), np.uint8), np.eye(8, dtype=bool)
-    (picture,) = backend.fill(Request(rgb, mask, "car", "a/1", ("a car",), "", 0))
-    assert (picture[mask] == 7).all() and not picture[~mask].any()
+    (image,) = backend.fill(Request(rgb, mask, "car", "a/1", ("a car",), "", 0))
+    assert (image[mask] == 7).all() and not image[~mask].any()
     with pytest.raises(InputError, match="at most 255"):
         settings_of(name, {"level": 256})
     for bad, reason in (

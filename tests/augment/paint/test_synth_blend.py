@@ -22,10 +22,10 @@ def disc(height: int = 60, width: int = 80, radius: int = 14) -> np.ndarray:
 
 
 def smooth(height: int = 60, width: int = 80, shift: int = 0) -> np.ndarray:
-    """An RGB picture without edges, all values within 20..220."""
+    """An RGB image without edges, all values within 20..220."""
     rows, columns = np.mgrid[:height, :width]
-    picture = np.stack([60 + rows + shift, 90 + columns, 200 - rows - columns // 2], 2)
-    return np.uint8(np.clip(picture, 20, 220))
+    image = np.stack([60 + rows + shift, 90 + columns, 200 - rows - columns // 2], 2)
+    return np.uint8(np.clip(image, 20, 220))
 
 
 # ---- pasting ------------------------------------------------------------------------------------

@@ -135,13 +135,13 @@ def name(request) -> str:
 
 def test_repaints_the_mask_of_a_loaded_model(models, name):
     backend = make_backend(name, {"model": models[name], **TINY}, Path("."), "train")
-    asked = request()
-    pictures = backend.fill(asked)
-    assert len(pictures) == 3
-    for picture in pictures:
-        assert picture.shape == asked.rgb.shape and picture.dtype == np.uint8
-        assert (picture != asked.rgb)[asked.mask].any(1).mean() > 0.9
-    assert not np.array_equal(pictures[0], pictures[1])
+    crop_request = request()
+    images = backend.fill(crop_request)
+    assert len(images) == 3
+    for image in images:
+        assert image.shape == crop_request.rgb.shape and image.dtype == np.uint8
+        assert (image != crop_request.rgb)[crop_request.mask].any(1).mean() > 0.9
+    assert not np.array_equal(images[0], images[1])
     assert backend.details["model"] == models[name] and backend.details["params"]["dtype"] == "fp32"
 
 
@@ -206,7 +206,7 @@ def test_each_process_of_torchrun_has_the_gpu_of_its_number(monkeypatch):
     assert str(choose_device("cuda:1")) == "cuda:1"
 
 
-def test_the_prompt_and_the_picture_reach_the_model(models, name):
+def test_the_prompt_and_the_image_reach_the_model(models, name):
     backend = make_backend(name, {"model": models[name], "guidance": 8.0, **TINY}, Path("."), "train")
     first = backend.fill(request(1))[0]
     assert not np.array_equal(backend.fill(request(1, prompt="a white van at night"))[0], first)
@@ -227,19 +227,19 @@ def test_attention_slicing_and_strength_are_taken(models, name):
 
 def test_surroundings_beyond_the_window_stay(models, name):
     """A small object is seen in a window of its own, and the rest of the crop comes back as it was."""
-    asked = request(1)
-    asked.mask[:] = False
-    asked.mask[4:10, 60:68] = True
-    picture = make_backend(name, {"model": models[name], **TINY}, Path("."), "train").fill(asked)[0]
-    window = window_of(asked.mask, TINY["min_side"])
-    outside = np.ones(asked.mask.shape, bool)
+    crop_request = request(1)
+    crop_request.mask[:] = False
+    crop_request.mask[4:10, 60:68] = True
+    image = make_backend(name, {"model": models[name], **TINY}, Path("."), "train").fill(crop_request)[0]
+    window = window_of(crop_request.mask, TINY["min_side"])
+    outside = np.ones(crop_request.mask.shape, bool)
     outside[window] = False
-    assert outside.sum() == 80 * 80 - 32 * 32 and not outside[asked.mask].any()
-    assert np.array_equal(picture[outside], asked.rgb[outside])
+    assert outside.sum() == 80 * 80 - 32 * 32 and not outside[crop_request.mask].any()
+    assert np.array_equal(image[outside], crop_request.rgb[outside])
 
 
 def test_new_objects_are_painted_by_a_model(models, name, tmp_path):
-    """Of what the model makes of its whole window, the pixels of the new objects alone enter the picture."""
+    """Of what the model makes of its whole window, the pixels of the new objects alone enter the image."""
     write_town(tmp_path / "in", 2)
     checkpoint = write_checkpoint(tmp_path / "person")
     settings = "".join(f"  {key}: {value}\n" for key, value in (TINY | {"model": models[name]}).items())

@@ -59,7 +59,7 @@ def lines_of(out: Path, stage: str) -> list[dict]:
     return [x for x in lines if x["stage"] == stage and (stage == "select" or "sources" not in x)]
 
 
-def picture(path: Path) -> np.ndarray:
+def image(path: Path) -> np.ndarray:
     return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
 
 
@@ -87,9 +87,9 @@ def test_a_run_gives_a_sound_tree(finished):
     lines = lines_of(finished, "integrate")
     assert len(lines) == 3 * len(TRAIN) and {line["status"] for line in lines} == {"ok"}
     for line in lines:
-        assert len(line["outputs"]) == 6  # focus crop, four files of truth, panorama
+        assert len(line["outputs"]) == 6  # focus crop, four files of ground truth, panorama
         focus = finished / f"leftImg8bit/train/{line['synthetic'].split('_')[0]}/{line['synthetic']}"
-        assert picture(f"{focus}_leftImg8bit.png").shape == (128, 256, 3)
+        assert image(f"{focus}_leftImg8bit.png").shape == (128, 256, 3)
     cities = {path.name for path in (finished / "leftImg8bit" / "train").iterdir()}
     assert cities == {"ash", "ashsyn", "elm-park", "elmparksyn"}
     coco = json.loads((finished / "annotations/instancesonly_filtered_gtFine_train.json").read_text())
@@ -104,7 +104,7 @@ def test_coarse_annotation_and_void_of_the_data_set(tmp_path):
         if path.name.endswith(("_color.png", "_polygons.json")):
             path.unlink()  # they show what the maps call void now
             continue
-        ids = picture(path)
+        ids = image(path)
         ids[ids == 23] = 255
         cv2.imwrite(str(path), ids)
     as_coarse(root)
@@ -113,7 +113,7 @@ def test_coarse_annotation_and_void_of_the_data_set(tmp_path):
     (root / "void.txt").write_text("255")
     run_ok(run.main, *command, "--overwrite")
     assert validate_tree(out) == [] and not (out / "gtFine").exists()
-    made = [picture(path) for path in out.glob("gtCoarse/train/*syn/*_labelIds.png")]
+    made = [image(path) for path in out.glob("gtCoarse/train/*syn/*_labelIds.png")]
     assert made and all(one.max() < 34 for one in made)
 
 
@@ -129,9 +129,9 @@ def test_only_masked_pixels_change(source, finished, tmp_path, backend, match):
     lines = lines_of(out, "integrate")
     assert lines
     for line in lines:
-        raw = picture(source / next(path for path in line["inputs"] if path.startswith("leftImg8bit/")))
-        ids = picture(source / next(path for path in line["inputs"] if path.endswith("_instanceIds.png")))
-        edited = picture(out / next(path for path in line["outputs"] if path.startswith("panorama/")))
+        raw = image(source / next(path for path in line["inputs"] if path.startswith("leftImg8bit/")))
+        ids = image(source / next(path for path in line["inputs"] if path.endswith("_instanceIds.png")))
+        edited = image(out / next(path for path in line["outputs"] if path.startswith("panorama/")))
         mask = ids == line["instance_id"]
         assert np.array_equal(edited[~mask], raw[~mask])
         assert (edited[mask] != raw[mask]).any()
@@ -147,11 +147,11 @@ def test_focus_crops_of_frames_of_another_shape_are_not_stretched(tmp_path, trut
     integrated = [line for line in lines_of(out, "integrate") if line["status"] == "ok"]
     assert integrated
     for line in integrated:
-        shapes = {picture(out / path).shape[:2] for path in line["outputs"] if "leftImg8bit/" in path}
+        shapes = {image(out / path).shape[:2] for path in line["outputs"] if "leftImg8bit/" in path}
         assert shapes == {(125, 250)}
         assert line["window"]["width"] == 2 * line["window"]["height"]
         panorama = next(path for path in line["outputs"] if path.startswith("panorama/"))
-        assert picture(out / panorama).shape[:2] == (190, 250)
+        assert image(out / panorama).shape[:2] == (190, 250)
 
 
 def test_each_sample_has_a_prompt_of_its_own(source, tmp_path):
@@ -183,13 +183,13 @@ def test_an_id_that_is_a_multiple_of_256_is_repainted_and_k_is_obeyed(source, tm
     for line in lines_of(out, "select"):
         if line.get("instance_id") == MOTORCYCLE_ID:
             mask = next(path for path in line["outputs"] if path.endswith("_mask.png"))
-            assert np.count_nonzero(picture(out / mask)) == line["area"] > 0
+            assert np.count_nonzero(image(out / mask)) == line["area"] > 0
 
 
 def test_the_focus_crop_shows_the_window_of_the_panorama(finished):
     for line in lines_of(finished, "integrate"):
         paths = {path.split("/")[0]: path for path in line["outputs"] if path.endswith("leftImg8bit.png")}
-        panorama, focus = picture(finished / paths["panorama"]), picture(finished / paths["leftImg8bit"])
+        panorama, focus = image(finished / paths["panorama"]), image(finished / paths["leftImg8bit"])
         window = line["window"]
         x0, y0, x1, y1 = line["bbox"]
         assert window["x0"] <= x0 and x1 <= window["x0"] + window["width"] <= 256
@@ -219,8 +219,8 @@ def test_train_ids_on_request_for_raw_and_synthetic_frames(source, tmp_path, raw
     frames = list_frames(out, "train")
     assert len(frames) == len(TRAIN) + 1
     for frame in frames:
-        train_ids = picture(frame.label_path.with_name(f"{frame.name}_gtFine_labelTrainIds.png"))
-        labels = picture(frame.label_path)
+        train_ids = image(frame.label_path.with_name(f"{frame.name}_gtFine_labelTrainIds.png"))
+        labels = image(frame.label_path)
         assert train_ids.dtype == np.uint8 and train_ids.shape == labels.shape
         for label in np.unique(labels).tolist():
             assert set(train_ids[labels == label]) == {id2label[label].trainId}
@@ -327,7 +327,7 @@ def test_verify_mends_what_was_changed(source, finished, tmp_path):
 # ---- what goes wrong ----------------------------------------------------------------------------
 
 
-def test_a_broken_picture_fails_alone_and_can_be_mended(source, finished, tmp_path):
+def test_a_broken_image_fails_alone_and_can_be_mended(source, finished, tmp_path):
     root, out = tmp_path / "source", tmp_path / "out"
     shutil.copytree(source, root)
     bad = root / "leftImg8bit/train/ash/ash_000000_000019_leftImg8bit.png"
@@ -368,7 +368,7 @@ def test_labels_of_another_data_set_fail_their_frame_with_the_conversion_it_need
     shutil.copytree(source, root)
     for frame, value in (("ash_000000_000019", 35002), ("ash_000001_000019", 36)):
         path = root / f"gtFine/train/ash/{frame}_gtFine_instanceIds.png"
-        ids = picture(path)
+        ids = image(path)
         ids[0, :5], ids[1, 0] = value, 65535  # a licence plate is no such label
         cv2.imwrite(str(path), ids)
     flags = ("--db_root", root, "--out", out, *PLAIN)
@@ -384,15 +384,15 @@ def test_what_is_wrong_with_all_frames_is_said_at_once(source, tmp_path):
     root = tmp_path / "source"
     shutil.copytree(source, root)
     for path in root.glob("leftImg8bit/train/*/[!.]*.png"):
-        cv2.imwrite(str(path), picture(path).astype(np.uint16) * 257)
+        cv2.imwrite(str(path), image(path).astype(np.uint16) * 257)
     done = run_here(run.main, "--db_root", root, "--out", tmp_path / "out", *PLAIN)
-    told = done.stdout
+    printed = done.stdout
     assert (
         done.returncode == 1
-        and "0 ok, 0 skipped, 4 failed" in told
-        and told.count("16-bit RGB picture; save it with 8 bits") == 4
+        and "0 ok, 0 skipped, 4 failed" in printed
+        and printed.count("16-bit RGB image; save it with 8 bits") == 4
     )
-    assert "scripts.synth" not in told and "generate" not in told
+    assert "scripts.synth" not in printed and "generate" not in printed
 
 
 def test_what_nothing_fits_is_skipped_with_a_reason(source, tmp_path):

@@ -1,4 +1,4 @@
-"""Scores: each figure against a plain computation, identical pictures, and what needs weights."""
+"""Scores: each metric against a plain computation, identical images, and what needs weights."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from augment.repaint import score_networks
-from augment.repaint.score import Mean, object_picture, outside_ssim, psnr, ssim_map
+from augment.repaint.score import Mean, object_image, outside_ssim, psnr, ssim_map
 from augment.repaint.score_networks import INSTALL, Networks, Weights
 from scripts.synth import run, score
 from support.errors import InputError
@@ -24,7 +24,7 @@ def grey_pair():
     return one, np.clip(one + rng.normal(0, 20, one.shape), 0, 255).astype(np.uint8)
 
 
-# ---- figures ------------------------------------------------------------------------------------
+# ---- metrics ------------------------------------------------------------------------------------
 
 
 def test_psnr_is_what_its_definition_says():
@@ -83,7 +83,7 @@ def test_networks_see_the_masked_object_only():
     rgb = np.full((40, 60, 3), 200, np.uint8)
     mask = np.zeros((40, 60), bool)
     mask[10:20, 5:45] = True
-    seen = object_picture(rgb, mask, [5, 10, 45, 20])
+    seen = object_image(rgb, mask, [5, 10, 45, 20])
     assert seen.shape == (299, 299, 3) and seen.dtype == np.uint8
     assert (seen[140:160] == 200).all()
     assert np.abs(np.concatenate([seen[:90], seen[-90:]]).astype(int) - 128).max() <= 2  # Lanczos rings
@@ -136,7 +136,7 @@ def test_score_of_a_run(tmp_path):
 # ---- what needs weights -------------------------------------------------------------------------
 
 
-def pictures(count: int) -> list[np.ndarray]:
+def noise_images(count: int) -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 256, (count, 299, 299, 3), np.uint8))
 
 
@@ -172,7 +172,7 @@ def test_fid_and_kid_through_a_small_network(tmp_path, monkeypatch):
     pytest.importorskip("torch_fidelity")
     import torch
 
-    class Small(torch.nn.Module):  # means of colours over a 2x2 grid: no figure to compare with others
+    class Small(torch.nn.Module):  # means of colours over a 2x2 grid: no metric to compare with others
         num_features = 12
 
         def forward(self, x):
@@ -184,19 +184,19 @@ def test_fid_and_kid_through_a_small_network(tmp_path, monkeypatch):
 
     def scored(change):
         networks = Networks(Weights(inception=str(weights)))
-        for picture in pictures(20):
-            networks.add(picture, change(picture), "a car")
+        for image in noise_images(20):
+            networks.add(image, change(image), "a car")
         return networks.results()
 
-    same = scored(lambda picture: picture)
-    darker = scored(lambda picture: picture // 2)
+    same = scored(lambda image: image)
+    darker = scored(lambda image: image // 2)
     assert same["fid"] == pytest.approx(0, abs=1e-3)
     # half as bright: means of 127.5 become 63.5 in all 12 numbers, spreads hardly matter
     assert darker["fid"] == pytest.approx(12 * 64**2, rel=0.02)
     assert darker["kid"] > abs(same["kid"])
     assert same["lpips_alex"].startswith("unavailable: give --lpips_weights")
     networks = Networks(Weights(inception=str(weights)))
-    networks.add(pictures(1)[0], pictures(1)[0], "a car")
+    networks.add(noise_images(1)[0], noise_images(1)[0], "a car")
     assert networks.results()["fid"] == "unavailable: there are too few samples"
 
 
@@ -225,7 +225,7 @@ def test_clip_from_a_local_folder(tmp_path):
     processor.save_pretrained(tmp_path)
 
     prompts = [f"a photo of a {name}" for name in ("car", "bus", "red train", "man")]
-    inputs = processor(text=prompts, images=pictures(4), return_tensors="pt", padding=True)
+    inputs = processor(text=prompts, images=noise_images(4), return_tensors="pt", padding=True)
 
     @torch.inference_mode()
     def mean_cosine() -> float:
@@ -235,7 +235,7 @@ def test_clip_from_a_local_folder(tmp_path):
         model.visual_projection.weight.data.neg_()
     model.save_pretrained(tmp_path)
     networks = Networks(Weights(clip=str(tmp_path), offline=True))
-    for picture, prompt in zip(pictures(4), prompts, strict=True):
-        networks.add(picture, picture, prompt)
+    for image, prompt in zip(noise_images(4), prompts, strict=True):
+        networks.add(image, image, prompt)
     assert mean_cosine() > 0
     assert networks.results()["clip_text_image"] == pytest.approx(100 * mean_cosine(), abs=1e-3)

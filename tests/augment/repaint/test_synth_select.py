@@ -185,8 +185,9 @@ def test_crop_has_its_margin_and_is_padded_only_where_the_frame_is_too_small():
     assert context_crop((40, 20, 60, 30), (100, 50)) == Crop(35, 10, 30, 30)
     assert context_crop((80, 40, 100, 50), (100, 50)) == Crop(70, 20, 30, 30)  # shifted inside
     assert context_crop((30, 5, 75, 45), (100, 50)).size == (50, 50)  # less margin, no padding
-    assert context_crop((40, 20, 42, 23), (100, 50), least=24).size == (24, 24)  # a tiny object gets context
-    assert context_crop((40, 20, 42, 23), (100, 50), least=128) == Crop(16, 0, 50, 50)  # less room
+    # a tiny object gets context
+    assert context_crop((40, 20, 42, 23), (100, 50), min_side=24).size == (24, 24)
+    assert context_crop((40, 20, 42, 23), (100, 50), min_side=128) == Crop(16, 0, 50, 50)  # less room
     wide = context_crop((20, 10, 90, 30), (100, 50))
     assert wide == Crop(20, 0, 70, 50, (0, 10, 0, 10))
     mask = np.ones((50, 100), bool)

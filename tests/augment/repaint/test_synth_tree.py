@@ -14,7 +14,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from augment.tree import add_raw, export_coco, new_instances, splits_of
+from augment.tree_extras import add_raw, export_coco, new_instances, splits_of
 from data.coco import annotations_of, categories, coco_path
 from data.frame import list_frames
 from data.writer import encode_png
@@ -56,9 +56,9 @@ def test_raw_frames_enter_by_link_or_copy_and_a_second_time_changes_nothing(sour
         there = {path: path.lstat().st_ino for path in out.rglob("*")}
         assert add_raw(source, out, ["train", "val"], mode) == len(before)
         assert {path: path.lstat().st_ino for path in out.rglob("*")} == there
-        picture = out / "leftImg8bit" / "train" / "ash" / "ash_000000_000019_leftImg8bit.png"
-        assert picture.is_symlink() == (mode == "symlink")
-        assert picture.samefile(source / picture.relative_to(out)) == (mode != "copy")
+        image = out / "leftImg8bit" / "train" / "ash" / "ash_000000_000019_leftImg8bit.png"
+        assert image.is_symlink() == (mode == "symlink")
+        assert image.samefile(source / image.relative_to(out)) == (mode != "copy")
         assert not list(out.rglob("*.tmp"))
     assert files_in(source) == before
     assert {p: p.stat().st_mtime_ns for p in source.rglob("*")} == stamps
@@ -70,8 +70,8 @@ def test_another_mode_replaces_and_only_the_splits_asked_for_enter(source, tmp_p
     add_raw(source, tmp_path, ["val"], "copy")
     assert not [path for path in tmp_path.rglob("*") if path.is_symlink()]
     add_raw(source, tmp_path, ["val"], "hardlink")
-    picture = "leftImg8bit/val/oak/oak_000000_000576_leftImg8bit.png"
-    assert (tmp_path / picture).samefile(source / picture)
+    image = "leftImg8bit/val/oak/oak_000000_000576_leftImg8bit.png"
+    assert (tmp_path / image).samefile(source / image)
     with pytest.raises(InputError, match="has no frames of test"):
         add_raw(source, tmp_path, ["test"], "copy")
 
@@ -158,16 +158,16 @@ def test_category_ids_of_cityscapes_and_outlines_along_pixel_edges(source, tmp_p
     add_raw(source, tmp_path, ["val"], "symlink")
     flags = ("--out", tmp_path, "--category_ids", "cityscapes", "--polygons", "--num_workers", 2)
     assert "2 images" in run_ok(export.main, *flags)
-    truth = COCO(str(coco_path(tmp_path, "val")))
-    assert truth.getCatIds() == [24, 25, 26, 27, 28, 31, 32, 33]
-    assert [one["id"] for one in categories("cityscapes")] == truth.getCatIds()
+    ground_truth = COCO(str(coco_path(tmp_path, "val")))
+    assert ground_truth.getCatIds() == [24, 25, 26, 27, 28, 31, 32, 33]
+    assert [one["id"] for one in categories("cityscapes")] == ground_truth.getCatIds()
     (frame, _) = list_frames(tmp_path, "val")
     ids = cv2.imread(str(frame.instance_path), cv2.IMREAD_UNCHANGED)
-    for one in truth.loadAnns(truth.getAnnIds(imgIds=1)):
+    for one in ground_truth.loadAnns(ground_truth.getAnnIds(imgIds=1)):
         assert one["category_id"] == one["instance_id"] // (1 if one["iscrowd"] else 1000)
         outlined = isinstance(one["segmentation"], list)
         assert outlined != (one["iscrowd"] or one["instance_id"] == HOLED_ID)  # holes can't be expressed
-        assert np.array_equal(truth.annToMask(one), ids == one["instance_id"])
+        assert np.array_equal(ground_truth.annToMask(one), ids == one["instance_id"])
         if one["instance_id"] == TWO_PARTS_ID:
             assert len(one["segmentation"]) == 2
 
@@ -198,8 +198,8 @@ def test_ragged_masks_are_outlined_exactly_or_not_at_all(touching):
 
 
 def _coco_precision(path: Path, predictions: list[dict]) -> float:
-    truth = COCO(str(path))
-    judge = COCOeval(truth, truth.loadRes(predictions), "segm")
+    ground_truth = COCO(str(path))
+    judge = COCOeval(ground_truth, ground_truth.loadRes(predictions), "segm")
     judge.evaluate()
     judge.accumulate()
     judge.summarize()
@@ -243,9 +243,9 @@ def _official_precision(tree: Path, folder: Path, predictions: dict[str, np.ndar
                 (folder / file).write_bytes(encode_png((ids == value).astype(np.uint8) * 255))
                 rows.append(f"{file} {value // 1000} 0.9\n")
         (folder / f"{frame.name}.txt").write_text("".join(rows))
-    truths = [str(frame.instance_path) for frame in frames]
-    found = [Official.getPrediction(path, args) for path in truths]
-    return Official.evaluateImgLists(found, truths, args)["averages"]["allAp"]
+    ground_truths = [str(frame.instance_path) for frame in frames]
+    found = [Official.getPrediction(path, args) for path in ground_truths]
+    return Official.evaluateImgLists(found, ground_truths, args)["averages"]["allAp"]
 
 
 def _maps(tree: Path) -> dict[str, np.ndarray]:

@@ -1,0 +1,279 @@
+"""The options of `scripts/insert.py`, their checks, and the filters they ask for."""
+
+import argparse
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from augment.options import WITH_WEIGHTS, SynthOptions, is_own, options_of
+from augment.paint.painter import RENDERERS, WITH_BANK, Rendering
+from augment.placement.filters import FILTERS, Filters
+from augment.tree_extras import BESIDE, RAW_MODES
+from data.camera import camera_setting
+from data.geometry import HeightFit
+from data.images import read_as_stored
+from data.labels import TARGET_CLASSES
+from engine.records import WORK
+from engine.shards import HELP, Shard
+from support.errors import InputError, Parser
+from support.processes import share_of_cores
+from support.settings import add_flags, checked, fields, setting
+
+TRAINING_SPLITS = ("train", "train_extra")
+
+
+def range_of(text: str) -> tuple[int, int]:
+    """ "2" or "1-3"."""
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    if match is None or int(match[2] or match[1]) < int(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number and no range such as 1-3")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _budget(text: str) -> dict[str, int]:
+    """ "person=2000,rider=500"."""
+    budget = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([a-z]+)\s*=\s*(\d+)\s*", part)
+        if match is None or match[1] not in TARGET_CLASSES or match[1] in budget:
+            raise argparse.ArgumentTypeError(
+                f"{part!r} is not CLASS=COUNT, for example person=2000 (classes: {', '.join(TARGET_CLASSES)})"
+            )
+        budget[match[1]] = int(match[2])
+    return budget
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = (float("nan"),)
+    if not np.isfinite(numbers).all():
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 0.5,-1,0,2")
+    return numbers
+
+
+SECTIONS = {
+    "input": "input",
+    "what": "what is inserted",
+    "rgb": "RGB of the new objects",
+    "output": "output",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Insertion:
+    """Everything besides an image that decides what is inserted into it."""
+
+    checkpoint: tuple[str, ...] = setting(
+        help="run folders or state-*.pt, one for each class",
+        section="input",
+        read=str,
+        flag={"required": True, "nargs": "+"},
+    )
+    seed: int = setting(0, "seed of everything random", section="what", min=0)
+    attempts: int = setting(20, "places tried for each object", section="what", min=1)
+    temperature: float = setting(
+        1.0,
+        "of the density of places; below 1 gathers places where it is high, 1: as learnt",
+        section="what",
+    )
+    z_spatial: tuple[float, ...] | None = setting(
+        None, "fixed noise of the place, numbers separated by commas", section="what", read=_numbers
+    )
+    z_appr: tuple[float, ...] | None = setting(
+        None, "fixed noise of the shape", section="what", read=_numbers
+    )
+    device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N", section="output")
+    filters: Filters = field(default_factory=Filters)  # what objects must pass
+    fits: dict[str, HeightFit] = field(default_factory=dict)  # height by foot row, by class, where known
+    rendering: Rendering | None = None  # how images are painted; None: not at all
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsertOptions(Insertion):
+    """One insertion into a tree; None and "" where nothing was asked for."""
+
+    hashes: dict[str, str] = field(default_factory=dict)  # of the checkpoint of each class, once it is read
+    out: str = setting(
+        help="folder of the new tree; made if absent", section="input", read=str, flag={"required": True}
+    )
+    db_root: str = setting(
+        "", "folder that holds gtFine/ and, if any, camera/ and leftImg8bit/", section="input"
+    )
+    split: str = setting("train", "split to insert into", section="input")
+    force: bool = setting(
+        False, "insert into a split that others are measured on (val, test)", section="input"
+    )
+    scenes: int | None = setting(
+        None,
+        "the first so many images of the split; more of them later add to the tree (default all)",
+        section="input",
+        read=int,
+        min=1,
+    )
+    image: str = setting("", "a single label map (labelIds.png) instead of a split", section="input")
+    instances: str = setting("", "its instance map (default: the file beside it)", section="input")
+    camera: str = camera_setting("input")
+
+    per_image: tuple[int, int] | None = setting(
+        None, "objects tried in each image, a number or a range (default 1)", section="what", read=range_of
+    )
+    target: dict[str, int] | None = setting(
+        None, "objects tried in all instead, for example person=2000,rider=500", section="what", read=_budget
+    )
+
+    render: str = setting(
+        "none",
+        "none: no leftImg8bit is written; overlay: flat colours; swap: instances of the data set, fitted into"
+        " the new masks; recolor: the same in a colour of the prompt; sd_inpaint, sdxl_blend: diffusion"
+        " models (requirements-diffusion.txt); module:Class: a back end of your own, see docs/synthesis.md",
+        section="rgb",
+    )
+    render_config: str = setting(
+        "",
+        "their settings, a file as scripts.synth.run --print_config prints it; of its sections backend,"
+        " generate (prompts, style), select (margin, min_crop) and integrate (colour_match, feather) count",
+        section="rgb",
+        flag={"metavar": "FILE.yaml"},
+    )
+    bank: str = setting(
+        "",
+        "file to keep the instances of swap and recolor in (default: made anew each time)",
+        section="rgb",
+    )
+    shadow: float = setting(
+        Rendering.shadow, "darkest part of a contact shadow, 0..1", section="rgb", min=0, max=1
+    )
+
+    raw: str = setting(
+        "none",
+        "put the source's frames into --out too, by symlink, hardlink or copy; the new ones, only those with"
+        f" a new object, are then of a city of their own, CITY{BESIDE}",
+        ("none", *RAW_MODES),
+        section="output",
+    )
+    coco: bool = setting(False, "write a COCO annotation file too", section="output")
+    panoptic: bool = setting(
+        False, "write COCO panoptic annotation too, by the official tool", section="output"
+    )
+    train_ids: bool = setting(False, "write labelTrainIds.png too", section="output")
+    preview: int = setting(
+        0,
+        "contact sheet of the N images with the largest new objects",
+        section="output",
+        flag={"metavar": "N"},
+        min=0,
+    )
+    num_workers: int | None = setting(
+        None,
+        f"processes (default: one for each core, but 1 for {' and '.join(WITH_WEIGHTS)});"
+        " no influence on the files",
+        section="output",
+        read=int,
+    )
+    shard: Shard | None = setting(None, HELP, section="output", read=Shard.parse, flag={"metavar": "I/N"})
+    merge: bool = setting(
+        False,
+        "insert nothing, merge what all shards have done (the last one to end does that by itself)",
+        section="output",
+    )
+    dry_run: bool = setting(False, "say what there is to do, write nothing", section="output")
+    overwrite: bool = setting(False, "replace an earlier insertion in --out", section="output")
+
+    @property
+    def beside(self) -> bool:
+        """Whether the source's frames lie in the new tree too."""
+        return self.raw != "none"
+
+
+def parser() -> Parser:
+    """The command line of scripts.insert."""
+    parser = Parser("python -m scripts.insert", "Insert objects into a Cityscapes-format data set.")
+    add_flags(parser, InsertOptions, SECTIONS)
+    add_flags(parser, Filters, {"": "filters that an object must pass"})
+    off = parser.add_argument_group("filters that are switched off")
+    for filter_name, text in FILTERS.items():
+        off.add_argument(
+            f"--no_{filter_name}", action="append_const", const=filter_name, dest="off", help=text
+        )
+    off.add_argument("--no_gate", action="store_true", help="none of these filters")
+    return parser
+
+
+def parse(arguments: list[str] | None = None) -> InsertOptions:
+    """Options of a command line (None: sys.argv). Raises InputError for what can't be used."""
+    flags = vars(parser().parse_args(arguments))
+    left_out = flags.pop("off") or ()
+    rules = (
+        ()
+        if flags.pop("no_gate")
+        else tuple(filter_name for filter_name in FILTERS if filter_name not in left_out)
+    )
+    filters = {item.name: flags.pop(item.name) for item in fields(Filters) if item.name in flags}
+    if isinstance(region := filters.get("region"), str):  # rather read now than in every worker
+        filters |= {"region": None, "region_mask": region or None}
+        read_region(region)
+    options = checked(InsertOptions(**flags, filters=checked(Filters(rules, **filters))))
+
+    if not options.db_root and not options.image:
+        raise InputError("--db_root is required (or --image for a single image)")
+    if options.render not in RENDERERS and not is_own(options.render):
+        raise InputError(f"--render {options.render}: choose {', '.join(RENDERERS)}, or module:Class")
+    if options.instances and not options.image:
+        raise InputError("--instances belongs to --image")
+    if options.raw != "none" and (options.image or options.render == "none"):
+        raise InputError("--raw: belongs to a split (--db_root) whose new frames have images (--render)")
+    if options.per_image and options.target:
+        raise InputError("--per_image and --target exclude each other")
+    if not options.image and options.split not in TRAINING_SPLITS and not options.force:
+        raise InputError(
+            f"--split {options.split}: models are measured on it, new objects would leak into that; give"
+            " --force if you mean it"
+        )
+    if options.render in WITH_BANK and not options.db_root:
+        raise InputError(f"--render {options.render} shows instances of a data set; give it as --db_root")
+    own = (options.render,) if is_own(options.render) else ()
+    for option, users in (("render_config", (*RENDERERS[2:], *own)), ("bank", WITH_BANK)):
+        if getattr(options, option) and options.render not in users:
+            raise InputError(f"--{option} belongs to --render {', '.join(users)}")
+    if options.num_workers is None:
+        workers = 1 if options.render in WITH_WEIGHTS else share_of_cores()  # they may fill a GPU each
+        options = replace(options, num_workers=workers)
+    return options
+
+
+def rendering_of(options: InsertOptions) -> Rendering | None:
+    """How a command line wants new objects painted, None for not at all.
+
+    Raises InputError for settings that can't be used.
+    """
+    if options.render == "none":
+        return None
+    painting = SynthOptions()
+    if options.render != "overlay":
+        painting = options_of({"config": options.render_config, "backend": options.render})
+    bank = options.bank or painting.backend_settings.get("bank") or f"{options.out}/{WORK}/bank.npz"
+    rendering = Rendering(
+        options.render, painting, options.shadow, options.db_root, options.split, bank, options.device
+    )
+    rendering.check()
+    return rendering
+
+
+def read_region(path: str | None) -> np.ndarray | None:
+    """Where an image is not zero, (H,W) bool; none of none. Raises InputError if it can't be read."""
+    if not path:
+        return None
+    try:
+        image = read_as_stored(Path(path))
+    except InputError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise InputError(
+            f"--region {path}: can't be read as an image ({reason}), and is not X0,Y0,X1,Y1"
+        ) from None
+    if image.ndim == 3:  # any colour counts, an alpha channel does not
+        image = image[..., :3].max(2)
+    return image > 0

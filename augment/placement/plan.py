@@ -1,0 +1,104 @@
+"""The tree that an insertion makes, as a whole: what is planned for it, and summing up.
+
+OUT/insert.json holds the settings and the counts, OUT/manifest.jsonl a line for each object that was tried
+and one for each image.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from augment.placement.places import STAGE
+from data.frame import GT_KINDS, VOID_FILE
+from data.labels import TARGET_CLASSES
+from engine.tree import Program
+from support.errors import InputError
+from support.seeds import generator
+
+PREVIEW = "preview.png"
+INSERT = Program(
+    "insert",
+    "7",
+    "insert.json",
+    (STAGE,),
+    (*GT_KINDS, "camera", "leftImg8bit", "inserted", "annotations", PREVIEW, VOID_FILE),
+)
+MAX_OBJECTS = 255  # in one image; the mask of inserted pixels has 8 bits
+
+
+# ---- the plan -----------------------------------------------------------------------------------
+
+
+def plan(
+    names: list[str],
+    classes: tuple[str, ...],
+    seed: int,
+    per_image: tuple[int, int] = (1, 1),
+    budget: dict[str, int] | None = None,
+) -> list[tuple[str, ...]]:
+    """The classes of the objects to insert into each image, in order; from names and seed alone.
+
+    budget: objects of each class in all, spread evenly over the images, the remainder over images drawn by
+    the seed. Without it each image gets a number drawn from the range `per_image` (both ends included) and
+    each object a class drawn from `classes`. Raises InputError for more than 255 in an image.
+    """
+    if budget is None:
+        planned = []
+        for name in names:
+            rng = generator(seed, name, 0, "insert plan")
+            count = int(rng.integers(per_image[0], per_image[1] + 1))
+            planned.append([classes[int(chosen)] for chosen in rng.integers(len(classes), size=count)])
+    else:
+        planned = [[] for _ in names]
+        for class_name, count in sorted(budget.items()):
+            order = generator(seed, class_name, 0, "insert budget").permutation(len(names))
+            for rank, image in enumerate(order.tolist()):
+                planned[image] += [class_name] * (count // len(names) + (rank < count % len(names)))
+        for name, chosen in zip(names, planned, strict=True):
+            generator(seed, name, 0, "insert order").shuffle(chosen)
+    largest = max(map(len, planned), default=0)
+    if largest > MAX_OBJECTS:
+        raise InputError(f"{largest} objects in one image are too many, at most {MAX_OBJECTS}; ask for fewer")
+    return [tuple(chosen) for chosen in planned]
+
+
+# ---- summing up ---------------------------------------------------------------------------------
+
+
+def sum_up(blocks: Iterable[list[dict]]) -> dict:
+    """Counts over all images, each with the lines of its objects and last its own."""
+    before, after, inserted, given_up = Counter(), Counter(), Counter(), Counter()
+    rejections: dict[str, Counter] = {}
+    failed, changed, images = [], 0, 0
+    for *objects, own in blocks:
+        images += 1
+        if own["status"] == "failed":
+            failed.append(own["key"])
+            continue
+        before.update(own["before"])
+        after.update(own["after"])
+        changed += any(one["status"] == "inserted" for one in objects)
+        for one in objects:
+            (inserted if one["status"] == "inserted" else given_up)[one["class"]] += 1
+            rejections.setdefault(one["class"], Counter()).update(one["refusals"])
+    return {
+        "images": images,
+        "images_changed": changed,
+        "images_failed": failed,
+        "instances_before": {name: before[name] for name in TARGET_CLASSES},
+        "instances_after": {name: after[name] for name in TARGET_CLASSES},
+        "objects_inserted": dict(sorted(inserted.items())),
+        "objects_given_up": dict(sorted(given_up.items())),
+        "refusals": {name: dict(sorted(counts.items())) for name, counts in sorted(rejections.items())},
+    }
+
+
+def histogram(results: dict) -> str:
+    """Instances of each class before and after, as a table of text."""
+    before, after = results["instances_before"], results["instances_after"]
+    rows = [f"{'class':<12}{'before':>9}{'after':>9}{'inserted':>10}"]
+    rows += [
+        f"{name:<12}{before[name]:>9}{after[name]:>9}{results['objects_inserted'].get(name, 0):>10}"
+        for name in before
+        if before[name] or after[name]
+    ]
+    return "\n".join(rows)

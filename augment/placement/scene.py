@@ -1,0 +1,231 @@
+"""An image that objects are inserted into: its maps as they are read, changed and written.
+
+Reads one frame of a Cityscapes tree, or takes an image that is in memory already, puts objects on it one
+after another, and makes the contents of the frame's files in the new tree. No model here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from augment.compose import compose, contact_rows, occluded_part
+from augment.paint.backends import CannotFillError
+from augment.paint.painter import NewObject
+from augment.placement.filters import Filters, mask_rejection
+from augment.tree_extras import BESIDE
+from data.camera import Camera
+from data.coco import rle_of
+from data.frame import CAMERA_KIND, COLOR, IMAGE_KIND, INSTANCES, LABELS, POLYGONS, Frame
+from data.geometry import MaskPatch
+from data.images import is_plain_png
+from data.labels import TARGET_CLASSES
+from data.outlines import Outlines
+from data.writer import INSTANCES_OF_A_CLASS, encode_png
+from support.errors import InputError
+from support.files import read_bytes
+
+
+@dataclass
+class EditedImage:
+    """An image at its own size H x W that objects are inserted into one after another."""
+
+    name: str  # with a seed it decides everything random
+    label_ids: np.ndarray  # (H,W) uint8
+    instance_ids: np.ndarray  # (H,W) uint16
+    feet: np.ndarray  # (H,W) int32, `contact_rows`
+    inserted: np.ndarray  # (H,W) uint8, 1, 2, ... where an inserted object is seen
+    rgb: np.ndarray | None = None  # (H,W,3) uint8, where objects are painted
+    camera: Camera | None = None
+    outlines: Outlines | None = None  # where the source has polygons
+    new_ids: list[int] = field(default_factory=list)  # of the inserted objects 1, 2, ...
+    new_masks: list[MaskPatch] = field(default_factory=list)  # theirs, occluded parts included
+    taken: dict[str, set[int]] = field(default_factory=dict)  # numbers of instances, by class
+
+    @classmethod
+    def of_maps(
+        cls,
+        name: str,
+        label_ids: np.ndarray,
+        instance_ids: np.ndarray,
+        rgb: np.ndarray | None = None,
+        camera: Camera | None = None,
+        outlines: Outlines | None = None,
+    ) -> "EditedImage":
+        """An image as it is before anything is inserted: label map (H,W) uint8, instance map (H,W) uint16.
+
+        The arrays are not copied, and never written to: each object makes new ones.
+        """
+        feet, inserted = contact_rows(label_ids, instance_ids), np.zeros(label_ids.shape, np.uint8)
+        return cls(name, label_ids, instance_ids, feet, inserted, rgb, camera, outlines)
+
+    def copy(self) -> "EditedImage":
+        """The image as it is now, whatever is inserted into this one later."""
+        return replace(
+            self,
+            feet=self.feet.copy(),
+            inserted=self.inserted.copy(),
+            new_ids=list(self.new_ids),
+            new_masks=list(self.new_masks),
+            taken={name: set(numbers) for name, numbers in self.taken.items()},
+        )
+
+    def new_id(self, name: str) -> int | None:
+        """A free instance id of a class: after the highest in use, or else the lowest; None if all are taken.
+
+        Numbers are never used twice.
+        """
+        label_id = TARGET_CLASSES[name].label_id
+        if name not in self.taken:
+            numbers = np.unique(self.instance_ids[self.instance_ids // 1000 == label_id] % 1000)
+            # The official tools count occluded instances of the polygons too.
+            listed = self.outlines.count(name) if self.outlines is not None else 0
+            self.taken[name] = {*numbers.tolist(), *range(listed)}
+        taken = self.taken[name]
+        number = max(taken, default=-1) + 1
+        if number >= INSTANCES_OF_A_CLASS:
+            number = min(set(range(INSTANCES_OF_A_CLASS)) - taken, default=None)
+        return None if number is None else label_id * 1000 + number
+
+    def put(
+        self, name: str, patch: MaskPatch, filters: Filters, paint: Callable | None = None
+    ) -> tuple[str | None, dict]:
+        """Put an object of a class on the image, unless a filter rejects it.
+
+        paint: `Painter.paint`, where the image has RGB pixels. An object that it can't paint
+        is not put on the maps either, as if a filter "render" rejected it.
+
+        Returns the filter that rejects it or None, and what is known of the object; later ones may cover
+        parts of it, which `seen` tells. The class must have a free id.
+        """
+        if not patch.mask.any():
+            return "visible", {}
+        occluded = occluded_part(patch, self.feet)
+        if reason := mask_rejection(patch, occluded, self.label_ids, self.feet, filters):
+            return reason, {}
+        label_id, new_id, number = TARGET_CLASSES[name].label_id, self.new_id(name), len(self.new_ids) + 1
+        visible_limit = filters.visible_limit(self.label_ids.size)
+        composed = compose(
+            self.label_ids, self.instance_ids, patch, occluded, label_id, new_id, visible_limit
+        )
+        if any(instance_id in self.new_ids for instance_id in composed.dropped):
+            return "covers_inserted", {}
+        if composed.dropped and not filters.may_hide:
+            return "hides", {}
+        rendered = {}
+        if paint is not None:
+            new = NewObject(name, self.name, new_id, number, patch, occluded, composed)
+            try:
+                self.rgb, facts = paint(self.rgb, new)
+            except CannotFillError:
+                return "render", {}
+            rendered = {"render": facts}
+        visible = patch.mask & ~occluded
+        if self.outlines is not None:
+            kept = self.outlines.without(composed.dropped, self.instance_ids)
+            self.outlines = kept.insert(name, patch, occluded)
+        self.label_ids, self.instance_ids = composed.label_ids, composed.instance_ids
+        self.feet[patch.window][visible] = patch.foot
+        self.feet[composed.given_back] = 0
+        self.inserted[patch.window][visible] = number
+        self.new_ids.append(new_id)
+        self.new_masks.append(patch)
+        self.taken[name].add(new_id % 1000)
+        facts = {"instance_id": new_id, "inserted_value": number, "dropped": list(composed.dropped)}
+        return None, facts | rendered
+
+    def seen(self, number: int) -> dict:
+        """What can be seen of inserted object 1, 2, ... as the image is now, for the manifest."""
+        mask = self.new_masks[number - 1]
+        visible = MaskPatch(self.inserted[mask.window] == number, mask.x0, mask.y0)
+        pixels = int(np.count_nonzero(visible.mask))
+        return {
+            "amodal": rle_of(mask, self.label_ids.shape),
+            "extent": list(visible.box),
+            "pixels": pixels,
+            "hidden_pixels": int(np.count_nonzero(mask.mask)) - pixels,
+        }
+
+
+def read_image(frame: Frame, *, rgb: bool = False, camera: str = "auto") -> EditedImage:
+    """An image from its source files, with its RGB pixels if `rgb`; camera: one of CAMERA_CHOICES.
+
+    Raises InputError, naming the file, if one is bad.
+    """
+    label_ids, instance_ids = frame.read_maps()
+    rows, columns = label_ids.shape
+    objects = frame.read_polygons(label_ids.shape)
+    return EditedImage.of_maps(
+        frame.name,
+        label_ids.copy(),
+        instance_ids.copy(),
+        frame.read_image(label_ids.shape) if rgb else None,
+        frame.camera(columns, rows, camera),
+        None if objects is None else Outlines(tuple(objects)),
+    )
+
+
+def count_instances(instance_ids: np.ndarray) -> dict[str, int]:
+    """Instances of each insertable class on a map (H,W) uint16."""
+    labels = np.flatnonzero(np.bincount(instance_ids.ravel(), minlength=2**16)[1000:]) // 1000 + 1
+    return {name: int((labels == target.label_id).sum()) for name, target in TARGET_CLASSES.items()}
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def single_frame(image: str, instances: str | None) -> Frame:
+    """The frame of a label map given by file, its instance map beside it unless given too.
+
+    Raises InputError for a file that isn't there.
+    """
+    frame = Frame.of_maps(Path(image), Path(instances) if instances else None)
+    for path, option in ((frame.label_path, "--image"), (frame.instance_path, "--instances")):
+        if not path.is_file():
+            raise InputError(f"{option} {path}: no such file")
+    return frame
+
+
+def new_frame(frame: Frame, out: Path, split: str, beside: bool) -> Frame:
+    """A source frame's counterpart in the tree OUT: of the same name, or CITYins where it lies beside it."""
+    city, name = frame.city, frame.name
+    if beside:
+        # A data set may have names of its own, without the city, or with underscores in it.
+        first = city if name.startswith(f"{city}_") else name.split("_")[0]
+        city, name = city + BESIDE, first + BESIDE + name.removeprefix(first)
+    return Frame(Path(out), split, city, name, frame.kind)
+
+
+def sources_of(frame: Frame, rgb: bool) -> dict[str, Path]:
+    """The files that an image of the new tree is made from, by name; rgb: with its RGB pixels."""
+    paths = [frame.label_path, frame.instance_path]
+    paths += [frame.annotation_path(ending) for ending in (POLYGONS, COLOR)]
+    paths += [frame.camera_path, frame.void_path]
+    if rgb:
+        paths.append(frame.image_path)
+    return {path.name: path for path in paths if path}
+
+
+def contents(image: EditedImage, frame: Frame, new: Frame) -> dict[str, bytes | Path]:
+    """The files of a frame's image, as `new_frame`, by their place: new content, or the source file to copy.
+
+    An image without a new object is copied as it is, but for pixels that its data set calls void.
+    """
+    objects = None if image.outlines is None else list(image.outlines.objects)
+    files: dict[str, bytes | Path] = {**new.annotation(image.label_ids, image.instance_ids, objects)}
+    if not image.new_ids:
+        kept = {ending: frame.annotation_path(ending) for ending in (COLOR, POLYGONS)}
+        if not frame.void_labels():
+            kept |= {LABELS: frame.label_path, INSTANCES: frame.instance_path}
+        files |= {new.place(new.kind, ending): path for ending, path in kept.items() if path.exists()}
+    files[new.place("inserted", ".png")] = encode_png(image.inserted)
+    if camera := frame.camera_path:
+        files[new.place(CAMERA_KIND, ".json")] = camera
+    if image.rgb is not None:
+        source = None if image.new_ids else frame.image_path
+        rgb = read_bytes(source) if source else b""
+        if not is_plain_png(rgb):
+            rgb = encode_png(image.rgb)
+        files[new.place(IMAGE_KIND, ".png")] = rgb
+    return files

@@ -1,0 +1,192 @@
+"""A whole tree of new frames: raw frames beside them, and annotation of both for other readers.
+
+The source is only read. Raw files enter the tree one by one, so that cities of both kinds lie side by side,
+as every reader of Cityscapes expects.
+"""
+
+import errno
+import filecmp
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from data.coco import write_coco
+from data.frame import (
+    CAMERA_KIND,
+    GT_KINDS,
+    IMAGE_KIND,
+    INSTANCES,
+    VOID_FILE,
+    gt_kind,
+    list_frames,
+    official_name,
+)
+from data.panoptic import write_panoptic
+from data.train_ids import write_train_ids
+from engine.records import MANIFEST
+from support.errors import InputError, warn
+from support.files import listed, replacing
+from support.progress import progress_bar
+
+BESIDE = "ins"  # after the city of frames with new objects that lie beside those they were made from
+RAW_MODES = ("symlink", "hardlink", "copy")
+
+
+def add_raw(db_root: Path, out: Path, splits: list[str], mode: str) -> int:
+    """Put the raw frames of some splits into the tree `out`; the number of files that are there then.
+
+    Files that are there already stay, if they are the source's, so that a second call changes nothing; what
+    entered in another mode is replaced. A split that the source lacks is passed over. Raises InputError if it
+    has none of them, if one of the two trees lies in the other, if another file stands where one would go, or
+    if the disk does not permit `mode`.
+    """
+    if mode not in RAW_MODES:
+        raise InputError(f"mode must be one of {', '.join(RAW_MODES)}, not {mode!r}")
+    root, out = Path(db_root).resolve(), Path(out).resolve()
+    if out == root or root in out.parents:
+        raise InputError(f"--out {out}: inside the input {root}; choose another")
+    # Built-in scenes lie below OUT/work, where nothing else is put.
+    if out in root.parents and out / "work" not in root.parents:
+        raise InputError(f"--out {out}: around the input {root}; choose another")
+    files = [
+        path
+        for split in splits
+        for kind in (IMAGE_KIND, gt_kind(root, split), CAMERA_KIND)
+        for path in listed(root / kind / split, "*/*")
+        if path.is_file()
+    ]
+    if not files and splits:
+        raise InputError(f"{root}: has no frames of {', '.join(splits)}; choose splits that it has")
+    for source in [*files, *listed(root, VOID_FILE)]:
+        target = out / source.relative_to(root)
+        if _is_there(source, target, mode):
+            continue
+        if target.exists() and not target.is_symlink() and not filecmp.cmp(source, target, shallow=False):
+            raise InputError(f"{target}: is not the file of {root}; remove it, or choose another --out")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _place(source, target, mode)
+    return len(files)
+
+
+def _is_there(source: Path, target: Path, mode: str) -> bool:
+    """Whether an earlier call has put a file into the tree, in the same mode."""
+    if mode == "symlink":
+        return target.is_symlink() and os.readlink(target) == _way(source, target)
+    if target.is_symlink() or not target.exists():
+        return False
+    if mode == "hardlink":
+        return target.samefile(source)
+    return not target.samefile(source) and filecmp.cmp(source, target, shallow=False)
+
+
+def _way(source: Path, target: Path) -> str:
+    """What a link at `target` holds: a relative path, so that a tree can be moved along with its source."""
+    return os.path.relpath(source, target.parent.resolve())
+
+
+def _place(source: Path, target: Path, mode: str) -> None:
+    try:
+        with replacing(target) as temporary:
+            if mode == "symlink":
+                temporary.symlink_to(_way(source, target))
+            elif mode == "hardlink":
+                temporary.hardlink_to(source)
+            else:
+                shutil.copyfile(source, temporary)
+    except OSError as error:
+        if mode == "copy" or error.errno in (errno.ENOSPC, errno.EROFS):
+            raise
+        why = "lies on another disk" if error.errno == errno.EXDEV else f"can't be linked ({error.strerror})"
+        other = "symlink or copy" if mode == "hardlink" else "copy"
+        raise InputError(f"{source}: {why}; build the tree with mode {other}") from None
+
+
+def add_train_ids(out: Path, map_function: Callable = map) -> int:
+    """Write labelTrainIds.png of all frames of a tree, raw and synthetic; how many got none, with a warning.
+
+    See `data.train_ids`.
+    """
+    frames = [frame for split in splits_of(out) for frame in list_frames(out, split)]
+    messages = write_train_ids(frames, map_function)
+    for message in messages:
+        warn(f"{message}; it has no labelTrainIds")
+    return len(messages)
+
+
+def splits_of(out: Path) -> list[str]:
+    """The splits of a tree that have ground truth, sorted."""
+    maps = (listed(Path(out) / kind, f"*/*/*_{kind}{INSTANCES}") for kind in GT_KINDS)
+    return sorted({path.parents[1].name for paths in maps for path in paths})
+
+
+def new_instances(out: Path) -> tuple[str, dict[str, tuple[int, ...]]]:
+    """How new instances of a tree are called, "inserted" or "synthetic", and their ids by frame name."""
+    path, source = Path(out) / MANIFEST, "synthetic"
+    found: dict[str, tuple[int, ...]] = {}
+    if not path.exists():
+        return source, found
+    with path.open(encoding="utf-8") as lines:
+        for number, text in enumerate(lines, 1):
+            try:
+                line = json.loads(text)
+                if line["stage"] == "insert":
+                    source = "inserted"
+                if line["status"] == "inserted":
+                    found[line["image"]] = (*found.get(line["image"], ()), line["instance_id"])
+                elif line["stage"] == "integrate" and line["status"] == "ok" and "sources" not in line:
+                    images = [name for name in line["outputs"] if name.startswith(f"{IMAGE_KIND}/")]
+                    new_id = line["id_map"].get(str(line["instance_id"]))
+                    for image in images:
+                        found[official_name(image)] = () if new_id is None else (new_id,)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                if text.endswith("\n"):  # the last line may be cut short
+                    raise InputError(f"{path}, line {number}: damaged; make the tree anew") from None
+    return source, found
+
+
+def export_coco(
+    out: Path,
+    splits: list[str],
+    category_ids: str = "coco",
+    *,
+    polygons: bool = False,
+    map_function: Callable = map,
+) -> tuple[list[Path], int]:
+    """Write the COCO annotation of all frames of some splits of a tree; the paths, and frames left out.
+
+    "source" is "synthetic" for repainted instances, "inserted" for inserted ones, "original" for all others;
+    for the options see `data.coco.annotations_of`. A frame with a bad instance map is left out with a
+    warning. Raises InputError for a split without frames.
+    """
+    source, new_ids = new_instances(out)
+    left_out: list[str] = []
+    paths = [
+        write_coco(
+            out,
+            split,
+            list_frames(out, split),
+            new_ids,
+            map_function,
+            source,
+            category_ids,
+            polygons=polygons,
+            left_out=left_out,
+        )
+        for split in splits
+    ]
+    for message in left_out:
+        warn(f"{message}; left out of the annotation")
+    return paths, len(left_out)
+
+
+def add_panoptic(out: Path, splits: list[str]) -> list[Path]:
+    """Write the panoptic annotation of all frames of some splits of a tree; the paths of the JSON files.
+
+    Raises InputError if a map can't be read.
+    """
+    try:
+        return [write_panoptic(out, split) for split in progress_bar(splits, "panoptic", unit="split")]
+    except (SyntaxError, ValueError, KeyError) as error:  # what Pillow and the official tool have to say
+        raise InputError(f"{out}: no panoptic annotation, a map can't be read ({error}); mend it") from None

@@ -1,0 +1,410 @@
+"""From scenes and placed objects to metrics: what `scripts/evaluate.py` measures.
+
+What each metric is: docs/evaluation.md#definitions. An EvaluatedScene is one scene at the data set's own
+resolution; `measure` judges objects placed on it one by one; Collected gathers the judgements, and
+`summarise` turns them into named metrics. Boxes are in fractions of the image size (x0, y0, x1, y1), so that
+scenes of any size can be put together.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from augment.compose import contact_rows, occluded_part, place_mask
+from augment.placement.filters import Filters, overlaps
+from data.camera import Camera
+from data.geometry import (
+    METRIC_RANGES,
+    HeightFit,
+    box_iou,
+    box_spread,
+    height_residuals,
+    inside_image,
+    metric_heights,
+    place_features,
+    sliced_distance,
+    supported,
+    supporting_pixels,
+    too_few,
+)
+from data.instances import bounding_box
+from data.labels import TargetClass
+from evaluation.baselines import BASELINES, Training
+from evaluation.shapes import ShapeFeature, frechet_distance, nearest_iou, precision_recall, shapes_of
+from loader.cache import WorkingMaps
+from support.progress import progress_bar
+from support.seeds import generator
+
+OVERLAP_LIMIT = Filters.max_overlap  # an object overlaps if more than this fraction of its mask does
+REPLACEMENT_SAMPLES = 10  # placements for each erased instance
+REPLACEMENT_RANKS = (1, 5, 10)  # k of IoU@k
+SHAPE_SAMPLES = 1000  # at most so many shapes are compared in precision, recall and Frechet distance
+
+# What rests on the training instances, besides all of the baselines; plausible_rate without cameras too.
+HEIGHT_METRICS = ("height_residual", "height_band_rate")
+SHAPE_METRICS = ("shape_precision", "shape_recall", "shape_frechet", "shape_nn_iou")
+LEAK_METRICS = {  # each is the ratio of what is collected under these two names
+    "leak_decoy": ("leak_decoy_filled", "leak_decoy_before"),
+    "leak_true": ("leak_true_filled", "leak_true_exact"),
+}
+OVERLAP_METRICS = ("overlap_rate", "overlap_any_rate")  # of real instances: training masks fill their boxes
+
+MODEL_METRICS = (  # that no baseline has
+    "mask_spread",
+    "box_change_z_appr",
+    "mask_change_z_spatial",
+    "theta_recon_l1",
+    "mask_recon_l1",
+    *LEAK_METRICS,
+)
+
+
+# ---- one scene ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EvaluatedScene:
+    """One scene at its own resolution H x W, prepared for judging placements of one class."""
+
+    name: str
+    label_ids: np.ndarray  # (H,W) uint8
+    instance_ids: np.ndarray  # (H,W) uint16
+    supporting: np.ndarray  # (H,W) bool, `supporting_pixels`
+    feet: np.ndarray  # (H,W) int32, `contact_rows`
+    camera: Camera | None
+    real_ids: tuple[int, ...]  # usable instances of the class
+    real_boxes: np.ndarray  # (R,4) float64 their tight boxes, fractions of the image size
+
+    @property
+    def size(self) -> np.ndarray:
+        """W, H, W, H: what turns fractions into pixels."""
+        height, width = self.label_ids.shape
+        return np.array([width, height, width, height], float)
+
+
+def read_view(maps: WorkingMaps, index: int, target: TargetClass, camera: str = "auto") -> EvaluatedScene:
+    """Scene `index` of a split, from its source files; camera: one of CAMERA_CHOICES.
+
+    Raises InputError if a file is bad.
+    """
+    frame = maps.frames[index]
+    label_ids, instance_ids = frame.read_maps()
+    height, width = label_ids.shape
+    real_ids = tuple(instance.instance_id for instance in maps.instances(index, target.name))
+    real_boxes = [bounding_box(instance_ids == one) for one in real_ids]
+    half_open = np.reshape(real_boxes, (-1, 4)) + [0, 0, 1, 1]
+    return EvaluatedScene(
+        frame.name,
+        label_ids,
+        instance_ids,
+        supporting_pixels(label_ids, instance_ids, target.support),
+        contact_rows(label_ids, instance_ids),
+        frame.camera(width, height, camera),
+        real_ids,
+        half_open / [width, height, width, height],
+    )
+
+
+Measures = dict[str, np.ndarray]  # one row for each placed object: box (n,4), and (n,) of each judgement
+
+
+def measure(
+    view: EvaluatedScene,
+    target: TargetClass,
+    boxes: np.ndarray,
+    masks: np.ndarray,
+    own_ids: tuple[int, ...] = (),
+) -> Measures:
+    """Judge objects placed on a scene: boxes (n,4) in fractions of the image, compact masks (n,cy,cx) in
+    0..1.
+
+    own_ids: for real instances, which thing of the map (n) each one is; it does not overlap itself. Returns
+    box, support, in_range (0 or 1, NaN without camera or range), metres (NaN without camera or above the
+    horizon), front and any (see `overlap`), inside.
+    """
+    pixels = boxes * view.size
+    metres, in_range = np.full(len(boxes), np.nan), np.full(len(boxes), np.nan)
+    if view.camera and target.name in METRIC_RANGES:
+        low, high = METRIC_RANGES[target.name]
+        metres = metric_heights(pixels, view.camera)
+        in_range = ((metres >= low) & (metres <= high)).astype(float)
+    own_ids = own_ids or (-1,) * len(boxes)
+    fractions = [overlap(view, mask, box, own) for mask, box, own in zip(masks, pixels, own_ids, strict=True)]
+    front, anything = np.reshape(fractions, (-1, 2)).T
+    return {
+        "box": boxes,
+        "support": supported(pixels, view.supporting),
+        "in_range": in_range,
+        "metres": metres,
+        "front": front,
+        "any": anything,
+        "inside": inside_image(pixels, *view.size[:2]),
+    }
+
+
+def overlap(
+    view: EvaluatedScene, compact: np.ndarray, box: np.ndarray, own_id: int = -1
+) -> tuple[float, float]:
+    """Fractions of a compact mask in a box (4,), pixels, behind what stands in front, and on what stands.
+
+    As insertion puts it there, and judges it. The thing `own_id` is left out; 0 for a mask outside the image.
+    """
+    height, width = view.label_ids.shape
+    patch = place_mask(compact, box, width, height)
+    if not patch.mask.any():
+        return 0.0, 0.0
+    feet = view.feet if own_id < 0 else np.where(view.instance_ids == own_id, 0, view.feet)
+    return overlaps(patch, occluded_part(patch, feet), feet)
+
+
+def join(parts: list[Measures]) -> Measures:
+    """Measures of several scenes one after another."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+# ---- metrics ------------------------------------------------------------------------------------
+
+
+def placement_metrics(measures: Measures, fit: HeightFit | None) -> dict[str, float]:
+    """Metrics of the objects of one method and seed, by the names in `evaluation.report.METRICS`.
+
+    Without a fit those that need it are left out.
+    """
+    metrics = {
+        "support_rate": measures["support"].mean(),
+        "inside_rate": measures["inside"].mean(),
+        "overlap_rate": (measures["front"] > OVERLAP_LIMIT).mean(),
+        "overlap_any_rate": (measures["any"] > OVERLAP_LIMIT).mean(),
+    }
+    if fit:
+        residuals = height_residuals(measures["box"], fit)
+        in_band = (residuals >= fit.low) & (residuals <= fit.high)
+        metrics["height_residual"] = np.median(np.abs(residuals))
+        metrics["height_band_rate"] = in_band.mean()
+    judged = np.isfinite(measures["in_range"])
+    if judged.any():
+        metrics["metric_height_rate"] = measures["in_range"][judged].mean()
+        metres = measures["metres"][np.isfinite(measures["metres"])]
+        if metres.size:
+            for percent in (25, 50, 75):
+                metrics[f"metric_height_q{percent}"] = np.percentile(metres, percent)
+        metrics["plausible_rate"] = (measures["support"] * measures["in_range"])[judged].mean()
+    elif fit:
+        metrics["plausible_rate"] = (measures["support"] & in_band).mean()
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def placement_distances(samples: dict[str, np.ndarray], real: np.ndarray, seed: int) -> dict[str, float]:
+    """Sliced 2-Wasserstein distance of the boxes (n,4) of each method to real boxes (R,4).
+
+    Boxes in fractions of the image. The real ones are halved at random; each method gives as many boxes as a
+    half holds and is compared to the first half. So is the second half, as "real": the floor. Empty for
+    fewer than four real boxes.
+    """
+    if len(real) < 4:
+        return {}
+    rng = generator(seed, "", 0, "distance")
+    features = place_features(real)
+    scale = np.maximum(features.std(0), 1e-6)
+    count = distance_sample(len(real), *(len(boxes) for boxes in samples.values()))
+    order = rng.permutation(len(real))
+    first_half, second_half = features[order[:count]], features[order[count : 2 * count]]
+    distances = {"real": sliced_distance(first_half / scale, second_half / scale)}
+    for method, boxes in samples.items():
+        chosen = place_features(boxes[rng.permutation(len(boxes))[:count]])
+        distances[method] = sliced_distance(first_half / scale, chosen / scale)
+    return distances
+
+
+def distance_sample(real: int, *placed: int) -> int:
+    """Boxes in each sample of the placement distance, given the numbers of real and of placed ones."""
+    return min(real // 2, *placed)
+
+
+def shape_metrics(
+    made: np.ndarray, real: np.ndarray, training: np.ndarray, feature: ShapeFeature, seed: int
+) -> dict[str, dict[str, float]]:
+    """Metrics of generated ("model") and of held-out ("real") shapes (n,1024) against training shapes.
+
+    All three samples are cut at random to the size of the smallest, at most 1,000; the nearest training
+    shape is looked for among all.
+    """
+    rng = generator(seed, "", 0, "shapes")
+    count = shape_sample(len(made), len(real), len(training))
+    made, real, reference = (group[rng.permutation(len(group))[:count]] for group in (made, real, training))
+    metrics = {}
+    for method, shapes in (("model", made), ("real", real)):
+        precision, recall = precision_recall(feature(reference), feature(shapes))
+        metrics[method] = {
+            "shape_precision": precision,
+            "shape_recall": recall,
+            "shape_frechet": frechet_distance(feature(reference), feature(shapes)),
+            "shape_nn_iou": float(nearest_iou(shapes, training).mean()),
+        }
+    return metrics
+
+
+def shape_sample(made: int, real: int, training: int) -> int:
+    """Shapes in each sample that is compared, given the numbers of all three kinds."""
+    return min(made, real, training, SHAPE_SAMPLES)
+
+
+def replacement_scores(
+    boxes: np.ndarray, true_box: np.ndarray, view: EvaluatedScene
+) -> dict[str, np.ndarray]:
+    """Scores (S,) of placements (S,K,4), K >= 10, for one erased instance with its box (4,).
+
+    Boxes in fractions of the image. The centre error is over the image width; it and the height ratio are
+    those of the first placement.
+    """
+    ious = box_iou(boxes, true_box)
+    best = {k: ious[:, :k].max(1) for k in REPLACEMENT_RANKS}
+    first = boxes[:, 0]
+    shift = (first[:, :2] + first[:, 2:] - true_box[:2] - true_box[2:]) / 2 * view.size[:2]
+    heights = np.maximum(first[:, 3] - first[:, 1], 1e-6)
+    return {
+        **{f"iou_at_{k}": best[k] for k in REPLACEMENT_RANKS},
+        **{f"iou50_at_{k}": (best[k] >= 0.5).astype(float) for k in REPLACEMENT_RANKS},
+        "centre_error": np.linalg.norm(shift, axis=1) / view.size[0],
+        "log_height_ratio": np.abs(np.log(heights / (true_box[3] - true_box[1]))),
+    }
+
+
+def draw_real_masks(training: Training, name: str, seed: int, count: int) -> np.ndarray:
+    """Training masks (count,cy,cx) bool to stretch into real boxes of the scene `name`, drawn at random.
+
+    A real instance's own mask overlaps nothing, whatever stands before it; a whole shape in its box shows
+    how much real boxes overlap, and compares with the other methods.
+    """
+    picks = [
+        int(generator(seed, name, number, "real").integers(len(training.masks))) for number in range(count)
+    ]
+    return training.masks[picks]
+
+
+# ---- all scenes ---------------------------------------------------------------------------------
+
+
+class Collected:
+    """What the scenes gave so far, for each method and each of the seeds 0, 1, ..."""
+
+    def __init__(self, seeds: int):
+        self.seeds = range(seeds)
+        self.placed: dict[tuple[str, int], list[Measures]] = {}  # by method and seed, one a scene
+        self.values: dict[str, dict[str, list[np.ndarray]]] = {}  # method -> metric -> (S,) one an item
+        self.shapes: list[list[np.ndarray]] = [[] for _ in self.seeds]  # generated, (K,1024) one a scene
+        self.real_shapes: list[np.ndarray] = []  # (R,1024) one a scene that holds some
+        self.cameras = 0  # scenes with a camera file
+        self.assumed: list[str] = []  # names of the scenes whose camera is assumed
+        self.erased: Counter[str] = (
+            Counter()
+        )  # instances placed again, by how they were erased: exact, filled
+        self.decoys = 0  # holes where nothing stood, all seeds
+        self.absent: dict[str, str] = {}  # metrics that this model or these scenes can't have, and the reason
+
+    def add(self, method: str, metric: str, values: np.ndarray | list[float]) -> None:
+        """An item's value for each seed (S,), or one for all; the metric is the mean over all items."""
+        values = np.broadcast_to(np.asarray(values, float), len(self.seeds))
+        self.values.setdefault(method, {}).setdefault(metric, []).append(values)
+
+    def add_placed(
+        self, method: str, view: EvaluatedScene, target: TargetClass, boxes: np.ndarray, masks: np.ndarray
+    ) -> None:
+        """Objects of one scene: boxes (S,K,4) in fractions of the image, masks (S,K,cy,cx) in 0..1."""
+        for seed in self.seeds:
+            measures = measure(view, target, boxes[seed], masks[seed])
+            self.placed.setdefault((method, seed), []).append(measures)
+        self.add(method, "box_spread", [box_spread(of_seed) for of_seed in boxes])
+
+    def add_real(self, view: EvaluatedScene, target: TargetClass, training: Training) -> None:
+        """The usable instances of one scene."""
+        if not view.real_ids:
+            return
+        for seed in self.seeds:
+            masks = draw_real_masks(training, view.name, seed, len(view.real_ids))
+            measures = measure(view, target, view.real_boxes, masks, view.real_ids)
+            self.placed.setdefault(("real", seed), []).append(measures)
+        if len(view.real_ids) > 1:
+            self.add("real", "box_spread", [box_spread(view.real_boxes)])
+
+
+def summarise(
+    collected: Collected, training: Training, fit: HeightFit | None, count: int
+) -> tuple[dict[str, dict[str, dict]], dict[str, np.ndarray]]:
+    """{method: {metric: {"mean", "std"}}} over the seeds, and each method's boxes (n,4) of seed 0.
+
+    count: objects of each method and seed; as many real ones are drawn, with replacement. std is None for
+    a single seed. At least one real instance must have been collected. Of `too_few` training instances
+    nothing is made: what rests on them is {"mean": None, "std": None, "reason"}, and baselines give no boxes.
+    """
+    methods = ("model", *training.baselines, "real")
+    values: dict[str, dict[str, list[float]]] = {
+        method: {name: list(np.mean(items, 0)) for name, items in collected.values.get(method, {}).items()}
+        for method in methods
+    }
+    for name, parts in LEAK_METRICS.items():
+        if all(part in values["model"] for part in parts):
+            filled, fair = (values["model"].pop(part) for part in parts)
+            values["model"][name] = [a / b if b else float("nan") for a, b in zip(filled, fair, strict=True)]
+    reason, with_shapes = too_few(len(training.boxes)), bool(collected.real_shapes)
+    if with_shapes:
+        training_shapes = shapes_of(training.masks)
+        feature, real_shapes = ShapeFeature(training_shapes), np.concatenate(collected.real_shapes)
+        of_model = values["model"]
+        both = zip(of_model.pop("mask_spread_z_spatial"), of_model["mask_spread"], strict=True)
+        of_model["mask_change_z_spatial"] = [a / b if b else float("nan") for a, b in both]
+
+    first_boxes = {}
+    for seed in progress_bar(collected.seeds, "figures", unit="seed"):
+        placed = {method: join(collected.placed[method, seed]) for method in methods}
+        real_boxes = placed["real"]["box"]
+        drawn = generator(seed, "", 0, "real").integers(len(real_boxes), size=count)
+        placed["real"] = {name: rows[drawn] for name, rows in placed["real"].items()}
+        first_boxes = first_boxes or {method: measures["box"] for method, measures in placed.items()}
+
+        metrics = {method: placement_metrics(measures, fit) for method, measures in placed.items()}
+        others = {method: placed[method]["box"] for method in methods if method != "real"}
+        for method, distance in placement_distances(others, real_boxes, seed).items():
+            metrics[method]["placement_distance"] = distance
+        if with_shapes and not reason:
+            made = np.concatenate(collected.shapes[seed])
+            for method, found in shape_metrics(made, real_shapes, training_shapes, feature, seed).items():
+                metrics[method] |= found
+        for method in methods:
+            for name, value in metrics[method].items():
+                values[method].setdefault(name, []).append(value)
+    results = {method: _mean_and_std(values[method]) for method in methods}
+    results["model"] |= {name: _absent(why) for name, why in collected.absent.items()}
+    return _withheld(results, reason, with_shapes) if reason else results, first_boxes
+
+
+def _absent(reason: str) -> dict:
+    return {"mean": None, "std": None, "reason": reason}
+
+
+def _withheld(
+    results: dict[str, dict[str, dict]], reason: str, with_shapes: bool
+) -> dict[str, dict[str, dict]]:
+    """`results` of model and real with the reason in the place of all that rests on training instances."""
+    absent = _absent(reason)
+    placement = [name for name in results["model"] if name not in MODEL_METRICS]
+    lacking = (*HEIGHT_METRICS, "plausible_rate", *(SHAPE_METRICS if with_shapes else ()))
+    model, real = (dict.fromkeys(lacking, absent) | results[method] for method in ("model", "real"))
+    baseline = dict.fromkeys((*placement, *HEIGHT_METRICS, "plausible_rate"), absent)
+    return {
+        "model": model,
+        **dict.fromkeys(BASELINES, baseline),
+        "real": real | dict.fromkeys(OVERLAP_METRICS, absent),
+    }
+
+
+def _mean_and_std(metrics: dict[str, list[float]]) -> dict[str, dict]:
+    """Over the seeds for which a metric is defined; metrics that no seed defines are left out."""
+    result = {}
+    for name, values in sorted(metrics.items()):
+        defined = [float(value) for value in values if np.isfinite(value)]
+        if defined:
+            std = float(np.std(defined, ddof=1)) if len(defined) > 1 else None
+            result[name] = {"mean": float(np.mean(defined)), "std": std}
+    return result
