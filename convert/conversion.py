@@ -15,7 +15,7 @@ from convert.mapping import VOID, check_complete
 from convert.source import Category, DataSet, SourceImage, existing_folder
 from data.frame import GT_KINDS, IMAGE_KIND, Frame
 from data.images import find_image
-from engine.records import SourceImage as TreeItem
+from engine.records import WorkItem
 from engine.tree import Program, Tree
 from support.errors import InputError
 
@@ -60,17 +60,17 @@ class Task:
     def files(self) -> tuple[Path, ...]:
         return (self.item.image, *self.item.annotations)
 
-    def tree_item(self, root: Path) -> TreeItem:
+    def tree_item(self, root: Path) -> WorkItem:
         """As the engine sees it; root: of the data set."""
         sources = {os.path.relpath(path, root): path for path in self.files}
         image, *annotations = sources
-        return TreeItem(self.key, sources, None, {"picture": image, "annotations": annotations}, self)
+        return WorkItem(self.key, sources, None, {"picture": image, "annotations": annotations}, self)
 
 
 # ---- input --------------------------------------------------------------------------------------
 
 
-def find(conversion: Conversion, split: str | None) -> tuple[list[TreeItem], DataSet]:
+def find(conversion: Conversion, split: str | None) -> tuple[list[WorkItem], DataSet]:
     """The items of a split, or of all, with their names, and the data set.
 
     Raises InputError if the folder holds no data set of the format, if the mapping lacks categories, if
@@ -118,7 +118,7 @@ class Converter:
     conversion: Conversion
     categories: dict[int, Category]
 
-    def __call__(self, item: TreeItem, write: Callable) -> list[dict]:
+    def __call__(self, item: WorkItem, write: Callable) -> list[dict]:
         """Write the files of a frame; what the line says of it. OSError where writing fails."""
         task, source, conversion = item.task, item.task.item, self.conversion
         try:
@@ -135,7 +135,7 @@ class Converter:
         return [{"counts": maps.counts, "outputs": write(files)}]
 
 
-def check_names(tree: Tree, items: list[TreeItem]) -> None:
+def check_names(tree: Tree, items: list[WorkItem]) -> None:
     """Raises InputError if a name stands for another image in OUT than it would now."""
     for item in items:
         lines, image = tree.records.get(item.key), item.facts["picture"]

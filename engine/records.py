@@ -27,14 +27,12 @@ Place = tuple[int, int, int]  # number of the file, begin, length
 
 
 @dataclass(frozen=True)
-class Item:
+class WorkItem:
     """What is made in one go."""
 
     key: str
-    sources: dict[str, Path] = field(
-        default_factory=dict
-    )  # files it is made from, by name; they may be absent
-    asked: object = None  # what decides it beside the settings of the run, as JSON gives it back
+    sources: dict[str, Path] = field(default_factory=dict)  # files it is made from, by name; may be absent
+    params: object = None  # what decides it beside the settings of the run, as JSON gives it back
     facts: dict = field(default_factory=dict)  # what its line says whatever becomes of it
     task: object = None  # what makes it may want to know more
 
@@ -52,7 +50,7 @@ class Item:
     def line(self, stage: str) -> dict:
         """The item's own line, the last one of its block; made before the sources are read."""
         line = line_of(stage, self.key, "ok", **self.facts)
-        return line | {"sources": self.stamps(), "asked": self.asked}
+        return line | {"sources": self.stamps(), "asked": self.params}
 
 
 def line_of(stage: str, key: str, status: str, reason: str = "", **facts) -> dict:

@@ -20,8 +20,8 @@ from engine.records import (
     MANIFEST,
     SCHEMA,
     WORK,
-    Item,
     Records,
+    WorkItem,
     are_there,
     fingerprint,
     outputs_of,
@@ -39,7 +39,7 @@ _SHARDS = "of-"  # and a number: a file in OUT/.work that says how many shards t
 # Makes an item: writes files with write(contents by path below OUT), which gives their digests, and returns
 # the lines of all stages; the engine adds to the last one, which may say {"status": "failed", "reason": ...}.
 # InputError for what is wrong with all items, OSError where writing fails.
-Make = Callable[[Item, Callable[[dict[str, bytes | Path]], dict[str, str]]], list[dict]]
+Make = Callable[[WorkItem, Callable[[dict[str, bytes | Path]], dict[str, str]]], list[dict]]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class _Maker:
     def make(self) -> Make:
         return self.prepare()
 
-    def __call__(self, item: Item, earlier: set[str]) -> None:
+    def __call__(self, item: WorkItem, earlier: set[str]) -> None:
         """Make an item and write its record; `earlier` files that it does not have any more are removed."""
         make, own = self.make, item.line(self.stage)
         *parts, last = make(item, partial(write_outputs, self.out))
@@ -112,7 +112,7 @@ def _start(maker: _Maker) -> None:
     _maker = maker
 
 
-def _work(job: tuple[Item, set[str]]) -> None:
+def _work(job: tuple[WorkItem, set[str]]) -> None:
     _maker(*job)
 
 
@@ -154,7 +154,9 @@ class Tree:
         content = self.common | {"settings": self.settings} | results
         write_atomic(self.out / self.program.summary, (json.dumps(content, indent=1) + "\n").encode())
 
-    def to_do(self, items: list[Item], *, sound: Callable[[list[dict]], bool] | None = None) -> list[Item]:
+    def to_do(
+        self, items: list[WorkItem], *, sound: Callable[[list[dict]], bool] | None = None
+    ) -> list[WorkItem]:
         """The items of this shard that must be made; those whose sources have changed are named.
 
         sound: whether what was made of an item, by its lines, is as it should be; by default, whether its
@@ -182,7 +184,7 @@ class Tree:
         maker = _Maker(self.out, self.program.stages[-1], self.common, prepare)
         return Pool(workers, _start, (maker,))
 
-    def make(self, items: list[Item], pool: Pool, title: str, unit: str = "frame") -> None:
+    def make(self, items: list[WorkItem], pool: Pool, title: str, unit: str = "frame") -> None:
         """Make items in a pool of this tree, with a bar if it has a title.
 
         InputError for what is wrong with all of them, or with writing.
@@ -192,7 +194,7 @@ class Tree:
             for _ in progress_bar(pool.map(_work, jobs), title, len(items), unit, show=bool(title)):
                 pass
 
-    def merge(self, items: list[Item]) -> bool:
+    def merge(self, items: list[WorkItem]) -> bool:
         """Write the manifest, alone in OUT from here on; whether that falls to this process.
 
         items: all of the run; it does if something was made of each, and nobody else is at work.
@@ -228,9 +230,9 @@ class Tree:
         return f"{text}; the last shard to end merges all"
 
 
-def is_current(lines: list[dict], item: Item) -> bool:
+def is_current(lines: list[dict], item: WorkItem) -> bool:
     """Whether lines are of an item as it is now."""
-    return bool(lines) and lines[-1]["sources"] == item.stamps() and lines[-1]["asked"] == item.asked
+    return bool(lines) and lines[-1]["sources"] == item.stamps() and lines[-1]["asked"] == item.params
 
 
 @contextmanager

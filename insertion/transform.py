@@ -92,7 +92,7 @@ class InsertInstances(v2.Transform):
 
         Args:
           checkpoint: run folder or state-*.pt, or several, one for each class.
-          per_image: least and most objects tried in a sample.
+          per_image: min and max number of objects tried in a sample.
           p: fraction of the samples that are worked on, 0..1.
           render: how new objects are painted: swap, recolor, overlay (flat colours), none (only the maps
             and masks change, so the image no longer agrees with them).
@@ -110,7 +110,7 @@ class InsertInstances(v2.Transform):
         """
         super().__init__()
         if not (0 <= per_image[0] <= per_image[1] and 0 <= p <= 1):
-            raise InputError(f"per_image {per_image}, p {p}: wanted are 0 <= least <= most and 0 <= p <= 1")
+            raise InputError(f"per_image {per_image}, p {p}: wanted are 0 <= min <= max and 0 <= p <= 1")
         if render not in RENDERS:
             raise InputError(f"render {render!r}: choose {', '.join(RENDERS)}")
         if camera not in CAMERA_CHOICES:

@@ -28,7 +28,7 @@ from data.frame import Frame, all_frames, list_frames, root_above
 from data.geometry import HeightFit
 from data.writer import encode_png
 from distributed import choose_device
-from engine.records import Item, Records, fingerprint
+from engine.records import Records, WorkItem, fingerprint
 from engine.shards import Shard, shard_of_process
 from engine.tree import Tree, opened
 from model import WhereWhat, load_model
@@ -189,7 +189,7 @@ def planned_for(settings: InsertOptions, frames: list[Frame]) -> list[tuple[str,
     return plan(names, classes, settings.seed, settings.per_image or (1, 1), settings.target)
 
 
-def items_of(settings: InsertOptions, frames: list[Frame]) -> list[Item]:
+def items_of(settings: InsertOptions, frames: list[Frame]) -> list[WorkItem]:
     """What there is to make of each frame."""
     fits = {name: asdict(fit) for name, fit in settings.fits.items()}
     about_fits = {"fits": fingerprint(fits)} if fits else {}
@@ -197,7 +197,7 @@ def items_of(settings: InsertOptions, frames: list[Frame]) -> list[Item]:
     for frame, chosen in zip(frames, planned_for(settings, frames), strict=True):
         sources = sources_of(frame, settings.rendering is not None)
         facts = {"image": new_frame(frame, Path(settings.out), settings.split, settings.beside).name}
-        items.append(Item(frame.name, sources, {"classes": list(chosen)} | about_fits, facts, frame))
+        items.append(WorkItem(frame.name, sources, {"classes": list(chosen)} | about_fits, facts, frame))
     return items
 
 

@@ -20,7 +20,7 @@ from data.camera import Camera
 from data.erasures import Erasure
 from data.frame import CAMERA_KIND, ERASED_KIND, GT_KINDS, IMAGE_KIND, Frame
 from data.writer import LabelledPolygon, maps_of_topmost, topmost, visible_only
-from engine.records import MANIFEST, Item
+from engine.records import MANIFEST, WorkItem
 from engine.shards import Shard
 from engine.tree import Program, opened
 from streets.layout import FARTHEST, Population
@@ -312,7 +312,7 @@ class _SceneMaker:
     erased: bool
     with_people: bool
 
-    def __call__(self, item: Item, write: Callable) -> list[dict]:
+    def __call__(self, item: WorkItem, write: Callable) -> list[dict]:
         """Make and write one scene; the number of its instances by class."""
         split, index = item.task
         scene = make_scene(
@@ -385,7 +385,7 @@ def write_streets(
         return found
     start = time.monotonic()
     items = [
-        Item(f"{split}/{index:06d}", task=(split, index))
+        WorkItem(f"{split}/{index:06d}", task=(split, index))
         for split, count in (("train", train), ("val", val))
         for index in range(count)
     ]

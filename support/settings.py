@@ -2,7 +2,7 @@
 
 @dataclass(frozen=True)
 class Options:
-    steps: int = setting(50, "steps of the solver", least=1)
+    steps: int = setting(50, "steps of the solver", min=1)
 """
 
 import argparse
@@ -40,7 +40,7 @@ def setting(
 
     section: under which heading its flag stands. read: what makes a value of a flag's text, by default the
     type of the default. flag: further arguments of argparse, and "name" if it is not that of the field.
-    bounds: least, above, most, below.
+    bounds: min, above, max, below.
     """
     assert bounds.keys() <= _BOUNDS.keys(), bounds
     metadata = {"help": help, "choices": choices, "section": section, "read": read, "flag": flag or {}}

@@ -195,10 +195,8 @@ def parser() -> Parser:
     add_flags(parser, InsertOptions, SECTIONS)
     add_flags(parser, Filters, {"": "filters that an object must pass"})
     off = parser.add_argument_group("filters that are switched off")
-    for filter_name, text in FILTERS.items():
-        off.add_argument(
-            f"--no_{filter_name}", action="append_const", const=filter_name, dest="off", help=text
-        )
+    for name, text in FILTERS.items():
+        off.add_argument(f"--no_{name}", action="append_const", const=name, dest="off", help=text)
     off.add_argument("--no_gate", action="store_true", help="none of these filters")
     return parser
 
@@ -207,11 +205,7 @@ def parse(arguments: list[str] | None = None) -> InsertOptions:
     """Options of a command line (None: sys.argv). Raises InputError for what can't be used."""
     flags = vars(parser().parse_args(arguments))
     left_out = flags.pop("off") or ()
-    rules = (
-        ()
-        if flags.pop("no_gate")
-        else tuple(filter_name for filter_name in FILTERS if filter_name not in left_out)
-    )
+    rules = () if flags.pop("no_gate") else tuple(name for name in FILTERS if name not in left_out)
     filters = {item.name: flags.pop(item.name) for item in fields(Filters) if item.name in flags}
     if isinstance(region := filters.get("region"), str):  # rather read now than in every worker
         filters |= {"region": None, "region_mask": region or None}

@@ -25,7 +25,7 @@ from data.frame import Frame
 from data.geometry import METRIC_RANGES, HeightFit, boxes_of_theta, fit_heights, too_few
 from data.instances import resize_nearest, usable_instances
 from data.labels import CHANNEL_OF_ID
-from engine.records import Item
+from engine.records import WorkItem
 from model import WhereWhat, load_model
 from support.errors import InputError, warn
 from support.seeds import normal
@@ -244,10 +244,10 @@ class TreeInserter(Inserter):
         if self.painter:
             self.painter.load()
 
-    def __call__(self, item: Item, write: Callable) -> list[dict]:
+    def __call__(self, item: WorkItem, write: Callable) -> list[dict]:
         """Insert into one image and write its files; lines of its objects, and what its own line says.
 
-        item.asked: the "classes" of the objects to insert, in this order.
+        item.params: the "classes" of the objects to insert, in this order.
         """
         frame, settings = item.task, self.settings
         new = new_frame(frame, Path(settings.out), settings.split, settings.beside)

@@ -25,7 +25,7 @@ from augment.repaint.manifest import instance_key, sample_key
 from augment.repaint.select import Candidate, Source, candidates_of, choose
 from data.frame import IMAGE_KIND, POLYGONS, Frame
 from data.writer import LabelledPolygon, encode_png
-from engine.records import Item, line_of
+from engine.records import WorkItem, line_of
 from support.errors import InputError
 from support.seeds import seed_of
 
@@ -80,7 +80,7 @@ class Repainter:
     def prompts(self) -> Prompts:
         return load_prompts(self.options.prompts or None)
 
-    def __call__(self, item: Item, write: Callable) -> list[dict]:
+    def __call__(self, item: WorkItem, write: Callable) -> list[dict]:
         """The lines of a frame in the three stages; only in the first if there is nothing to repaint.
 
         InputError for a back end that can't be made, OSError if files can't be written.

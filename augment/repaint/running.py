@@ -21,7 +21,7 @@ from augment.repaint.manifest import STATUSES, SYNTH
 from augment.repaint.repainter import Task, survey
 from augment.repaint.select import Source, balanced, in_scope, source_frames
 from data.frame import INSTANCES, POLYGONS
-from engine.records import Item, are_there, fingerprint, outputs_of
+from engine.records import WorkItem, are_there, fingerprint, outputs_of
 from engine.tree import Tree
 from streets.scenes import write_streets
 from support.errors import InputError
@@ -126,14 +126,14 @@ class Run:
 
     # ---- doing it -------------------------------------------------------------------------------
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[WorkItem]:
         """The frames in scope, as the engine sees them."""
         items = []
         for source in self.scope:
             frame = source.frame
             annotation = (frame.annotation_path(ending) for ending in (INSTANCES, POLYGONS))
             paths = [frame.image_path, *annotation, frame.void_path]
-            items.append(Item(frame.key, {path.name: path for path in paths if path}, task=Task(source)))
+            items.append(WorkItem(frame.key, {path.name: path for path in paths if path}, task=Task(source)))
         return items
 
     def is_unchanged(self, lines: list[dict]) -> bool:
@@ -143,7 +143,7 @@ class Run:
         read = {path: sha for path, sha in read.items() if path not in made}
         return are_there(self.tree.out, made, compare=True) and are_there(self.root, read, compare=True)
 
-    def make(self, todo: list[Item], painters: Pool, others: Pool) -> None:
+    def make(self, todo: list[WorkItem], painters: Pool, others: Pool) -> None:
         """Repaint frames in one pool, which is the tree's, and do in the other what comes before."""
         options, out = self.worker_options, self.tree.out
         if todo and options.policy == "class_balanced":

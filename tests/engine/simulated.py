@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from engine.records import Item, Records, line_of
+from engine.records import Records, WorkItem, line_of
 from engine.shards import Shard
 from engine.tree import Program, Tree, opened
 
@@ -15,7 +15,7 @@ STAGE = "make"
 PROGRAM = Program("simulated", "1", "simulated.json", (STAGE,), ("made",))
 
 
-def make(item: Item, write: Callable, *, files: bool) -> list[dict]:
+def make(item: WorkItem, write: Callable, *, files: bool) -> list[dict]:
     """A part for each item, and a file if `files`; an item whose task is False fails."""
     if item.task is False:
         return [{"status": "failed", "reason": "can't be made"}]
@@ -24,7 +24,7 @@ def make(item: Item, write: Callable, *, files: bool) -> list[dict]:
     return [part, {"outputs": outputs}]
 
 
-def work(tree: Tree, items: list[Item], *, files: bool = False) -> bool:
+def work(tree: Tree, items: list[WorkItem], *, files: bool = False) -> bool:
     """Make all items of a shard, with a part each; files: with a file each. Whether this process merged."""
     with tree.pool(partial(partial, make, files=files), 1) as pool:
         tree.make(tree.to_do(items), pool, "simulated")
@@ -34,7 +34,7 @@ def work(tree: Tree, items: list[Item], *, files: bool = False) -> bool:
     return merged
 
 
-def run(out: Path, items: list[Item], shard: Shard | None = None, *, files: bool = False) -> bool:
+def run(out: Path, items: list[WorkItem], shard: Shard | None = None, *, files: bool = False) -> bool:
     """Open OUT and make the items of a shard (default: all). Whether this process merged."""
     with opened(PROGRAM, out, {}, shard or Shard()) as tree:
         return work(tree, items, files=files)
@@ -44,7 +44,7 @@ def cost(out: Path, count: int) -> tuple[float, float]:
     """Milliseconds an item of `count` items without work, and MB of memory that knowing them all takes."""
     source = out.parent / "source"
     source.touch()
-    items = [Item(f"town_{number:06d}_000019", {"source": source}) for number in range(count)]
+    items = [WorkItem(f"town_{number:06d}_000019", {"source": source}) for number in range(count)]
     begin = time.perf_counter()
     run(out, items)
     seconds = time.perf_counter() - begin

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.records import MANIFEST, WORK, Item, Records
+from engine.records import MANIFEST, WORK, Records, WorkItem
 from engine.shards import Shard, shard_of_process
 from engine.tree import opened
 from support.errors import InputError
@@ -22,14 +22,14 @@ from tests.equality import files_in
 ARRAY = "SLURM_ARRAY_TASK_"
 
 
-def make_items(root: Path, count: int = 9) -> list[Item]:
+def make_items(root: Path, count: int = 9) -> list[WorkItem]:
     """Items with a source file each."""
     (root / "in").mkdir(exist_ok=True)
     paths = {f"item{number:03d}": root / "in" / f"{number}.txt" for number in range(count)}
     for path in paths.values():
         if not path.exists():
             path.write_text("source")
-    return [Item(key, {path.name: path}) for key, path in paths.items()]
+    return [WorkItem(key, {path.name: path}) for key, path in paths.items()]
 
 
 # ---- shards -------------------------------------------------------------------------------------
@@ -207,8 +207,8 @@ def test_an_item_that_fails_is_tried_again_and_forgotten_with_a_smaller_scope(tm
     run(out, [good, bad], files=True)
     run(out, [good, replace(failing, asked="more")], files=True)  # what was made of it before is gone
     assert not (out / "made" / bad.key).exists()
-    run(out, [replace(good, asked="more")], files=True)
-    run(tmp_path / "one", [replace(good, asked="more")], files=True)
+    run(out, [replace(good, params="more")], files=True)
+    run(tmp_path / "one", [replace(good, params="more")], files=True)
     assert files_in(out) == files_in(tmp_path / "one")
 
 
