@@ -56,7 +56,7 @@ WORKER = """
 import sys, time
 from functools import partial
 from pathlib import Path
-from benefit.sharing import Task, work_off
+from benefit.sharing import BenefitTask, work_off
 
 def note(name, folder):
     time.sleep(0.05)
@@ -65,8 +65,8 @@ def note(name, folder):
     return {}
 
 names = [f"task{number}" for number in range(8)]
-work = [Task(name, ("first",), partial(note, name)) for name in names]
-work_off(Path(sys.argv[1]), [*work, Task("first", (), partial(note, "first"))], lambda name, result: None)
+work = [BenefitTask(name, ("first",), partial(note, name)) for name in names]
+work_off(Path(sys.argv[1]), [*work, BenefitTask("first", (), partial(note, "first"))], lambda name, result: None)
 """
 
 

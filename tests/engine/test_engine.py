@@ -205,7 +205,7 @@ def test_an_item_that_fails_is_tried_again_and_forgotten_with_a_smaller_scope(tm
     with opened(PROGRAM, out, {}, Shard()) as tree:
         assert tree.to_do([good, failing]) == [failing]
     run(out, [good, bad], files=True)
-    run(out, [good, replace(failing, asked="more")], files=True)  # what was made of it before is gone
+    run(out, [good, replace(failing, params="more")], files=True)  # what was made of it before is gone
     assert not (out / "made" / bad.key).exists()
     run(out, [replace(good, params="more")], files=True)
     run(tmp_path / "one", [replace(good, params="more")], files=True)
