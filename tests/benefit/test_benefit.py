@@ -66,7 +66,8 @@ def note(name, folder):
 
 names = [f"task{number}" for number in range(8)]
 work = [BenefitTask(name, ("first",), partial(note, name)) for name in names]
-work_off(Path(sys.argv[1]), [*work, BenefitTask("first", (), partial(note, "first"))], lambda name, result: None)
+first = BenefitTask("first", (), partial(note, "first"))
+work_off(Path(sys.argv[1]), [*work, first], lambda name, result: None)
 """
 
 
