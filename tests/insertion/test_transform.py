@@ -24,9 +24,9 @@ from data.frame import list_frames
 from insertion import InsertInstances, make_bank, thing_masks
 from insertion.transform import draw_name
 from support.errors import InputError
-from tests.augment.placement.inserting import insert
-from tests.augment.placement.test_insert_render import write_source
 from tests.programs import run_ok
+from tests.scripts.insert.inserting import insert
+from tests.scripts.insert.test_render import write_source
 from tests.town import CAMERA, PERSON_PLACE, write_checkpoint
 
 LOOSE = Filters(rules=(), min_visible=20, may_hide=True)

@@ -17,7 +17,7 @@ from streets.scenery import Thing
 from streets.scenes import StreetScene, make_scene, to_pixels, write_streets
 from streets.second_layer import two_topmost
 from tests.programs import refused, run_ok
-from tests.streets.test_streets import content
+from tests.streets.test_scenes import content
 
 WIDTH, HEIGHT = 320, 160
 

@@ -11,7 +11,7 @@ from scripts import bench, bench_insertion
 from streets.scenes import write_streets
 from tests.programs import refused
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ from data.frame import list_frames
 from data.geometry import METRIC_RANGES, MIN_INSTANCES, metric_heights
 from model import load_model
 from support.errors import InputError
-from tests.augment.placement.inserting import COMMAND, FRAMES, insert, lines
 from tests.equality import files_in
 from tests.miniature import write_miniature
 from tests.programs import refused, run_here, run_ok
+from tests.scripts.insert.inserting import COMMAND, FRAMES, insert, lines
 from tests.town import write_checkpoint, write_density_checkpoint
 
 

@@ -18,12 +18,12 @@ from distributed import choose_device
 from scripts import insert
 from scripts.synth import run as synth
 from support.errors import InputError
-from tests.augment.repaint.test_synth_run import tree
 from tests.mini_frames import write_mini
 from tests.programs import run_ok
+from tests.scripts.synth.test_run import tree
 from tests.town import write_checkpoint, write_town
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 TINY = {"size": 64, "steps": 2, "min_side": 32, "device": "cpu"}
 
 

@@ -18,9 +18,9 @@ from data.frame import list_frames
 from data.geometry import MaskPatch
 from data.labels import TARGET_CLASSES
 from support.files import LOCK, at_work_in
-from tests.augment.placement.inserting import COMMAND, FRAMES, insert, lines, maps
 from tests.equality import files_in
 from tests.programs import refused, run_here, run_ok
+from tests.scripts.insert.inserting import COMMAND, FRAMES, insert, lines, maps
 from tests.town import write_town
 
 # ---- bad input ----------------------------------------------------------------------------------

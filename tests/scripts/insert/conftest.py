@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.augment.placement.inserting import COMMAND, FRAMES, insert
 from tests.equality import files_in
 from tests.programs import run_ok
+from tests.scripts.insert.inserting import COMMAND, FRAMES, insert
 from tests.town import write_checkpoint, write_town
 
 

@@ -8,10 +8,10 @@ from cityscapesscripts.evaluation.evalPanopticSemanticLabeling import evaluatePa
 
 from augment.validate import validate_tree
 from data.frame import list_frames
-from tests.augment.placement.inserting import insert, lines
 from tests.equality import files_in
 from tests.miniature import as_coarse, litter
 from tests.programs import refused, run_ok
+from tests.scripts.insert.inserting import insert, lines
 from tests.town import write_checkpoint, write_town
 
 COMMAND = ("--per_image", "1-2", "--no_apart", "--min_visible", "20", "--render", "overlay")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 SMALLER = {
     "--train 400 --val 60 --size 512x256": "--train 8 --val 4 --size 256x128",

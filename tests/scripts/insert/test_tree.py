@@ -28,9 +28,9 @@ from data.drawing import OUTLINE
 from data.frame import list_frames
 from data.writer import colour_map
 from model import load_model
-from tests.augment.placement.inserting import COMMAND, FRAMES, insert, lines, maps, records
 from tests.equality import files_in
 from tests.programs import refused, run_ok
+from tests.scripts.insert.inserting import COMMAND, FRAMES, insert, lines, maps, records
 
 # ---- the tree -----------------------------------------------------------------------------------
 

@@ -25,10 +25,10 @@ from augment.placement.scene import read_image
 from data.frame import Frame, list_frames
 from data.geometry import MaskPatch, is_thing
 from data.writer import LabelledPolygon, rasterise
-from tests.augment.placement.inserting import insert, lines, records
 from tests.equality import files_in
 from tests.mini_frames import mini_image, mini_objects
 from tests.programs import refused, run_here, run_ok
+from tests.scripts.insert.inserting import insert, lines, records
 from tests.town import CAMERA, write_checkpoint
 
 WIDTH, HEIGHT, FRAMES = 256, 128, 4

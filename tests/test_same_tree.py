@@ -18,12 +18,12 @@ from scripts.insert import main as insert
 from scripts.synth import export
 from scripts.synth.run import main as synth
 from support.files import LOCK, at_work_in
-from tests.augment.repaint.test_synth_run import tree as digests
 from tests.mini_frames import write_mini
 from tests.programs import run_here
+from tests.scripts.synth.test_run import tree as digests
 from tests.town import write_checkpoint, write_town
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
