@@ -158,6 +158,11 @@ def _add_pole_feet(feet: np.ndarray, label_ids: np.ndarray) -> None:
         feet[window][piece] = np.broadcast_to(foot_of_column, piece.shape)[piece]
 
 
+def shadow_ground(label_ids: np.ndarray) -> np.ndarray:
+    """What the contact shadow of a new object may fall on: no thing, nothing in front, no pole; bool."""
+    return ~is_thing(label_ids) & ~np.isin(label_ids, (*IN_FRONT, *POLE_LIKE))
+
+
 def occluded_part(patch: MaskPatch, feet: np.ndarray) -> np.ndarray:
     """Which pixels of a patch, in its window (h,w) bool, lie behind something; feet: `contact_rows`."""
     return patch.mask & (feet[patch.window] > patch.foot)

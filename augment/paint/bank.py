@@ -1,8 +1,9 @@
-"""The bank of `swap`: what instances a split has to offer, measured once and kept with their pixels.
+"""The bank: what instances a split has to offer, measured once and kept with their pixels.
 
-One npz file: a table of the chosen instances (class, size, shape, light, how freely they stand) and a JPEG
-of each with its mask, so that a worker reads a few tens of kilobytes for a sample instead of decoding a
-frame. Written as a whole; built again when the source files or the limits have changed.
+One npz file: a table of the chosen instances (class, size, shape, light, how freely they stand, from where
+they were seen) and a JPEG of each and a little around it, with its mask, so that a worker reads a few tens of
+kilobytes for a sample instead of decoding a frame. Written as a whole; built again when the source files or
+the limits have changed.
 """
 
 import hashlib
@@ -16,28 +17,24 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from cityscapesscripts.helpers.labels import name2label
 from scipy import ndimage
 
-from augment.compose import IN_FRONT, POLE_LIKE
+from augment.compose import GROUND, contact_rows, one_piece, rides
 from augment.paint.blend import ring_of, ring_statistics
+from augment.paint.collection import Table, grid_of, shelf_of
+from augment.paint.cutout import Cutout, cut_out
 from data.frame import Frame, list_frames
 from data.images import read_instance_map
-from data.labels import FIRST_SINGLE_ID
+from data.labels import FIRST_SINGLE_ID, LABEL_OF_VALUE
 from support.errors import InputError, name_some, warn
 from support.files import replacing, stamp
 
-VERSION = 1
-GRID = 32  # shapes are compared at this size
+VERSION = 2
 MIN_SIDE, MIN_AREA = 8, 100  # pixels; smaller instances are not worth showing again
-# Parts of an instance that may stand for one that is occluded or cut off in part: x0, y0, x1, y1 in its box.
-PARTS = (
-    (0.0, 0.0, 1.0, 1.0),
-    *((0.0, 0.0, fraction, 1.0) for fraction in (0.8, 0.6, 0.4)),
-    *((1 - fraction, 0.0, 1.0, 1.0) for fraction in (0.8, 0.6, 0.4)),
-    *((0.0, 0.0, 1.0, fraction) for fraction in (0.8, 0.6)),
-)
-_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)  # by byte
+MARGIN_FRACTION = 1 / 16  # kept around an instance, in parts of its longer side, and 4 pixels besides
+_WHOLE_COVERED = 0.02  # fraction of a whole instance's outline that something in front may take
+_WHOLE_PIECE = 0.98  # fraction of its pixels that one piece holds
+_WHOLE_GROUND = 0.5  # fraction of the pixels right below its lowest twentieth that are ground
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
@@ -50,44 +47,6 @@ class Limits:
     longest: int = 640  # longer side of a stored image, pixels; larger ones are reduced
 
 
-@dataclass(frozen=True)
-class Table:
-    """The chosen instances, one a row, in the order of their frames."""
-
-    frame: np.ndarray  # (n,) names of frames
-    instance_id: np.ndarray  # (n,) int32
-    size: np.ndarray  # (n,2) int32, width and height of the stored image, pixels
-    aspect: np.ndarray  # (n,) float32, width / height of the box in its frame
-    solidity: np.ndarray  # (n,) float32, area / area of the convex hull, 0..1
-    covered: np.ndarray  # (n,) float32, fraction of the outline that something in front takes, 0..1
-    cut: np.ndarray  # (n,4) bool, whether the frame cuts it off left, top, right, below
-    ring: np.ndarray  # (n,2,3) float32, mean and deviation of Lab around it
-    shape: np.ndarray  # (n,GRID*GRID/8) uint8, the mask stretched to GRID x GRID, packed
-
-    def rows_of(self, class_name: str) -> np.ndarray:
-        """The rows of a class."""
-        return np.flatnonzero(self.instance_id // 1000 == name2label[class_name].id)
-
-
-@dataclass(frozen=True)
-class Shelf:
-    """The m instances of a class, ready to be compared."""
-
-    rows: np.ndarray  # (m,) of the table
-    keys: np.ndarray  # (m,) "frame name/instance id"
-    shapes: np.ndarray  # (len(PARTS),m,GRID*GRID/8) uint8, packed: each part stretched to the grid
-    areas: np.ndarray  # (len(PARTS),m) float32, ones in `shapes`
-
-    def overlaps(self, mask: np.ndarray) -> np.ndarray:
-        """Intersection over union of each part of each instance with a mask (GRID,GRID) bool.
-
-        (len(PARTS),m) float32. Counted in packed bits: a product of matrices wakes threads that then wait.
-        """
-        ones = cv2.LUT((self.shapes & np.packbits(mask)).reshape(-1, self.shapes.shape[2]), _ONES)
-        common = cv2.reduce(ones, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32F).reshape(self.areas.shape)
-        return common / np.maximum(self.areas + np.float32(mask.sum()) - common, 1)
-
-
 class Bank:
     """An open bank. Not to be shared with a forked process: each opens its own."""
 
@@ -95,22 +54,22 @@ class Bank:
         """Raises whatever a missing or damaged file raises."""
         self._file = np.load(path, allow_pickle=False)
         self.table = Table(*(self._file[name] for name in Table.__dataclass_fields__))
-        self.shelf = cache(self._shelf)  # by the name of a class
+        self.shelf = cache(partial(shelf_of, self.table))  # by the name of a class
         self.image = lru_cache(16)(self._image)  # by row
-
-    def _shelf(self, class_name: str) -> "Shelf":
-        rows = self.table.rows_of(class_name)
-        shapes = np.unpackbits(self.table.shape[rows], axis=1).reshape(-1, GRID, GRID)
-        parts = np.empty((len(PARTS), len(rows), GRID * GRID), bool)
-        for part, (x0, y0, x1, y1) in zip(parts, np.rint(np.array(PARTS) * GRID).astype(int), strict=True):
-            for row, shape in zip(part, shapes, strict=True):
-                row[:] = grid_of(shape[y0:y1, x0:x1]).ravel()
-        names = zip(self.table.frame[rows], self.table.instance_id[rows], strict=True)
-        keys = np.array([f"{frame}/{instance_id}" for frame, instance_id in names])
-        return Shelf(rows, keys, np.packbits(parts, axis=2), parts.sum(2, dtype=np.float32))
+        self.cutout = lru_cache(16)(self._cutout)  # by row
 
     def _image(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """An instance cut to its box: RGB (h,w,3) uint8 and mask (h,w) bool."""
+        rgb, mask = self._surroundings(row)
+        x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+        return rgb[y : y + h, x : x + w], mask[y : y + h, x : x + w]
+
+    def _cutout(self, row: int) -> Cutout:
+        """An instance as it is, to be put somewhere else."""
+        return cut_out(*self._surroundings(row), self.table.ring[row])
+
+    def _surroundings(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """An instance and a little around it: RGB (h,w,3) uint8 and mask (h,w) bool."""
         bgr = cv2.imdecode(self._file[f"jpeg{row}"], cv2.IMREAD_COLOR)
         mask = cv2.imdecode(self._file[f"mask{row}"], cv2.IMREAD_GRAYSCALE)
         return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), mask > 0
@@ -172,6 +131,8 @@ class _Found:
     solidity: float
     covered: float
     cut: tuple[bool, bool, bool, bool]
+    whole: bool
+    frame_size: tuple[int, int]
 
     @property
     def rank(self) -> tuple[float, int, int]:
@@ -184,8 +145,8 @@ def _state(frames: list[Frame], split: str, limits: Limits) -> str:
     """A hash of what the bank depends on: names, sizes and times of the source files, and the limits."""
     parts = [VERSION, split, limits.per_class, limits.longest]
     for frame in frames:
-        for path in (frame.instance_path, frame.image_path):
-            parts += [path.name, *(stamp(path) or ())]
+        for path in (frame.instance_path, frame.image_path, frame.camera_path):
+            parts += [path.name, *(stamp(path) or ())] if path else []
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -225,12 +186,8 @@ def _measure(item: tuple[int, Frame]) -> list[_Found] | str:
     lookup = np.zeros(values[-1] + 1, np.int32)
     lookup[values] = np.arange(1, len(values) + 1)
     slices = ndimage.find_objects(lookup[ids], len(values))
-    # Who stands further down stands in front; poles and the like always do. The ground never does.
-    foot = np.zeros(values[-1] + 1, np.int32)
-    foot[values] = [
-        rows.stop if value >= 24 else height + 1 if value in (*IN_FRONT, *POLE_LIKE) else 0
-        for value, (rows, _) in zip(values, slices, strict=True)
-    ]
+    feet = contact_rows(LABEL_OF_VALUE[ids], ids)
+    ridden = {two_wheeler for _, two_wheeler in rides(ids)}
     found = []
     for value, (rows, columns) in zip(values.tolist(), slices, strict=True):
         w, h = columns.stop - columns.start, rows.stop - rows.start
@@ -242,27 +199,44 @@ def _measure(item: tuple[int, Frame]) -> list[_Found] | str:
         if area < MIN_AREA:
             continue
         edge = (cv2.dilate(mask, np.ones((3, 3), np.uint8)) > mask) & (ids[window] != value)
-        covered = float((foot[ids[window][edge]] > rows.stop).mean()) if edge.any() else 0.0
+        foot = feet[window][mask > 0].max()  # of a rider that of what is ridden
+        covered = float((feet[window][edge] > foot).mean()) if edge.any() else 0.0
         hull = cv2.convexHull(cv2.findNonZero(mask))
         solid = np.zeros_like(mask)
         cv2.fillConvexPoly(solid, hull, 1)
         solidity = area / max(np.count_nonzero(solid), 1)
         cut = columns.start == 0, rows.start == 0, columns.stop == width, rows.stop == height
         box = columns.start, rows.start, columns.stop, rows.stop
-        found.append(_Found(number, value, box, area, solidity, covered, cut))
+        whole = covered <= _WHOLE_COVERED and not any(cut) and value not in ridden
+        whole = whole and _stands(mask > 0, ids[window]) and _is_one_piece(mask > 0)
+        found.append(_Found(number, value, box, area, solidity, covered, cut, whole, (width, height)))
     return found
+
+
+def _stands(mask: np.ndarray, ids: np.ndarray) -> bool:
+    """Whether what is right below the feet of an instance, mask (h,w) bool, is ground on its map (h,w)."""
+    below = np.zeros_like(mask)
+    below[1:] = mask[:-1] & ~mask[1:]
+    rows = np.flatnonzero(mask.any(1))
+    below[: rows[-1] + 1 - len(rows) // 20] = False
+    return bool(below.any() and np.isin(ids[below], GROUND).mean() >= _WHOLE_GROUND)
+
+
+def _is_one_piece(mask: np.ndarray) -> bool:
+    return np.count_nonzero(one_piece(mask) & mask) >= _WHOLE_PIECE * np.count_nonzero(mask)
 
 
 def _cut(
     item: tuple[Frame, list[_Found]], longest: int
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]] | str:
-    """JPEG bytes, mask PNG bytes and ring of some instances of a frame; what is wrong with it instead."""
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] | str:
+    """JPEG bytes, mask PNG bytes, ring and camera of some instances of a frame; or what is wrong with it."""
     frame, wanted = item
     try:
         ids = read_instance_map(frame.instance_path)
-        rgb = frame.read_image(ids.shape)
+        rgb, camera = frame.read_image(ids.shape), frame.read_camera()
     except InputError as error:
         return str(error)
+    seen_by = [np.nan] * 4 if camera is None else [camera.fx, camera.u0, camera.fy, camera.horizon]
     cuts = []
     for one in wanted:
         x0, y0, x1, y1 = one.box
@@ -271,15 +245,40 @@ def _cut(
         mask = ids[window] == one.instance_id
         ring = ring_statistics(rgb[window], ring_of(mask))
         ring = np.zeros((2, 3)) if ring is None else ring
-        image, mask = rgb[y0:y1, x0:x1], np.uint8(ids[y0:y1, x0:x1] == one.instance_id) * 255
-        scale = longest / max(mask.shape)
+        margin = round(MARGIN_FRACTION * max(x1 - x0, y1 - y0)) + 4
+        left, top = max(x0 - margin, 0), max(y0 - margin, 0)
+        window = np.s_[top : y1 + margin, left : x1 + margin]
+        image, mask = rgb[window], np.uint8(ids[window] == one.instance_id) * 255
+        scale = longest / max(x1 - x0, y1 - y0)
         if scale < 1:
-            size = tuple(max(1, round(side * scale)) for side in reversed(mask.shape))
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-            mask = np.uint8(cv2.resize(mask, size, interpolation=cv2.INTER_AREA) >= 128) * 255
+            image, mask = _reduced(image, mask, (x0 - left, y0 - top, x1 - left, y1 - top), scale)
         jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _JPEG)[1]
-        cuts.append((jpeg, cv2.imencode(".png", mask)[1], np.float32(ring)))
+        cuts.append((jpeg, cv2.imencode(".png", mask)[1], np.float32(ring), np.float32(seen_by)))
     return cuts
+
+
+def _reduced(
+    image: np.ndarray, mask: np.ndarray, box: tuple[int, int, int, int], scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """An image (h,w,3) uint8 and its mask (h,w) uint8 of 0 and 255, reduced.
+
+    The box is reduced by itself, so that its size is exact.
+    """
+    x0, y0, x1, y1 = box
+    height, width = mask.shape
+    left, right, top, below = (round(side * scale) for side in (x0, width - x1, y0, height - y1))
+    w, h = max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale))
+
+    def reduced(array: np.ndarray) -> np.ndarray:
+        around = cv2.resize(array, (left + w + right, top + h + below), interpolation=cv2.INTER_AREA)
+        around[top : top + h, left : left + w] = cv2.resize(
+            array[y0:y1, x0:x1], (w, h), interpolation=cv2.INTER_AREA
+        )
+        return around
+
+    small = np.zeros((top + h + below, left + w + right), np.uint8)
+    small[top : top + h, left : left + w] = 255
+    return reduced(image), np.uint8(reduced(mask) >= 128) * small
 
 
 def _write(
@@ -304,10 +303,10 @@ def _write(
             if isinstance(cuts, str):
                 left_out.append(cuts)
                 continue
-            for one, (jpeg, mask, ring) in zip(by_frame[number], cuts, strict=True):
+            for one, (jpeg, mask, ring, camera) in zip(by_frame[number], cuts, strict=True):
                 _add(archive, f"jpeg{len(kept)}", jpeg)
                 _add(archive, f"mask{len(kept)}", mask)
-                kept.append(_row(frames[number].name, one, cv2.imdecode(mask, 0), ring))
+                kept.append(_row(frames[number].name, one, cv2.imdecode(mask, 0), ring, camera))
         _tell(left_out, bool(kept))
         for name, column in zip(Table.__dataclass_fields__, zip(*kept, strict=True), strict=True):
             _add(archive, name, np.array(column))
@@ -322,26 +321,25 @@ def _tell(left_out: list[str], found: bool) -> None:
         warn(f"left out of the bank: {name_some(left_out)}")
 
 
-def _row(name: str, one: _Found, mask: np.ndarray, ring: np.ndarray) -> tuple:
+def _row(name: str, one: _Found, mask: np.ndarray, ring: np.ndarray, camera: np.ndarray) -> tuple:
     """A row of the table, in the order of its columns."""
     x0, y0, x1, y1 = one.box
+    x, y, w, h = cv2.boundingRect(mask)
     return (
         name,
         np.int32(one.instance_id),
-        np.int32(mask.shape[::-1]),
+        np.int32([w, h]),
         np.float32((x1 - x0) / (y1 - y0)),
         np.float32(one.solidity),
         np.float32(one.covered),
         np.array(one.cut),
+        np.array(one.whole),
+        np.int32(one.box),
+        np.int32(one.frame_size),
+        camera,
         ring,
-        np.packbits(grid_of(mask > 0)),
+        np.packbits(grid_of(mask[y : y + h, x : x + w] > 0)),
     )
-
-
-def grid_of(mask: np.ndarray) -> np.ndarray:
-    """A mask (h,w) bool, cut to its box, stretched to (GRID,GRID) bool."""
-    shrunk = cv2.resize(np.uint8(mask) * 255, (GRID, GRID), interpolation=cv2.INTER_AREA)
-    return shrunk >= 128
 
 
 def _add(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:

@@ -17,6 +17,9 @@ _RING_WIDTHS = (3, 40)  # its bounds, pixels
 _ENOUGH = 5000  # pixels that tell the statistics of a larger ring
 _MAX_SHIFT = np.array([20, 12, 12], np.float32)  # how far "ring" may move the mean of L, a, b
 _MAX_GAIN = 1.25  # by how much it may stretch or squeeze their deviation
+_LIGHT_FRACTION = 0.7  # how much of the difference in light and tint between two places is made up for
+_MAX_LIGHT = 1.4  # largest factor on L
+_MAX_TINT = 8.0  # largest shift of a and b
 
 
 # ---- colours ------------------------------------------------------------------------------------
@@ -60,6 +63,25 @@ def ring_statistics(rgb: np.ndarray, ring: np.ndarray) -> np.ndarray | None:
     every = max(1, len(rows) // _ENOUGH)
     lab = to_lab(rgb[rows[::every], columns[::every]])
     return np.stack([lab.mean(0), lab.std(0)])
+
+
+def relit(rgb: np.ndarray, ring: np.ndarray, light: np.ndarray | None) -> np.ndarray:
+    """An image (h,w,3) uint8 from a place with one light, as it would look in another.
+
+    ring, light: `ring_statistics` of the two places; light None, or a ring of zeros, is unknown. L is
+    multiplied, so that black stays black; what the object stands before does not touch its own paint.
+    """
+    if light is None or not ring.any():
+        return rgb
+    factor = (max(light[0, 0], 1) / max(ring[0, 0], 1)) ** _LIGHT_FRACTION
+    tint = np.clip(_LIGHT_FRACTION * (light[0, 1:] - ring[0, 1:]), -_MAX_TINT, _MAX_TINT)
+    values = np.arange(256, dtype=np.float32)
+    table = np.stack(
+        [values * np.clip(factor, 1 / _MAX_LIGHT, _MAX_LIGHT), values + tint[0], values + tint[1]], 1
+    )
+    table = np.uint8(np.clip(table + 0.5, 0, 255))[None]
+    lab = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2LAB)  # 8 bits are enough, and fast
+    return cv2.cvtColor(cv2.LUT(lab, table), cv2.COLOR_LAB2RGB)
 
 
 def match_colours(patch: np.ndarray, original: np.ndarray, mask: np.ndarray, mode: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from augment.compose import IN_FRONT, POLE_LIKE, Composed
+from augment.compose import Composed, shadow_ground
 from augment.crops import context_crop
 from augment.options import WITH_WEIGHTS, SynthOptions
 from augment.paint.backends import (
@@ -26,7 +26,7 @@ from augment.paint.backends import (
 )
 from augment.paint.blend import cast_shadow, match_colours, paste
 from augment.paint.prompts import Prompts, draw_prompts, load_prompts
-from data.geometry import MaskPatch, is_thing
+from data.geometry import MaskPatch
 from data.instances import bounding_box
 from data.writer import colour_map
 from support.errors import InputError
@@ -156,8 +156,7 @@ class Painter:
 
         original, mask, seen = crop.inside(rgb), crop.inside(whole), crop.inside(seen)
         image = match_colours(crop.back(image), original, mask, options.colour_match)
-        labels = crop.inside(new.composed.label_ids)
-        ground = ~is_thing(labels) & ~np.isin(labels, (*IN_FRONT, *POLE_LIKE))
+        ground = shadow_ground(crop.inside(new.composed.label_ids))
         shaded = rgb.copy()
         shaded[crop.y0 : crop.y0 + crop.height, crop.x0 : crop.x0 + crop.width] = cast_shadow(
             original, mask, ground, self.rendering.shadow

@@ -17,8 +17,9 @@ import cv2
 import numpy as np
 
 from augment.paint.backends import CannotFillError, Request
-from augment.paint.bank import PARTS, Bank, Limits, build_bank, grid_of, open_bank
-from augment.paint.blend import resize, ring_of, ring_statistics
+from augment.paint.bank import Bank, Limits, build_bank, open_bank
+from augment.paint.blend import relit, resize, ring_of, ring_statistics
+from augment.paint.collection import PARTS, grid_of
 from augment.paint.registration import continue_texture, displacement
 from support.settings import setting
 
@@ -40,9 +41,6 @@ _TEMPERATURE = 0.06  # of the draw: a fit worse by this much is drawn e times le
 
 _RIM_FRACTION = 0.004  # outline of an annotated instance that is half background, in parts of h + w
 _JOIN_SIZE = 160  # longer side of a mask at which its parts are joined, pixels
-_LIGHT_FRACTION = 0.7  # how much of the difference in light and tint between the two places is made up for
-_MAX_LIGHT = 1.4  # largest factor on L
-_MAX_TINT = 8.0  # largest shift of a and b
 
 
 @dataclass(frozen=True)
@@ -215,22 +213,3 @@ def continued(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
         if eroded.sum() > 0.5 * mask.sum():
             known = eroded
     return continue_texture(rgb, known)
-
-
-def relit(rgb: np.ndarray, ring: np.ndarray, light: np.ndarray | None) -> np.ndarray:
-    """An image (h,w,3) uint8 from a place with one light, as it would look in another.
-
-    ring, light: `ring_statistics` of the two places; light None, or a ring of zeros, is unknown. L is
-    multiplied, so that black stays black; what the object stands before does not touch its own paint.
-    """
-    if light is None or not ring.any():
-        return rgb
-    factor = (max(light[0, 0], 1) / max(ring[0, 0], 1)) ** _LIGHT_FRACTION
-    tint = np.clip(_LIGHT_FRACTION * (light[0, 1:] - ring[0, 1:]), -_MAX_TINT, _MAX_TINT)
-    values = np.arange(256, dtype=np.float32)
-    table = np.stack(
-        [values * np.clip(factor, 1 / _MAX_LIGHT, _MAX_LIGHT), values + tint[0], values + tint[1]], 1
-    )
-    table = np.uint8(np.clip(table + 0.5, 0, 255))[None]
-    lab = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2LAB)  # 8 bits are enough, and fast
-    return cv2.cvtColor(cv2.LUT(lab, table), cv2.COLOR_LAB2RGB)

@@ -12,9 +12,9 @@ import pytest
 from augment.options import BACKENDS, options_of
 from augment.paint.backends import CannotFillError, Request, make_backend, prepare_backend, settings_of
 from augment.paint.backends.recolor import COLOURS
-from augment.paint.backends.swap import fit_into, relit
+from augment.paint.backends.swap import fit_into
 from augment.paint.bank import Limits, build_bank
-from augment.paint.blend import to_lab
+from augment.paint.blend import relit, to_lab
 from augment.paint.registration import continue_texture, displacement
 from data.frame import list_frames
 from data.instances import bounding_box

@@ -1,0 +1,179 @@
+"""Cut-outs: instances as they are, with their own outline and pixels, put on other images.
+
+    cutout = bank.cutout(row)
+    placed = place(cutout, (foot_x, foot_y), height, mirrored, (width, height_of_image))
+    painted = blend(image, placed, occluded, ground, shadow)
+
+Where a cut-out comes from (a bank, a folder of files) is not known here, nor who chose the place. H x W is
+the size of the image.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from augment.compose import one_piece
+from augment.paint.blend import cast_shadow, relit, resize, ring_of, ring_statistics
+from augment.paint.registration import continue_texture
+from data.geometry import MaskPatch, whole_pixels
+from data.instances import bounding_box
+
+_RIM_FRACTION = 0.004  # rim inside an annotated outline that may show what was behind it, in parts of h + w
+_RIM_WIDTHS = (2, 4)  # its bounds, pixels
+_OWN_FRACTION = (
+    0.75  # a pixel of the rim is its own if it is so far from what was behind, of the way to the core
+)
+_OWN_DISTANCE = 20.0  # the same where no core is near, in levels of RGB
+_MAX_WINDOW = 40  # pixels around an object that tell the light and sharpness of a place
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """An instance as it is, cut to its box."""
+
+    rgb: np.ndarray  # (h,w,3) uint8, its own colours, continued beyond its outline
+    alpha: np.ndarray  # (h,w) uint8, 255 inside its outline, 0 outside
+    ring: np.ndarray  # (2,3) float32, `ring_statistics` around it where it stood; zeros: unknown
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A cut-out at a place of an image."""
+
+    patch: MaskPatch  # its outline there, one piece, inside the image; may be empty
+    rgb: np.ndarray  # (h,w,3) uint8, in the window of the patch
+    alpha: np.ndarray  # (h,w) float32, 0..1, 0 outside the outline
+    box: tuple[int, int, int, int]  # x0, y0, x1, y1 (half-open) of the whole outline, also beyond the image
+    ring: np.ndarray  # that of the cut-out
+    enlargement: float  # height there / height of the cut-out
+    mirrored: bool
+
+
+# ---- cutting ------------------------------------------------------------------------------------
+
+
+def cut_out(rgb: np.ndarray, mask: np.ndarray, ring: np.ndarray) -> Cutout:
+    """The cut-out of an instance, mask (h,w) bool, from the image around it, (h,w,3) uint8.
+
+    The rim of an annotated outline shows in part what was behind it. Pixels there that look like what is
+    outside give way to the instance's own colours, which are continued over all that is not its own.
+    """
+    outline = one_piece(mask)
+    x, y, w, h = cv2.boundingRect(outline.view(np.uint8))
+    window = np.s_[y : y + h, x : x + w]
+    own = own_pixels(rgb, outline & mask)
+    colours = continue_texture(rgb[window], own[window])
+    return Cutout(colours, np.uint8(outline[window]) * 255, ring)
+
+
+def own_pixels(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Which pixels of an instance, mask (h,w) bool, show nothing of what was behind it: (h,w) bool.
+
+    All of its core; of the rim those far enough from the colours outside, nearby. All if nothing is outside.
+    """
+    h, w = mask.shape
+    reach = int(
+        np.clip(
+            round(_RIM_FRACTION * np.sum(mask.any(0)) + _RIM_FRACTION * np.sum(mask.any(1))), *_RIM_WIDTHS
+        )
+    )
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)
+    border = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 1}
+    core = cv2.erode(mask.view(np.uint8), kernel, **border) > 0  # what the frame cuts off has no rim there
+    outside = cv2.dilate(mask.view(np.uint8), kernel) == 0
+    rim = mask & ~core
+    size = (4 * reach + 5,) * 2
+    (within, near_core), (behind, near_outside) = (_means(rgb, area, size, rim) for area in (core, outside))
+    away = np.linalg.norm(rgb[rim] - behind, axis=1)
+    needed = np.where(near_core, _OWN_FRACTION * np.linalg.norm(within - behind, axis=1), _OWN_DISTANCE)
+    own = core.copy()
+    own[rim] = (away >= needed) | ~near_outside
+    return own if own.any() else mask
+
+
+def _means(
+    rgb: np.ndarray, area: np.ndarray, size: tuple[int, int], at: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean colour (n,3) of an area (h,w) bool near each pixel of `at`, and whether it has a pixel there."""
+    weight = cv2.blur(area.astype(np.float32), size, borderType=cv2.BORDER_CONSTANT)[at]
+    total = cv2.blur(rgb * area[..., None].astype(np.float32), size, borderType=cv2.BORDER_CONSTANT)[at]
+    return total / np.maximum(weight, 1e-6)[:, None], weight > 1e-6
+
+
+# ---- placing ------------------------------------------------------------------------------------
+
+
+def place(
+    cutout: Cutout,
+    foot: tuple[float, float],
+    height: float,
+    mirrored: bool,
+    size: tuple[int, int],
+) -> Placed:
+    """A cut-out with the middle of its lower edge at `foot`, as high as asked for, in whole pixels.
+
+    foot: column and row (edges of pixels, as those of boxes), height in pixels; size: width and height of the
+    image. Scaled by averaging where it shrinks. Its outline is where half of a pixel is covered; edges are
+    smooth inside of it. What lies beyond the image is left out.
+    """
+    step = -1 if mirrored else 1
+    rgb, alpha = (np.ascontiguousarray(array[:, ::step]) for array in (cutout.rgb, cutout.alpha))
+    own_height, own_width = alpha.shape
+    new_height = max(1, int(whole_pixels(np.float64(height))))
+    new_width = max(1, round(own_width * new_height / own_height))
+    shrinks = new_height < own_height
+    rgb = resize(rgb, new_width, new_height)
+    alpha = cv2.resize(
+        alpha, (new_width, new_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    alpha = np.float32(alpha) / 255
+    mask = one_piece(alpha >= 0.5)
+    x0, y0, x1, y1 = bounding_box(mask) if mask.any() else (0, 0, 0, -1)
+    left = int(whole_pixels(np.float64(foot[0] - new_width / 2)))
+    top = int(whole_pixels(np.float64(foot[1]))) - (y1 + 1)  # the lowest pixel stands at the foot
+    rows = slice(max(-top, 0), max(min(new_height, size[1] - top), 0))
+    columns = slice(max(-left, 0), max(min(new_width, size[0] - left), 0))
+    inside = mask[rows, columns]
+    return Placed(
+        MaskPatch(one_piece(inside), left + columns.start, top + rows.start),
+        rgb[rows, columns],
+        alpha[rows, columns] * inside,
+        (left + x0, top + y0, left + x1 + 1, top + y1 + 1),
+        cutout.ring,
+        new_height / own_height,
+        mirrored,
+    )
+
+
+# ---- blending -----------------------------------------------------------------------------------
+
+
+def blend(
+    rgb: np.ndarray, placed: Placed, occluded: np.ndarray, ground: np.ndarray, shadow: float
+) -> np.ndarray:
+    """A copy of an image (H,W,3) uint8 with a placed cut-out on it, in the light and sharpness of the place.
+
+    Args:
+      occluded: (h,w) bool, what of the patch lies behind something.
+      ground: (H,W) bool, what the contact shadow may fall on, see `augment.compose.shadow_ground`.
+      shadow: how dark it is at most, 0..1.
+
+    Changed are the visible pixels of its outline and pixels of the ground around its foot, no others.
+    """
+    patch = placed.patch
+    x0, y0, x1, y1 = patch.box
+    margin = max(x1 - x0, y1 - y0) // 4 + _MAX_WINDOW
+    window = np.s_[max(y0 - margin, 0) : y1 + margin, max(x0 - margin, 0) : x1 + margin]
+    whole = np.zeros(rgb.shape[:2], bool)
+    whole[patch.window] = patch.mask
+    whole, around = whole[window], rgb[window]
+    light = ring_statistics(around, ring_of(whole))
+    pixels = relit(placed.rgb, placed.ring, light)
+    painted = rgb.copy()
+    painted[window] = cast_shadow(around, whole, ground[window], shadow)
+    visible = patch.mask & ~occluded
+    alpha = placed.alpha[visible][:, None]
+    under = painted[patch.window][visible]
+    painted[patch.window][visible] = np.uint8(alpha * pixels[visible] + (1 - alpha) * under + 0.5)
+    return painted
