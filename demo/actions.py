@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from augment.paint.choosing import Choice
 from augment.placement.filters import FILTERS, Filters
 from augment.placement.places import ImageForModel, Inserter
 from augment.placement.scene import EditedImage
@@ -30,7 +31,7 @@ FORBIDDEN = {
     "no_free_id": "instance maps have no number left for another one of its class",
     "hides": "another thing would vanish behind it",
     "covers_inserted": "a new object would vanish behind it",
-    "render": "there is no other instance to borrow pixels from",
+    "render": "there is no other instance to show, or none that is large enough",
 }
 UPLOADED = "upload_000000_000000"  # for maps whose file names are no frame's
 
@@ -308,14 +309,27 @@ def _again(
     placed, images = [], []
     for one in objects:
         image = image.copy()
-        paint = inserter.painter and inserter.painter.paint
-        reason, facts = image.put(one.class_name, one.patch, FORCED, paint)
+        reason, facts = _put_again(inserter, image, one)
         if reason:
             name = f"{one.class_name} {len(image.new_ids) + 1}"
             raise RejectedError(f"{name} would be lost: {in_words(reason, wishes, image)}")
-        placed.append(replace(one, facts=one.facts | facts))
+        placed.append(replace(one, patch=image.new_masks[-1], facts=one.facts | facts))
         images.append(image)
     return tuple(placed), tuple(images)
+
+
+def _put_again(inserter: Inserter, image: EditedImage, one: Placed) -> tuple[str | None, dict]:
+    """Put an object on an image as it was; another cut-out only if it was none. As `EditedImage.put`."""
+    painter = inserter.painter
+    if painter is None or painter.collection is None:
+        return image.put(one.class_name, one.patch, FORCED, painter and painter.paint)
+    box, was = np.array(one.facts["box"]), one.facts.get("render", {})
+    if "source" not in was:
+        return inserter.put_cutout(image, inserter.view(image, one.class_name), box, one.patch)
+    row = painter.collection.shelf(one.class_name).row_of(was["source"])
+    choice = Choice(row, was["source"], was["mirrored"])
+    shown = painter.show(choice, box, image.label_ids.shape[::-1])
+    return image.put_cutout(one.class_name, shown, FORCED, painter)
 
 
 def _changed(studio: Studio, state: State, wishes: Wishes, theta: np.ndarray, z_appr: np.ndarray) -> State:

@@ -11,7 +11,8 @@ from data.frame import Frame
 from data.geometry import MaskPatch
 
 PIXELS = {
-    "swap": "pixels of other instances",
+    "cutout": "other instances as they are",
+    "swap": "pixels of other instances in the drawn mask",
     "overlay": "flat colour",
 }
 FORCED = Filters(rules=(), may_hide=True)  # put it there whatever the filters say

@@ -51,12 +51,13 @@ class Studio:
         fits = needed_fits(self.frames, list(models.values()), cameras)
         self.inserter = loaded.changed(None, fits=fits)
         self.painters = {"overlay": self._painter(root, "overlay", options.bank)}
-        swap = self._painter(root, "swap", options.bank)
+        with_bank = {name: self._painter(root, name, options.bank) for name in ("cutout", "swap")}
         try:
             with Pool(workers) as pool:
-                swap.rendering.prepare(partial(pool.with_bar, "instances to show"))
-            swap.load()
-            self.painters = {"swap": swap, **self.painters}
+                with_bank["swap"].rendering.prepare(partial(pool.with_bar, "instances to show"))
+            for painter in with_bank.values():
+                painter.load()
+            self.painters = with_bank | self.painters
         except InputError as error:
             warn(f"new objects get a flat colour: {error}")
         self.directions = {name: shape_directions(self.inserter, self.frames[0], name) for name in models}

@@ -94,9 +94,9 @@ class InsertInstances(v2.Transform):
           checkpoint: run folder or state-*.pt, or several, one for each class.
           per_image: min and max number of objects tried in a sample.
           p: fraction of the samples that are worked on, 0..1.
-          render: how new objects are painted: swap, recolor, overlay (flat colours), none (only the maps
-            and masks change, so the image no longer agrees with them).
-          bank: file of the instances that swap and recolor show; `make_bank` makes one.
+          render: how new objects are painted: cutout (instances as they are), swap, recolor, overlay (flat
+            colours), none (only the maps and masks change, so the image no longer agrees with them).
+          bank: file of the instances that cutout, swap and recolor show; `make_bank` makes one.
           camera: how heights in metres are judged where the target has no camera, see CAMERA_CHOICES.
           shadow: darkest part of a contact shadow, 0..1.
           void: label ids above 33 that mean nothing in the targets, such as 255; else they are refused.

@@ -35,6 +35,9 @@ MARGIN_FRACTION = 1 / 16  # kept around an instance, in parts of its longer side
 _WHOLE_COVERED = 0.02  # fraction of a whole instance's outline that something in front may take
 _WHOLE_PIECE = 0.98  # fraction of its pixels that one piece holds
 _WHOLE_GROUND = 0.5  # fraction of the pixels right below its lowest twentieth that are ground
+_WHOLE_STRAIGHT = 0.45  # fraction of its height along which a person may meet a side of its box: a tree or a
+# corner of a house, whose distance no map tells, cuts in a straight line
+_PEOPLE = (24, 25)
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
@@ -209,6 +212,7 @@ def _measure(item: tuple[int, Frame]) -> list[_Found] | str:
         box = columns.start, rows.start, columns.stop, rows.stop
         whole = covered <= _WHOLE_COVERED and not any(cut) and value not in ridden
         whole = whole and _stands(mask > 0, ids[window]) and _is_one_piece(mask > 0)
+        whole = whole and not (value // 1000 in _PEOPLE and _has_straight_side(mask > 0))
         found.append(_Found(number, value, box, area, solidity, covered, cut, whole, (width, height)))
     return found
 
@@ -224,6 +228,14 @@ def _stands(mask: np.ndarray, ids: np.ndarray) -> bool:
 
 def _is_one_piece(mask: np.ndarray) -> bool:
     return np.count_nonzero(one_piece(mask) & mask) >= _WHOLE_PIECE * np.count_nonzero(mask)
+
+
+def _has_straight_side(mask: np.ndarray) -> bool:
+    x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+    side = max(1, round(0.01 * h))  # pixels
+    inside = mask[y : y + h, x : x + w]
+    met = max(inside[:, :side].any(1).mean(), inside[:, -side:].any(1).mean())
+    return bool(met > _WHOLE_STRAIGHT)
 
 
 def _cut(

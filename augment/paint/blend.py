@@ -8,6 +8,7 @@ import math
 import cv2
 import numpy as np
 
+from data.geometry import MaskPatch
 from support.errors import InputError
 
 MODES = ("ring", "none", "legacy")
@@ -63,6 +64,18 @@ def ring_statistics(rgb: np.ndarray, ring: np.ndarray) -> np.ndarray | None:
     every = max(1, len(rows) // _ENOUGH)
     lab = to_lab(rgb[rows[::every], columns[::every]])
     return np.stack([lab.mean(0), lab.std(0)])
+
+
+def light_around(rgb: np.ndarray, patch: MaskPatch) -> np.ndarray | None:
+    """`ring_statistics` of an image (H,W,3) uint8 around a mask on it, which must hold a pixel."""
+    x0, y0, x1, y1 = patch.box
+    reach = _RING_WIDTHS[1] + 2
+    left, top = max(x0 - reach, 0), max(y0 - reach, 0)
+    around = rgb[top : y1 + reach, left : x1 + reach]
+    mask = np.zeros(around.shape[:2], bool)
+    inside = patch.mask[y0 - patch.y0 : y1 - patch.y0, x0 - patch.x0 : x1 - patch.x0]
+    mask[y0 - top : y1 - top, x0 - left : x1 - left] = inside
+    return ring_statistics(around, ring_of(mask))
 
 
 def relit(rgb: np.ndarray, ring: np.ndarray, light: np.ndarray | None) -> np.ndarray:

@@ -14,11 +14,12 @@ import cv2
 import numpy as np
 
 from augment.compose import one_piece
-from augment.paint.blend import cast_shadow, relit, resize, ring_of, ring_statistics
+from augment.paint.blend import cast_shadow, light_around, relit, resize
 from augment.paint.registration import continue_texture
 from data.geometry import MaskPatch, whole_pixels
 from data.instances import bounding_box
 
+VERSION = "1"  # of what decides the pixels
 _RIM_FRACTION = 0.004  # rim inside an annotated outline that may show what was behind it, in parts of h + w
 _RIM_WIDTHS = (2, 4)  # its bounds, pixels
 _OWN_FRACTION = (
@@ -47,7 +48,6 @@ class Placed:
     box: tuple[int, int, int, int]  # x0, y0, x1, y1 (half-open) of the whole outline, also beyond the image
     ring: np.ndarray  # that of the cut-out
     enlargement: float  # height there / height of the cut-out
-    mirrored: bool
 
 
 # ---- cutting ------------------------------------------------------------------------------------
@@ -142,7 +142,6 @@ def place(
         (left + x0, top + y0, left + x1 + 1, top + y1 + 1),
         cutout.ring,
         new_height / own_height,
-        mirrored,
     )
 
 
@@ -168,8 +167,7 @@ def blend(
     whole = np.zeros(rgb.shape[:2], bool)
     whole[patch.window] = patch.mask
     whole, around = whole[window], rgb[window]
-    light = ring_statistics(around, ring_of(whole))
-    pixels = relit(placed.rgb, placed.ring, light)
+    pixels = relit(placed.rgb, placed.ring, light_around(rgb, patch))
     painted = rgb.copy()
     painted[window] = cast_shadow(around, whole, ground[window], shadow)
     visible = patch.mask & ~occluded

@@ -1,9 +1,10 @@
 """RGB for inserted objects: what `scripts.insert --render` paints on an image.
 
-The back ends of `augment.paint.backends` get the whole mask that the what module drew, also where something
-hides it, so that a person behind a car is a whole person, of whom the visible part is pasted. A soft contact
-shadow falls on the ground; other things keep their pixels to the bit. Several objects are painted one after
-another on the same image.
+`cutout` shows instances of a bank as they are (`augment.paint.cutout`). The back ends of
+`augment.paint.backends` get the whole mask that the what module drew, also where something hides it, so that
+a person behind a car is a whole person, of whom the visible part is pasted. A soft contact shadow falls on
+the ground; other things keep their pixels to the bit. Several objects are painted one after another on the
+same image.
 """
 
 from collections.abc import Callable
@@ -25,16 +26,21 @@ from augment.paint.backends import (
     settings_of,
 )
 from augment.paint.blend import cast_shadow, match_colours, paste
+from augment.paint.choosing import Choice, Wish, choose
+from augment.paint.collection import Collection
+from augment.paint.cutout import VERSION as CUTOUT_VERSION
+from augment.paint.cutout import Placed, blend, place
 from augment.paint.prompts import Prompts, draw_prompts, load_prompts
 from data.geometry import MaskPatch
 from data.instances import bounding_box
 from data.writer import colour_map
 from support.errors import InputError
 from support.files import digest
-from support.seeds import seed_of
+from support.seeds import generator, seed_of
 
-RENDERERS = ("none", "overlay", "swap", "recolor", "sd_inpaint", "sdxl_blend")
-WITH_BANK = ("swap", "recolor")  # they show instances of the data set
+RENDERERS = ("none", "overlay", "cutout", "swap", "recolor", "sd_inpaint", "sdxl_blend")
+WITH_BANK = ("swap", "recolor", "cutout")  # they show instances of the data set
+WITHOUT_BACKEND = ("none", "overlay", "cutout")  # nothing of --render_config counts for them
 _FEATHER_FRACTION = 0.03  # of the side of a square of the object's area: the soft edge of a small object
 
 
@@ -53,7 +59,7 @@ class Rendering:
 
     def check(self) -> None:
         """Raises InputError for bad settings of the back end or bad prompts; nothing is loaded."""
-        if self.name != "overlay":
+        if self.name not in WITHOUT_BACKEND:
             settings_of(self.name, self.options.backend_settings)
             load_prompts(self.options.prompts or None)
 
@@ -77,6 +83,8 @@ class Rendering:
         shown = {"backend": self.name}
         if self.name == "overlay":
             return shown
+        if self.name == "cutout":
+            return shown | {"version": CUTOUT_VERSION, "shadow": self.shadow}
         options = self.options
         prompts = digest(Path(options.prompts).read_bytes()) if options.prompts else None
         settings = {key: value for key, value in options.backend_settings.items() if key != "bank"}
@@ -98,6 +106,14 @@ class NewObject:
     composed: Composed  # the maps with the object on them
 
 
+@dataclass(frozen=True)
+class Shown:
+    """An instance of a collection at the place of a new object."""
+
+    choice: Choice
+    placed: Placed
+
+
 class Painter:
     """What a worker keeps to paint new objects with."""
 
@@ -109,8 +125,13 @@ class Painter:
     def backends(self) -> tuple[Backend, ...]:
         """What paints, one after another: recolor needs an object to give a colour to, that of `swap`."""
         name = self.rendering.name
-        names = {"overlay": (), "recolor": ("swap", "recolor")}.get(name, (name,))
+        names = {"overlay": (), "cutout": (), "recolor": ("swap", "recolor")}.get(name, (name,))
         return tuple(self.rendering.make(one) for one in names)
+
+    @cached_property
+    def collection(self) -> Collection | None:
+        """The instances to show as they are; None: the new objects' masks are filled instead."""
+        return self.rendering.make("swap").bank if self.rendering.name == "cutout" else None
 
     @cached_property
     def prompts(self) -> Prompts:
@@ -118,7 +139,32 @@ class Painter:
 
     def load(self) -> None:
         """Load what painting needs. Raises InputError: what is wrong with it is wrong with every object."""
-        _ = self.backends, self.prompts
+        _ = self.backends, self.prompts, self.collection
+
+    def choose(self, image_name: str, number: int, wish: Wish, shown: set[str]) -> Shown:
+        """What the new object 1, 2, ... of an image shows, at its place; not one of the keys `shown`.
+
+        Raises CannotFillError if there is nothing to show.
+        """
+        choice = choose(self.collection, wish, shown, generator(self.seed, image_name, number, "cutout"))
+        return self.show(choice, wish.box, wish.size)
+
+    def show(self, choice: Choice, box: np.ndarray, size: tuple[int, int]) -> Shown:
+        """What was chosen, at the foot of a box (4,) and as high, on an image of size (width, height)."""
+        x0, y0, x1, y1 = box
+        cutout = self.collection.cutout(choice.row)
+        return Shown(choice, place(cutout, ((x0 + x1) / 2, y1), y1 - y0, choice.mirrored, size))
+
+    def paste(self, shown: Shown, rgb: np.ndarray, new: NewObject) -> tuple[np.ndarray, dict]:
+        """As `paint`, of an object whose patch is the outline of a cut-out."""
+        if new.composed.given_back.any():
+            seen = _on_frame(new.patch, new.patch.mask & ~new.occluded, rgb.shape[1::-1])
+            rgb = self._without(rgb, new.composed.given_back, seen)
+        ground = shadow_ground(new.composed.label_ids)
+        painted = blend(rgb, shown.placed, new.occluded, ground, self.rendering.shadow)
+        facts = {"backend": "cutout", "version": CUTOUT_VERSION, "source": shown.choice.key}
+        facts |= {"enlargement": shown.placed.enlargement, "mirrored": shown.choice.mirrored}
+        return painted, facts
 
     def paint(self, rgb: np.ndarray, new: NewObject) -> tuple[np.ndarray, dict]:
         """A copy of the image (H,W,3) uint8 with an object on it, and what the manifest says of it.

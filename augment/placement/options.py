@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from augment.options import WITH_WEIGHTS, SynthOptions, is_own, options_of
-from augment.paint.painter import RENDERERS, WITH_BANK, Rendering
+from augment.paint.painter import RENDERERS, WITH_BANK, WITHOUT_BACKEND, Rendering
 from augment.placement.filters import FILTERS, Filters
 from augment.tree_extras import BESIDE, RAW_MODES
 from data.camera import camera_setting
@@ -127,8 +127,9 @@ class InsertOptions(Insertion):
 
     render: str = setting(
         "none",
-        "none: no leftImg8bit is written; overlay: flat colours; swap: instances of the data set, fitted into"
-        " the new masks; recolor: the same in a colour of the prompt; sd_inpaint, sdxl_blend: diffusion"
+        "none: no leftImg8bit is written; overlay: flat colours; cutout: instances of the data set as they"
+        " are, with their own outlines; swap: the same, fitted into the new masks; recolor: that in a colour"
+        " of the prompt; sd_inpaint, sdxl_blend: diffusion"
         " models (requirements-diffusion.txt); module:Class: a back end of your own, see docs/synthesis.md",
         section="rgb",
     )
@@ -141,7 +142,7 @@ class InsertOptions(Insertion):
     )
     bank: str = setting(
         "",
-        "file to keep the instances of swap and recolor in (default: made anew each time)",
+        "file to keep the instances of cutout, swap and recolor in (default: made anew each time)",
         section="rgb",
     )
     shadow: float = setting(
@@ -230,7 +231,8 @@ def parse(arguments: list[str] | None = None) -> InsertOptions:
     if options.render in WITH_BANK and not options.db_root:
         raise InputError(f"--render {options.render} shows instances of a data set; give it as --db_root")
     own = (options.render,) if is_own(options.render) else ()
-    for option, users in (("render_config", (*RENDERERS[2:], *own)), ("bank", WITH_BANK)):
+    backends = tuple(name for name in RENDERERS if name not in WITHOUT_BACKEND)
+    for option, users in (("render_config", (*backends, *own)), ("bank", WITH_BANK)):
         if getattr(options, option) and options.render not in users:
             raise InputError(f"--{option} belongs to --render {', '.join(users)}")
     if options.num_workers is None:
@@ -247,7 +249,7 @@ def rendering_of(options: InsertOptions) -> Rendering | None:
     if options.render == "none":
         return None
     painting = SynthOptions()
-    if options.render != "overlay":
+    if options.render not in WITHOUT_BACKEND:
         painting = options_of({"config": options.render_config, "backend": options.render})
     bank = options.bank or painting.backend_settings.get("bank") or f"{options.out}/{WORK}/bank.npz"
     rendering = Rendering(

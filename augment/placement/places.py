@@ -17,12 +17,16 @@ import torch
 from torch import Tensor
 
 from augment.compose import place_mask
+from augment.paint.backends import CannotFillError
+from augment.paint.blend import light_around
+from augment.paint.choosing import Wish
+from augment.paint.collection import grid_of
 from augment.paint.painter import Painter
 from augment.placement.filters import Surroundings, box_rejection
 from augment.placement.options import Insertion, InsertOptions, read_region
 from augment.placement.scene import EditedImage, contents, count_instances, new_frame, read_image
 from data.frame import Frame
-from data.geometry import METRIC_RANGES, HeightFit, boxes_of_theta, fit_heights, too_few
+from data.geometry import METRIC_RANGES, HeightFit, MaskPatch, boxes_of_theta, fit_heights, too_few
 from data.instances import resize_nearest, usable_instances
 from data.labels import CHANNEL_OF_ID
 from engine.records import WorkItem
@@ -203,7 +207,10 @@ class Inserter:
             return "score", {}
         compact = model.what.sample(*view.big, theta, column(z_appr, self.device))
         patch = place_mask(compact[0, 0].cpu().numpy(), box, width, height)
-        reason, facts = image.put(model.target.name, patch, filters, self.painter and self.painter.paint)
+        if self.painter and self.painter.collection:
+            reason, facts = self.put_cutout(image, view, box, patch)
+        else:
+            reason, facts = image.put(model.target.name, patch, filters, self.painter and self.painter.paint)
         if reason:
             return reason, {}
         return None, {
@@ -213,6 +220,24 @@ class Inserter:
             "score_shape": float(model.what.score(compact)[0]),
             **facts,
         }
+
+    def put_cutout(
+        self, image: EditedImage, view: ImageForModel, box: np.ndarray, drawn: MaskPatch
+    ) -> tuple[str | None, dict]:
+        """Put an instance as it is on an image, unless a filter rejects it: its own outline, box and mask.
+
+        box (4,): its foot and height are kept; drawn: the mask that it should be like. Returns the filter
+        that rejects it or None, and what is known of the object.
+        """
+        target, filters = view.model.target, self.settings.filters
+        wish = wish_of(image, target.name, box, drawn)
+        try:
+            shown = self.painter.choose(image.name, len(image.new_ids) + 1, wish, image.shown)
+        except CannotFillError:
+            return "render", {}
+        if reason := box_rejection(np.array(shown.placed.box, float), target, view.around, filters):
+            return reason, {}
+        return image.put_cutout(target.name, shown, filters, self.painter)
 
     def noise(self, name: str, number: int, attempt: int, model: WhereWhat) -> tuple[np.ndarray, np.ndarray]:
         """Normal noise z_spatial, z_appr (CANDIDATES,z_dim) float32 of the attempts from `attempt` on."""
@@ -226,6 +251,19 @@ class Inserter:
             if value is not None:
                 z[:] = value
         return z_spatial, z_appr
+
+
+def wish_of(image: EditedImage, class_name: str, box: np.ndarray, drawn: MaskPatch) -> Wish:
+    """What is to be shown in a box (4,) of an image; drawn: the mask that it should be like."""
+    height, width = image.label_ids.shape
+    aspect, silhouette, light = (box[2] - box[0]) / (box[3] - box[1]), None, None
+    if drawn.mask.any():
+        x0, y0, x1, y1 = drawn.box
+        aspect = (x1 - x0) / (y1 - y0)
+        silhouette = grid_of(drawn.mask[y0 - drawn.y0 : y1 - drawn.y0, x0 - drawn.x0 : x1 - drawn.x0])
+        light = light_around(image.rgb, drawn)
+    frame = image.name
+    return Wish(class_name, box, aspect, silhouette, light, image.camera, (width, height), frame)
 
 
 # ---- its part of the tree -----------------------------------------------------------------------
@@ -254,7 +292,7 @@ class TreeInserter(Inserter):
         try:
             image = read_image(frame, rgb=self.painter is not None, camera=settings.camera)
             before = count_instances(image.instance_ids)
-            objects = self.edit(image, tuple(item.params["classes"]))
+            objects = self.edit(image, tuple(item.asked["classes"]))
             # Where the source's frames lie beside them, frames without a new object would be there twice.
             files = {} if settings.beside and not image.new_ids else contents(image, frame, new)
         except InputError as error:

@@ -6,13 +6,14 @@ after another, and makes the contents of the frame's files in the new tree. No m
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from augment.compose import compose, contact_rows, occluded_part
 from augment.paint.backends import CannotFillError
-from augment.paint.painter import NewObject
+from augment.paint.painter import NewObject, Painter, Shown
 from augment.placement.filters import Filters, mask_rejection
 from augment.tree_extras import BESIDE
 from data.camera import Camera
@@ -42,6 +43,7 @@ class EditedImage:
     new_ids: list[int] = field(default_factory=list)  # of the inserted objects 1, 2, ...
     new_masks: list[MaskPatch] = field(default_factory=list)  # theirs, occluded parts included
     taken: dict[str, set[int]] = field(default_factory=dict)  # numbers of instances, by class
+    shown: set[str] = field(default_factory=set)  # instances of a collection that new objects show, by key
 
     @classmethod
     def of_maps(
@@ -69,6 +71,7 @@ class EditedImage:
             new_ids=list(self.new_ids),
             new_masks=list(self.new_masks),
             taken={name: set(numbers) for name, numbers in self.taken.items()},
+            shown=set(self.shown),
         )
 
     def new_id(self, name: str) -> int | None:
@@ -134,6 +137,15 @@ class EditedImage:
         self.taken[name].add(new_id % 1000)
         facts = {"instance_id": new_id, "inserted_value": number, "dropped": list(composed.dropped)}
         return None, facts | rendered
+
+    def put_cutout(
+        self, name: str, shown: Shown, filters: Filters, painter: Painter
+    ) -> tuple[str | None, dict]:
+        """Put an instance as it is on the image, as `put` does; it is among those shown then."""
+        reason, facts = self.put(name, shown.placed.patch, filters, partial(painter.paste, shown))
+        if reason is None:
+            self.shown.add(shown.choice.key)
+        return reason, facts
 
     def seen(self, number: int) -> dict:
         """What can be seen of inserted object 1, 2, ... as the image is now, for the manifest."""
