@@ -20,7 +20,7 @@ import numpy as np
 from scipy import ndimage
 
 from augment.compose import GROUND, contact_rows, one_piece, rides
-from augment.paint.blend import ring_of, ring_statistics
+from augment.paint.blend import light_around
 from augment.paint.collection import Table, grid_of, shelf_of
 from augment.paint.cutout import Cutout, cut_out
 from data.frame import Frame, list_frames
@@ -69,7 +69,7 @@ class Bank:
 
     def _cutout(self, row: int) -> Cutout:
         """An instance as it is, to be put somewhere else."""
-        return cut_out(*self._surroundings(row), self.table.ring[row])
+        return cut_out(*self._surroundings(row), self.table.known_light(row))
 
     def _surroundings(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """An instance and a little around it: RGB (h,w,3) uint8 and mask (h,w) bool."""
@@ -241,7 +241,7 @@ def _has_straight_side(mask: np.ndarray) -> bool:
 def _cut(
     item: tuple[Frame, list[_Found]], longest: int
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] | str:
-    """JPEG bytes, mask PNG bytes, ring and camera of some instances of a frame; or what is wrong with it."""
+    """JPEG bytes, mask PNG bytes, light and camera of some instances of a frame; or what is wrong with it."""
     frame, wanted = item
     try:
         ids = read_instance_map(frame.instance_path)
@@ -255,8 +255,8 @@ def _cut(
         margin = max(x1 - x0, y1 - y0) // 4 + 4
         window = np.s_[max(y0 - margin, 0) : y1 + margin, max(x0 - margin, 0) : x1 + margin]
         mask = ids[window] == one.instance_id
-        ring = ring_statistics(rgb[window], ring_of(mask))
-        ring = np.zeros((2, 3)) if ring is None else ring
+        light = light_around(rgb[window], mask)
+        light = np.full(3, np.nan) if light is None else light
         margin = round(MARGIN_FRACTION * max(x1 - x0, y1 - y0)) + 4
         left, top = max(x0 - margin, 0), max(y0 - margin, 0)
         window = np.s_[top : y1 + margin, left : x1 + margin]
@@ -265,7 +265,7 @@ def _cut(
         if scale < 1:
             image, mask = _reduced(image, mask, (x0 - left, y0 - top, x1 - left, y1 - top), scale)
         jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _JPEG)[1]
-        cuts.append((jpeg, cv2.imencode(".png", mask)[1], np.float32(ring), np.float32(seen_by)))
+        cuts.append((jpeg, cv2.imencode(".png", mask)[1], np.float32(light), np.float32(seen_by)))
     return cuts
 
 
@@ -315,10 +315,10 @@ def _write(
             if isinstance(cuts, str):
                 left_out.append(cuts)
                 continue
-            for one, (jpeg, mask, ring, camera) in zip(by_frame[number], cuts, strict=True):
+            for one, (jpeg, mask, light, camera) in zip(by_frame[number], cuts, strict=True):
                 _add(archive, f"jpeg{len(kept)}", jpeg)
                 _add(archive, f"mask{len(kept)}", mask)
-                kept.append(_row(frames[number].name, one, cv2.imdecode(mask, 0), ring, camera))
+                kept.append(_row(frames[number].name, one, cv2.imdecode(mask, 0), light, camera))
         _tell(left_out, bool(kept))
         for name, column in zip(Table.__dataclass_fields__, zip(*kept, strict=True), strict=True):
             _add(archive, name, np.array(column))
@@ -333,7 +333,7 @@ def _tell(left_out: list[str], found: bool) -> None:
         warn(f"left out of the bank: {name_some(left_out)}")
 
 
-def _row(name: str, one: _Found, mask: np.ndarray, ring: np.ndarray, camera: np.ndarray) -> tuple:
+def _row(name: str, one: _Found, mask: np.ndarray, light: np.ndarray, camera: np.ndarray) -> tuple:
     """A row of the table, in the order of its columns."""
     x0, y0, x1, y1 = one.box
     x, y, w, h = cv2.boundingRect(mask)
@@ -349,7 +349,7 @@ def _row(name: str, one: _Found, mask: np.ndarray, ring: np.ndarray, camera: np.
         np.int32(one.box),
         np.int32(one.frame_size),
         camera,
-        ring,
+        light,
         np.packbits(grid_of(mask[y : y + h, x : x + w] > 0)),
     )
 

@@ -33,7 +33,7 @@ class Wish:
     box: np.ndarray  # (4,) x0, y0, x1, y1, pixels of the image: its foot and height are kept
     aspect: float  # width / height
     silhouette: np.ndarray | None  # (GRID,GRID) bool, `grid_of` the mask in its box; None: no wish
-    light: np.ndarray | None  # (2,3) `ring_statistics` of the place; None: unknown
+    light: np.ndarray | None  # (3,) `light_around` the place; None: unknown
     camera: Camera | None
     size: tuple[int, int]  # width and height of the image, pixels
     frame: str  # name of the image: what stands in it itself is not shown once more
@@ -65,8 +65,7 @@ def choose(collection: Collection, wish: Wish, shown: set[str], rng: np.random.G
     cost = _ASPECT * np.abs(np.log(table.aspect[rows] / wish.aspect))
     cost += _ENLARGED * np.log2(np.maximum(enlargement[fit], 1))
     if wish.light is not None:
-        known = table.ring[rows].any((1, 2))
-        cost += known * _LIGHT * np.abs(table.ring[rows, 0, 0] - wish.light[0, 0]) / 50
+        cost += _LIGHT * np.nan_to_num(np.abs(table.light[rows, 0] - wish.light[0])) / 50
     costs = np.stack([cost, cost])  # as it is, mirrored
     vehicle = wish.class_name in _VEHICLES
     slopes, bearings = views(table, rows, wish)

@@ -39,12 +39,16 @@ class Table:
     box: np.ndarray  # (n,4) int32, x0, y0, x1, y1 (half-open) in its frame, pixels
     frame_size: np.ndarray  # (n,2) int32, width and height of its frame, pixels
     camera: np.ndarray  # (n,4) float32, fx, u0, fy and row of the horizon, pixels; NaN: no camera is known
-    ring: np.ndarray  # (n,2,3) float32, mean and deviation of Lab around it
+    light: np.ndarray  # (n,3) float32, `light_around` it, Lab; NaN: unknown
     shape: np.ndarray  # (n,GRID*GRID/8) uint8, the mask stretched to GRID x GRID, packed
 
     def rows_of(self, class_name: str) -> np.ndarray:
         """The rows of a class."""
         return np.flatnonzero(self.instance_id // 1000 == name2label[class_name].id)
+
+    def known_light(self, row: int) -> np.ndarray | None:
+        """The light of a row, None where it is unknown."""
+        return None if np.isnan(self.light[row]).any() else self.light[row]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from augment.compose import one_piece
-from augment.paint.blend import cast_shadow, light_around, relit, resize
+from augment.paint.blend import cast_shadow, light_at, relit, resize
 from augment.paint.registration import continue_texture
 from data.geometry import MaskPatch, whole_pixels
 from data.instances import bounding_box
@@ -35,7 +35,7 @@ class Cutout:
 
     rgb: np.ndarray  # (h,w,3) uint8, its own colours, continued beyond its outline
     alpha: np.ndarray  # (h,w) uint8, 255 inside its outline, 0 outside
-    ring: np.ndarray  # (2,3) float32, `ring_statistics` around it where it stood; zeros: unknown
+    light: np.ndarray | None  # (3,) float32, `light_around` it where it stood; None: unknown
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Placed:
     rgb: np.ndarray  # (h,w,3) uint8, in the window of the patch
     alpha: np.ndarray  # (h,w) float32, 0..1, 0 outside the outline
     box: tuple[int, int, int, int]  # x0, y0, x1, y1 (half-open) of the whole outline, also beyond the image
-    ring: np.ndarray  # that of the cut-out
+    light: np.ndarray | None  # that of the cut-out
     enlargement: float  # height there / height of the cut-out
 
 
 # ---- cutting ------------------------------------------------------------------------------------
 
 
-def cut_out(rgb: np.ndarray, mask: np.ndarray, ring: np.ndarray) -> Cutout:
+def cut_out(rgb: np.ndarray, mask: np.ndarray, light: np.ndarray | None) -> Cutout:
     """The cut-out of an instance, mask (h,w) bool, from the image around it, (h,w,3) uint8.
 
     The rim of an annotated outline shows in part what was behind it. Pixels there that look like what is
@@ -64,7 +64,7 @@ def cut_out(rgb: np.ndarray, mask: np.ndarray, ring: np.ndarray) -> Cutout:
     window = np.s_[y : y + h, x : x + w]
     own = own_pixels(rgb, outline & mask)
     colours = continue_texture(rgb[window], own[window])
-    return Cutout(colours, np.uint8(outline[window]) * 255, ring)
+    return Cutout(colours, np.uint8(outline[window]) * 255, light)
 
 
 def own_pixels(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -140,7 +140,7 @@ def place(
         rgb[rows, columns],
         alpha[rows, columns] * inside,
         (left + x0, top + y0, left + x1 + 1, top + y1 + 1),
-        cutout.ring,
+        cutout.light,
         new_height / own_height,
     )
 
@@ -167,7 +167,7 @@ def blend(
     whole = np.zeros(rgb.shape[:2], bool)
     whole[patch.window] = patch.mask
     whole, around = whole[window], rgb[window]
-    pixels = relit(placed.rgb, placed.ring, light_around(rgb, patch))
+    pixels = relit(placed.rgb, placed.light, light_at(rgb, patch))
     painted = rgb.copy()
     painted[window] = cast_shadow(around, whole, ground[window], shadow)
     visible = patch.mask & ~occluded

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from augment.compose import place_mask
 from augment.paint.backends import CannotFillError
-from augment.paint.blend import light_around
+from augment.paint.blend import light_at
 from augment.paint.choosing import Wish
 from augment.paint.collection import grid_of
 from augment.paint.painter import Painter
@@ -261,7 +261,7 @@ def wish_of(image: EditedImage, class_name: str, box: np.ndarray, drawn: MaskPat
         x0, y0, x1, y1 = drawn.box
         aspect = (x1 - x0) / (y1 - y0)
         silhouette = grid_of(drawn.mask[y0 - drawn.y0 : y1 - drawn.y0, x0 - drawn.x0 : x1 - drawn.x0])
-        light = light_around(image.rgb, drawn)
+        light = light_at(image.rgb, drawn)
     frame = image.name
     return Wish(class_name, box, aspect, silhouette, light, image.camera, (width, height), frame)
 

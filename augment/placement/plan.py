@@ -17,7 +17,7 @@ from support.seeds import generator
 PREVIEW = "preview.png"
 INSERT = Program(
     "insert",
-    "7",
+    "8",
     "insert.json",
     (STAGE,),
     (*GT_KINDS, "camera", "leftImg8bit", "inserted", "annotations", PREVIEW, VOID_FILE),

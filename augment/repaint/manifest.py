@@ -10,7 +10,7 @@ STAGES = ("select", "generate", "integrate")
 STATUSES = ("ok", "skipped", "failed")
 SYNTH = Program(
     "synth",
-    "6",
+    "7",
     "synth.json",
     STAGES,
     ("leftImg8bit", *GT_KINDS, "camera", "panorama", "annotations", "work", "score.json", VOID_FILE),

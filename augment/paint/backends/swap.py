@@ -18,12 +18,12 @@ import numpy as np
 
 from augment.paint.backends import CannotFillError, Request
 from augment.paint.bank import Bank, Limits, build_bank, open_bank
-from augment.paint.blend import relit, resize, ring_of, ring_statistics
+from augment.paint.blend import light_around, relit, resize
 from augment.paint.collection import PARTS, grid_of
 from augment.paint.registration import continue_texture, displacement
 from support.settings import setting
 
-VERSION = "2"
+VERSION = "3"
 
 # What makes an instance unfit, in units of the intersection over union of the two shapes.
 _ASPECT = 0.6  # for each factor e between the aspects of the boxes
@@ -98,14 +98,14 @@ class Swap:
         window = np.s_[y : y + h, x : x + w]
         mask = np.ascontiguousarray(request.mask[window])
         whole = _joined(mask)
-        light = ring_statistics(request.rgb, ring_of(request.mask))
+        light = light_around(request.rgb, request.mask)
         choices = self.choose(request, whole, (x, y), light)
         images = []
         for sample in range(request.count):
             choice = choices[sample % len(choices)]
             rgb, source_mask = choice.cut(*self.bank.image(choice.row))
             fitted = fit_into(rgb, source_mask, whole)
-            fitted = relit(fitted, self.bank.table.ring[choice.row], light)
+            fitted = relit(fitted, self.bank.table.known_light(choice.row), light)
             image = request.rgb.copy()
             np.copyto(image[window], fitted, where=mask[..., None])
             images.append(image)
@@ -134,7 +134,7 @@ class Swap:
             dealt = np.random.default_rng(seed).permutation(len(shelf.rows)) % hands
             cost += _NOT_DEALT * (dealt[other] != new_object % hands)
         if light is not None:
-            cost += _LIGHT * np.abs(table.ring[rows, 0, 0] - light[0, 0]) / 50
+            cost += _LIGHT * np.nan_to_num(np.abs(table.light[rows, 0] - light[0])) / 50
         costs = np.empty((2, len(PARTS), len(rows)), np.float32)
         for number, part in enumerate(PARTS):
             columns, lines = part[2] - part[0], part[3] - part[1]

@@ -114,7 +114,7 @@ def test_swap_never_shows_the_instance_itself(swap, tree):
     for name in TRAIN:
         crop_request = request(tree, 26000, name)
         keys = swap.bank.shelf("car").keys
-        light = np.zeros((2, 3))
+        light = np.zeros(3)
         chosen = swap.choose(crop_request, crop_request.mask[20:-20, 20:-20], (20, 20), light)
         own = np.flatnonzero(keys == f"{name}/26000")
         assert len(own) == 1 and len(chosen) > 1
@@ -200,8 +200,7 @@ def test_swap_avoids_showing_the_same_instance_twice_in_a_frame(tree, tmp_path):
 
 
 def test_light_is_matched_and_black_stays_black():
-    ring, light = np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32)
-    ring[0], light[0] = (60, 0, 0), (30, 0, 0)
+    ring, light = np.float32([60, 0, 0]), np.float32([30, 0, 0])
     image = np.uint8([[[0, 0, 0], [200, 200, 200]]])
     dimmed = relit(image, ring, light)
     assert dimmed[0, 0].max() <= 2 and 100 < dimmed[0, 1].max() < 170

@@ -29,7 +29,7 @@ STANDARD = {
     "box": (980, 500, 1020, 600),
     "frame_size": SIZE,
     "camera": (2000, 1000, 2000, 400),
-    "ring": ((50, 0, 0), (5, 5, 5)),
+    "light": (50, 0, 0),
     "shape": np.packbits(FULL),
 }
 WISH = Wish("person", np.array([980.0, 500, 1020, 600]), 0.4, FULL, None, CAMERA, SIZE, "here")
@@ -71,10 +71,10 @@ def test_what_fits_better_is_shown_more_often():
     for worse in (
         {"shape": np.packbits(left)},
         {"aspect": 0.8},
-        {"ring": ((5, 0, 0), (5, 5, 5))},
+        {"light": (5, 0, 0)},
         {"size": (28, 70)},
     ):
-        light = np.array([[50, 0, 0], [5, 5, 5]])
+        light = np.array([50, 0, 0])
         counts = Counter(
             choice.row for choice in chosen(collection({}, worse), replace(WISH, light=light), draws=200)
         )
@@ -83,7 +83,7 @@ def test_what_fits_better_is_shown_more_often():
 
 def test_the_wish_may_lack_silhouette_light_and_camera():
     wish = replace(WISH, silhouette=None, camera=None)
-    unknown = {"camera": (np.nan,) * 4, "ring": np.zeros((2, 3))}
+    unknown = {"camera": (np.nan,) * 4, "light": (np.nan,) * 3}
     wide = {"aspect": 1.0, **unknown}
     counts = Counter(choice.row for choice in chosen(collection(unknown, wide), wish, draws=200))
     assert counts[0] > 2 * counts[1] > 0

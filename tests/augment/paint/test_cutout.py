@@ -11,7 +11,6 @@ from data.geometry import MaskPatch
 from tests.mini_frames import MOTORCYCLE_ID, mini_frame, write_mini
 
 OWN, BEHIND = np.array((180, 60, 40)), np.array((20, 200, 60))
-NO_RING = np.zeros((2, 3), np.float32)
 SIZE = 400, 300  # width and height of the image that is pasted into
 
 
@@ -27,9 +26,9 @@ def seen_instance(annotated_wider: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.uint8(soft * OWN + (1 - soft) * BEHIND + 0.5), mask
 
 
-def cutout_of(mask: np.ndarray, rgb=OWN, ring: np.ndarray = NO_RING) -> Cutout:
+def cutout_of(mask: np.ndarray, rgb=OWN, light=None) -> Cutout:
     x, y, w, h = cv2.boundingRect(np.uint8(mask))
-    return Cutout(np.full((h, w, 3), rgb, np.uint8), np.uint8(mask[y : y + h, x : x + w]) * 255, ring)
+    return Cutout(np.full((h, w, 3), rgb, np.uint8), np.uint8(mask[y : y + h, x : x + w]) * 255, light)
 
 
 @pytest.mark.parametrize("wider", (0, 1))
@@ -38,7 +37,7 @@ def test_nothing_of_the_old_background_shows(wider):
 
     Where an outline that is too wide makes a narrow corner, as beside the neck, a few pixels are left.
     """
-    cutout = cut_out(*seen_instance(wider), NO_RING)
+    cutout = cut_out(*seen_instance(wider), None)
     mixed = np.linalg.norm(cutout.rgb - OWN, axis=2) > 0.3 * np.linalg.norm(OWN - BEHIND)
     assert np.count_nonzero(mixed) <= 8 * wider
     image = np.full((*SIZE[::-1], 3), 128, np.uint8)
@@ -52,7 +51,7 @@ def test_nothing_of_the_old_background_shows(wider):
 def test_a_rim_that_looks_like_the_object_is_kept():
     rgb, mask = seen_instance()
     rgb[mask] = np.where(np.indices(mask.shape).sum(0)[mask, None] % 7 < 3, OWN, OWN + 30)
-    cutout = cut_out(rgb, mask, NO_RING)
+    cutout = cut_out(rgb, mask, None)
     x, y, w, h = cv2.boundingRect(np.uint8(mask))
     assert np.array_equal(cutout.rgb[cutout.alpha > 0], rgb[y : y + h, x : x + w][cutout.alpha > 0])
 
@@ -80,7 +79,7 @@ def test_mirrored_is_the_mirror_image():
     mask = np.zeros((40, 30), bool)
     mask[:, :10] = mask[30:] = True
     rgb = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
-    cutout = Cutout(rgb, np.uint8(mask) * 255, NO_RING)
+    cutout = Cutout(rgb, np.uint8(mask) * 255, None)
     plain, other = (place(cutout, (100, 200), 40, mirrored, SIZE) for mirrored in (False, True))
     assert np.array_equal(plain.rgb, rgb) and np.array_equal(plain.patch.mask, mask)
     assert np.array_equal(other.rgb, rgb[:, ::-1]) and np.array_equal(other.patch.mask, mask[:, ::-1])
