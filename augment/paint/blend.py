@@ -25,6 +25,9 @@ _LOW, _LOW_WEIGHT = (
 # Slope of log L of real persons over that of the light around them .8, of cars .6; of a and b .6 to .8.
 _LIGHT_FRACTION = 0.8  # how much of the difference in light and tint between two places is made up for
 _LIGHT_FACTORS = (1 / 3, 1.8)  # least and largest factor on L
+CLOSED_BELOW = ("car", "truck", "bus", "train", "caravan", "trailer")  # the ground below them is dark
+_UNDER = 1.6  # how dark, as a factor on the darkest part of the contact shadow
+_UNDER_HEIGHT = 0.3  # lowest part of a vehicle that its wheels are in
 _MIDDLE = 40.0  # L of a usual surface
 _MAX_TINT = 8.0  # largest shift of a and b
 
@@ -195,31 +198,68 @@ def paste(
     return result
 
 
-def cast_shadow(rgb: np.ndarray, mask: np.ndarray, ground: np.ndarray, strength: float) -> np.ndarray:
+def cast_shadow(
+    rgb: np.ndarray, mask: np.ndarray, ground: np.ndarray, strength: float, *, under: bool = False
+) -> np.ndarray:
     """A crop (h,w,3) uint8 with the contact shadow of a new object on it; only pixels of `ground` change.
+
+    mask: (h,w) bool, the whole object, also where something hides it; ground: (h,w) bool, what the shadow
+    may fall on, besides the mask; strength and under: see `shadow_of`.
+    """
+    return in_shadow(rgb, shadow_of(mask, strength, under=under), ground & ~mask)
+
+
+def in_shadow(rgb: np.ndarray, dark: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """A crop (h,w,3) uint8 darkened by the fractions dark (h,w) float32 where it says so, (h,w) bool."""
+    rows, columns = np.flatnonzero(dark.any(1)), np.flatnonzero(dark.any(0))
+    result = rgb.copy()
+    if len(rows):
+        window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        falls = dark[window] * where[window]
+        result[window] = np.uint8(rgb[window] * (1 - falls[..., None]) + 0.5)
+    return result
+
+
+def shadow_of(mask: np.ndarray, strength: float, *, under: bool = False) -> np.ndarray:
+    """How dark the contact shadow of an object, mask (h,w) bool, is on the ground: (h,w) float32, 0..1.
 
     A soft dark band along the lowest tenth of the object; what hangs higher casts none.
 
-    mask: (h,w) bool, the whole object, also where something hides it; ground: (h,w) bool, what the shadow
-    may fall on; strength: how dark it is at most, 0..1.
+    strength: how dark it is at most, 0..1; under: whether it is dark between the wheels, too, as below a
+    car (CLOSED_BELOW).
     """
     x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
-    low = y + h - max(1, round(0.1 * h))
+    tenth = max(1, round(0.1 * h))
+    low = y + h - (max(1, round(_UNDER_HEIGHT * h)) if under else tenth)
     down = max(1, round(0.02 * h))
     wide, high = max(0.05 * w, 0.7), max(0.025 * h, 0.7)  # deviations of the blur, pixels
     window = np.s_[
         low : y + h + down + round(3 * high), max(x - round(3 * wide), 0) : x + w + round(3 * wide)
     ]
-    inside = mask[window].astype(np.float32)
-    foot = np.zeros_like(inside)
-    foot[down:] = inside[: max(len(inside) - down, 0)]
+    lowest = mask[window]
+    foot = np.zeros(lowest.shape, np.float32)
+    foot[down:] = lowest[: max(len(lowest) - down, 0)]
+    foot[: y + h - tenth - low] = 0
     dark = cv2.GaussianBlur(foot, (0, 0), sigmaX=wide, sigmaY=high, borderType=cv2.BORDER_CONSTANT)
-    dark[mask[window]] = 0
-    dark *= strength / max(dark.max(), 1e-6)
-    dark[~ground[window]] = 0
-    result = rgb.copy()
-    result[window] = np.uint8(rgb[window] * (1 - dark[..., None]) + 0.5)
-    return result
+    dark *= strength / max(dark[~lowest].max(initial=0), 1e-6)
+    np.minimum(dark, strength, out=dark)
+    if under:
+        dark = np.maximum(dark, min(_UNDER * strength, 1) * _underside(lowest, high))
+    whole = np.zeros(mask.shape, np.float32)
+    whole[window] = dark
+    return whole
+
+
+def _underside(lowest: np.ndarray, soft: float) -> np.ndarray:
+    """How far each pixel lies in the hull of the lowest part of an object, (h,w) bool: (h,w) float32, 0..1.
+
+    soft: deviation of the blur, pixels.
+    """
+    points = cv2.findNonZero(lowest.view(np.uint8))
+    hull = np.zeros(lowest.shape, np.uint8)
+    if points is not None:
+        cv2.fillConvexPoly(hull, cv2.convexHull(points), 1)
+    return cv2.GaussianBlur(hull.astype(np.float32), (0, 0), soft, borderType=cv2.BORDER_CONSTANT)
 
 
 def resize(rgb: np.ndarray, width: int, height: int) -> np.ndarray:

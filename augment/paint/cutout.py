@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 
 from augment.compose import one_piece
-from augment.paint.blend import cast_shadow, light_at, relit, resize
+from augment.paint.blend import in_shadow, light_at, relit, resize, shadow_of
 from augment.paint.registration import continue_texture
+from augment.paint.sharpness import as_soft_as, inner, softness_around
 from data.geometry import MaskPatch, whole_pixels
 from data.instances import bounding_box
 
@@ -26,7 +27,9 @@ _OWN_FRACTION = (
     0.75  # a pixel of the rim is its own if it is so far from what was behind, of the way to the core
 )
 _OWN_DISTANCE = 20.0  # the same where no core is near, in levels of RGB
-_MAX_WINDOW = 40  # pixels around an object that tell the light and sharpness of a place
+_AROUND = 0.5  # what is beside an object that tells how sharp a place is, in parts of its longer side
+_LEAST_AROUND = 40  # the same at least, pixels
+_EDGE_FRACTION, _MAX_EDGE = 0.012, 0.8  # deviation of the soft edge, of the side of a square as large; pixels
 
 
 @dataclass(frozen=True)
@@ -124,11 +127,12 @@ def place(
     new_width = max(1, round(own_width * new_height / own_height))
     shrinks = new_height < own_height
     rgb = resize(rgb, new_width, new_height)
+    if not shrinks:  # no steps of enlarged pixels
+        alpha = cv2.GaussianBlur(alpha, (0, 0), 0.6, borderType=cv2.BORDER_CONSTANT)
     alpha = cv2.resize(
         alpha, (new_width, new_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     )
-    alpha = np.float32(alpha) / 255
-    mask = one_piece(alpha >= 0.5)
+    mask = one_piece(alpha >= 128)
     x0, y0, x1, y1 = bounding_box(mask) if mask.any() else (0, 0, 0, -1)
     left = int(whole_pixels(np.float64(foot[0] - new_width / 2)))
     top = int(whole_pixels(np.float64(foot[1]))) - (y1 + 1)  # the lowest pixel stands at the foot
@@ -138,18 +142,37 @@ def place(
     return Placed(
         MaskPatch(one_piece(inside), left + columns.start, top + rows.start),
         rgb[rows, columns],
-        alpha[rows, columns] * inside,
+        _soft_edge(mask)[rows, columns] * inside,
         (left + x0, top + y0, left + x1 + 1, top + y1 + 1),
         cutout.light,
         new_height / own_height,
     )
 
 
+def _soft_edge(mask: np.ndarray) -> np.ndarray:
+    """How much of each pixel of an outline (h,w) bool is the object's: (h,w) float32, 0..1, 0 outside of it.
+
+    As through a lens, but inside the outline alone, so that no pixel outside changes.
+    """
+    deviation = min(_EDGE_FRACTION * np.sqrt(np.count_nonzero(mask)), _MAX_EDGE)
+    padded = np.pad(mask, 4).astype(np.float32)
+    if deviation < 0.2:
+        return mask.astype(np.float32)
+    blurred = cv2.GaussianBlur(padded, (0, 0), deviation)[4:-4, 4:-4]
+    return np.clip(2 * blurred - 1, 0, 1) * mask
+
+
 # ---- blending -----------------------------------------------------------------------------------
 
 
 def blend(
-    rgb: np.ndarray, placed: Placed, occluded: np.ndarray, ground: np.ndarray, shadow: float
+    rgb: np.ndarray,
+    placed: Placed,
+    occluded: np.ndarray,
+    ground: np.ndarray,
+    shadow: float,
+    *,
+    under: bool = False,
 ) -> np.ndarray:
     """A copy of an image (H,W,3) uint8 with a placed cut-out on it, in the light and sharpness of the place.
 
@@ -157,20 +180,24 @@ def blend(
       occluded: (h,w) bool, what of the patch lies behind something.
       ground: (H,W) bool, what the contact shadow may fall on, see `augment.compose.shadow_ground`.
       shadow: how dark it is at most, 0..1.
+      under: whether it is dark between its wheels, too, see `shadow_of`.
 
     Changed are the visible pixels of its outline and pixels of the ground around its foot, no others.
     """
     patch = placed.patch
     x0, y0, x1, y1 = patch.box
-    margin = max(x1 - x0, y1 - y0) // 4 + _MAX_WINDOW
+    margin = max(round(_AROUND * max(x1 - x0, y1 - y0)), _LEAST_AROUND)
     window = np.s_[max(y0 - margin, 0) : y1 + margin, max(x0 - margin, 0) : x1 + margin]
     whole = np.zeros(rgb.shape[:2], bool)
     whole[patch.window] = patch.mask
     whole, around = whole[window], rgb[window]
     pixels = relit(placed.rgb, placed.light, light_at(rgb, patch))
+    pixels = as_soft_as(pixels, inner(patch.mask), softness_around(around, whole))
     painted = rgb.copy()
-    painted[window] = cast_shadow(around, whole, ground[window], shadow)
     visible = patch.mask & ~occluded
+    shaded = ground.copy()
+    shaded[patch.window] |= visible  # what shows through its soft edge is in the shadow, too
+    painted[window] = in_shadow(around, shadow_of(whole, shadow, under=under), shaded[window])
     alpha = placed.alpha[visible][:, None]
     under = painted[patch.window][visible]
     painted[patch.window][visible] = np.uint8(alpha * pixels[visible] + (1 - alpha) * under + 0.5)

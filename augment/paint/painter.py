@@ -25,7 +25,7 @@ from augment.paint.backends import (
     prepare_backend,
     settings_of,
 )
-from augment.paint.blend import cast_shadow, match_colours, paste
+from augment.paint.blend import CLOSED_BELOW, cast_shadow, match_colours, paste
 from augment.paint.choosing import Choice, Wish, choose
 from augment.paint.collection import Collection
 from augment.paint.cutout import VERSION as CUTOUT_VERSION
@@ -161,7 +161,8 @@ class Painter:
             seen = _on_frame(new.patch, new.patch.mask & ~new.occluded, rgb.shape[1::-1])
             rgb = self._without(rgb, new.composed.given_back, seen)
         ground = shadow_ground(new.composed.label_ids)
-        painted = blend(rgb, shown.placed, new.occluded, ground, self.rendering.shadow)
+        under = new.class_name in CLOSED_BELOW
+        painted = blend(rgb, shown.placed, new.occluded, ground, self.rendering.shadow, under=under)
         facts = {"backend": "cutout", "version": CUTOUT_VERSION, "source": shown.choice.key}
         facts |= {"enlargement": shown.placed.enlargement, "mirrored": shown.choice.mirrored}
         return painted, facts
@@ -205,7 +206,7 @@ class Painter:
         ground = shadow_ground(crop.inside(new.composed.label_ids))
         shaded = rgb.copy()
         shaded[crop.y0 : crop.y0 + crop.height, crop.x0 : crop.x0 + crop.width] = cast_shadow(
-            original, mask, ground, self.rendering.shadow
+            original, mask, ground, self.rendering.shadow, under=new.class_name in CLOSED_BELOW
         )
         feather = min(options.feather, _FEATHER_FRACTION * np.sqrt(mask.sum()))
         painted = paste(shaded, image, seen, crop.box, feather)

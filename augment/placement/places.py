@@ -292,7 +292,7 @@ class TreeInserter(Inserter):
         try:
             image = read_image(frame, rgb=self.painter is not None, camera=settings.camera)
             before = count_instances(image.instance_ids)
-            objects = self.edit(image, tuple(item.asked["classes"]))
+            objects = self.edit(image, tuple(item.params["classes"]))
             # Where the source's frames lie beside them, frames without a new object would be there twice.
             files = {} if settings.beside and not image.new_ids else contents(image, frame, new)
         except InputError as error:
