@@ -22,9 +22,9 @@ from data.frame import list_frames
 from data.geometry import is_thing
 from data.labels import TARGET_CLASSES
 from streets.scenes import write_streets
-from tests.augment.placement.inserting import insert, lines, records
 from tests.equality import files_in
 from tests.programs import run_ok
+from tests.scripts.insert.inserting import insert, lines, records
 
 SIZE = 512, 256
 CHECKPOINTS = ("builtin:person", "builtin:car")
