@@ -12,12 +12,13 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import multiprocessing
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -93,19 +94,19 @@ class Variant:
         seconds = dict.fromkeys(("forward", "D", "G"), 0.0)
         views, paths = None, None
 
-        def forward(update):
+        def forward(update: int) -> None:
             nonlocal views, paths
             views = views or model.views(self.batch)
             paths = model(views, self.noise, update)
 
-        def update_d():
+        def update_d() -> None:
             d_step(model, optimisers, model.d_losses(views, paths))
 
-        def update_g():
+        def update_g() -> None:
             g_step(model, optimisers, model.g_losses(views, self.noise, paths))
 
         for update in (0, 1):
-            seconds["forward"] += timed(lambda update=update: forward(update), self.device)
+            seconds["forward"] += timed(partial(forward, update), self.device)
             if update == 0:
                 seconds["D"] += timed(update_d, self.device)
             seconds["G"] += timed(update_g, self.device)
@@ -151,77 +152,73 @@ def loader_rate(pairs: TrainingPairs, options: Options, seconds: float = 5.0) ->
 
 def alone(names: list[str], flags: argparse.Namespace, db_root: Path) -> dict[str, dict[str, float]]:
     """Each variant in a process of its own, steps in turn: seconds, and memory at its start and at most."""
-    line = [sys.executable, "-m", f"{__package__}.bench", "--db_root", str(db_root)]
-    for flag in ("preset", "batch_size", "threads", "device", "cache_dir", "cuda_graph"):
-        line += [f"--{flag}", str(getattr(flags, flag))]
-    line += ["--no-channels_last"] * (not flags.channels_last)
-    pipe = subprocess.PIPE
-    complaints = {name: tempfile.TemporaryFile("w+") for name in names}
-    processes = {
-        name: subprocess.Popen([*line, "--alone", name], stdin=pipe, stdout=pipe, stderr=file, text=True)
-        for name, file in complaints.items()
+    context = multiprocessing.get_context("spawn")
+    with contextlib.ExitStack() as stack:
+        processes = {name: stack.enter_context(ProcessPoolExecutor(1, context)) for name in names}
+        try:
+            start = {name: processes[name].submit(_begin, name, flags, db_root).result() for name in names}
+            seconds: dict[str, list[float]] = {name: [] for name in names}
+            for _ in range(flags.repeats):
+                for name in names:
+                    seconds[name].append(processes[name].submit(_step).result())
+            peak = {name: processes[name].submit(_peak).result() for name in names}
+        except BrokenProcessPool:
+            raise InputError("the process of a variant was killed, perhaps for want of memory") from None
+    return {
+        name: {
+            "seconds_alone": statistics.median(seconds[name]),
+            "start_memory_mb": start[name],
+            "peak_memory_mb": peak[name],
+        }
+        for name in names
     }
 
-    def answers(name: str) -> list[float]:
-        numbers = processes[name].stdout.readline().split()
-        if not numbers:
-            complaints[name].seek(0)
-            errors = complaints[name].read().strip().splitlines()
-            raise InputError(f"the process of {name} failed: {errors[-1] if errors else 'no message'}")
-        return [float(number) for number in numbers]
 
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    try:
-        for name in names:
-            answers(name)  # when it is ready
-        for _ in range(flags.repeats):
-            for name in names:
-                with contextlib.suppress(BrokenPipeError):  # it is gone: `answers` says so
-                    processes[name].stdin.write("step\n")
-                    processes[name].stdin.flush()
-                seconds[name] += answers(name)
-        result = {}
-        for name in names:
-            processes[name].stdin.close()
-            start, peak = answers(name)
-            result[name] = {
-                "seconds_alone": statistics.median(seconds[name]),
-                "start_memory_mb": start,
-                "peak_memory_mb": peak,
-            }
-        return result
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.wait()
+# The other side of `alone`.
+_variant: Variant | None = None
 
 
-def serve(name: str, options: Options, batch: Batch, noise: Noise, device: torch.device) -> None:
-    """The other side of `alone`: a step a line of standard input."""
+def _begin(name: str, flags: argparse.Namespace, db_root: Path) -> float:
+    """Make the variant of this process; its memory before, in MB."""
+    global _variant
+    options, device, _, batch, noise = set_up(flags, db_root)
     if name == "plain":
         keep_freed_memory(keep=False)
     torch.optim.Adam([torch.zeros(1)])  # PyTorch loads its compiler with the first optimiser
     start = peak_memory_mb(device)
-    variant = Variant(name, options, batch, noise, device)
-    variant.warm_up(2)
-    print(0, flush=True)
-    for _ in sys.stdin:
-        print(timed(variant.step, device), flush=True)
-    print(start, peak_memory_mb(device), flush=True)
+    _variant = Variant(name, options, batch, noise, device)
+    _variant.warm_up(2)
+    return start
+
+
+def _step() -> float:
+    return timed(_variant.step, _variant.device)
+
+
+def _peak() -> float:
+    return peak_memory_mb(_variant.device)
+
+
+def set_up(
+    flags: argparse.Namespace, db_root: Path
+) -> tuple[Options, torch.device, TrainingPairs, Batch, Noise]:
+    """What is timed and where: options, device, pairs, and the batch and noise of all steps."""
+    if flags.threads:
+        torch.set_num_threads(flags.threads)
+    chosen = {name: getattr(flags, name) for name in ("device", "batch_size", "channels_last", "cuda_graph")}
+    chosen |= {"db_root": str(db_root), "cache_dir": flags.cache_dir or str(db_root / "cache")}
+    options = validate(Options(**PRESETS[flags.preset] | chosen))
+    device = choose_device(options.device)
+    set_speed(options, device)
+    has_density = WHERE_MODULES[options.where].has_density
+    pairs = TrainingPairs(prepare(options, "train"), options, with_places=has_density)
+    batch = next(iter(training_loader(pairs, options.batch_size)))
+    return options, device, pairs, batch, draw_noise(options, range(options.batch_size))
 
 
 def bench(flags: argparse.Namespace, db_root: Path) -> dict:
     """Everything that `--json` writes (and phases, gflop, settings)."""
-    options = bench_options(flags, db_root)
-    device = choose_device(options.device)
-    set_speed(options, device)
-    pairs = training_pairs(options)
-    batch = next(iter(training_loader(pairs, options.batch_size)))
-    noise = draw_noise(options, range(options.batch_size))
-    if flags.alone:
-        serve(flags.alone, options, batch, noise, device)
-        return {}
-
+    options, device, pairs, batch, noise = set_up(flags, db_root)
     names = ["plain"] * flags.plain + flags.variants.split(",")
     variants = [Variant(name, options, batch, noise, device) for name in names]
     for variant in variants:
@@ -236,12 +233,8 @@ def bench(flags: argparse.Namespace, db_root: Path) -> dict:
     phases = [fast.phases() for _ in range(3)]
     gflop = count_gflop(fast)
     result: dict = {
-        name: {
-            "seconds": seconds[name],
-            "iterations_per_second": 1 / seconds[name],
-            "times": times[name],
-        }
-        for name in names
+        name: {"seconds": value, "iterations_per_second": 1 / value, "times": times[name]}
+        for name, value in seconds.items()
     }
     if flags.plain:
         result["plain"]["gflop"] = count_gflop(variants[0])
@@ -279,29 +272,6 @@ def bench(flags: argparse.Namespace, db_root: Path) -> dict:
     }
 
 
-def training_pairs(options: Options) -> TrainingPairs:
-    has_density = WHERE_MODULES[options.where].has_density
-    return TrainingPairs(prepare(options, "train"), options, with_places=has_density)
-
-
-def bench_options(flags: argparse.Namespace, db_root: Path) -> Options:
-    if flags.threads:
-        torch.set_num_threads(flags.threads)
-    return validate(
-        Options(
-            **PRESETS[flags.preset]
-            | {
-                "db_root": str(db_root),
-                "cache_dir": flags.cache_dir or str(db_root / "cache"),
-                "device": flags.device,
-                "batch_size": flags.batch_size,
-                "channels_last": flags.channels_last,
-                "cuda_graph": flags.cuda_graph,
-            }
-        )
-    )
-
-
 def table(result: dict) -> str:
     """The result as text."""
     titles = ("variant", "s/iteration", "iterations/s", "times plain")
@@ -335,10 +305,7 @@ def table(result: dict) -> str:
 
 def scaling(flags: argparse.Namespace, db_root: Path) -> str:
     """Cost of an iteration against batch size, and of preparing a data set against its images."""
-    options = bench_options(flags, db_root)
-    device = choose_device(options.device)
-    set_speed(options, device)
-    pairs = training_pairs(options)
+    options, device, pairs, *_ = set_up(flags, db_root)
     rows = ["batch   s/iteration   s/pair"]
     for size in (1, 2, 4):
         sized = dataclasses.replace(options, batch_size=size)
@@ -382,7 +349,6 @@ def parser() -> Parser:
     parser.add_argument("--cuda_graph", choices=("auto", "never"), default="auto", help="capture the step")
     parser.add_argument("--scaling", action="store_true", help="cost against batch size and images instead")
     parser.add_argument("--json", metavar="FILE", help="write the result there")
-    parser.add_argument("--alone", choices=VARIANTS, help=argparse.SUPPRESS)
     return parser
 
 
@@ -410,10 +376,9 @@ def main(arguments: list[str] | None = None) -> None:
             print(scaling(flags, db_root))
             return
         result = bench(flags, db_root)
-    if result:
-        print(table(result))
-        if flags.json:
-            Path(flags.json).write_text(json.dumps(result, indent=1))
+    print(table(result))
+    if flags.json:
+        Path(flags.json).write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
