@@ -10,18 +10,19 @@ may carry the key "deleted" and the 8-bit value 255 for licence plates, which fr
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
-from cityscapesscripts.helpers.labels import id2label, name2label
+from cityscapesscripts.helpers.labels import Label, id2label, name2label
 from pycocotools import mask as rle
 
 from augment.tree_extras import BESIDE
 from data.coco import CATEGORY_IDS, categories, coco_path
 from data.frame import (
     ANNOTATION,
+    COLOR,
     GT_KINDS,
     IMAGE_KIND,
     INSTANCES,
@@ -67,6 +68,14 @@ RULES = {
 }
 _FOLDERS = (IMAGE_KIND, *GT_KINDS)
 _COCO_KEYS = {"image_id", "category_id", "iscrowd", "area", "bbox", "segmentation", "instance_id"}
+_IMAGE = ".png"  # how the name of a frame's image ends; those of its annotation end as in ANNOTATION
+_PIXELS = {  # of each of its files, in the order in which they are read
+    _IMAGE: "8-bit RGB",
+    LABELS: "8-bit grey",
+    INSTANCES: "16-bit grey",
+    TRAIN_IDS: "8-bit grey",
+    COLOR: "8-bit RGBA",
+}
 _DERIVED = (TRAIN_IDS, "_instanceTrainIds.png")  # made by the official tools on demand
 MIN_AREA = 400  # pixels; smaller objects differ too much when outlines are drawn anew
 MIN_IOU = 0.9
@@ -85,18 +94,6 @@ class Finding:
         return f"{self.rule:<10} {self.path}: {self.text}"
 
 
-@dataclass(frozen=True)
-class FrameFiles:
-    """A frame to check: which of its files are there, and what COCO says of it."""
-
-    frame: Frame
-    synthetic: bool
-    image: bool
-    endings: tuple[str, ...]  # of annotation files, "_labelIds.png" and so on
-    size: tuple[int, int] | None  # width and height in the COCO file; None if it doesn't list the frame
-    annotations: tuple[dict, ...]  # of the COCO file
-
-
 def validate_tree(root: Path, map_function: Callable = map, *, verify: bool = False) -> list[Finding]:
     """All findings in a tree, those on the whole tree first, then frame by frame; empty if it is sound.
 
@@ -109,7 +106,7 @@ def validate_tree(root: Path, map_function: Callable = map, *, verify: bool = Fa
     findings: list[Finding] = []
     frames = []
     for split in _splits(root):
-        images = _files_by_name(root, "leftImg8bit", split, (".png",), findings)
+        images = _files_by_name(root, "leftImg8bit", split, (_IMAGE,), findings)
         ground_truths = _files_by_name(root, gt_kind(root, split), split, (*ANNOTATION, *_DERIVED), findings)
         findings += _missing_files(root, split, images, ground_truths)
         annotated = _read_coco(root, split, findings)
@@ -118,12 +115,12 @@ def validate_tree(root: Path, map_function: Callable = map, *, verify: bool = Fa
             findings += _listed_in_coco(root, split, set(names), set(annotated))
         for name in names:
             size, annotations = (annotated or {}).get(name, (None, ()))
-            endings = tuple(ground_truths.get(name, ()))
+            endings = (*images.get(name, ()), *ground_truths.get(name, ()))
             frame = Frame(root, split, _city(name), name, gt_kind(root, split))
-            frames.append(FrameFiles(frame, _ours(name), name in images, endings, size, annotations))
+            frames.append(FrameCheck(frame, endings, size, annotations))
     findings += _check_panoramas(root)
     findings += _check_manifest(root, verify, map_function)
-    for found in map_function(check_frame, frames):
+    for found in map_function(FrameCheck.findings, frames):
         findings += found
     return findings
 
@@ -201,12 +198,11 @@ def _check_panoramas(root: Path) -> list[Finding]:
     """Whole edited frames: named as the crops they belong to."""
     findings: list[Finding] = []
     for folder in listed(root / "panorama", "*"):
-        for name in sorted(_files_by_name(root, "panorama", folder.name, (".png",), findings)):
+        for name in sorted(_files_by_name(root, "panorama", folder.name, (_IMAGE,), findings)):
             crop = Frame(root, folder.name, _city(name), name)
-            if not (root / crop.place(IMAGE_KIND, ".png")).exists():
-                findings.append(
-                    Finding("files", crop.panorama_place, "the crop of this panorama is not there")
-                )
+            if not (root / crop.place(IMAGE_KIND, _IMAGE)).exists():
+                text = "the crop of this panorama is not there"
+                findings.append(Finding("files", crop.panorama_place, text))
     return findings
 
 
@@ -306,51 +302,43 @@ def _listed_in_coco(root: Path, split: str, there: set[str], listed: set[str]) -
 # ---- the files of one frame ---------------------------------------------------------------------
 
 
-def check_frame(files: FrameFiles) -> list[Finding]:
-    """Read all files of a frame that are there and check them against one another."""
-    return _Check(files).findings()
+@dataclass
+class FrameCheck:
+    """A frame to check: which of its files are there, what COCO says of it, and what was found."""
 
+    frame: Frame
+    endings: tuple[str, ...]  # of its files, _IMAGE among them if it has one
+    size: tuple[int, int] | None  # width and height in the COCO file; None if it doesn't list the frame
+    annotations: tuple[dict, ...]  # of the COCO file
+    found: list[Finding] = field(default_factory=list)
 
-class _Check:
-    def __init__(self, files: FrameFiles):
-        self.files, self.frame = files, files.frame
-        self.found: list[Finding] = []
+    @property
+    def synthetic(self) -> bool:
+        return _ours(self.frame.name)
 
     def say(self, rule: str, ending: str, text: str) -> None:
         """Note that a rule is broken by a file."""
         self.found.append(Finding(rule, self.place(ending), text))
 
     def findings(self) -> list[Finding]:
-        files = self.files
-        rgb = self.read(".png", "8-bit RGB") if files.image else None
-        labels = self.read("_labelIds.png", "8-bit grey")
-        instances = self.read("_instanceIds.png", "16-bit grey")
-        train_ids = self.read("_labelTrainIds.png", "8-bit grey")
-        colour = self.read("_color.png", "8-bit RGBA")
+        """Read all files that are there and check them against one another."""
+        images = {ending: self.read(ending) for ending in _PIXELS}
         objects, json_size = self.read_polygons()
-        sizes = {
-            ending: (image.shape[1], image.shape[0])
-            for ending, image in (
-                (".png", rgb),
-                ("_labelIds.png", labels),
-                ("_labelTrainIds.png", train_ids),
-                ("_color.png", colour),
-            )
-            if image is not None
-        }
-        if json_size is not None:
-            sizes["_polygons.json"] = json_size
-        if instances is None:
+        if images[INSTANCES] is None:
             return self.found
-        size = (instances.shape[1], instances.shape[0])
+        sizes = {ending: image.shape[1::-1] for ending, image in images.items() if image is not None}
+        size = sizes[INSTANCES]
+        if json_size is not None:
+            sizes[POLYGONS] = json_size
         for ending, other in sizes.items():
             if other != size:
                 text = f"is {other[0]}x{other[1]}, but instanceIds {size[0]}x{size[1]} pixels"
                 self.say("size", ending, text)
-        if files.size not in (None, size):
-            self.say("coco", "_instanceIds.png", f"the COCO file says {files.size[0]}x{files.size[1]} pixels")
-        if any(other != size for other in (*sizes.values(), files.size or size)):
+        if self.size not in (None, size):
+            self.say("coco", INSTANCES, f"the COCO file says {self.size[0]}x{self.size[1]} pixels")
+        if any(other != size for other in (*sizes.values(), self.size or size)):
             return self.found
+        labels, instances = images[LABELS], images[INSTANCES]
         if void := self.frame.void_labels():
             of_labels = LABEL_OF_VALUE[instances] if labels is None else labels
             of_labels, instances = without_void(of_labels, instances, void)
@@ -358,25 +346,25 @@ class _Check:
         self.check_values(instances)
         if labels is not None:
             self.check_labels(labels, instances)
-            if train_ids is not None:
-                self.check_train_ids(train_ids, labels)
-            if colour is not None:
-                self.check_colour(colour, labels)
+            if images[TRAIN_IDS] is not None:
+                self.check_train_ids(images[TRAIN_IDS], labels)
+            if images[COLOR] is not None:
+                self.check_colour(images[COLOR], labels)
         if objects is not None:
             self.check_outlines(objects, instances)
-        if files.size is not None:
+        if self.size is not None:
             self.check_coco(instances)
         return self.found
 
     # ---- reading --------------------------------------------------------------------------------
 
     def place(self, ending: str) -> str:
-        """The place of a file of the frame; the ending without underscore is that of the image."""
-        return self.frame.place(self.frame.kind if ending.startswith("_") else IMAGE_KIND, ending)
+        """The place of a file of the frame."""
+        return self.frame.place(IMAGE_KIND if ending == _IMAGE else self.frame.kind, ending)
 
     def content(self, ending: str) -> bytes | None:
         """The bytes of a file, None if it isn't there or can't be read."""
-        if ending.startswith("_") and ending not in self.files.endings:
+        if ending not in self.endings:
             return None
         try:
             return (self.frame.root / self.place(ending)).read_bytes()
@@ -384,12 +372,12 @@ class _Check:
             self.say("damaged", ending, f"can't be read ({error.strerror})")
             return None
 
-    def read(self, ending: str, wanted: str) -> np.ndarray | None:
-        """The image (H,W) or (H,W,C) in RGB order, None if it is not of the kind that is wanted."""
+    def read(self, ending: str) -> np.ndarray | None:
+        """The image (H,W) or (H,W,C) in RGB order, None if it isn't there or not of the kind of _PIXELS."""
         content = self.content(ending)
         if content is None:
             return None
-        path = Path(ending)
+        path, wanted = Path(ending), _PIXELS[ending]
         try:
             png = png_of(path, content, "readers expect a PNG")
             if png.kind == wanted:
@@ -401,8 +389,7 @@ class _Check:
 
     def read_polygons(self) -> tuple[list[LabelledPolygon] | None, tuple[int, int] | None]:
         """The polygons and the size that their file states; None where they can't be used."""
-        ending = "_polygons.json"
-        text = self.content(ending)
+        text = self.content(POLYGONS)
         if text is None:
             return None, None
         try:
@@ -410,17 +397,19 @@ class _Check:
             objects, width, height = polygons_from_json(content)
             deleted = sum("deleted" in entry for entry in content["objects"])
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            self.say("damaged", ending, f"not a file of polygons ({' '.join(str(error).split())})")
+            self.say("damaged", POLYGONS, f"not a file of polygons ({' '.join(str(error).split())})")
             return None, None
-        if deleted and self.files.synthetic:
-            self.say("deleted", ending, f"{deleted} objects have the key 'deleted', which some readers skip")
+        if deleted and self.synthetic:
+            self.say(
+                "deleted", POLYGONS, f"{deleted} objects have the key 'deleted', which some readers skip"
+            )
         usable = True
         for number, thing in enumerate(objects):
             if thing.label not in name2label and thing.label.removesuffix("group") not in name2label:
-                self.say("label", ending, f"object {number}: {thing.label!r} is not a Cityscapes label")
+                self.say("label", POLYGONS, f"object {number}: {thing.label!r} is not a Cityscapes label")
                 usable = False
             if len(thing.polygon) < 3:
-                self.say("polygon", ending, f"object {number} ({thing.label}) has fewer than 3 points")
+                self.say("polygon", POLYGONS, f"object {number} ({thing.label}) has fewer than 3 points")
                 usable = False
         return objects if usable else None, (width, height)
 
@@ -429,52 +418,46 @@ class _Check:
     def check_values(self, instances: np.ndarray) -> None:
         """Bare label ids, or label * 1000 + ordinal for the classes that have instances."""
         values = np.flatnonzero(np.bincount(instances.ravel()))
-        bad = [
-            value
-            for value in values.tolist()
-            if (value < FIRST_SINGLE_ID and value not in id2label)
-            or (value >= FIRST_SINGLE_ID and not _has_instances(value // 1000))
-        ]
+        labels = [(value, _label_of(value)) for value in values.tolist()]
+        bad = [v for v, label in labels if not label or (v >= FIRST_SINGLE_ID and not label.hasInstances)]
         if bad:
             text = f"holds {_some(bad)}: neither a label id nor label * 1000 + k of a class with instances"
-            self.say("value", "_instanceIds.png", text)
+            self.say("value", INSTANCES, text)
+
+    def differing(self, differ: np.ndarray, labels: np.ndarray) -> tuple[int, int, int]:
+        """How many pixels (H,W) bool differ, and row and column of the first; plates of raw frames may."""
+        if not self.synthetic:
+            differ = differ & (labels != LICENSE_PLATE_ID)
+        first = int(differ.argmax())
+        return int(np.count_nonzero(differ)), *divmod(first, differ.shape[1])
 
     def check_labels(self, labels: np.ndarray, instances: np.ndarray) -> None:
         """The label map is the instance map without ordinals."""
-        differ = labels != LABEL_OF_VALUE.take(instances)
-        if not self.files.synthetic:
-            differ &= labels != LICENSE_PLATE_ID
-        if count := np.count_nonzero(differ):
-            y, x = (int(where[0]) for where in np.nonzero(differ))
-            text = (
-                f"differs from instanceIds in {count} pixels: {labels[y, x]} for {instances[y, x]} at {x},{y}"
-            )
-            self.say("labels", "_labelIds.png", text)
+        count, y, x = self.differing(labels != LABEL_OF_VALUE.take(instances), labels)
+        if count:
+            where = f"{labels[y, x]} for {instances[y, x]} at {x},{y}"
+            self.say("labels", LABELS, f"differs from instanceIds in {count} pixels: {where}")
 
     def check_train_ids(self, train_ids: np.ndarray, labels: np.ndarray) -> None:
         """Train ids are those of the label map; raw ones may have been drawn anew, with other edges."""
         count = np.count_nonzero(train_ids != TRAIN_ID_OF_ID.take(labels))
-        if count > (0 if self.files.synthetic else labels.size // 100):
-            self.say("train_ids", "_labelTrainIds.png", f"not the train ids of labelIds in {count} pixels")
+        if count > (0 if self.synthetic else labels.size // 100):
+            self.say("train_ids", TRAIN_IDS, f"not the train ids of labelIds in {count} pixels")
 
     def check_colour(self, colour: np.ndarray, labels: np.ndarray) -> None:
         """The colour image has the official colours, opaque."""
         differ = colour.view(np.uint32)[..., 0] != colour_map(labels).view(np.uint32)[..., 0]
-        if not self.files.synthetic:
-            differ &= labels != LICENSE_PLATE_ID
-        if count := np.count_nonzero(differ):
-            y, x = (int(where[0]) for where in np.nonzero(differ))
+        count, y, x = self.differing(differ, labels)
+        if count:
             text = f"wrong in {count} pixels: {colour[y, x].tolist()} for label {labels[y, x]} at {x},{y}"
-            self.say("colour", "_color.png", text)
+            self.say("colour", COLOR, text)
 
     def check_outlines(self, objects: list[LabelledPolygon], instances: np.ndarray) -> None:
         """The polygons, drawn anew, are the instance map: IoU of 0.9 for all above 400 pixels."""
         height, width = instances.shape
         top = topmost(objects, width, height)
         single = np.array([thing.is_instance for thing in objects], bool)
-        value_of = np.array(
-            [*(max(thing.label_id, 0) for thing in objects), 0]
-        )  # the last: without an object
+        value_of = np.array([*(max(thing.label_id, 0) for thing in objects), 0])  # the last: no object
         value_of[:-1][single] = _NOBODY + np.flatnonzero(single)
         for value, place in match_instances(objects, top, instances).items():
             value_of[place] = value
@@ -497,14 +480,12 @@ class _Check:
             if area <= MIN_AREA or value == 0 or iou >= MIN_IOU:
                 continue
             if value >= _NOBODY:
-                label = objects[value - _NOBODY].label
-                text = (
-                    f"object {value - _NOBODY} ({label}) shows {area} pixels, but instanceIds has no such one"
-                )
+                name = f"object {value - _NOBODY} ({objects[value - _NOBODY].label})"
+                text = f"{name} shows {area} pixels, but instanceIds has no such one"
             else:
-                label = id2label[value if value < FIRST_SINGLE_ID else value // 1000].name
-                text = f"{label} ({value}) of {areas[value]} pixels: drawn from the polygons IoU is {iou:.2f}"
-            self.say("outline", "_polygons.json", text)
+                name = f"{_label_of(value).name} ({value}) of {areas[value]} pixels"
+                text = f"{name}: drawn from the polygons IoU is {iou:.2f}"
+            self.say("outline", POLYGONS, text)
 
     def check_coco(self, instances: np.ndarray) -> None:
         """The frame's COCO annotations are its scored instances and groups, to the pixel."""
@@ -512,32 +493,34 @@ class _Check:
         scored = {target.label_id for target in TARGET_CLASSES.values()}
         wanted = {v for v in np.flatnonzero(areas).tolist() if int(LABEL_OF_VALUE[v]) in scored}
         seen = set()
-        for one in self.files.annotations:
-            where = f"COCO annotation {one['id']}"
-            value = one.get("instance_id")
+
+        def wrong(text: str) -> None:
+            self.say("coco", INSTANCES, text)
+
+        for one in self.annotations:
+            where, value = f"COCO annotation {one['id']}", one["instance_id"]
             if value not in wanted or value in seen:
-                self.say("coco", "_instanceIds.png", f"{where}: instance_id {value} is not there, or twice")
+                wrong(f"{where}: instance_id {value} is not there, or twice")
                 continue
             seen.add(value)
             if (one["iscrowd"] == 1) != (value < FIRST_SINGLE_ID):
-                self.say("coco", "_instanceIds.png", f"{where}: iscrowd {one['iscrowd']} for {value}")
+                wrong(f"{where}: iscrowd {one['iscrowd']} for {value}")
             code = one["segmentation"]
             if isinstance(code, list):
                 code = rle.merge(rle.frPyObjects(code, *instances.shape))
             if not np.array_equal(rle.decode(code), instances == value):
-                self.say("coco", "_instanceIds.png", f"{where}: its mask is not that of {value}")
+                wrong(f"{where}: its mask is not that of {value}")
             if one["area"] != areas[value]:
-                self.say(
-                    "coco", "_instanceIds.png", f"{where}: area {one['area']}, not {areas[value]} pixels"
-                )
+                wrong(f"{where}: area {one['area']}, not {areas[value]} pixels")
             if list(one["bbox"]) != rle.toBbox(code).tolist():
-                self.say("coco", "_instanceIds.png", f"{where}: bbox {one['bbox']} is not that of its mask")
+                wrong(f"{where}: bbox {one['bbox']} is not that of its mask")
         if missing := sorted(wanted - seen):
-            self.say("coco", "_instanceIds.png", f"the COCO file lacks {_some(missing)}; export again")
+            wrong(f"the COCO file lacks {_some(missing)}; export again")
 
 
-def _has_instances(label_id: int) -> bool:
-    return label_id in id2label and id2label[label_id].hasInstances
+def _label_of(value: int) -> Label | None:
+    """The label of a value of an instance map, None if there is no such label."""
+    return id2label.get(value if value < FIRST_SINGLE_ID else value // 1000)
 
 
 def _some(values: list[int]) -> str:
