@@ -9,8 +9,8 @@ import numpy as np
 
 from data.camera import Camera
 from streets import scenery
-from streets.scenery import NEAREST, Thing
-from streets.silhouettes import Shape, clipped, pick
+from streets.scenery import NEAREST, Card, Thing, painted, quads, rectangle
+from streets.silhouettes import pick
 
 FARTHEST = 150.0  # metres: where the street ends and the skyline stands
 _FRONTAGE_NEAREST = 5.0  # metres: nearer houses are outside the view, and their roofs behind the image plane
@@ -147,19 +147,13 @@ def _ground(label: str, camera: Camera, corners: np.ndarray, colour, details=())
         return camera.project(street)
 
     layers = [(lay(corners), colour), *((lay(part), paint) for part, paint in details if len(part))]
-    shape = Shape([part for part, _ in layers], clipped([paint for _, paint in layers]), layers[0][0])
-    return Thing(FARTHEST, label, shape, flat=True)
+    return Thing(FARTHEST, label, painted(layers), flat=True)
 
 
 def _band(street: Street, side: int, inner: float, outer: float, near: float, far: float) -> np.ndarray:
     """Corners (n, 2) of a strip along the street between two distances outside the kerb."""
-    ahead = np.concatenate(
-        [
-            [near],
-            _STATIONS[np.searchsorted(_STATIONS, near, "right") : np.searchsorted(_STATIONS, far)],
-            [far],
-        ]
-    )
+    between = _STATIONS[np.searchsorted(_STATIONS, near, "right") : np.searchsorted(_STATIONS, far)]
+    ahead = np.concatenate([[near], between, [far]])
     inside = np.stack([street.at(side, inner, ahead), ahead], 1)
     outside = np.stack([street.at(side, outer, ahead), ahead], 1)
     return np.concatenate([inside, outside[::-1]])
@@ -188,13 +182,11 @@ def _markings(rng: np.random.Generator, street: Street) -> list[tuple[np.ndarray
         if street.crossing:
             start = start[(start + dash < street.crossing[0]) | (start > street.crossing[1])]
         x0, x1 = street.middle(start) + offset, street.middle(start + dash) + offset
-        corners = [
-            (x0 - 0.07, start),
-            (x0 + 0.07, start),
-            (x1 + 0.07, start + dash),
-            (x1 - 0.07, start + dash),
-        ]
-        lines.append((np.stack([np.stack(c, 1) for c in corners], 1), _PAINT))
+        near, far = (
+            ((x0 - 0.07, start), (x0 + 0.07, start)),
+            ((x1 + 0.07, start + dash), (x1 - 0.07, start + dash)),
+        )
+        lines.append((quads(*near, *far), _PAINT))
     if rng.random() < 0.4:
         for side in (-1, 1):
             out = -2.3 if street.parked[side > 0] else -0.35
@@ -202,12 +194,10 @@ def _markings(rng: np.random.Generator, street: Street) -> list[tuple[np.ndarray
     if street.zebra is not None:
         bars = np.arange(-left + 0.3, right - 0.5, 1.0) + street.middle(street.zebra)
         z0, z1 = street.zebra, street.zebra + 3.5
-        corners = [(bars, z0), (bars + 0.5, z0), (bars + 0.5, z1), (bars, z1)]
-        lines.append((np.stack([np.stack(np.broadcast_arrays(*c), 1) for c in corners], 1), _PAINT * 0.98))
+        zebra = quads((bars, z0), (bars + 0.5, z0), (bars + 0.5, z1), (bars, z1))
+        lines.append((zebra, _PAINT * 0.98))
         if street.zebra > 8:
-            stop = np.array(
-                [[-1.7, z0 - 1.4], [right - 0.3, z0 - 1.4], [right - 0.3, z0 - 1.0], [-1.7, z0 - 1.0]]
-            )
+            stop = rectangle(-1.7, right - 0.3, z0 - 1.4, z0 - 1.0)
             lines.append((stop + (street.middle(street.zebra), 0), _PAINT))
     return lines
 
@@ -216,7 +206,7 @@ def lay_ground(rng: np.random.Generator, town: Population) -> None:
     """Road, sidewalks, verges, parking strips and cross street, in painting order."""
     street, camera = town.street, town.camera
     asphalt, paving, grass = pick(rng, _ASPHALT, 6), pick(rng, _PAVING, 6), pick(rng, _GRASS, 6)
-    wide = np.array([[-90.0, NEAREST], [90.0, NEAREST], [90.0, FARTHEST], [-90.0, FARTHEST]])
+    wide = rectangle(-90, 90, NEAREST, FARTHEST)
     base, paint = ("terrain", grass) if rng.random() < street.green * 0.6 else ("sidewalk", paving)
     town.ground.append(_ground(base, camera, wide, paint))
     for side in (-1, 1):
@@ -227,10 +217,9 @@ def lay_ground(rng: np.random.Generator, town: Population) -> None:
                 continue
             joints = np.arange(near, min(far, 40.0), 1.5)
             x0, x1 = street.at(side, inner, joints), street.at(side, outer, joints)
-            corners = ((x0, joints), (x1, joints), (x1, joints + 0.04), (x0, joints + 0.04))
-            seams = np.stack([np.stack(c, 1) for c in corners], 1), paving * 0.86
+            seams = quads((x0, joints), (x1, joints), (x1, joints + 0.04), (x0, joints + 0.04))
             walk = _band(street, side, inner, outer, near, far)
-            town.ground.append(_ground("sidewalk", camera, walk, paving, [seams]))
+            town.ground.append(_ground("sidewalk", camera, walk, paving, [(seams, paving * 0.86)]))
             if lawn[1] > lawn[0]:
                 town.ground.append(_ground("terrain", camera, _band(street, side, *lawn, near, far), grass))
             kerb = _band(street, side, 0, 0.16, near, far)
@@ -240,9 +229,8 @@ def lay_ground(rng: np.random.Generator, town: Population) -> None:
         for side in (-1, 1):
             walk = street.sidewalk[side > 0]
             x0, x1 = street.at(side, 0.0, near), side * 90.0
-            corner = np.array([[x0, near - walk], [x1, near - walk], [x1, far + walk], [x0, far + walk]])
+            corner, lane = rectangle(x0, x1, near - walk, far + walk), rectangle(x0 - side, x1, near, far)
             town.ground.append(_ground("sidewalk", camera, corner, paving))
-            lane = np.array([[x0 - side, near], [x1, near], [x1, far], [x0 - side, far]])
             town.ground.append(_ground("road", camera, lane, asphalt))
     left, right = (np.stack([street.at(side, 0.0, _STATIONS), _STATIONS], 1) for side in (-1, 1))
     road = np.concatenate([left, right[::-1]])
@@ -260,7 +248,7 @@ def lay_ground(rng: np.random.Generator, town: Population) -> None:
     if rng.random() < 0.45:  # a refuge in the middle of the road, or a patch nobody can name
         z = rng.uniform(15, 60)
         x = street.middle(z) - rng.uniform(2.0, 3.0)
-        island = np.array([[x - 0.8, z], [x + 0.5, z], [x + 0.5, z + 9], [x - 0.8, z + 9]])
+        island = rectangle(x - 0.8, x + 0.5, z, z + 9)
         label = ("sidewalk", "ground", "terrain")[rng.integers(3)]
         town.ground.append(_ground(label, camera, island, paving if label != "terrain" else grass))
 
@@ -283,13 +271,8 @@ def build_frontage(rng: np.random.Generator, town: Population) -> None:
                 if green:
                     _green_lot(rng, town, side, out, ahead, end)
                     if end_wall > 12:
-                        line = np.stack(
-                            [
-                                street.at(side, out + 3, ahead) + side * np.linspace(0, 60, 14),
-                                np.full(14, end),
-                            ],
-                            1,
-                        )
+                        across = street.at(side, out + 3, ahead) + side * np.linspace(0, 60, 14)
+                        line = np.stack([across, np.full(14, end)], 1)
                         town.things.append(scenery.strip(rng, camera, line, "vegetation", rng.uniform(6, 13)))
                 else:
                     start, stop = street.at(side, out, ahead), street.at(side, out, end)
@@ -297,7 +280,9 @@ def build_frontage(rng: np.random.Generator, town: Population) -> None:
                     town.things.append(house)
                     if rng.random() < 0.5:
                         z = rng.uniform(max(ahead, 6), max(end, 6.5))
-                        town.things.append(scenery.facade_sign(rng, camera, street.at(side, out - 0.4, z), z))
+                        town.things.append(
+                            scenery.facade_sign(rng, Card(camera, street.at(side, out - 0.4, z), z))
+                        )
                 ahead = end
 
 
@@ -319,7 +304,7 @@ def _green_lot(
         town.things.append(scenery.strip(rng, town.camera, front, "wall", rng.uniform(0.8, 2.0)))
     else:
         for z in rng.uniform(max(near, 5.0), max(far, 6.0), 3):
-            town.things.append(scenery.bush(rng, town.camera, street.at(side, out + 0.8, z), z))
+            town.things.append(scenery.bush(rng, Card(town.camera, street.at(side, out + 0.8, z), z)))
 
 
 def beside_crossing(street: Street, ahead: float, margin: float) -> bool:
@@ -337,33 +322,28 @@ def furnish(rng: np.random.Generator, town: Population) -> None:
             step, out = rng.uniform(8, 16), sum(lawn) / 2 if lawn[1] > lawn[0] else 0.7
             for z in np.arange(rng.uniform(9, 16), 110, step):
                 if not beside_crossing(street, z, 3) and rng.random() < 0.85:
-                    _plant(
-                        town,
-                        scenery.tree(rng, camera, street.at(side, out, z), z),
-                        street.at(side, out, z),
-                        z,
-                        0.4,
-                    )
+                    card = Card(camera, street.at(side, out, z), z)
+                    _plant(town, scenery.tree(rng, card), card, 0.4)
         for z in np.arange(rng.uniform(8, 30), 120, rng.uniform(20, 32)):
-            x = street.at(side, 0.4, z)
-            _plant(town, scenery.lamp_post(rng, camera, x, z), x, z, 0.3)
+            card = Card(camera, street.at(side, 0.4, z), z)
+            _plant(town, scenery.lamp_post(rng, card), card, 0.3)
         for z in np.exp(rng.uniform(np.log(9), np.log(80), rng.poisson(2.2))):
-            x = street.at(side, 0.45, z)
-            _plant(town, scenery.sign_post(rng, camera, x, z), x, z, 0.3)
+            card = Card(camera, street.at(side, 0.45, z), z)
+            _plant(town, scenery.sign_post(rng, card), card, 0.3)
         for z in np.exp(rng.uniform(np.log(9), np.log(60), rng.poisson(1.4))):
-            x = street.at(side, rng.choice((inner + 0.6, outer - 0.4)), z)
-            _plant(town, [scenery.furniture(rng, camera, x, z)], x, z, 0.8)
+            card = Card(camera, street.at(side, rng.choice((inner + 0.6, outer - 0.4)), z), z)
+            _plant(town, [scenery.furniture(rng, card)], card, 0.8)
         if rng.random() < 0.2:
             for z in np.arange(rng.uniform(7, 25), rng.uniform(25, 60), 1.8):
-                x = street.at(side, 0.3, z)
-                _plant(town, [scenery.bollard(rng, camera, x, z)], x, z, 0.2)
+                card = Card(camera, street.at(side, 0.3, z), z)
+                _plant(town, [scenery.bollard(rng, card)], card, 0.2)
         if street.crossing and rng.random() < 0.65:
             for z in (street.crossing[0] - 1.0, street.crossing[1] + 1.0):
-                x = street.at(side, 0.5, z)
-                _plant(town, scenery.traffic_light(rng, camera, x, z), x, z, 0.3)
+                card = Card(camera, street.at(side, 0.5, z), z)
+                _plant(town, scenery.traffic_light(rng, card), card, 0.3)
 
 
-def _plant(town: Population, things: list[Thing], right: float, ahead: float, radius: float) -> None:
-    if ahead > 5 and town.is_free(right, ahead, radius * 0.5):
+def _plant(town: Population, things: list[Thing], card: Card, radius: float) -> None:
+    if card.ahead > 5 and town.is_free(card.right, card.ahead, radius * 0.5):
         town.things += things
-        town.places.append((right, ahead, radius))
+        town.places.append((card.right, card.ahead, radius))

@@ -7,7 +7,7 @@ import numpy as np
 
 from data.camera import Camera
 from streets.layout import Population, beside_crossing, build_frontage, draw_street, furnish, lay_ground
-from streets.scenery import Thing, stand
+from streets.scenery import Card, Thing
 from streets.silhouettes import Shape, make_person, make_rider, union_outline
 from streets.two_wheelers import make_bicycle, make_motorcycle
 from streets.vehicles import draw_vehicle, make_vehicle
@@ -91,7 +91,7 @@ def _far_cars(rng: np.random.Generator, town: Population) -> None:
 def _stand(
     town: Population, label: str, shape: Shape, right: float, ahead: float, width: float, pair: int = 0
 ) -> None:
-    town.things.append(Thing(ahead, label, stand(town.camera, shape, right, ahead), pair=pair))
+    town.things.append(Thing(ahead, label, Card(town.camera, right, ahead).stand(shape), pair=pair))
     town.places.append((right, ahead, width / 2))
     turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     disc = np.stack([right + np.cos(turn) * width * 0.6, np.zeros(12), ahead + np.sin(turn) * 0.25], 1)
@@ -196,7 +196,7 @@ def riders(rng: np.random.Generator, town: Population) -> None:
         machine = make_motorcycle(rng, heading) if motor else make_bicycle(rng, heading)
         _stand(town, "motorcycle" if motor else "bicycle", machine, right, ahead, 1.2, pair)
         rider = make_rider(rng, rng.uniform(1.6, 1.85), heading, motor)
-        rider_shape = stand(town.camera, rider, right, ahead)
+        rider_shape = Card(town.camera, right, ahead).stand(rider)
         town.things.append(Thing(ahead - 0.05, "rider", rider_shape, pair=pair))
 
 

@@ -1,6 +1,6 @@
 """What stands still in a street: buildings, trees, hedges, fences, poles, signs and small furniture.
 
-Every function returns `Thing`s, already projected. Places are metres to the right of and ahead of the camera.
+Every function returns `Thing`s, already projected.
 """
 
 from dataclasses import dataclass
@@ -35,34 +35,56 @@ class Thing:
     pair: int = 0
 
 
-def upright(camera: Camera, right: float, ahead: float, points: np.ndarray) -> np.ndarray:
-    """Image points of flat points (..., 2) (x right, y up, metres) on a card standing at a place."""
-    street = np.empty((*points.shape[:-1], 3))
-    street[..., 0] = right + points[..., 0]
-    street[..., 1] = points[..., 1]
-    street[..., 2] = ahead
-    return camera.project(street)
+@dataclass(frozen=True)
+class Card:
+    """A place where flat things stand upright and face the camera; points are x right, y up, metres."""
+
+    camera: Camera
+    right: float
+    ahead: float
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Image points of flat points (..., 2)."""
+        street = np.empty((*points.shape[:-1], 3))
+        street[..., 0] = self.right + points[..., 0]
+        street[..., 1] = points[..., 1]
+        street[..., 2] = self.ahead
+        return self.camera.project(street)
+
+    def stand(self, shape: Shape) -> Shape:
+        """Put a flat figure on the ground: the same shape in image pixels."""
+        sizes = [len(part) for part in shape.parts]
+        *parts, outline = np.split(
+            self.project(np.concatenate([*shape.parts, shape.outline])), np.cumsum(sizes)
+        )
+        return Shape(parts, shape.colours, outline)
+
+    def thing(self, label: str, outline: np.ndarray, colour, details=(), nearer: float = 0.0) -> Thing:
+        """A flat thing in one colour with details (polygons, colour) on top, `nearer` by so many metres."""
+        layers = [(self.project(points), paint) for points, paint in ((outline, colour), *details)]
+        return Thing(self.ahead - nearer, label, painted(layers))
 
 
-def stand(camera: Camera, shape: Shape, right: float, ahead: float) -> Shape:
-    """Put a flat figure (metres) on the ground at a place: the same shape in image pixels."""
-    sizes = [len(part) for part in shape.parts]
-    points = upright(camera, right, ahead, np.concatenate([*shape.parts, shape.outline]))
-    *parts, outline = np.split(points, np.cumsum(sizes))
-    return Shape(parts, shape.colours, outline)
+def painted(layers: list[tuple[np.ndarray, np.ndarray]]) -> Shape:
+    """A shape of layers (polygons, colour); the first is its outline."""
+    return Shape([points for points, _ in layers], clipped([colour for _, colour in layers]), layers[0][0])
 
 
-def _shape(outline: np.ndarray, colour, details: list[tuple[np.ndarray, np.ndarray]] | None = None) -> Shape:
-    """A one-colour shape with details (polygons, colour) on top."""
-    layers = [(outline, colour), *(details or [])]
-    return Shape([polygons for polygons, _ in layers], clipped([colour for _, colour in layers]), outline)
+def rectangle(x0: float, x1: float, y0: float, y1: float) -> np.ndarray:
+    """Its corners (4, 2) float."""
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], float)
+
+
+def quads(*corners: tuple) -> np.ndarray:
+    """Quadrangles (n, 4, 2) from four corners (x, y), each (n,) or the same for all."""
+    return np.stack([np.stack(np.broadcast_arrays(*corner), 1) for corner in corners], 1)
 
 
 def _grid(across: np.ndarray, up: np.ndarray) -> np.ndarray:
     """Rectangles (n * m, 4, 2) from intervals across (n, 2) and up (m, 2)."""
     left, right = (np.repeat(across[:, i], len(up)) for i in (0, 1))
     low, high = (np.tile(up[:, i], len(across)) for i in (0, 1))
-    return np.stack([np.stack(c, 1) for c in ((left, low), (right, low), (right, high), (left, high))], 1)
+    return quads((left, low), (right, low), (right, high), (left, high))
 
 
 def _windows(rng: np.random.Generator, wall: float, storeys: int, storey: float, ground: float) -> np.ndarray:
@@ -100,7 +122,7 @@ def building(
         return camera.project(np.stack([along[..., 0], points[..., 1], along[..., 1]], -1))
 
     def on_end(points: np.ndarray) -> np.ndarray:
-        return upright(camera, near[0], near[1], points * (side, 1.0))
+        return Card(camera, *near).project(points * (side, 1.0))
 
     roof = rng.uniform(1.5, 4.0) if rng.random() < 0.5 else 0.0
     outline = np.concatenate(
@@ -110,12 +132,10 @@ def building(
             on_front(np.array([[0.0, height], [length, height]])),
         ]
     )
-    details = [
-        (on_end(np.array([[0, 0], [end_wall, 0], [end_wall, height], [0, height]], float)), colour * 0.86)
-    ]
+    layers = [(outline, colour), (on_end(rectangle(0, end_wall, 0, height)), colour * 0.86)]
     if roof:
         slope = np.array([[0.0, height], [end_wall * 0.5, height + roof], [end_wall, height]])
-        details.append((on_end(slope), np.array([96, 66, 56]) * rng.uniform(0.7, 1.1)))
+        layers.append((on_end(slope), np.array([96, 66, 56]) * rng.uniform(0.7, 1.1)))
     if near[1] < 90:
         glass = np.array([62, 70, 78]) * rng.uniform(0.7, 1.3)
         has_shops = rng.random() < 0.6
@@ -123,23 +143,20 @@ def building(
         windows = _windows(rng, length, *rows)
         frames = windows + (windows - windows.mean(1, keepdims=True)) * 0.22
         bright = rng.random(len(windows)) < rng.uniform(0.05, 0.4)
-        details.append((on_front(frames), colour * rng.choice((0.8, 1.18))))
-        details.append((on_front(windows[~bright]), glass))
-        details.append((on_front(windows[bright]), glass * 0.5 + np.array([96, 92, 84])))
+        layers.append((on_front(frames), colour * rng.choice((0.8, 1.18))))
+        layers.append((on_front(windows[~bright]), glass))
+        layers.append((on_front(windows[bright]), glass * 0.5 + np.array([96, 92, 84])))
         if end_wall > 3:
-            details.append((on_end(_windows(rng, end_wall, *rows)), glass * 0.9))
+            layers.append((on_end(_windows(rng, end_wall, *rows)), glass * 0.9))
         if has_shops:  # glass front under a coloured fascia
             columns = max(int(length / 4.5), 1)
             left = (np.arange(columns) + 0.1) * length / columns
             shops = _grid(np.stack([left, left + 0.8 * length / columns], 1), np.array([[0.3, ground * 0.7]]))
-            fascia = np.array(
-                [[0, ground * 0.74], [length, ground * 0.74], [length, ground * 0.9], [0, ground * 0.9]]
-            )
-            details.append((on_front(fascia), pick(rng, _BOARDS, 24)))
-            details.append((on_front(shops), glass * rng.uniform(0.6, 1.2)))
-        cornice = np.array([[0, height - 0.5], [length, height - 0.5], [length, height], [0, height]])
-        details.append((on_front(cornice), colour * 0.72))
-    return Thing(far[1], "building", _shape(outline, colour, [d for d in details if len(d[0])]))
+            fascia = rectangle(0, length, ground * 0.74, ground * 0.9)
+            layers.append((on_front(fascia), pick(rng, _BOARDS, 24)))
+            layers.append((on_front(shops), glass * rng.uniform(0.6, 1.2)))
+        layers.append((on_front(rectangle(0, length, height - 0.5, height)), colour * 0.72))
+    return Thing(far[1], "building", painted([layer for layer in layers if len(layer[0])]))
 
 
 def _bumpy(rng: np.random.Generator, points: int, rough: float) -> np.ndarray:
@@ -150,7 +167,7 @@ def _bumpy(rng: np.random.Generator, points: int, rough: float) -> np.ndarray:
     return 1 + rough * (rng.normal(0, 1, (7, 1)) * waves).sum(0) + rng.normal(0, rough * 0.5, points)
 
 
-def tree(rng: np.random.Generator, camera: Camera, right: float, ahead: float) -> list[Thing]:
+def tree(rng: np.random.Generator, card: Card) -> list[Thing]:
     """Trunk and crown, 6 to 13 m high; both are vegetation."""
     leaves = pick(rng, _LEAVES)
     trunk, bole = rng.uniform(0.12, 0.26), rng.uniform(2.2, 4.0)
@@ -166,21 +183,18 @@ def tree(rng: np.random.Generator, camera: Camera, right: float, ahead: float) -
     turn = rng.uniform(0, 2 * np.pi, 14)
     tufts = tufts + (centre + reach * np.stack([np.cos(turn) * radius, np.sin(turn) * tall], 1))[:, None]
 
-    def place(points: np.ndarray) -> np.ndarray:
-        return upright(camera, right, ahead, points)
-
     bark = np.array([62, 54, 46]) * rng.uniform(0.7, 1.2)
-    details = [(place(lit), leaves * 1.18)]
+    details = [(lit, leaves * 1.18)]
     details += [
-        (place(tuft), leaves * light) for tuft, light in zip(tufts, rng.uniform(0.75, 1.35, 14), strict=True)
+        (tuft, leaves * light) for tuft, light in zip(tufts, rng.uniform(0.75, 1.35, 14), strict=True)
     ]
     return [
-        Thing(ahead, "vegetation", _shape(place(stem * (trunk, 1)), bark)),
-        Thing(ahead, "vegetation", _shape(place(crown), leaves, details)),
+        card.thing("vegetation", stem * (trunk, 1), bark),
+        card.thing("vegetation", crown, leaves, details),
     ]
 
 
-def bush(rng: np.random.Generator, camera: Camera, right: float, ahead: float) -> Thing:
+def bush(rng: np.random.Generator, card: Card) -> Thing:
     """A bush, 0.6 to 2 m high."""
     size = rng.uniform(0.5, 1.2)
     angle = np.linspace(0, np.pi, 18)
@@ -188,9 +202,8 @@ def bush(rng: np.random.Generator, camera: Camera, right: float, ahead: float) -
     dome *= _bumpy(rng, 18, 0.07)[:, None]
     dome[:, 1] = np.maximum(dome[:, 1], 0)
     leaves = pick(rng, _LEAVES)
-    outline = upright(camera, right, ahead, dome)
-    lit = upright(camera, right, ahead, dome * (0.7, 0.6) + (-0.1, 0.4 * size))
-    return Thing(ahead, "vegetation", _shape(outline, leaves, [(lit, leaves * 1.2)]))
+    lit = dome * (0.7, 0.6) + (-0.1, 0.4 * size)
+    return card.thing("vegetation", dome, leaves, [(lit, leaves * 1.2)])
 
 
 def strip(rng: np.random.Generator, camera: Camera, line: np.ndarray, kind: str, height: float) -> Thing:
@@ -204,48 +217,39 @@ def strip(rng: np.random.Generator, camera: Camera, line: np.ndarray, kind: str,
     foot = np.stack([line[:, 0], np.zeros(len(line)), line[:, 1]], 1)
     head = np.stack([line[:, 0], top, line[:, 1]], 1)
     low, high = camera.project(foot), camera.project(head)
-    outline = np.concatenate([low, high[::-1]])
-    details = []
+    layers = [(np.concatenate([low, high[::-1]]), colour)]
     if kind == "vegetation":
         middle = low * 0.45 + high * 0.55
-        details.append((np.concatenate([middle, high[::-1]]), colour * 1.2))
+        layers.append((np.concatenate([middle, high[::-1]]), colour * 1.2))
     elif kind == "fence":
         for fraction in (0.25, 0.6):
-            rails = np.concatenate(
-                [
-                    low * (1 - fraction) + high * fraction,
-                    (low * (0.8 - fraction) + high * (0.2 + fraction))[::-1],
-                ]
-            )
-            details.append((rails, colour * 0.6))
+            lower = low * (1 - fraction) + high * fraction
+            upper = low * (0.8 - fraction) + high * (0.2 + fraction)
+            layers.append((np.concatenate([lower, upper[::-1]]), colour * 0.6))
     else:
         cap = low * 0.1 + high * 0.9
-        details.append((np.concatenate([cap, high[::-1]]), colour * 1.15))
-    return Thing(float(line[-1, 1]), kind, _shape(outline, colour, details))
+        layers.append((np.concatenate([cap, high[::-1]]), colour * 1.15))
+    return Thing(float(line[-1, 1]), kind, painted(layers))
 
 
-def _post(camera: Camera, right: float, ahead: float, radius: float, low: float, high: float) -> np.ndarray:
-    corners = np.array([[-radius, low], [radius, low], [radius * 0.8, high], [-radius * 0.8, high]])
-    return upright(camera, right, ahead, corners)
+def _post(radius: float, height: float) -> np.ndarray:
+    """The outline (4, 2) of a pole, a little thinner at its top."""
+    return np.array([[-radius, 0], [radius, 0], [radius * 0.8, height], [-radius * 0.8, height]])
 
 
-def lamp_post(rng: np.random.Generator, camera: Camera, right: float, ahead: float) -> list[Thing]:
+def lamp_post(rng: np.random.Generator, card: Card) -> list[Thing]:
     """A street lamp with an arm over the road, label pole."""
     height, radius = rng.uniform(5.5, 9.0), rng.uniform(0.06, 0.11)
     colour = pick(rng, _METAL)
-    reach = -np.sign(right) * rng.uniform(0.8, 2.2)
+    reach = -np.sign(card.right) * rng.uniform(0.8, 2.2)
     arm = np.array([[0, height - 0.25], [reach, height + 0.15], [reach, height + 0.32], [0, height]])
-    return [
-        Thing(ahead, "pole", _shape(_post(camera, right, ahead, radius, 0, height), colour)),
-        Thing(ahead, "pole", _shape(upright(camera, right, ahead, arm), colour * 0.9)),
-    ]
+    return [card.thing("pole", _post(radius, height), colour), card.thing("pole", arm, colour * 0.9)]
 
 
-def sign_post(rng: np.random.Generator, camera: Camera, right: float, ahead: float) -> list[Thing]:
+def sign_post(rng: np.random.Generator, card: Card) -> list[Thing]:
     """A pole with one or two traffic signs, sometimes a large direction board."""
     height = rng.uniform(2.4, 3.4)
-    pole = _post(camera, right, ahead, 0.045, 0, height)
-    things = [Thing(ahead, "pole", _shape(pole, pick(rng, _METAL)))]
+    things = [card.thing("pole", _post(0.045, height), pick(rng, _METAL))]
     y = height - 0.05
     for _ in range(int(rng.integers(1, 3))):
         kind, size = rng.random(), rng.uniform(0.24, 0.36)
@@ -261,44 +265,43 @@ def sign_post(rng: np.random.Generator, camera: Camera, right: float, ahead: flo
             inside = np.array([224, 184, 40])
         else:
             wide = size * rng.uniform(0.8, 2.8 if rng.random() < 0.3 else 1.4)
-            outer = np.array([[-wide, y - size], [wide, y - size], [wide, y + size], [-wide, y + size]])
+            outer = rectangle(-wide, wide, y - size, y + size)
             rim, inside = inside, np.array([[34, 78, 150], [220, 180, 40], [226, 226, 222]])[rng.integers(3)]
         inner = outer * 0.72 + outer.mean(0) * 0.28
-        outer, inner = upright(camera, right, ahead, outer), upright(camera, right, ahead, inner)
-        things.append(Thing(ahead - 0.05, "traffic sign", _shape(outer, rim, [(inner, inside)])))
+        things.append(card.thing("traffic sign", outer, rim, [(inner, inside)], nearer=0.05))
         y -= 2 * size + 0.06
     return things
 
 
-def traffic_light(rng: np.random.Generator, camera: Camera, right: float, ahead: float) -> list[Thing]:
+def traffic_light(rng: np.random.Generator, card: Card) -> list[Thing]:
     """A pole with a signal head; tall ones carry a second head over the road."""
     metal = pick(rng, _METAL)
-    things = [Thing(ahead, "pole", _shape(_post(camera, right, ahead, 0.07, 0, 3.3), metal))]
+    things = [card.thing("pole", _post(0.07, 3.3), metal)]
     heads = [(0.0, 2.5)]
     if rng.random() < 0.4:
-        reach = -np.sign(right) * rng.uniform(2.0, 4.5)
-        things.append(Thing(ahead, "pole", _shape(_post(camera, right, ahead, 0.09, 0, 5.8), metal)))
+        reach = -np.sign(card.right) * rng.uniform(2.0, 4.5)
+        things.append(card.thing("pole", _post(0.09, 5.8), metal))
         beam = np.array([[0, 5.55], [reach, 5.7], [reach, 5.82], [0, 5.75]])
-        things.append(Thing(ahead, "pole", _shape(upright(camera, right, ahead, beam), metal)))
+        things.append(card.thing("pole", beam, metal))
         heads.append((float(reach), 5.0))
     lit = int(rng.integers(3))
     for x, y in heads:
-        case = np.array([[-0.17, y], [0.17, y], [0.17, y + 0.95], [-0.17, y + 0.95]])
+        case = rectangle(-0.17, 0.17, y, y + 0.95) + (x, 0)
         lamp = ellipse(x, y + 0.16 + 0.31 * lit, 0.11, 0.11)
         colour = np.array([[60, 220, 150], [240, 190, 50], [240, 60, 50]])[lit]
-        outline = upright(camera, right, ahead, case + (x, 0))
-        details = [(upright(camera, right, ahead, lamp), colour)]
-        things.append(Thing(ahead - 0.05, "traffic light", _shape(outline, np.array([28, 30, 28]), details)))
+        things.append(
+            card.thing("traffic light", case, np.array([28, 30, 28]), [(lamp, colour)], nearer=0.05)
+        )
     return things
 
 
-def bollard(rng: np.random.Generator, camera: Camera, right: float, ahead: float) -> Thing:
+def bollard(rng: np.random.Generator, card: Card) -> Thing:
     """A short post, 0.8 to 1.1 m high, label pole."""
-    post = _post(camera, right, ahead, rng.uniform(0.05, 0.09), 0, rng.uniform(0.8, 1.1))
-    return Thing(ahead, "pole", _shape(post, pick(rng, _METAL)))
+    post = _post(rng.uniform(0.05, 0.09), rng.uniform(0.8, 1.1))
+    return card.thing("pole", post, pick(rng, _METAL))
 
 
-def furniture(rng: np.random.Generator, camera: Camera, right: float, ahead: float) -> Thing:
+def furniture(rng: np.random.Generator, card: Card) -> Thing:
     """A bin, cabinet, advertising column or board (static), or now and then something movable (dynamic)."""
     kind = rng.random()
     low, label = 0.0, "static"
@@ -310,52 +313,21 @@ def furniture(rng: np.random.Generator, camera: Camera, right: float, ahead: flo
         half, low, high = rng.uniform(0.6, 1.4), rng.uniform(0.3, 0.7), rng.uniform(2.2, 2.8)
     else:
         half, high, label = rng.uniform(0.25, 0.5), rng.uniform(0.6, 1.1), "dynamic"
-    box = np.array(
-        [
-            [-half, low],
-            [half, low],
-            [half, high * 0.97],
-            [half * 0.9, high],
-            [-half * 0.9, high],
-            [-half, high * 0.97],
-        ]
-    )
+    across = half * np.array([-1, 1, 1, 0.9, -0.9, -1])
+    outline = np.stack([across, np.array([low, low, high * 0.97, high, high, high * 0.97])], 1)
     colour = pick(rng, _BOARDS, 20)
-    panel = np.array(
-        [
-            [-half * 0.8, high * 0.45],
-            [half * 0.8, high * 0.45],
-            [half * 0.8, high * 0.92],
-            [-half * 0.8, high * 0.92],
-        ]
-    )
-    outline = upright(camera, right, ahead, box)
-    details = [(upright(camera, right, ahead, panel), pick(rng, _FACADES, 30))]
+    panel = rectangle(-half * 0.8, half * 0.8, high * 0.45, high * 0.92)
     if low > 0:  # a board stands on two legs
-        legs = np.array(
-            [
-                [[x - 0.05, 0], [x + 0.05, 0], [x + 0.05, low], [x - 0.05, low]]
-                for x in (-half * 0.8, half * 0.8)
-            ]
-        )
-        outline = upright(
-            camera,
-            right,
-            ahead,
-            np.concatenate(
-                [legs[0, :2], legs[0, 2:3], legs[1, 3:], legs[1, :3], box[2:], box[:1], legs[0, 3:]]
-            ),
-        )
-    return Thing(ahead, label, _shape(outline, colour, details))
+        left, right = (rectangle(x - 0.05, x + 0.05, 0, low) for x in (-half * 0.8, half * 0.8))
+        outline = np.concatenate([left[:3], right[3:], right[:3], outline[2:], outline[:1], left[3:]])
+    return card.thing(label, outline, colour, [(panel, pick(rng, _FACADES, 30))])
 
 
-def facade_sign(rng: np.random.Generator, camera: Camera, right: float, ahead: float) -> Thing:
+def facade_sign(rng: np.random.Generator, card: Card) -> Thing:
     """A sign that sticks out of a house, label static as annotators draw it."""
     low, half = rng.uniform(3.0, 5.5), rng.uniform(0.3, 0.7)
-    high = low + rng.uniform(0.6, 2.4)
-    box = np.array([[-half, low], [half, low], [half, high], [-half, high]])
-    colour = pick(rng, _BOARDS, 30)
-    return Thing(ahead, "static", _shape(upright(camera, right, ahead, box), colour))
+    box = rectangle(-half, half, low, low + rng.uniform(0.6, 2.4))
+    return card.thing("static", box, pick(rng, _BOARDS, 30))
 
 
 def skyline(rng: np.random.Generator, camera: Camera, ahead: float, green: float) -> list[Thing]:
@@ -370,22 +342,15 @@ def skyline(rng: np.random.Generator, camera: Camera, ahead: float, green: float
             label, colour = "vegetation", pick(rng, _LEAVES) * 1.1 + 10
         else:
             label, colour = "building", pick(rng, _FACADES)
-            steps = (
-                np.array([0.0, 0.0, wide, wide])
-                if rng.random() < 0.6
-                else np.array([0.0, 0.0, wide / 2, wide, wide])
-            )
-            top = (
-                np.array([tall * 0.8, tall, tall, tall * 0.8])
-                if len(steps) == 4
-                else tall * np.array([0.7, 0.8, 1, 0.8, 0.7])
-            )
+            if rng.random() < 0.6:
+                steps, top = np.array([0, 0, 1, 1]) * wide, np.array([tall * 0.8, tall, tall, tall * 0.8])
+            else:
+                steps, top = np.array([0, 0, 0.5, 1, 1]) * wide, tall * np.array([0.7, 0.8, 1, 0.8, 0.7])
         edge = np.stack([x + steps, top], 1)
-        outline = upright(camera, 0.0, ahead, np.concatenate([edge, [[x + wide, 0.0], [x, 0.0]]]))
         details = []
         if label == "building":
-            windows = _windows(rng, wide, int(tall * 0.8 / 3.2), 3.2, 0.0) + (x, 0)
-            details.append((upright(camera, 0.0, ahead, windows), colour * 0.62))
-        things.append(Thing(ahead, label, _shape(outline, colour, details)))
+            details.append((_windows(rng, wide, int(tall * 0.8 / 3.2), 3.2, 0.0) + (x, 0), colour * 0.62))
+        outline = np.concatenate([edge, [[x + wide, 0.0], [x, 0.0]]])
+        things.append(Card(camera, 0.0, ahead).thing(label, outline, colour, details))
         x += wide
     return things
