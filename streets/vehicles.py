@@ -14,16 +14,16 @@ from data.camera import Camera
 from streets.silhouettes import Shape, clipped, union_outline
 
 PAINT = np.array(
-    [
-        [28, 29, 32],
-        [60, 62, 66],
-        [120, 124, 128],
-        [176, 178, 180],
-        [208, 210, 212],
-        [30, 42, 78],
+    [[28, 29, 32], [60, 62, 66], [120, 124, 128], [176, 178, 180], [208, 210, 212], [30, 42, 78]]
+    + [
         [112, 22, 26],
+        [44, 70, 110],
+        [40, 66, 52],
+        [150, 140, 120],
+        [90, 94, 100],
+        [18, 18, 20],
+        [170, 60, 40],
     ]
-    + [[44, 70, 110], [40, 66, 52], [150, 140, 120], [90, 94, 100], [18, 18, 20], [170, 60, 40]]
 )
 _GLASS = np.array([44, 52, 58])
 _RUBBER = np.array([22, 22, 24])
@@ -43,23 +43,22 @@ class Solid:
 
 @dataclass(frozen=True)
 class Body:
-    """A kind of vehicle: length, width, height in metres, and how much they vary (standard deviation,
-    fraction).
+    """A kind of vehicle, by default a car: length, width, height in metres; spread: how much they vary
+    (standard deviation, fraction).
 
     wheels: places along the length (-0.5..0.5), wheel_radius in metres; taper: width of the roof over that of
     the belt; nose: width at the ends over that amidships; lamps: lower and upper edge, fraction of the
     height.
     """
 
-    label: str
     size: tuple[float, float, float]
-    spread: float
-    wheels: tuple[float, ...]
-    wheel_radius: float
     taper: float
     nose: float
-    lamps: tuple[float, float]
     solids: tuple[Solid, ...]
+    spread: float = 0.05
+    wheels: tuple[float, ...] = (-0.3, 0.31)
+    wheel_radius: float = 0.32
+    lamps: tuple[float, float] = (0.5, 0.62)
 
 
 def _side_windows(*areas: tuple[float, float, float, float, float, float]) -> tuple:
@@ -68,11 +67,7 @@ def _side_windows(*areas: tuple[float, float, float, float, float, float]) -> tu
 
 
 _SEDAN = Body(
-    "car",
     size=(4.5, 1.8, 1.45),
-    spread=0.05,
-    wheels=(-0.3, 0.31),
-    wheel_radius=0.32,
     taper=0.72,
     nose=0.86,
     lamps=(0.5, 0.6),
@@ -92,14 +87,12 @@ _SEDAN = Body(
     ),
 )
 _HATCHBACK = Body(
-    "car",
     size=(3.95, 1.72, 1.48),
     spread=0.06,
     wheels=(-0.31, 0.31),
     wheel_radius=0.31,
     taper=0.74,
     nose=0.87,
-    lamps=(0.5, 0.62),
     solids=(
         Solid((-0.48, -0.5, -0.49, 0.25, 0.45, 0.5, 0.49), (0.2, 0.42, 0.62, 0.64, 0.55, 0.42, 0.18)),
         Solid(
@@ -113,14 +106,9 @@ _HATCHBACK = Body(
     ),
 )
 _ESTATE = Body(
-    "car",
     size=(4.6, 1.8, 1.5),
-    spread=0.05,
-    wheels=(-0.3, 0.31),
-    wheel_radius=0.32,
     taper=0.75,
     nose=0.87,
-    lamps=(0.5, 0.62),
     solids=(
         Solid((-0.49, -0.5, -0.49, 0.22, 0.44, 0.5, 0.49), (0.2, 0.42, 0.62, 0.64, 0.55, 0.42, 0.18)),
         Solid(
@@ -136,14 +124,10 @@ _ESTATE = Body(
     ),
 )
 _SUV = Body(
-    "car",
     size=(4.5, 1.86, 1.68),
-    spread=0.05,
-    wheels=(-0.3, 0.31),
     wheel_radius=0.36,
     taper=0.8,
     nose=0.9,
-    lamps=(0.5, 0.62),
     solids=(
         Solid((-0.48, -0.5, -0.49, 0.26, 0.46, 0.5, 0.49), (0.17, 0.42, 0.62, 0.66, 0.58, 0.44, 0.16)),
         Solid(
@@ -157,9 +141,7 @@ _SUV = Body(
     ),
 )
 _VAN = Body(
-    "car",
     size=(5.0, 1.92, 1.98),
-    spread=0.05,
     wheels=(-0.3, 0.33),
     wheel_radius=0.33,
     taper=0.88,
@@ -176,7 +158,6 @@ _VAN = Body(
     ),
 )
 _TRUCK = Body(
-    "truck",
     size=(7.6, 2.4, 3.2),
     spread=0.1,
     wheels=(-0.32, 0.38),
@@ -196,7 +177,6 @@ _TRUCK = Body(
     ),
 )
 _BUS = Body(
-    "bus",
     size=(11.8, 2.5, 3.05),
     spread=0.04,
     wheels=(-0.24, 0.3),
@@ -216,7 +196,6 @@ _BUS = Body(
     ),
 )
 _TRAM = Body(
-    "train",
     size=(24.0, 2.4, 3.3),
     spread=0.04,
     wheels=(-0.35, 0.0, 0.35),
