@@ -8,29 +8,27 @@ import numpy as np
 from data.camera import Camera
 from streets.layout import Population, beside_crossing, build_frontage, draw_street, furnish, lay_ground
 from streets.scenery import Card, Thing
-from streets.silhouettes import Shape, make_person, make_rider, union_outline
+from streets.silhouettes import Shape, make_person, make_rider, united
 from streets.two_wheelers import make_bicycle, make_motorcycle
 from streets.vehicles import draw_vehicle, make_vehicle
 
 
-def _add_vehicle(rng, town: Population, label: str, right: float, ahead: float, heading: float) -> bool:
+def _add_vehicle(rng, town: Population, label: str, right: float, ahead: float, heading: float) -> None:
     """Place a vehicle unless it would touch another one or reach behind the camera."""
     vehicle = make_vehicle(rng, label, right, ahead, heading)
     corners = vehicle.footprint()
-    if corners[:, 2].min() < 4.0 or not town.is_free(
-        right, ahead, 1.9 if label == "car" else vehicle.size[0] / 2
-    ):
-        return False
+    radius = 1.9 if label == "car" else vehicle.size[0] / 2
+    if corners[:, 2].min() < 4.0 or not town.is_free(right, ahead, radius):
+        return
     shape = draw_vehicle(vehicle, town.camera)
     low, high = shape.outline.min(0), shape.outline.max(0)
     if high[0] < 0 or low[0] > town.width:
-        return False
+        return
     town.things.append(Thing(ahead, label, shape))
     town.shadows.append(vehicle.footprint(0.12))
     forward = np.array([np.sin(heading), np.cos(heading)]) * vehicle.size[0] / 3
     town.places += [(right + s * forward[0], ahead + s * forward[1], 1.1) for s in (-1, 0, 1)]
     town.covers.append((ahead, np.concatenate([low, high])))
-    return True
 
 
 def drive_and_park(rng: np.random.Generator, town: Population) -> None:
@@ -45,9 +43,8 @@ def drive_and_park(rng: np.random.Generator, town: Population) -> None:
             if rng.random() < fill and not beside_crossing(street, ahead, 5):
                 heading = street.turn(ahead) + (np.pi if rng.random() < (0.8 if side < 0 else 0.1) else 0)
                 label = "truck" if rng.random() < 0.004 and ahead > 25 else "car"
-                _add_vehicle(
-                    rng, town, label, street.at(side, -1.1 + rng.normal(0, 0.08), ahead), ahead, heading
-                )
+                right = street.at(side, -1.1 + rng.normal(0, 0.08), ahead)
+                _add_vehicle(rng, town, label, right, ahead, heading)
             ahead += rng.uniform(5.3, 6.6)
     lanes = [(0.0, 0.0)]
     if street.oncoming:
@@ -65,9 +62,8 @@ def drive_and_park(rng: np.random.Generator, town: Population) -> None:
     if street.crossing and rng.random() < 0.6:
         for _ in range(int(rng.integers(1, 4))):
             heading = rng.choice((-1, 1)) * np.pi / 2
-            lane = street.crossing[0] + (0.3 if heading > 0 else 0.7) * (
-                street.crossing[1] - street.crossing[0]
-            )
+            near, far = street.crossing
+            lane = near + (0.3 if heading > 0 else 0.7) * (far - near)
             right = rng.uniform(-0.5, 0.5) * lane
             _add_vehicle(rng, town, "car", right, lane + rng.normal(0, 0.3), heading + rng.normal(0, 0.08))
     if rng.random() < 0.3:
@@ -76,16 +72,14 @@ def drive_and_park(rng: np.random.Generator, town: Population) -> None:
 
 def _far_cars(rng: np.random.Generator, town: Population) -> None:
     """Distant cars that cannot be told apart: one group."""
-    ahead, parts, colours = rng.uniform(95, 125), [], []
+    ahead, layers = rng.uniform(95, 125), []
     start = rng.uniform(-8, 4)
     for number in range(int(rng.integers(3, 6))):
         right = town.street.middle(ahead) + start + number * 1.7
-        car = draw_vehicle(
-            make_vehicle(rng, "car", right, ahead + number * 2, rng.choice((0, np.pi, 1.3))), town.camera
-        )
-        parts += car.parts
-        colours += car.colours
-    town.things.append(Thing(ahead, "cargroup", Shape(parts, colours, union_outline(parts))))
+        car = make_vehicle(rng, "car", right, ahead + number * 2, rng.choice((0, np.pi, 1.3)))
+        shape = draw_vehicle(car, town.camera)
+        layers += zip(shape.parts, shape.colours, strict=True)
+    town.things.append(Thing(ahead, "cargroup", united(layers)))
 
 
 def _stand(
@@ -153,10 +147,8 @@ def people(rng: np.random.Generator, town: Population) -> None:
             if spot and not _is_occluded(town, *spot):
                 _person(rng, town, *spot)
                 if rng.random() < 0.25:
-                    friend = (
-                        spot[0] + rng.choice((-1, 1)) * rng.uniform(0.55, 0.75),
-                        spot[1] + rng.uniform(-0.3, 0.3),
-                    )
+                    aside = rng.choice((-1, 1)) * rng.uniform(0.55, 0.75)
+                    friend = spot[0] + aside, spot[1] + rng.uniform(-0.3, 0.3)
                     if town.is_free(*friend, 0.2):
                         _person(rng, town, *friend)
                 break
@@ -171,13 +163,13 @@ def people(rng: np.random.Generator, town: Population) -> None:
 
 
 def _crowd(rng: np.random.Generator, town: Population) -> None:
-    side, ahead, parts, colours = int(rng.choice((-1, 1))), rng.uniform(70, 110), [], []
+    side, ahead, layers = int(rng.choice((-1, 1))), rng.uniform(70, 110), []
     right = town.street.at(side, town.street.walk(side)[0] + 1.0, ahead)
     for number in range(int(rng.integers(3, 7))):
         person = make_person(rng, _standing_height(rng), rng.uniform(0, 2 * np.pi))
-        parts += [part + (number * 0.33, 0) for part in person.parts]
-        colours += person.colours
-    _stand(town, "persongroup", Shape(parts, colours, union_outline(parts)), right, ahead, 1.5)
+        moved = [part + (number * 0.33, 0) for part in person.parts]
+        layers += zip(moved, person.colours, strict=True)
+    _stand(town, "persongroup", united(layers), right, ahead, 1.5)
 
 
 def riders(rng: np.random.Generator, town: Population) -> None:

@@ -319,11 +319,8 @@ class _SceneMaker:
             self.seed, split, index, *self.size, erased=self.erased, with_people=self.with_people
         )
         frame = Frame.official(self.out, split, SPLITS[split][0], index, 19)
-        files = frame.files(
-            scene.rgb, scene.objects, scene.label_ids, scene.instance_ids, scene.camera, scene.erasures
-        )
         count = Counter(thing.label for thing in scene.objects if thing.is_instance)
-        return [{"instances": count, "outputs": write(files)}]
+        return [{"instances": count, "outputs": write(frame.files(**vars(scene)))}]
 
 
 def _check_arguments(train: int, val: int, size: tuple[int, int], seed: int, workers: int) -> None:

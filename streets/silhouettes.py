@@ -35,6 +35,9 @@ CLOTHES = np.array(
 TROUSERS = np.array([[36, 38, 46], [44, 56, 88], [70, 70, 74], [104, 92, 76], [26, 26, 30], [62, 76, 108]])
 
 
+Layer = tuple[np.ndarray, np.ndarray]  # a polygon and its colour
+
+
 @dataclass(frozen=True)
 class Shape:
     """Something to paint: parts, far to near, an RGB colour (0..255) for each, and the outline to label.
@@ -68,6 +71,12 @@ def union_outline(parts: list[np.ndarray]) -> np.ndarray:
     contours = cv2.findContours(canvas, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[-2]
     contour = cv2.approxPolyDP(max(contours, key=len), 0.7, True)
     return (contour[:, 0].astype(float) - 1) / scale + low
+
+
+def united(layers: list[Layer]) -> Shape:
+    """What layers, far to near, show; its outline is that of their union."""
+    parts = [part for part, _ in layers]
+    return Shape(parts, clipped([colour for _, colour in layers]), union_outline(parts))
 
 
 def capsules(
@@ -154,6 +163,10 @@ class _Wardrobe:
     shoes: np.ndarray
 
 
+# Of thigh, shin, foot, upper arm, forearm and hand, at their start and end.
+_RADII = ((0.05, 0.036), (0.035, 0.022), (0.02, 0.014), (0.031, 0.025), (0.024, 0.017), (0.017, 0.015))
+
+
 def _limbs(pose: Pose, heading: float, girth: float) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Limb capsules (16, 12, 2) seen from the front of the scene, their distance away (16,), and joints (2,).
 
@@ -180,14 +193,7 @@ def _limbs(pose: Pose, heading: float, girth: float) -> tuple[np.ndarray, np.nda
         hand = wrist + (wrist - elbow) * 0.28
         starts += [hip, knee, heel, shoulder, elbow, wrist]
         ends += [knee, ankle, toe, elbow, wrist, hand]
-        radii += [
-            (0.05, 0.036),
-            (0.035, 0.022),
-            (0.02, 0.014),
-            (0.031, 0.025),
-            (0.024, 0.017),
-            (0.017, 0.015),
-        ]
+        radii += _RADII
         joints |= {f"shoulder{side}": shoulder, f"hand{side}": hand, f"knee{side}": knee, f"toe{side}": toe}
     starts.append(chest - trunk * 0.02)
     ends.append(chest + trunk * 0.06 + (0, 0, 0.012))
@@ -221,36 +227,28 @@ def _trunk(joints: dict[str, np.ndarray], heading: float, girth: float, curve: f
 
 def _head(
     rng: np.random.Generator, joints: dict[str, np.ndarray], heading: float, look: _Wardrobe, helmet: bool
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Head, hair, face and hat polygons, far to near, and their colours."""
+) -> list[Layer]:
+    """Head, hair, face and hat, far to near."""
     x, y = joints["head"]
     half = np.hypot(0.047 * np.cos(heading), 0.056 * np.sin(heading))
     ahead, away = np.sin(heading), np.cos(heading)
-    kind = (
-        "helmet"
-        if helmet
-        else ("bald", "long", "hat", "short")[np.searchsorted((0.07, 0.4, 0.5), rng.random())]
-    )
+    kind = "helmet"
+    if not helmet:
+        kind = ("bald", "long", "hat", "short")[np.searchsorted((0.07, 0.4, 0.5), rng.random())]
     crown = {"helmet": look.skin * 0 + rng.uniform(40, 200), "bald": look.skin * 0.97}.get(kind, look.hair)
-    parts, colours = [ellipse(x, y, half, 0.067)], [crown]
+    layers = [(ellipse(x, y, half, 0.067), crown)]
     if kind == "long":
         fall = [[-1.0, 0.03], [1.0, 0.03], [1.12, -0.06], [0.85, -0.12], [-0.85, -0.12], [-1.12, -0.06]]
-        parts.append(np.array(fall) * (half, 1.0) + np.array([x - ahead * 0.02, y]))
-        colours.append(look.hair)
+        layers.append((np.array(fall) * (half, 1.0) + np.array([x - ahead * 0.02, y]), look.hair))
     if kind in ("helmet", "long") or (kind == "short" and rng.random() < 0.4):
-        parts.append(ellipse(x - ahead * 0.008, y + 0.016, half * 1.1, 0.058))
-        colours.append(crown * 1.04)
+        layers.append((ellipse(x - ahead * 0.008, y + 0.016, half * 1.1, 0.058), crown * 1.04))
     if away < 0.35:  # some of the face shows
         turned = 1 - max(away, 0) / 0.5
-        parts.append(ellipse(x + ahead * 0.018, y - 0.018, half * 0.84 * turned, 0.048))
-        colours.append(look.skin)
+        layers.append((ellipse(x + ahead * 0.018, y - 0.018, half * 0.84 * turned, 0.048), look.skin))
     if kind == "hat":
-        parts += [
-            ellipse(x, y + 0.046, half * 1.06, 0.03),
-            ellipse(x + ahead * 0.024, y + 0.036, half * 1.3, 0.012),
-        ]
-        colours += [look.top * 0.7, look.top * 0.6]
-    return parts, colours
+        layers.append((ellipse(x, y + 0.046, half * 1.06, 0.03), look.top * 0.7))
+        layers.append((ellipse(x + ahead * 0.024, y + 0.036, half * 1.3, 0.012), look.top * 0.6))
+    return layers
 
 
 def _skirt(
@@ -288,17 +286,12 @@ def _bag(rng: np.random.Generator, joints: dict[str, np.ndarray], heading: float
     return corners * (width, height) + (x, y)
 
 
-def _dress(rng: np.random.Generator) -> _Wardrobe:
-    return _Wardrobe(
-        pick(rng, SKIN), pick(rng, HAIR, 8), pick(rng, CLOTHES), pick(rng, TROUSERS), pick(rng, HAIR, 8) * 0.8
-    )
-
-
 def _figure(
     rng: np.random.Generator, pose: Pose, heading: float, girth: float, *, helmet: bool = False
-) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, np.ndarray]]:
-    """Parts far to near, their colours, and the joints, all at unit height."""
-    look = _dress(rng)
+) -> tuple[list[Layer], dict[str, np.ndarray]]:
+    """Layers far to near, and the joints, all at unit height."""
+    skin, hair = pick(rng, SKIN), pick(rng, HAIR, 8)
+    look = _Wardrobe(skin, hair, pick(rng, CLOTHES), pick(rng, TROUSERS), pick(rng, HAIR, 8) * 0.8)
     shapes, away, joints = _limbs(pose, heading, girth)
     bare_arms = rng.random() < 0.15
     sleeve = look.skin if bare_arms else look.top * 0.96
@@ -315,36 +308,25 @@ def _figure(
             for leg in (0, 1, 6, 7):
                 colour_of[leg] = bare
 
-    parts, colours = [], []
     order = np.argsort(-away[:12], kind="stable")
     far_arms = [i for i in order if i % 6 >= 3 and away[i] > 0]
-    for i in [*far_arms, *(i for i in order if i % 6 < 3)]:
-        parts.append(shapes[i])
-        colours.append(colour_of[i] * (0.8 if away[i] > 0 else 1.0))
-    parts.append(shapes[12])
-    colours.append(look.skin * 0.9)
+    layers = [
+        (shapes[i], colour_of[i] * (0.8 if away[i] > 0 else 1.0))
+        for i in (*far_arms, *(i for i in order if i % 6 < 3))
+    ]
+    layers.append((shapes[12], look.skin * 0.9))
     if skirt is not None:
-        parts.append(skirt)
-        colours.append(skirt_colour)
+        layers.append((skirt, skirt_colour))
     trunk = _trunk(joints, heading, girth, waist_taper)
-    parts.append(trunk)
-    colours.append(look.top)
     half = len(trunk) // 2  # light from the left: the right half of the trunk lies in shade
-    parts.append(np.concatenate([(trunk[:half] * 0.35 + trunk[: half - 1 : -1] * 0.65), trunk[half:]]))
-    colours.append(look.top * 0.84)
-    head, head_colours = _head(rng, joints, heading, look, helmet)
-    parts += head
-    colours += head_colours
-    for i in order:
-        if i % 6 >= 3 and away[i] <= 0:
-            parts.append(shapes[i])
-            colours.append(colour_of[i])
+    shade = np.concatenate([(trunk[:half] * 0.35 + trunk[: half - 1 : -1] * 0.65), trunk[half:]])
+    layers += [(trunk, look.top), (shade, look.top * 0.84), *_head(rng, joints, heading, look, helmet)]
+    layers += [(shapes[i], colour_of[i]) for i in order if i % 6 >= 3 and away[i] <= 0]
     if not helmet and rng.random() < 0.3:
         bag = _bag(rng, joints, heading)
         behind = np.cos(heading) > 0.3 or rng.random() < 0.5
-        parts.insert(len(parts) if behind else 0, bag)
-        colours.insert(len(colours) if behind else 0, pick(rng, CLOTHES) * 0.8)
-    return parts, colours, joints
+        layers.insert(len(layers) if behind else 0, (bag, pick(rng, CLOTHES) * 0.8))
+    return layers, joints
 
 
 def make_person(rng: np.random.Generator, height: float, heading: float) -> Shape:
@@ -353,23 +335,20 @@ def make_person(rng: np.random.Generator, height: float, heading: float) -> Shap
     height: standing height in metres. heading in radians: 0 shows the back, pi the face, +pi/2 walks right.
     """
     girth = float(np.clip(rng.normal(1.08, 0.14), 0.82, 1.5))
-    parts, colours, joints = _figure(rng, _pedestrian_pose(rng), heading, girth)
+    layers, joints = _figure(rng, _pedestrian_pose(rng), heading, girth)
     if rng.random() < 0.02 and height < 1.75:
         x, y = joints["head"]
         canopy = np.array([[np.cos(a) * 0.3, np.sin(a) * 0.13] for a in np.linspace(0, np.pi, 11)])
-        parts.append(
-            capsules(*np.array([[joints["hand1"]], [[x, y + 0.16]]]), np.array([0.008]), np.array([0.008]))[0]
-        )
-        parts.append(canopy + (x, y + 0.03))
-        colours += [np.array([60, 60, 60]), pick(rng, CLOTHES)]
-    return stand_on_ground(parts, colours, height)
+        radius = np.array([0.008])
+        stick = capsules(*np.array([[joints["hand1"]], [[x, y + 0.16]]]), radius, radius)[0]
+        layers += [(stick, np.array([60, 60, 60])), (canopy + (x, y + 0.03), pick(rng, CLOTHES))]
+    return stand_on_ground(layers, height)
 
 
-def stand_on_ground(parts: list[np.ndarray], colours: list[np.ndarray], scale: float) -> Shape:
-    """Parts scaled to metres, with the lowest point on the ground; colours are clipped to 0..255."""
-    lowest = min(part[:, 1].min() for part in parts)
-    parts = [(part - (0, lowest)) * scale for part in parts]
-    return Shape(parts, clipped(colours), union_outline(parts))
+def stand_on_ground(layers: list[Layer], scale: float) -> Shape:
+    """What layers show, scaled to metres, with the lowest point on the ground."""
+    lowest = min(part[:, 1].min() for part, _ in layers)
+    return united([((part - (0, lowest)) * scale, colour) for part, colour in layers])
 
 
 def make_rider(rng: np.random.Generator, height: float, heading: float, motorcycle: bool) -> Shape:
@@ -384,10 +363,8 @@ def make_rider(rng: np.random.Generator, height: float, heading: float, motorcyc
         lean, seat, arm = rng.uniform(0.1, 0.45), 0.96, rng.uniform(0.6, 0.8)
     pose = Pose(thigh, knee, (arm, arm), (0.35, 0.35), (0.2, 0.2), 0.02, lean)
     helmet = motorcycle or rng.random() < 0.4
-    parts, colours, joints = _figure(rng, pose, heading, float(rng.uniform(0.95, 1.2)), helmet=helmet)
+    layers, joints = _figure(rng, pose, heading, float(rng.uniform(0.95, 1.2)), helmet=helmet)
     back = -0.3 if motorcycle else -0.22  # where the seat is along the vehicle
-    offset = np.array(
-        [back * np.sin(heading) - joints["waist"][0] * height, seat - joints["waist"][1] * height]
-    )
-    parts = [part * height + offset for part in parts]
-    return Shape(parts, clipped(colours), union_outline(parts))
+    x, y = joints["waist"]
+    offset = np.array([back * np.sin(heading) - x * height, seat - y * height])
+    return united([(part * height + offset, colour) for part, colour in layers])

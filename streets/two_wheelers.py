@@ -55,14 +55,13 @@ def make_bicycle(rng: np.random.Generator, heading: float) -> Shape:
     inner = [wheel * 0.84 + wheel.mean(0) * 0.16 for wheel in wheels]
     tubes = _tubes(_BICYCLE_FRAME, 0.03, heading)
     dark = np.array([34, 34, 36])
-    parts, colours = [*wheels, *inner, *tubes], [dark] * 2 + [np.array([92, 92, 92])] * 2
-    colours += [paint] * 6 + [dark] * 2
+    colours = [dark] * 2 + [np.array([92, 92, 92])] * 2 + [paint] * 6 + [dark] * 2
+    layers = list(zip([*wheels, *inner, *tubes], colours, strict=True))
     if rng.random() < 0.35:  # basket or box on the carrier
         box = np.array([[-0.16, 0.72], [0.16, 0.72], [0.2, 0.98], [-0.2, 0.98]])
         shift = rng.choice((-0.5, 0.48)) * np.sin(heading)
-        parts.append(box + (shift, 0))
-        colours.append(dark * 1.6)
-    return stand_on_ground(parts, colours, scale)
+        layers.append((box + (shift, 0), dark * 1.6))
+    return stand_on_ground(layers, scale)
 
 
 _MOTORCYCLE_BODY = np.array(
@@ -86,14 +85,10 @@ def make_motorcycle(rng: np.random.Generator, heading: float) -> Shape:
     body = _tubes(_MOTORCYCLE_BODY, rng.uniform(0.1, 0.15), heading)
     bar = _tubes(np.array([[[-0.36, 1.05, 0.3], [0.36, 1.05, 0.3]]]), 0.035, heading)
     belly = _wheel(0.05, 0.27, 0.34, heading) + (0, 0.12)
-    parts = [*wheels, *hubs, belly, *body, *bar]
-    colours = (
-        [dark] * 2 + [np.array([120, 120, 124])] * 2 + [dark * 1.8, paint, dark, paint, paint * 0.7, dark]
-    )
-    colours += [paint, dark]
+    colours = [dark] * 2 + [np.array([120, 120, 124])] * 2 + [dark * 1.8]
+    colours += [paint, dark, paint, paint * 0.7, dark, paint, dark]
+    layers = list(zip([*wheels, *hubs, belly, *body, *bar], colours, strict=True))
     if rng.random() < 0.3:  # top case
-        parts.append(
-            np.array([[-0.2, 0.82], [0.2, 0.82], [0.2, 1.14], [-0.2, 1.14]]) + (-0.8 * np.sin(heading), 0)
-        )
-        colours.append(dark * 1.3)
-    return stand_on_ground(parts, colours, rng.uniform(0.92, 1.06))
+        case = np.array([[-0.2, 0.82], [0.2, 0.82], [0.2, 1.14], [-0.2, 1.14]])
+        layers.append((case + (-0.8 * np.sin(heading), 0), dark * 1.3))
+    return stand_on_ground(layers, rng.uniform(0.92, 1.06))
