@@ -16,13 +16,7 @@ from augment.repaint.ground_truth import crop_ground_truth
 from augment.repaint.manifest import sample_key
 from data.camera import Camera
 from data.frame import IMAGE_KIND, POLYGONS, Frame
-from data.writer import (
-    LabelledPolygon,
-    colour_map,
-    encode_png,
-    rasterise,
-    topmost,
-)
+from data.writer import LabelledPolygon, colour_map, encode_png, rasterise, topmost
 from engine.records import MANIFEST, line_of, write_outputs
 
 TRAIN = (

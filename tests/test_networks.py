@@ -5,14 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from layers.canvas import PLANES, Canvas, add_noise
-from networks import (
-    SceneEncoder,
-    build_networks,
-    edge_map,
-    noise_features,
-    place,
-    place_box,
-)
+from networks import SceneEncoder, build_networks, edge_map, noise_features, place, place_box
 from options import Options, network_depth
 from support.errors import InputError
 from tests.plain import plain_coord_loss, plain_edge_map, plain_encode, plain_place

@@ -40,11 +40,7 @@ pytestmark = pytest.mark.skipif(not FILES, reason=f"no parity numbers (*.npz) in
 
 PUBLISHED_LOSSES = {
     name: f"{name}_loss" for name in WhereWhat(Options(**PRESETS["tiny"])).loss_names if name != "overlap"
-} | {
-    "where_kl": "where_KL_loss",
-    "what_kl": "what_KL_loss",
-    "g_total": "g_loss",
-}
+} | {"where_kl": "where_KL_loss", "what_kl": "what_KL_loss", "g_total": "g_loss"}
 
 
 def as_tensor(numbers, name: str) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""scripts.insert and scripts.synth.run on the engine: the same tree however it is shared out or cut short."""
+"""Programs on the engine: the same tree however a run is shared out, cut short or gone on with."""
 
 import json
 import os
@@ -7,149 +7,162 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import engine.tree
 from augment.validate import validate_tree
 from data.coco import coco_path
-from scripts.insert import main as insert
+from engine.records import WORK
+from scripts import convert, insert, make_streets
 from scripts.synth import export
-from scripts.synth.run import main as synth
+from scripts.synth import run as synth
 from support.files import LOCK, at_work_in
+from tests.convert import miniatures
+from tests.equality import tree_in
 from tests.mini_frames import write_mini
-from tests.programs import run_here
-from tests.scripts.synth.test_run import tree as digests
+from tests.programs import refused, run_here, run_ok
 from tests.town import write_checkpoint, write_town
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
 @dataclass(frozen=True)
 class Program:
-    """One of the two, with its input."""
+    """A program and the flags that make a tree of `source`."""
 
-    module: str
-    flags: tuple[str, ...]
+    main: Callable
+    flags: tuple
     source: Path
 
-    def here(self, out: Path, *more) -> subprocess.CompletedProcess:
-        """A run in this process."""
-        main = insert if self.module == "scripts.insert" else synth
-        return run_here(main, *self.flags, "--out", out, *more)
+    def here(self, out: Path, *more) -> str:
+        """What a run in this process prints."""
+        return run_ok(self.main, *self.flags, "--out", out, *more)
 
-    def command(self, out: Path, *more) -> list[str]:
-        return ["-m", self.module, *self.flags, "--out", str(out), *map(str, more)]
-
-    def forked(self, out: Path, text: str) -> subprocess.CompletedProcess:
-        """A process that has imported the program, and then does what `text` says with `run` and `out`."""
-        start = START.format(module=self.module, flags=[*self.flags, "--out", str(out)])
-        return subprocess.run(
-            [sys.executable, "-c", start + text], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True,
-            timeout=300,
-        )  # fmt: skip
+    def line(self, out: Path, *more) -> list[str]:
+        """The command line for python."""
+        return ["-m", self.main.__module__, *map(str, (*self.flags, "--out", out, *more))]
 
 
-START = """
-import datetime, functools, os, sys, time
-import distributed
-from {module} import main
-from support.errors import run_program
-from tests.forked import fork_ranks
-
-run = functools.partial(run_program, functools.partial(main, {flags!r}))
-"""
+def inserting(root: Path) -> Program:
+    write_town(root / "in", 5)
+    given = ("--checkpoint", write_checkpoint(root / "person"), "--db_root", root / "in", "--per_image", 2)
+    more = ("--render", "swap", "--no_gate", "--may_hide", "--coco", "--preview", 2)
+    return Program(insert.main, (*given, *more, "--num_workers", 1), root / "in")
 
 
-@pytest.fixture(scope="module", params=["insert", "synth"])
-def program(request, tmp_path_factory) -> Program:
-    root = tmp_path_factory.mktemp(request.param)
-    source = root / "in"
-    if request.param == "insert":
-        write_town(source, 5)
-        checkpoint = write_checkpoint(root / "person")
-        flags = (
-            "--checkpoint",
-            checkpoint,
-            "--per_image",
-            "2",
-            "--render",
-            "swap",
-            "--no_gate",
-            "--may_hide",
-        )
-    else:
-        write_mini(source)
-        flags = ("--samples", 1, "--raw_splits", "train")
-    flags = (*flags, "--db_root", source, "--num_workers", "1")
+def repainting(root: Path) -> Program:
+    write_mini(root / "in")
+    flags = ("--db_root", root / "in", "--samples", 1, "--raw_splits", "train", "--coco")
+    return Program(synth.main, (*flags, "--num_workers", 1), root / "in")
+
+
+def converting(root: Path) -> Program:
+    miniatures.bdd100k(root / "in")
+    flags = ("--from", "bdd100k", "--root", root / "in", "--num_workers", 1)
+    return Program(convert.main, flags, root / "in")
+
+
+def making_streets(root: Path) -> Program:
     return Program(
-        "scripts.insert" if request.param == "insert" else "scripts.synth.run", tuple(map(str, flags)), source
+        make_streets.main, ("--train", 4, "--val", 2, "--size", "256x128", "--num_workers", 1), root
     )
+
+
+def done_in(out: Path) -> int:
+    """How many items a run that has not ended has finished."""
+    return sum(path.read_text().count('"sources"') for path in out.glob(f"{WORK}/*.jsonl"))
+
+
+SHARED = (inserting, repainting)  # among several processes or machines
+
+
+@pytest.fixture(scope="module", params=(*SHARED, converting, making_streets), ids=lambda make: make.__name__)
+def program(request, tmp_path_factory) -> Program:
+    return request.param(tmp_path_factory.mktemp("program"))
 
 
 @pytest.fixture(scope="module")
-def whole(program, tmp_path_factory) -> dict[str, str]:
+def whole(program, tmp_path_factory) -> dict[str, bytes]:
     """The tree of one undisturbed process."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    done = program.here(out)
-    assert done.returncode == 0, done.stderr
-    return digests(out)
+    program.here(out)
+    return tree_in(out)
 
 
-def test_shards_one_after_the_other_make_the_same_tree(program, whole, tmp_path):
-    out = tmp_path / "out"
-    first = program.here(out, "--shard", "1/2")
-    assert first.returncode == 0 and "of shards 2/2; the last shard to end merges" in first.stdout
-    assert not (out / "manifest.jsonl").exists()
-    missing = program.here(out, "--merge")
-    assert missing.returncode == 1 and "are not finished, of shards 2/2" in missing.stdout
-    with at_work_in(out):
-        refused = program.here(out, "--shard", "2/2")
-        assert refused.returncode == 2 and "another process is at work there" in refused.stderr
-    second = program.here(out, "--shard", "2/2")
-    assert (
-        second.returncode == 0
-        and f"tree{'' if program.module == 'scripts.insert' else '      '}" in second.stdout
-    )
-    assert digests(out) == whole
+def of(*programs: Callable):
+    """Only these."""
+    return pytest.mark.parametrize("program", programs, indirect=True, ids=lambda make: make.__name__)
+
+
+# ---- several processes --------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["synth"], indirect=True)  # tests/augment/placement has the other
+def test_any_number_of_workers_makes_the_same_tree(program, whole, tmp_path):
+    program.here(tmp_path / "out", "--num_workers", 2)
+    assert tree_in(tmp_path / "out") == whole
+
+
+@of(*SHARED)
+def test_shards_one_after_the_other_make_the_same_tree(program, whole, tmp_path):
+    out = tmp_path / "out"
+    assert "of shards 2/2; the last shard to end merges" in program.here(out, "--shard", "1/2")
+    assert not (out / "manifest.jsonl").exists()
+    missing = run_here(program.main, *program.flags, "--out", out, "--merge")
+    assert missing.returncode == 1 and "are not finished, of shards 2/2" in missing.stdout
+    with at_work_in(out):
+        again = refused(program.main, *program.flags, "--out", out, "--shard", "2/2")
+        assert "another process is at work there" in again
+    assert f"{out}\n" in program.here(out, "--shard", "2/2")
+    assert tree_in(out) == whole
+
+
+@pytest.mark.slow
+@of(*SHARED)
 def test_torchrun_makes_the_same_tree(program, whole, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*torchrun, *program.command(tmp_path / "out")]
+    command = [sys.executable, *TORCHRUN, *program.line(tmp_path / "out")]
     done = subprocess.run(command, cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert digests(tmp_path / "out") == whole
+    assert tree_in(tmp_path / "out") == whole
 
 
-SLOW = """
-import augment.placement.places
+SLOW_RANK = """
+import datetime, functools, os, time
+import distributed
+from augment.placement.places import Inserter
+from scripts.insert import main
+from support.errors import run_program
+from tests.forked import fork_ranks
 
 distributed.TIMEOUT = datetime.timedelta(seconds=2)
+edit = Inserter.edit
 
-def slowly(real):
-    def work(*arguments):
-        if os.environ["RANK"] == "0":
-            time.sleep(1.5)
-        return real(*arguments)
-    return work
+def slowly(*arguments):
+    if os.environ["RANK"] == "0":
+        time.sleep(1.5)
+    return edit(*arguments)
 
-augment.placement.places.Inserter.edit = slowly(augment.placement.places.Inserter.edit)
-statuses = fork_ranks(run)
+Inserter.edit = slowly
+statuses = fork_ranks(functools.partial(run_program, functools.partial(main, {flags!r})))
 assert statuses == [0, 0], statuses
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["insert"], indirect=True)
+@of(inserting)
 def test_a_rank_may_take_much_longer_than_another(program, whole, tmp_path):
-    done = program.forked(tmp_path / "out", SLOW)
+    code = SLOW_RANK.format(flags=program.line(tmp_path / "out")[2:])
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert digests(tmp_path / "out") == whole
+    assert tree_in(tmp_path / "out") == whole
 
 
 def children(process: int) -> list[int]:
@@ -158,8 +171,9 @@ def children(process: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@of(*SHARED)
 def test_workers_end_with_a_killed_parent(program, tmp_path):
-    command = [sys.executable, *program.command(tmp_path / "out", "--num_workers", 2)]
+    command = [sys.executable, *program.line(tmp_path / "out", "--num_workers", 2)]
     parent = subprocess.Popen(command, cwd=ROOT, env=ONE_THREAD, stdout=subprocess.DEVNULL)
     end = time.monotonic() + 60
     while len(workers := children(parent.pid)) < 3 and time.monotonic() < end:  # two and a resource tracker
@@ -180,42 +194,105 @@ def is_alive(process: int) -> bool:
         return False
 
 
-def test_what_a_kill_left_of_the_work_files_is_removed_by_the_next_command(program, whole, tmp_path):
+def test_a_second_process_on_the_same_tree_is_one_line_and_status_2(program, tmp_path):
+    out = tmp_path / "out"
+    with at_work_in(out):  # as a run is
+        for more in ((), ("--overwrite",)):
+            assert refused(program.main, *program.flags, "--out", out, *more) == (
+                f"error: --out {out}: another process is at work there; wait for its end, or choose another"
+                " --out\n"
+            )
+        assert [path.name for path in out.iterdir()] == [LOCK]
+
+
+# ---- going on -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "how", "workers"),  # a conversion of three images would end too soon
+    [(one, "KILL", 1) for one in (*SHARED, making_streets)] + [(repainting, "INT", 2)],
+    indirect=["program"],
+)
+def test_a_run_that_was_cut_short_goes_on_to_the_same_tree(program, whole, tmp_path, how, workers):
+    out = tmp_path / "out"
+    command = ["nice", sys.executable, *program.line(out, "--num_workers", workers)]  # slower than this test
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs do not
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, env=ONE_THREAD, preexec_fn=heed, **pipes)
+    while process.poll() is None and not done_in(out):
+        time.sleep(0.001)
+    process.send_signal(getattr(signal, f"SIG{how}"))
+    printed, complaints = process.communicate(timeout=60)
+    if how == "INT":
+        assert process.returncode == 130 and "Traceback" not in complaints
+        assert "stopped; the same command goes on" in printed
+    else:
+        assert process.returncode == -signal.SIGKILL
+    assert (out / WORK).is_dir() and not (out / "manifest.jsonl").exists()
+    next(path for path in out.iterdir() if path.is_dir()).joinpath(".x.png.1.tmp").write_bytes(b"half")
+    program.here(out)
+    assert tree_in(out) == whole
+
+
+def test_a_full_disk_is_one_line_and_what_is_done_is_kept(program, whole, tmp_path, monkeypatch):
+    out, real = tmp_path / "out", engine.tree.write_outputs
+
+    def write_outputs(folder, files):
+        if done_in(out) >= 2:
+            raise OSError(28, "No space left on device")
+        return real(folder, files)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.tree, "write_outputs", write_outputs)
+        message = refused(program.main, *program.flags, "--out", out)
+    assert "No space left" in message and str(out) in message and "the same command goes on" in message
+    assert not list(out.rglob("*.tmp")) and done_in(out) >= 2
+    printed = program.here(out)
+    assert program.main is not insert.main or "holds 2 of 5 images already" in printed
+    assert tree_in(out) == whole
+
+
+@of(*SHARED, converting)
+def test_a_finished_tree_stays_as_it_is_but_for_what_a_kill_left_of_the_work_files(program, whole, tmp_path):
     out = tmp_path / "out"
     program.here(out)
-    (out / ".work").mkdir()
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*.png") if path.parent != out}
+    (out / WORK).mkdir()
     for name in ("000001-1-of-2.jsonl", "town_000000_000019.json", "bank.npz"):
-        (out / ".work" / name).touch()
+        (out / WORK / name).touch()
     (out / LOCK).touch()
-    assert program.here(out).returncode == 0
-    assert digests(out) == whole and not (out / ".work").exists()
+    printed = program.here(out)
+    assert program.main is not insert.main or "complete already" in printed
+    assert tree_in(out) == whole and not (out / WORK).exists()
+    assert all(path.stat().st_mtime_ns == before for path, before in times.items())
 
 
+@of(*SHARED)
 @pytest.mark.parametrize("ending", ["_polygons.json", "_leftImg8bit.png"])
 def test_an_image_whose_polygons_or_pixels_changed_is_named_and_made_again(program, tmp_path, ending):
     source, out = tmp_path / "in", tmp_path / "out"
     shutil.copytree(program.source, source)
     path = sorted(source.rglob(f"train/**/*{ending}"))[0]
-    again = ("--db_root", source)
-    assert program.here(out, *again).returncode == 0
-    lines = (out / "manifest.jsonl").read_text()
+    again = (*program.flags, "--db_root", source, "--out", out)
+    run_ok(program.main, *again)
+    manifest = out / "manifest.jsonl"
+    before = list(map(json.loads, manifest.read_text().splitlines()))
     os.utime(path, ns=(1, 1))  # of the same size
-    done = program.here(out, *again)
+    done = run_here(program.main, *again)
     assert done.returncode == 0 and f"is made again: {path.name}\n" in done.stderr
+    after = list(map(json.loads, manifest.read_text().splitlines()))
     name = path.name.removesuffix(ending).removesuffix("_gtFine")
-    before, after = (
-        [json.loads(x) for x in text.splitlines()] for text in (lines, (out / "manifest.jsonl").read_text())
-    )
     changed = {x["key"] for x, y in zip(before, after, strict=True) if x.get("sources") != y.get("sources")}
-    assert changed == {name if program.module == "scripts.insert" else "/".join(name.split("_"))}
+    assert changed in ({name}, {"/".join(name.split("_"))})
 
 
+@of(*SHARED)
 def test_validator_and_export_take_the_tree(program, tmp_path):
     out = tmp_path / "out"
-    assert program.here(out, "--coco").returncode == 0
+    program.here(out)
     assert validate_tree(out, verify=True) == []
     written = coco_path(out, "train").read_bytes()
     coco_path(out, "train").unlink()
-    done = run_here(export.main, "--out", out, "--splits", "train", "--num_workers", 1)
-    assert done.returncode == 0, done.stderr
+    run_ok(export.main, "--out", out, "--splits", "train", "--num_workers", 1)
     assert coco_path(out, "train").read_bytes() == written

@@ -167,11 +167,7 @@ def test_other_files_are_no_png(tree):
         (0, lambda a: np.roll(a, 60, axis=1), "disagrees"),
         (0, lambda a: np.full_like(a, 255), "[255]"),
         (1, lambda a: np.full_like(a, 23), "disagrees"),
-        (
-            0,
-            lambda a: np.where(a == ROAD, 40, a).astype(np.uint8),
-            "convert both maps first: labelIds to",
-        ),
+        (0, lambda a: np.where(a == ROAD, 40, a).astype(np.uint8), "convert both maps first: labelIds to"),
     ],
 )
 def test_wrong_images_are_refused(tree, which, change, words):

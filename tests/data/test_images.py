@@ -115,11 +115,7 @@ def test_other_images_are_refused_in_a_line_that_names_the_file_and_the_reason(t
         (read_label_map, png(GREY), None),
         (read_label_map, raw_png(GREY, 8, 0, chunk(b"tRNS", b"\0\7")), None),
         (read_label_map, png(IDS), "a 16-bit grey image, but a label map is an 8-bit grey PNG"),
-        (
-            read_label_map,
-            raw_png(GREY[:, :30], 4, 0),
-            "a 4-bit grey image",
-        ),  # which libraries would stretch
+        (read_label_map, raw_png(GREY[:, :30], 4, 0), "a 4-bit grey image"),  # which libraries would stretch
         (read_label_map, saved(PALETTED, "PNG"), "palette image"),
         (read_label_map, saved(Image.fromarray(GREY), "JPEG"), "a JPEG, but a label map"),
         (read_label_map, raw_png(GREY[:20], 8, 0), "truncated or damaged"),

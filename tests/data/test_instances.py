@@ -9,11 +9,7 @@ from PIL import Image
 from data.frame import list_frames
 from data.instances import compact_mask, resize_nearest, theta_of_box, usable_instances
 from data.labels import CHANNEL_OF_ID, TARGET_CLASSES
-from tests.miniature import (
-    CAR,
-    PERSON,
-    ROAD,
-)
+from tests.miniature import CAR, PERSON, ROAD
 
 SHARED = Path(__file__).parents[3] / "shared"
 PARITY = Path(os.environ.get("PARITY_DIR", SHARED / "parity"))

@@ -12,14 +12,7 @@ from PIL import Image
 
 from data.camera import Camera
 from data.frame import Frame
-from data.writer import (
-    LabelledPolygon,
-    colour_map,
-    encode_png,
-    rasterise,
-    topmost,
-    visible_only,
-)
+from data.writer import LabelledPolygon, colour_map, encode_png, rasterise, topmost, visible_only
 from support.files import write_atomic
 
 WIDTH, HEIGHT = 48, 24

@@ -402,17 +402,6 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def test_a_run_that_was_cut_short_is_gone_on_with(tmp_path):
-    root, out = tmp_path / "source", tmp_path / "out"
-    miniatures.mapillary_12(root)
-    assert run("mapillary", root, out, "--split", "val").returncode == 0
-    with (out / "manifest.jsonl").open("a") as manifest:
-        manifest.write('{"stage": "convert", "key": "tr')
-    assert run("mapillary", root, out).returncode == 0
-    assert len((out / "manifest.jsonl").read_text().splitlines()) == 3
-    assert run_here(validate.main, out, "--verify", "--num_workers", 1).returncode == 0
-
-
 def test_a_tree_is_not_mixed_with_other_images(tmp_path):
     root, out = tmp_path / "source", tmp_path / "out"
     miniatures.bdd100k(root)

@@ -14,10 +14,10 @@ from data.writer import instance_values, topmost
 from scripts import make_streets
 from streets.layout import Population
 from streets.scenery import Thing
-from streets.scenes import StreetScene, make_scene, to_pixels, write_streets
+from streets.scenes import SETTINGS_FILE, StreetScene, make_scene, to_pixels, write_streets
 from streets.second_layer import two_topmost
+from tests.equality import tree_in
 from tests.programs import refused, run_ok
-from tests.streets.test_scenes import content
 
 WIDTH, HEIGHT = 320, 160
 
@@ -145,8 +145,8 @@ def tree(tmp_path_factory) -> Path:
 def test_a_tree_holds_a_file_a_frame_and_the_same_other_files(tree, tmp_path):
     write_streets(tmp_path / "plain", 3, 2, (256, 128), 7)
     write_streets(tmp_path / "two", 3, 2, (256, 128), 7, workers=2, erased=True)
-    files, plain = content(tree), content(tmp_path / "plain")
-    assert content(tmp_path / "two") == files
+    files, plain = (tree_in(root, SETTINGS_FILE) for root in (tree, tmp_path / "plain"))
+    assert tree_in(tmp_path / "two", SETTINGS_FILE) == files
     more = {name: files[name] for name in files.keys() - plain}
     assert {name: files[name] for name in plain} == plain
     assert len(more) == 5 and all(name.startswith("erased/") for name in more)

@@ -73,10 +73,7 @@ def test_the_mini_frame_offers_what_it_should():
 )
 def test_filters(values, expected):
     ids = painted(
-        (26000, 0, 0, 20, 20),
-        (26001, 30, 1, 50, 16),
-        (25000, 60, 1, 80, 6),
-        (24000, 90, 40, 100, 48),
+        (26000, 0, 0, 20, 20), (26001, 30, 1, 50, 16), (25000, 60, 1, 80, 6), (24000, 90, 40, 100, 48)
     )
     assert ids_of(candidates_of(ids, options(**values))) == expected
 

@@ -15,11 +15,6 @@ def insert(arguments: list[str]) -> int:
     return main(["--num_workers", "0", *arguments])
 
 
-def records(tree: Path) -> list[str]:
-    """What the files of shards hold that are not merged."""
-    return [path.read_text() for path in tree.glob(".work/*.jsonl")]
-
-
 def maps(root: Path, index: int, split: str = "train"):
     return list_frames(root, split)[index].read_maps()
 

@@ -17,7 +17,6 @@ from augment.validate import validate_tree
 from data.frame import list_frames
 from data.geometry import MaskPatch
 from data.labels import TARGET_CLASSES
-from support.files import LOCK, at_work_in
 from tests.equality import files_in
 from tests.programs import refused, run_here, run_ok
 from tests.scripts.insert.inserting import COMMAND, FRAMES, insert, lines, maps
@@ -110,18 +109,6 @@ def test_train_ids_on_request_even_for_a_tree_that_is_complete(source, checkpoin
         train_ids, labels = (cv2.imread(str(one), cv2.IMREAD_UNCHANGED) for one in (path, frame.label_path))
         assert (labels == TARGET_CLASSES["person"].label_id).any()
         assert np.array_equal(train_ids == 11, labels == 24) and np.array_equal(train_ids == 0, labels == 7)
-
-
-def test_a_second_process_on_the_same_tree_is_one_line_and_status_2(source, checkpoint, tmp_path):
-    arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "tree", "--scenes", 1)
-    with at_work_in(tmp_path / "tree"):  # as an insertion does
-        for more in ((), ("--overwrite",)):
-            assert refused(insert, *arguments, *more) == (
-                f"error: --out {tmp_path / 'tree'}: another process is at work there; wait for its end, or"
-                " choose another --out\n"
-            )
-        assert set(files_in(tmp_path / "tree")) == {LOCK}
-    run_ok(insert, *arguments)
 
 
 def test_val_is_inserted_into_only_when_forced(source, checkpoint, tmp_path):

@@ -1,12 +1,7 @@
 """scripts/insert.py --render: the images of the new tree agree with its maps, and nothing else changes."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -28,7 +23,7 @@ from data.writer import LabelledPolygon, rasterise
 from tests.equality import files_in
 from tests.mini_frames import mini_image, mini_objects
 from tests.programs import refused, run_here, run_ok
-from tests.scripts.insert.inserting import insert, lines, records
+from tests.scripts.insert.inserting import insert, lines
 from tests.town import CAMERA, write_checkpoint
 
 WIDTH, HEIGHT, FRAMES = 256, 128, 4
@@ -237,31 +232,6 @@ def test_a_back_end_that_breaks_down_fails_its_image_alone(source, arguments, tm
     assert done.returncode == 1 and "RuntimeError: out of photons" in done.stderr
     failed = [one["image"] for one in lines(tmp_path / "out") if one["status"] == "failed"]
     assert failed == ["ash_000001_000019"] and len(list_frames(tmp_path / "out", "train")) == FRAMES - 1
-
-
-# ---- the same bytes -----------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_any_number_of_workers_makes_the_same_bytes(out, arguments, tmp_path):
-    flags = ("--out", tmp_path / "two", "--preview", 2, "--bank", tmp_path / "kept.npz")
-    run_ok(insert, *arguments, *flags, "--num_workers", 2)
-    assert files_in(tmp_path / "two") == files_in(out)
-    assert (tmp_path / "kept.npz").exists() and not (out / ".work").exists()
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_tree(out, arguments, tmp_path):
-    tree = tmp_path / "tree"
-    command = [*map(str, arguments), "--out", str(tree), "--num_workers", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "scripts.insert", *command])
-    while process.poll() is None and not any(records(tree)):
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert (tree / ".work").is_dir() and not (tree / "manifest.jsonl").exists()
-    run_ok(insert, *arguments, "--out", tree, "--preview", 2)
-    assert files_in(tree) == files_in(out)
 
 
 # ---- bad input ----------------------------------------------------------------------------------

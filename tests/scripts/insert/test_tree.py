@@ -1,11 +1,6 @@
 """scripts/insert.py from end to end: an official tree, the same bytes however it is made."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -20,7 +15,6 @@ from cityscapesscripts.preparation.json2labelImg import createLabelImage
 from pycocotools.coco import COCO
 from torchvision.datasets import Cityscapes
 
-import engine.tree
 from augment.placement.contact_sheet import GAP, HEAD_HEIGHT, TEXT_HEIGHT, contact_sheet
 from augment.placement.places import column, working_maps
 from data.coco import coco_path
@@ -29,8 +23,7 @@ from data.frame import list_frames
 from data.writer import colour_map
 from model import load_model
 from tests.equality import files_in
-from tests.programs import refused, run_ok
-from tests.scripts.insert.inserting import COMMAND, FRAMES, insert, lines, maps, records
+from tests.scripts.insert.inserting import FRAMES, lines, maps
 
 # ---- the tree -----------------------------------------------------------------------------------
 
@@ -170,67 +163,3 @@ def test_the_contact_sheet_begins_with_the_largest_object(out, source, checkpoin
     sheet = contact_sheet([item for item in items if item[2]], models, 1)
     assert len({one["pixels"] for one in inserted}) > 1
     assert np.array_equal(sheet, contact_sheet([first], models, 1))
-
-
-# ---- the same bytes -----------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_any_number_of_workers_makes_the_same_bytes(out, source, checkpoint, tmp_path):
-    arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "two", *COMMAND)
-    run_ok(insert, *arguments, "--coco", "--preview", 2, "--num_workers", 2)
-    assert files_in(tmp_path / "two") == files_in(out)
-
-
-@pytest.mark.slow
-def test_torchrun_makes_the_same_bytes(out, source, checkpoint, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [
-        "-m",
-        "scripts.insert",
-        "--checkpoint",
-        checkpoint,
-        "--db_root",
-        source,
-        "--out",
-        tmp_path / "o",
-    ]
-    command += [*COMMAND, "--num_workers", "0", "--coco", "--preview", "2"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert files_in(tmp_path / "o") == files_in(out)
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_tree(out, source, checkpoint, tmp_path):
-    tree = tmp_path / "tree"
-    arguments = [*map(str, ("--checkpoint", checkpoint, "--db_root", source, "--out", tree)), *COMMAND]
-    process = subprocess.Popen([sys.executable, "-m", "scripts.insert", *arguments, "--num_workers", "0"])
-    while process.poll() is None and not any(records(tree)):
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    (tree / "gtFine" / ".left_over.png.1.tmp").write_bytes(b"half")
-    run_ok(insert, *arguments, "--coco", "--preview", 2)
-    assert files_in(tree) == files_in(out)
-    assert "complete already" in run_ok(insert, *arguments)
-
-
-def test_a_full_disk_is_one_line_and_what_is_done_is_kept(out, source, checkpoint, tmp_path, monkeypatch):
-    tree = tmp_path / "tree"
-    arguments = ("--checkpoint", checkpoint, "--db_root", source, "--out", tree, *COMMAND)
-    with monkeypatch.context() as patched:
-        real, written = engine.tree.write_outputs, []
-
-        def write_outputs(folder, files):
-            if len(written) == 2:
-                raise OSError(28, "No space left on device")
-            written.append(files)
-            return real(folder, files)
-
-        patched.setattr(engine.tree, "write_outputs", write_outputs)
-        message = refused(insert, *arguments)
-    assert "No space left" in message and str(tree) in message
-    assert not list(tree.rglob("*.tmp")) and sum(text.count('"sources"') for text in records(tree)) == 2
-    assert "holds 2 of 4 images already" in run_ok(insert, *arguments, "--coco", "--preview", 2)
-    assert files_in(tree) == files_in(out)

@@ -1,15 +1,10 @@
 """The whole synthesis run on a small home-made tree: what it writes, and how it behaves when disturbed."""
 
-import errno
 import hashlib
 import json
-import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -17,12 +12,12 @@ import numpy as np
 import pytest
 from cityscapesscripts.helpers.labels import id2label
 
-import engine.records
 from augment.validate import validate_tree
 from data.frame import list_frames
-from engine.records import MANIFEST, WORK
+from engine.records import MANIFEST
 from scripts.synth import build, export, run, score
 from support.files import at_work_in
+from tests.equality import tree_in
 from tests.mini_frames import MOTORCYCLE_ID, TRAIN, write_mini
 from tests.miniature import as_coarse, litter
 from tests.programs import refused, run_here, run_ok
@@ -33,24 +28,6 @@ PLAIN = ("--samples", "1", "--raw_splits", "train", "--num_workers", "1")
 
 def command(*flags) -> list[str]:
     return [sys.executable, "-m", "scripts.synth.run", *map(str, flags)]
-
-
-def tree(out: Path) -> dict[str, str]:
-    """Digests of all files below a folder, by path; of the manifest only what is not measured."""
-    found = {}
-    for path in sorted(Path(out).rglob("*")):
-        if path.is_file():
-            content = path.read_bytes()
-            if path.name == MANIFEST:
-                content = json.dumps(same_lines(path)).encode()
-            found[path.relative_to(out).as_posix()] = hashlib.sha256(content).hexdigest()
-    return found
-
-
-def same_lines(path: Path) -> list[dict]:
-    """The lines of a manifest without what is measured."""
-    lines = map(json.loads, path.read_text().splitlines())
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
 def lines_of(out: Path, stage: str) -> list[dict]:
@@ -205,17 +182,17 @@ def test_built_in_scenes_need_no_input(tmp_path):
     run_ok(run.main, "--out", out, *flags)
     assert {line["status"] for line in lines_of(out, "integrate")} == {"ok"}
     assert validate_tree(out) == []
-    before = tree(out)
+    before = tree_in(out)
     run_ok(run.main, "--out", out, *flags)  # nothing to do
-    assert tree(out) == before
+    assert tree_in(out) == before
 
 
 @pytest.mark.parametrize("raw", ["symlink", "hardlink", "copy"])
 def test_train_ids_on_request_for_raw_and_synthetic_frames(source, tmp_path, raw):
-    out, before = tmp_path / "out", tree(source)
+    out, before = tmp_path / "out", tree_in(source)
     flags = ("--out", out, "--limit", 1, "--k", 1, "--backend", "recolor", "--raw", raw, *PLAIN)
     run_ok(run.main, "--db_root", source, *flags, "--train_ids")
-    assert tree(source) == before
+    assert tree_in(source) == before
     frames = list_frames(out, "train")
     assert len(frames) == len(TRAIN) + 1
     for frame in frames:
@@ -225,57 +202,22 @@ def test_train_ids_on_request_for_raw_and_synthetic_frames(source, tmp_path, raw
         for label in np.unique(labels).tolist():
             assert set(train_ids[labels == label]) == {id2label[label].trainId}
     assert validate_tree(out) == []
-    made = tree(out)
+    made = tree_in(out)
     run_ok(build.main, "--out", out, "--num_workers", 1)
-    assert tree(out) == made
+    assert tree_in(out) == made
 
 
 def test_the_source_is_never_written(source, tmp_path):
     def state():
         return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in source.rglob("*")}
 
-    before, contents = state(), tree(source)
+    before, contents = state(), tree_in(source)
     flags = ("--raw", "copy", "--truth", "polygon", *PLAIN)
     run_ok(run.main, "--db_root", source, "--out", tmp_path / "out", *flags)
-    assert state() == before and tree(source) == contents
+    assert state() == before and tree_in(source) == contents
 
 
-# ---- the same tree ------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_two_processes_write_the_same_tree(source, finished, tmp_path):
-    out = tmp_path / "out"
-    run_ok(run.main, "--db_root", source, "--out", out, *PLAIN[:-1], 2)
-    assert tree(out) == tree(finished)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("how", "frames"), [("KILL", 1), ("INT", 2)])
-def test_a_run_that_was_cut_short_goes_on_to_the_same_tree(source, finished, tmp_path, how, frames):
-    out = tmp_path / "out"
-    flags = command("--db_root", source, "--out", out, *PLAIN[:-1], 2)
-    gently = ["nice", "-n", "5", *flags]  # so that on a busy machine the signal comes before the run's end
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs do not
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(gently, cwd=ROOT, preexec_fn=heed, **pipes)
-    end = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < end:
-        if sum(path.read_bytes().count(b"\n") for path in out.glob(f"{WORK}/*.jsonl")) >= frames:
-            process.send_signal(getattr(signal, f"SIG{how}"))
-            break
-        time.sleep(0.001)
-    printed, complaints = process.communicate(timeout=60)
-    if how == "INT":
-        assert process.returncode == 130
-        assert "stopped; the same command goes on" in printed
-        assert "Traceback" not in complaints
-    else:
-        assert process.returncode == -signal.SIGKILL
-    assert not (out / "annotations").exists()
-    again = subprocess.run(flags, cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert tree(out) == tree(finished)
+# ---- going on ----------------------------------------------------------------------------------
 
 
 def test_a_first_look_at_few_frames_can_grow(source, finished, tmp_path):
@@ -287,28 +229,11 @@ def test_a_first_look_at_few_frames_can_grow(source, finished, tmp_path):
     assert len(lines_of(out, "integrate")) == 3
     run_ok(run.main, *flags, "--limit", "1")
     assert len(lines_of(out, "integrate")) == 6
-    before = tree(out)
+    before = tree_in(out)
     assert "2 of 4 frames to do; nothing was written" in run_ok(run.main, *flags, "--dry_run")
-    assert tree(out) == before
+    assert tree_in(out) == before
     run_ok(run.main, *flags)
-    assert tree(out) == tree(finished)
-
-
-def test_a_full_disk_is_one_line_and_the_run_goes_on(source, finished, tmp_path, monkeypatch):
-    write, left = engine.records.write_atomic, [20]
-
-    def write_some(path, content):
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, content)
-
-    flags = ("--db_root", source, "--out", tmp_path / "out", *PLAIN)
-    with monkeypatch.context() as patched:
-        patched.setattr(engine.records, "write_atomic", write_some)
-        assert re.search("No space left.*the same command goes on", refused(run.main, *flags))
-    run_ok(run.main, *flags)
-    assert tree(tmp_path / "out") == tree(finished)
+    assert tree_in(out) == tree_in(finished)
 
 
 def test_verify_mends_what_was_changed(source, finished, tmp_path):
@@ -321,7 +246,7 @@ def test_verify_mends_what_was_changed(source, finished, tmp_path):
     run_ok(run.main, *flags)
     assert damaged.stat().st_size == 50
     run_ok(run.main, *flags, "--verify")
-    assert tree(out) == tree(finished)
+    assert tree_in(out) == tree_in(finished)
 
 
 # ---- what goes wrong ----------------------------------------------------------------------------
@@ -428,7 +353,7 @@ def test_other_settings_are_refused_and_overwrite_takes_only_what_is_ours(source
     run_ok(run.main, *flags, "--overwrite")
     assert (out / "notes.txt").read_text() == "mine"
     (out / "notes.txt").unlink()
-    assert tree(out) == tree(finished)
+    assert tree_in(out) == tree_in(finished)
 
 
 def test_bad_input_is_one_line_and_status_2(source, tmp_path):
@@ -451,24 +376,16 @@ def test_bad_input_is_one_line_and_status_2(source, tmp_path):
     assert shown.returncode == 2 and shown.stderr.startswith("error: ") and shown.stderr.count("\n") == 1
 
 
-def test_a_second_process_on_the_same_tree_is_one_line_and_status_2(source, finished, tmp_path):
+def test_other_programs_leave_a_tree_alone_while_a_run_is_at_work(source, finished, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished, out, symlinks=True)
-    flags = ("--db_root", source, "--out", out, *PLAIN)
-    with at_work_in(out):  # as a run does
-        before = tree(out)
-        for module, given in (
-            (run, flags),
-            (run, (*flags, "--overwrite")),
-            *((module, ("--out", out, "--num_workers", 1)) for module in (score, export)),
-            (build, ("--out", out)),
-        ):
-            message = refused(module.main, *given)
+    with at_work_in(out):  # as a run is
+        before = tree_in(out)
+        for module in (score, export, build):
+            message = refused(module.main, "--out", out)
             assert message.startswith(f"error: --out {out}: another process is at work there; ")
-        run_ok(run.main, *flags, "--dry_run")  # which only reads
-        assert tree(out) == before
-    run_ok(run.main, *flags)
-    assert tree(out) == tree(finished)
+        run_ok(run.main, "--db_root", source, "--out", out, *PLAIN, "--dry_run")  # which only reads
+        assert tree_in(out) == before
 
 
 def test_a_split_of_other_frames_is_not_mixed_in(source, tmp_path):
