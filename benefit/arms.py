@@ -26,6 +26,7 @@ _ABOVE = __name__.removesuffix("benefit.arms")  # of the package that holds the 
 SPLIT = "train"
 # Of the generator; the first plus that of the case.
 SCENE_SEEDS, START_SEED, HELD_OUT_SEED, FINAL_SEED = 1000, 300, 500, 700
+ARMS_VERSION = "2"  # of what the names of the arms mean; folders of another one are refused
 DRAWN_SCENES = 6  # of a val split that main.py wants to draw, and nothing learns from
 
 

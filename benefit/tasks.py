@@ -12,6 +12,7 @@ from filelock import FileLock
 from augment.placement.options import range_of
 from benefit.arms import (
     ARMS,
+    ARMS_VERSION,
     FINAL_SEED,
     HELD_OUT_SEED,
     NEEDS_MODEL,
@@ -233,10 +234,10 @@ def ground_truths_of(tree: str, size: tuple[int, int]) -> tuple[GroundTruth, ...
 
 
 def open_folder(options: BenefitOptions) -> Path:
-    """Make OUT ready. Raises InputError if it holds a measurement with other settings."""
+    """Make OUT ready. Raises InputError if it holds a measurement with other settings or other arms."""
     out = Path(options.out)
     ours = {name: value for name, value in asdict(options).items() if name not in FREE}
-    ours = json.loads(json.dumps(ours))
+    ours = json.loads(json.dumps(ours | {"arms_version": ARMS_VERSION}))
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / "settings.lock"):
