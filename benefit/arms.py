@@ -9,6 +9,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -35,26 +36,63 @@ class Arm:
     """What a segmenter learns from, beside the n scenes themselves."""
 
     meaning: str
+    differs: str = ""  # from which other arm, and in what alone
     recipes: tuple[str, ...] = ()
-    live: bool = False  # new persons each time a scene is drawn
+    live: str = ""  # how new persons are painted each time a scene is drawn; empty: none are
 
 
-NEEDS_MODEL = ("inserted",)  # of the recipes
+NEEDS_MODEL = ("cutout", "inserted")  # of the recipes
 ARMS = {
     "real": Arm("the n scenes alone"),
-    "copy-paste": Arm("persons of other scenes at random places", ("copy_paste",)),
-    "prior": Arm("persons of other scenes where they stood there", ("prior",)),
-    "inserted": Arm("scripts.insert with a model trained on the n scenes", ("inserted",)),
-    "on-the-fly": Arm("the transform InsertInstances with that model, new places in every epoch", live=True),
-    "repainted": Arm("scripts.synth.run on the n scenes", ("repainted",)),
-    "repainted-whole": Arm("the same frames whole, not windows of them", ("repainted_whole",)),
-    "all": Arm("inserted and repainted", ("inserted", "repainted")),
+    "copy-paste": Arm(
+        "Simple Copy-Paste: persons of other scenes, their own masks and pixels, flipped, scaled, anywhere",
+        "from real in the pasted persons",
+        ("copy_paste",),
+    ),
+    "prior": Arm(
+        "persons of other scenes, their own masks and pixels, where they stood there",
+        "from cutout in the places; from copy-paste in places, light, shadow, what stands in front",
+        ("prior",),
+    ),
+    "cutout": Arm(
+        "scripts.insert --render cutout: their own masks and pixels where a model of the n scenes says",
+        "from prior in the places, and in that who stands there is chosen to fit",
+        ("cutout",),
+    ),
+    "cutout-on-the-fly": Arm(
+        'InsertInstances(render="cutout") with that model',
+        "from cutout in new persons every time a scene is drawn",
+        live="cutout",
+    ),
+    "inserted": Arm(
+        "scripts.insert --render swap with that model",
+        "from cutout in the masks, which the model draws, and in pixels warped into them",
+        ("inserted",),
+    ),
+    "on-the-fly": Arm(
+        'InsertInstances(render="swap") with that model',
+        "from inserted in new persons every time a scene is drawn",
+        live="swap",
+    ),
+    "repainted": Arm(
+        "scripts.synth.run with swap: windows around instances that have other pixels",
+        "from real in the windows, magnified, and in their pixels",
+        ("repainted",),
+    ),
+    "repainted-whole": Arm(
+        "the whole frames that those windows are cut from",
+        "from real in the pixels of instances",
+        ("repainted_whole",),
+    ),
+    "all": Arm(
+        "inserted and repainted", "from inserted in the windows of repainted", ("inserted", "repainted")
+    ),
 }
 
 
 def needs_model(arm: str) -> bool:
     """Whether an arm wants the model of places and shapes."""
-    return ARMS[arm].live or bool(set(ARMS[arm].recipes) & set(NEEDS_MODEL))
+    return bool(ARMS[arm].live) or bool(set(ARMS[arm].recipes) & set(NEEDS_MODEL))
 
 
 @dataclass(frozen=True)
@@ -133,8 +171,8 @@ def train_placement(folder: Path, tree: Path, preset: str, iterations: int, seed
 # ---- recipes ------------------------------------------------------------------------------------
 
 
-def inserted(folder: Path, source: Source) -> dict:
-    """Persons where the model says, once for each copy."""
+def inserted(render: str, folder: Path, source: Source) -> dict:
+    """Persons where the model says, once for each copy; render: how scripts.insert paints them."""
     objects = 0
     for copy in range(source.copies):
         out = folder / f"tree{copy}"
@@ -144,7 +182,7 @@ def inserted(folder: Path, source: Source) -> dict:
             "split": SPLIT,
             "out": out,
             "per_image": source.per_image,
-            "render": "swap",
+            "render": render,
             "bank": folder / "bank.npz",
             "seed": _seed(source, copy),
             "num_workers": 1,
@@ -162,7 +200,15 @@ def pasted(method: str, folder: Path, source: Source) -> dict:
     """Persons of other images, once for each copy."""
     per_image = range_of(source.per_image)
     objects = sum(
-        paste_tree(method, source.tree, SPLIT, folder / f"tree{copy}", per_image, _seed(source, copy))
+        paste_tree(
+            method,
+            source.tree,
+            SPLIT,
+            folder / f"tree{copy}",
+            folder / "bank.npz",
+            per_image,
+            _seed(source, copy),
+        )
         for copy in range(source.copies)
     )
     return {"objects": objects, "frames": _frames(folder)}
@@ -201,9 +247,10 @@ def repainted_whole(folder: Path, source: Source) -> dict:
 
 
 RECIPES: dict[str, Callable[[Path, Source], dict]] = {
-    "copy_paste": lambda folder, source: pasted("copy_paste", folder, source),
-    "prior": lambda folder, source: pasted("prior", folder, source),
-    "inserted": inserted,
+    "copy_paste": partial(pasted, "copy_paste"),
+    "prior": partial(pasted, "prior"),
+    "cutout": partial(inserted, "cutout"),
+    "inserted": partial(inserted, "swap"),
     "repainted": repainted,
     "repainted_whole": repainted_whole,
 }

@@ -21,16 +21,21 @@ class LiveFrames(Sequence):
         self,
         tree: Path,
         split: str,
-        model: Path,
+        model: str | Path,
+        render: str,
         bank: Path,
         per_image: tuple[int, int],
         seed: int,
         size: tuple[int, int],
     ):
-        """model: run folder of the model of places and shapes; size: width and height of the samples."""
+        """model: checkpoint of the model of places and shapes; render: how new persons are painted.
+
+        bank: file of the instances that they show; size: width and height of the samples.
+        """
         self.frames, self.size = frames_of(str(tree), split, "--data"), size
         bank.parent.mkdir(parents=True, exist_ok=True)
-        self.insert = InsertInstances(model, per_image, 1.0, bank=make_bank(tree, split, bank), seed=seed)
+        bank = make_bank(tree, split, bank)
+        self.insert = InsertInstances(model, per_image, 1.0, render, bank, seed=seed)
         self.read = cache(self._read)
 
     def __len__(self) -> int:

@@ -1,5 +1,6 @@
 """The options of scripts.benefit."""
 
+import argparse
 from dataclasses import dataclass, replace
 
 from benefit.arms import ARMS
@@ -78,11 +79,19 @@ class BenefitOptions:
     )
 
 
+def described(arm: str) -> str:
+    """What an arm is, and the factor in which it differs from another: a line or two."""
+    differs = ARMS[arm].differs
+    return f"  {arm}: {ARMS[arm].meaning}" + (f";\n    differs {differs}" if differs else "")
+
+
 def parser() -> Parser:
     """The command line of scripts.benefit."""
     parser = Parser(
         "python -m scripts.benefit",
         "Measure whether made data help a segmenter. Start the same command several times to share the work.",
+        epilog="\n".join(["arms:", *map(described, ARMS)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_flags(parser, BenefitOptions, SECTIONS)
     return parser

@@ -1,23 +1,23 @@
-"""Copy-paste without a model: persons of the data set, put on other images of it by the same painter.
+"""Copy-paste without a model: persons of the data set, as they are, on other images of it.
 
-Two ways to choose the place: `prior`, the box where the person stands in its own image, whatever is there
-in the other; `copy_paste`, anywhere, with a random flip and size (Simple Copy-Paste). No filter asks whether
-that is plausible; an object only has to be seen.
+Two ways: `copy_paste` is Simple Copy-Paste (Ghiasi et al. 2021): any persons, as far as they are seen,
+randomly flipped and scaled, anywhere, in front of everything, with smooth edges and nothing else done to the
+pixels. `prior` paints as `--render cutout` does, where the person stands in its own image, whatever is there
+in the other. No filter asks whether that is plausible; an object only has to be seen.
 """
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from augment.compose import place_mask
-from augment.paint.painter import Painter, Rendering
+from augment.paint.choosing import Choice
+from augment.paint.cutout import Placed
+from augment.paint.painter import NewObject, Painter, Rendering
 from augment.placement.filters import Filters
 from augment.placement.plan import plan
 from augment.placement.scene import EditedImage, contents, new_frame, read_image
-from data.frame import Frame, list_frames
-from data.instances import bounding_box
-from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
+from data.frame import list_frames
 from engine.records import write_outputs
 from support.errors import InputError
 from support.seeds import generator
@@ -25,76 +25,73 @@ from support.seeds import generator
 METHODS = ("prior", "copy_paste")
 CLASS = "person"
 ATTEMPTS = 20  # persons tried for each object
-SCALES = (0.8, 1.25)  # of the size of a pasted person
-FILTERS = Filters(rules=("visible",), may_hide=True)
-
-
-@dataclass(frozen=True)
-class Donor:
-    """A person of the data set, as far as it is seen."""
-
-    frame: str  # name of its frame
-    box: tuple[int, int, int, int]  # x0, y0, x1, y1, half-open, pixels
-    mask: np.ndarray  # (h,w) bool
+SCALES = (0.8, 1.25)  # of the size of a pasted person: the standard jitter of Simple Copy-Paste
+FILTERS = Filters(rules=("visible",), may_hide=True, min_visible=1)  # only what is hidden altogether vanishes
 
 
 def paste_tree(
-    method: str, db_root: Path, split: str, out: Path, per_image: tuple[int, int], seed: int
+    method: str, db_root: Path, split: str, out: Path, bank: Path, per_image: tuple[int, int], seed: int
 ) -> int:
-    """Write a tree with pasted persons below `out`; how many there are.
+    """Write a tree with pasted persons below `out`; how many there are. bank: file of the instances.
 
     Deterministic in (method, seed, name of the frame). Raises InputError for a bad tree and for one with
     persons on fewer than two frames.
     """
     frames = list_frames(db_root, split)
-    donors = [donor for frame in frames for donor in donors_of(frame)]
-    if len({donor.frame for donor in donors}) < 2:
-        raise InputError(f"{db_root}: persons on fewer than two frames, nothing to paste; take more scenes")
-    rendering = Rendering("swap", db_root=str(db_root), split=split, bank=str(out / "bank.npz"))
+    rendering = Rendering("cutout", db_root=str(db_root), split=split, bank=str(bank))
     rendering.prepare(map)
     painter = Painter(rendering, seed)
     painter.load()
+    rows = painter.collection.table.rows_of(CLASS)
+    if len(set(painter.collection.table.frame[rows])) < 2:
+        raise InputError(f"{db_root}: persons on fewer than two frames, nothing to paste; take more scenes")
     pasted = 0
     for frame, classes in zip(
         frames, plan([frame.name for frame in frames], (CLASS,), seed, per_image), strict=True
     ):
         image = read_image(frame, rgb=True)
-        others = [donor for donor in donors if donor.frame != frame.name]
         for number in range(1, len(classes) + 1):
-            pasted += paste_one(image, others, method, generator(seed, frame.name, number, method), painter)
+            pasted += paste_one(image, method, generator(seed, frame.name, number, method), painter)
         write_outputs(out, contents(image, frame, new_frame(frame, out, split, beside=False)))
     return pasted
 
 
-def donors_of(frame: Frame) -> list[Donor]:
-    """The persons of a frame that are large enough to be seen elsewhere."""
-    _, instance_ids = frame.read_maps()
-    areas = np.bincount(instance_ids.ravel())
-    found = []
-    for value in np.flatnonzero(areas >= FILTERS.area_limit(instance_ids.size)).tolist():
-        if value >= FIRST_SINGLE_ID and value // 1000 == TARGET_CLASSES[CLASS].label_id:
-            mask = instance_ids == value
-            x0, y0, x1, y1 = bounding_box(mask)
-            found.append(Donor(frame.name, (x0, y0, x1 + 1, y1 + 1), mask[y0 : y1 + 1, x0 : x1 + 1]))
-    return found
+def paste_one(image: EditedImage, method: str, rng: np.random.Generator, painter: Painter) -> bool:
+    """Put one person on an image, if one of ATTEMPTS can be seen there; whether it was.
 
-
-def paste_one(
-    image: EditedImage, donors: list[Donor], method: str, rng: np.random.Generator, painter: Painter
-) -> bool:
-    """Put one person on an image, if one of ATTEMPTS can be seen there; whether it was."""
-    height, width = image.label_ids.shape
-    for _ in range(ATTEMPTS):
-        donor = donors[int(rng.integers(len(donors)))]
-        box, mask = np.array(donor.box, float), donor.mask
+    Drawn among those of other images that this one does not show yet; for `prior` among those that a cut-out
+    may show, which nothing cuts or covers.
+    """
+    table, shelf, (height, width) = (
+        painter.collection.table,
+        painter.collection.shelf(CLASS),
+        image.feet.shape,
+    )
+    fit = (table.frame[shelf.rows] != image.name) & ~np.isin(shelf.keys, list(image.shown))
+    fit &= table.whole[shelf.rows] | (method == "copy_paste")
+    for _ in range(ATTEMPTS if fit.any() and image.new_id(CLASS) is not None else 0):
+        one = rng.choice(np.flatnonzero(fit))
+        row, key, mirrored = int(shelf.rows[one]), str(shelf.keys[one]), False
+        box = table.box[row] * np.tile((width, height) / table.frame_size[row], 2)
         if method == "copy_paste":
-            if rng.random() < 0.5:
-                mask = mask[:, ::-1]
-            size = (box[2:] - box[:2]) * np.exp(rng.uniform(*np.log(SCALES)))
+            mirrored, size = (
+                bool(rng.random() < 0.5),
+                (box[2:] - box[:2]) * np.exp(rng.uniform(*np.log(SCALES))),
+            )
             size = np.minimum(size, (width, height))
             corner = rng.uniform((0, 0), (width, height) - size)
             box = np.concatenate([corner, corner + size])
-        patch = place_mask(mask.astype(np.float64), box, width, height)
-        if image.new_id(CLASS) is not None and image.put(CLASS, patch, FILTERS, painter.paint)[0] is None:
+            image.feet[:] = 0  # nothing stands in front of what is pasted
+        shown = painter.show(Choice(row, key, mirrored), box, (width, height))
+        paint = partial(painter.paste, shown) if method == "prior" else partial(paste_plainly, shown.placed)
+        if image.put(CLASS, shown.placed.patch, FILTERS, paint)[0] is None:
+            image.shown.add(key)
             return True
     return False
+
+
+def paste_plainly(placed: Placed, rgb: np.ndarray, new: NewObject) -> tuple[np.ndarray, dict]:
+    """A copy of an image (H,W,3) uint8 with a cut-out on it, as it is; no facts for a manifest."""
+    alpha, window, painted = placed.alpha[..., None], placed.patch.window, rgb.copy()
+    painted[window] = np.uint8(alpha * placed.rgb + (1 - alpha) * rgb[window] + 0.5)
+    return painted, {}

@@ -144,6 +144,11 @@ def markdown(content: dict) -> str:
             continue
         seconds = [f"{row[part]:.0f}" for part in ("placement", "data", "training")]
         lines.append(_line([str(row["n"]), row["arm"], f"{row['objects']:.0f}", *seconds]))
+    parts.append("\n".join(lines))
+    heads = ["training data", "beside the scenes", "differs"]
+    lines = ["What is compared:", "", _line(heads), _line(["---"] * len(heads))]
+    for name in dict.fromkeys(row["arm"] for row in content["cost"] if row["training"]):
+        lines.append(_line([name, ARMS[name].meaning, ARMS[name].differs]))
     return "\n\n".join([*parts, "\n".join(lines)]) + "\n"
 
 

@@ -145,18 +145,19 @@ def train_arm(folder: Path, options: BenefitOptions, case: Case, arm: str) -> di
     ground_truths = ground_truths_of(settings.val, settings.size)
     device = choose_device(options.device)
     with contextlib.redirect_stdout(io.StringIO()):  # log.txt in its folder says the same
-        live = live_frames(folder, options, case) if ARMS[arm].live else None
+        live = live_frames(folder, options, case, arm) if ARMS[arm].live else None
         model = learn(settings, list(ground_truths), device, Ranks(), live)
     return measure(model, settings, list(ground_truths), device)
 
 
-def live_frames(folder: Path, options: BenefitOptions, case: Case) -> LiveFrames:
+def live_frames(folder: Path, options: BenefitOptions, case: Case, arm: str) -> LiveFrames:
     """The scenes of a case with new persons each time they are drawn."""
     start = Path(options.out).absolute() / case.name
     return LiveFrames(
         start / "scenes/tree",
         SPLIT,
         start / "placement/run",
+        ARMS[arm].live,
         folder / "bank.npz",
         range_of(options.per_image),
         case.seed,

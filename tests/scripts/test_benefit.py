@@ -10,21 +10,20 @@ import pytest
 import torch
 
 from benefit import tasks
-from benefit.arms import Source, repainted_whole, trees_of
+from benefit.arms import ARMS, Source, repainted_whole, trees_of
 from benefit.live import LiveFrames
-from benefit.options import parse
-from benefit.pasting import donors_of, paste_tree
+from benefit.options import parse, parser
 from benefit.report import difference, rows_of, write_report
 from benefit.sharing import work_off
-from benefit.tasks import Case, segmenter_of, tasks_of
+from benefit.tasks import Case, open_folder, segmenter_of, tasks_of
 from data.frame import list_frames
 from scripts import benefit as program
 from segment.samples import read_sample
 from streets.scenes import write_streets
 from support.checkpoints import find_checkpoint, load_checkpoint
+from support.errors import InputError
 from tests.equality import assert_same
 from tests.programs import run_here
-from tests.town import write_density_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -82,27 +81,6 @@ def test_processes_share_the_tasks_and_do_each_once_after_what_it_needs(tmp_path
 # ---- arms ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ("prior", "copy_paste"))
-def test_persons_of_other_images_are_pasted_and_seen(tmp_path, method):
-    write_streets(tmp_path / "tree", 4, 0, (256, 128), seed=1)
-    frames = list_frames(tmp_path / "tree", "train")
-    donors = [donor for frame in frames for donor in donors_of(frame)]
-    assert donors and all(donor.mask.any() for donor in donors)
-    pasted = paste_tree(method, tmp_path / "tree", "train", tmp_path / "out", (1, 2), seed=0)
-    before, after = (
-        sum(
-            int((np.unique(frame.read_maps()[1]) // 1000 == 24).sum()) for frame in list_frames(root, "train")
-        )
-        for root in (tmp_path / "tree", tmp_path / "out")
-    )
-    assert pasted >= 4 and after > before
-    images = [
-        [path.read_bytes() for path in sorted((tmp_path / name / "leftImg8bit").rglob("*.png"))]
-        for name in ("tree", "out")
-    ]
-    assert len(images[1]) == 4 and images[0] != images[1]
-
-
 def test_whole_repainted_frames_show_the_raw_annotation_and_new_pixels_only_in_one_instance(tmp_path):
     write_streets(tmp_path / "tree", 2, 0, (256, 128), seed=1)
     source = Source(tmp_path / "tree", tmp_path / "none", 0, 1, "1", "cpu")
@@ -130,11 +108,12 @@ def test_an_arm_learns_as_long_as_another_and_half_from_made_data(tmp_path):
     assert "/final/" not in str([task.name for task in tasks_of(options)])
 
 
-def test_live_frames_get_new_persons_that_follow_from_torchs_generator(tmp_path):
-    write_streets(tmp_path / "tree", 2, 0, (256, 128), seed=1)
-    model = write_density_checkpoint(tmp_path / "model")
-    live = LiveFrames(tmp_path / "tree", "train", model, tmp_path / "bank.npz", (3, 3), 0, (256, 128))
-    plain = read_sample(live.frames[0], (256, 128))
+@pytest.mark.parametrize("render", ("swap", "cutout"))
+def test_live_frames_get_new_persons_that_follow_from_torchs_generator(tmp_path, render):
+    write_streets(tmp_path / "tree", 3, 0, (512, 256), seed=1)
+    bank = tmp_path / "bank.npz"
+    live = LiveFrames(tmp_path / "tree", "train", "builtin:person", render, bank, (3, 3), 0, (512, 256))
+    plain = read_sample(live.frames[0], (512, 256))
     samples = []
     for seed in (0, 0, 1, 2, 3):
         torch.manual_seed(seed)
@@ -190,16 +169,16 @@ def test_a_miniature_from_start_to_end_with_a_stop_on_the_way(tmp_path, monkeypa
     done = run_here(program.main, *arguments)
     assert done.returncode == 0, done.stderr
     assert [path.stat().st_mtime_ns for path in results] == stamps
-    assert len(calls) == 10 and len(set(calls)) == 9
+    assert len(calls) == len(ARMS) + 2 and len(set(calls)) == len(ARMS) + 1  # the start; one was stopped
 
     content = json.loads((tmp_path / "out/benefit.json").read_text())
-    arms = ["real", "copy-paste", "prior", "inserted", "on-the-fly", "repainted", "repainted-whole", "all"]
-    assert [row["arm"] for row in content["held_out"]] == arms
+    arms = [row["arm"] for row in content["held_out"]]
+    assert arms == list(ARMS)
     assert all(row["mean"]["mean"] is not None for row in content["held_out"])
     cost = {row["arm"]: row for row in content["cost"]}
     assert cost["copy-paste"]["objects"] > 0 and cost["real"]["data"] == 0 < cost["inserted"]["placement"]
     table = (tmp_path / "out/benefit.md").read_text()
-    assert all(f"| 3 | {arm} | 1 |" in table for arm in arms)
+    assert all(f"| 3 | {arm} | 1 |" in table and f"| {ARMS[arm].meaning} |" in table for arm in arms)
     assert (tmp_path / "out/benefit_held_out.png").stat().st_size > 1000
 
     final, real_measure, measured = parse([*arguments, "--final"]), tasks.measure, []
@@ -210,9 +189,25 @@ def test_a_miniature_from_start_to_end_with_a_stop_on_the_way(tmp_path, monkeypa
 
     monkeypatch.setattr(tasks, "measure", noted_measure)
     work_off(tmp_path / "out", tasks_of(final), lambda name, result: None)
-    assert len(calls) == 10 and "Second held-out scenes" in write_report(final, tmp_path / "out")
+    assert len(calls) == len(ARMS) + 2 and "Second held-out scenes" in write_report(final, tmp_path / "out")
     assert len(measured) == len(arms)
     for run, networks in measured:  # what is measured last is what each arm has learnt
         assert_same(networks, load_checkpoint(find_checkpoint(run))["networks"])
     other = run_here(program.main, *flags(tmp_path / "out", iterations=3))
     assert other.returncode == 2 and "with iterations 2, this one has 3" in other.stderr
+
+
+def test_a_folder_whose_arms_meant_something_else_is_refused(tmp_path):
+    options = parse(flags(tmp_path))
+    open_folder(options)
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    earlier = {name: value for name, value in settings.items() if name != "arms_version"}
+    (tmp_path / "settings.json").write_text(json.dumps(earlier))
+    with pytest.raises(InputError, match="holds a measurement with arms_version None, this one has"):
+        open_folder(options)
+
+
+def test_help_names_every_arm_and_the_factor_in_which_it_differs():
+    shown = parser().format_help()
+    assert all(f"  {name}: {arm.meaning}" in shown and arm.differs in shown for name, arm in ARMS.items())
+    assert all(arm.differs for name, arm in ARMS.items() if name != "real")
