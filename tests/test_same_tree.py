@@ -21,6 +21,7 @@ from engine.records import WORK
 from scripts import convert, insert, make_streets
 from scripts.synth import export
 from scripts.synth import run as synth
+from streets.scenes import write_streets
 from support.files import LOCK, at_work_in
 from tests.convert import miniatures
 from tests.equality import tree_in
@@ -57,6 +58,12 @@ def inserting(root: Path) -> Program:
     return Program(insert.main, (*given, *more, "--num_workers", 1), root / "in")
 
 
+def inserting_cutouts(root: Path) -> Program:
+    write_streets(root / "in", 8, 0, (512, 256), seed=0)
+    models = ("--checkpoint", "builtin:person", "builtin:car", "--per_image", 4, "--render", "cutout")
+    return Program(insert.main, (*models, "--db_root", root / "in", "--num_workers", 1), root / "in")
+
+
 def repainting(root: Path) -> Program:
     write_mini(root / "in")
     flags = ("--db_root", root / "in", "--samples", 1, "--raw_splits", "train", "--coco")
@@ -81,9 +88,10 @@ def done_in(out: Path) -> int:
 
 
 SHARED = (inserting, repainting)  # among several processes or machines
+ALL = (*SHARED, converting, making_streets)
 
 
-@pytest.fixture(scope="module", params=(*SHARED, converting, making_streets), ids=lambda make: make.__name__)
+@pytest.fixture(scope="module", params=ALL, ids=lambda make: make.__name__)
 def program(request, tmp_path_factory) -> Program:
     return request.param(tmp_path_factory.mktemp("program"))
 
@@ -105,6 +113,7 @@ def of(*programs: Callable):
 
 
 @pytest.mark.slow
+@of(*ALL, inserting_cutouts)
 def test_any_number_of_workers_makes_the_same_tree(program, whole, tmp_path):
     program.here(tmp_path / "out", "--num_workers", 2)
     assert tree_in(tmp_path / "out") == whole
@@ -211,7 +220,7 @@ def test_a_second_process_on_the_same_tree_is_one_line_and_status_2(program, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "how", "workers"),  # a conversion of three images would end too soon
-    [(one, "KILL", 1) for one in (*SHARED, making_streets)] + [(repainting, "INT", 2)],
+    [(one, "KILL", 1) for one in (*SHARED, inserting_cutouts, making_streets)] + [(repainting, "INT", 2)],
     indirect=["program"],
 )
 def test_a_run_that_was_cut_short_goes_on_to_the_same_tree(program, whole, tmp_path, how, workers):

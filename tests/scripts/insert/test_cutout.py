@@ -1,11 +1,6 @@
 """scripts/insert.py --render cutout: instances of the data set with their own outlines."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 
 import numpy as np
@@ -22,9 +17,8 @@ from data.frame import list_frames
 from data.geometry import is_thing
 from data.labels import TARGET_CLASSES
 from streets.scenes import write_streets
-from tests.equality import files_in
 from tests.programs import run_ok
-from tests.scripts.insert.inserting import insert, lines, records
+from tests.scripts.insert.inserting import insert, lines
 
 SIZE = 512, 256
 CHECKPOINTS = ("builtin:person", "builtin:car")
@@ -138,23 +132,3 @@ def test_where_all_would_be_enlarged_too_much_nothing_is_put_on_the_maps_either(
     for frame, made in zip(list_frames(source, "train"), list_frames(tmp_path / "out", "train"), strict=True):
         assert np.array_equal(frame.read_image(), made.read_image())
         assert np.array_equal(frame.read_maps()[1], made.read_maps()[1])
-
-
-@pytest.mark.slow
-def test_any_number_of_workers_makes_the_same_bytes(out, arguments, tmp_path):
-    run_ok(insert, *arguments, "--out", tmp_path / "two", "--num_workers", 2)
-    assert files_in(tmp_path / "two") == files_in(out)
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_tree(out, arguments, tmp_path):
-    tree = tmp_path / "tree"
-    command = [*map(str, arguments), "--out", str(tree), "--num_workers", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "scripts.insert", *command])
-    while process.poll() is None and not any(records(tree)):
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert (tree / ".work").is_dir() and not (tree / "manifest.jsonl").exists()
-    run_ok(insert, *command)
-    assert files_in(tree) == files_in(out)
