@@ -196,13 +196,14 @@ def describe(
     """Parameter table, data and device, as a few lines of text."""
     counts = {name: sum(p.numel() for p in net.parameters()) for name, net in model.networks.items()}
     table = [f"  {name:<20}{count:>12,}" for name, count in {**counts, "all": sum(counts.values())}.items()]
-    instances = pairs.instance_count
+    instances = ", ".join(
+        f"{count} usable instances of class {name}" for name, count in pairs.instance_counts.items()
+    )
     return "\n".join(
         [
             "parameters:",
             *table,
-            f"{len(pairs.maps.frames)} training maps, {pairs.usable_count} with {instances} usable instances"
-            f" of class {model.options.target_class}",
+            f"{len(pairs.maps.frames)} training maps, {pairs.usable_count} with {instances}",
             f"{iterations} iterations of {ranks.count} x {model.options.batch_size} pairs on {device},"
             f" {model.options.precision}, seed {model.options.random_seed}, torch {torch.__version__},"
             f" {torch.get_num_threads()} threads",
@@ -270,14 +271,22 @@ def sample_grid(
 ) -> np.ndarray:
     """The z-pair grid (docs/model.md#sample-grid), RGB uint8 (height, width, 3).
 
-    One column a scene; rows: the scene; the result for (z_appr 1, z_spatial 1); for (2, 1); for (1, 2). Big
-    maps narrower than GRID_WIDTH are enlarged and the new objects outlined; others are shown as published.
+    One column a scene, of the classes in turn; rows: the scene; the result for (z_appr 1, z_spatial 1); for
+    (2, 1); for (1, 2). Big maps narrower than GRID_WIDTH are enlarged and the new objects outlined; others
+    are shown as published.
     """
     z_spatial, z_appr = grid_noise
     rows = [scene.labels_big.cpu().numpy()]
+    count = len(model.targets)
     for appr, spatial in ((0, 0), (1, 0), (0, 1)):
-        planes = sample(model, scene, z_spatial[spatial], z_appr[appr]).planes
-        rows.append(planes[:, :NUM_CHANNELS].argmax(1).byte().cpu().numpy())
+        row = np.empty_like(rows[0])
+        for number, target in enumerate(model.targets[:GRID_COLUMNS]):
+            columns = np.s_[number::count]
+            of_class = scene.apply(lambda tensor, columns=columns: tensor[columns])
+            noise = z_spatial[spatial][columns], z_appr[appr][columns]
+            planes = sample(model, of_class, *noise, target).planes
+            row[columns] = planes[:, :NUM_CHANNELS].argmax(1).byte().cpu().numpy()
+        rows.append(row)
     cells = [[grid_cell(after, before) for after, before in zip(maps, rows[0], strict=True)] for maps in rows]
     height, width = cells[0][0].shape[:2]
     step_y, step_x = height + GRID_GAP, width + GRID_GAP

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from data.labels import TargetClass
 from loader.noise import Noise
 from loader.pairs import Batch, SceneMaps
 from losses import objective, total
@@ -20,7 +21,7 @@ from options import Options, from_dict
 from support.checkpoints import PACKED, find_checkpoint, load_checkpoint
 from support.errors import InputError
 from views import Maps, Views
-from what import What, WhatPaths
+from what import WHAT_MODULES, WhatPaths
 from where import WHERE_MODULES, DensityPaths, PublishedPaths
 
 # What sampling and its scores need, and what evaluation shows masks again with.
@@ -35,11 +36,11 @@ class Paths:
     """Outputs of the forward paths: five with the published where module."""
 
     where: PublishedPaths | DensityPaths
-    what: WhatPaths
+    what: WhatPaths | None
 
 
 class WhereWhat(nn.Module):
-    """A where module and a what module, joined by theta."""
+    """A where module and a what module, joined by theta; with option what = none the first alone."""
 
     def __init__(self, options: Options):
         super().__init__()
@@ -47,8 +48,8 @@ class WhereWhat(nn.Module):
         self.networks = build_networks(options)
         self.maps = Maps(options, self.networks)
         self.where = WHERE_MODULES[options.where](options, self.networks, self.maps)
-        self.what = What(options, self.networks, self.maps)
-        self.target = self.maps.target
+        self.what = WHAT_MODULES[options.what](options, self.networks, self.maps)
+        self.targets = options.targets
         self.objective = objective(options)
         terms = {*self.where.terms, *self.what.terms}
         self.loss_names = (*(name for name in LOSS_NAMES if name in terms), "g_total")
@@ -56,6 +57,25 @@ class WhereWhat(nn.Module):
             for parameter in self.parameters():
                 if parameter.dim() == 4:
                     parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+    @property
+    def target(self) -> TargetClass:
+        """Its only class. Raises InputError if it has several."""
+        return self.target_named("")
+
+    def target_named(self, name: str) -> TargetClass:
+        """One of its classes by name; "": the only one.
+
+        Raises InputError for one that it lacks, and for "" if it has several.
+        """
+        names = [target.name for target in self.targets]
+        if not name and len(names) > 1:
+            raise InputError(
+                f"the checkpoint has places of {', '.join(names)}: say which with --target_class"
+            )
+        if name and name not in names:
+            raise InputError(f"--target_class {name}: the checkpoint lacks it, it has {', '.join(names)}")
+        return self.targets[names.index(name) if name else 0]
 
     @property
     def device(self) -> torch.device:
@@ -113,11 +133,21 @@ class SampledObjects:
 
 
 @torch.no_grad()
-def sample(model: WhereWhat, scene: SceneMaps, z_spatial: Tensor, z_appr: Tensor) -> SampledObjects:
-    """Path 5 alone, without dropout: one new object in each scene, from z (B,z_dim,1,1)."""
-    theta = model.where.on(scene.labels_small, scene.ids_small).sample(z_spatial)
+def sample(
+    model: WhereWhat,
+    scene: SceneMaps,
+    z_spatial: Tensor,
+    z_appr: Tensor,
+    target: TargetClass | None = None,
+) -> SampledObjects:
+    """Path 5 alone, without dropout: one new object in each scene, from z (B,z_dim,1,1).
+
+    target: its class; may be left out if the model has a single one.
+    """
+    theta = model.where.on(scene.labels_small, scene.ids_small, target=target).sample(z_spatial)
     compact = model.what.sample(scene.labels_big, scene.ids_big, theta, z_appr)
-    result = model.maps.compose(model.maps.canvas(scene.labels_big, scene.ids_big), compact, theta)
+    canvas = model.maps.canvas(scene.labels_big, scene.ids_big, target)
+    result = model.maps.compose(canvas, compact, theta)
     return SampledObjects(theta, compact, result.planes())
 
 

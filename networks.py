@@ -232,15 +232,15 @@ def build_networks(options: Options) -> nn.ModuleDict:
     """The networks, freshly initialised from torch's random state.
 
     The published twelve; with option where = distribution the density of places instead of the published
-    where module. Discriminators and reconstructors return logits: the published sigmoid is part of their
-    loss.
+    where module; with what = none no what module. Discriminators and reconstructors return logits: the
+    published sigmoid is part of their loss.
     """
-    published = options.where == "published"
+    published, draws_shapes = options.where == "published", options.what != "none"
     networks = nn.ModuleDict(
         (where_networks(options) if published else density_network(options))
-        | what_networks(options)
+        | (what_networks(options) if draws_shapes else {})
         | (where_discriminators(options) if published else {})
-        | what_discriminators(options)
+        | (what_discriminators(options) if draws_shapes else {})
     )
     initialise(networks)
     return networks
@@ -248,7 +248,8 @@ def build_networks(options: Options) -> nn.ModuleDict:
 
 def density_network(options: Options) -> dict[str, nn.Module]:
     depth = network_depth(options.image_sizex_small, options.image_sizey_small, "small maps")
-    return {"place_density": PlaceDensityNetwork(NUM_CHANNELS, options.where_dim, depth)}
+    classes = len(options.targets)
+    return {"place_density": PlaceDensityNetwork(NUM_CHANNELS, options.where_dim, depth, classes)}
 
 
 def where_networks(options: Options) -> dict[str, nn.Module]:

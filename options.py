@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from data.labels import TARGET_CLASSES
+from data.labels import TARGET_CLASSES, TargetClass, classes_named
 from support.errors import InputError, Parser
 from support.settings import add_flags, changed, checked, read_yaml, setting
 
@@ -23,7 +23,10 @@ PLACE_NUMBERS = 4  # numbers of a place with where = distribution: x, y, height,
 class Options:
     # ---- data -----------------------------------------------------------------------------------
     db_root: str = setting("datasets/cityscapes", "folder that holds gtFine/ (leftImg8bit/ is not needed)")
-    target_class: str = setting("person", "class to insert", tuple(TARGET_CLASSES))
+    target_class: str = setting(
+        "person",
+        f"class to insert: {', '.join(TARGET_CLASSES)}; with what none several (person,rider,car) or all",
+    )
     group_instances: bool = setting(True, "group regions (id < 1000) may count as instances, as published")
     skip_bad_files: bool = setting(False, "go on without images whose files are broken")
     cache_dir: str = setting("cache", "folder for working-size maps and usable instances, made on first use")
@@ -51,6 +54,11 @@ class Options:
         "how places are found: published (STN head, trained by discriminators) or distribution (a density of"
         " places, trained by likelihood)",
         ("published", "distribution"),
+    )
+    what: str = setting(
+        "published",
+        "how shapes are found: published, or none (places alone are learnt; shapes are taken from elsewhere)",
+        ("published", "none"),
     )
     where_dim: int = setting(
         16, "channels of the density network's finest level; coarser ones have more", min=1
@@ -119,6 +127,11 @@ class Options:
     save_every: int = setting(1000, "iterations between checkpoints, 0: only at the end of each epoch", min=0)
     keep_checkpoints: int = setting(3, "checkpoints kept, the oldest go first", min=1)
 
+    @property
+    def targets(self) -> tuple[TargetClass, ...]:
+        """The classes to insert, in the order in which the model has them."""
+        return classes_named(self.target_class)
+
 
 PRESETS = {
     "paper": {},
@@ -166,6 +179,24 @@ PRESETS = {
         "clear_weight": 4.0,
         "num_workers": 4,
     },
+    "places": {
+        "target_class": "all",
+        "image_sizex_small": 128,
+        "image_sizey_small": 64,
+        "image_sizex_big": 128,
+        "image_sizey_big": 64,
+        "compact_sizex": 64,
+        "compact_sizey": 64,
+        "where": "distribution",
+        "what": "none",
+        "batch_size": 8,
+        "max_iters": 800,
+        "decay_from": 0.5,
+        "average_decay": 0.99,
+        "clear_weight": 4.0,
+        "num_workers": 1,
+        "save_every": 200,
+    },
     "tiny": {
         "image_sizex_small": 64,
         "image_sizey_small": 32,
@@ -210,6 +241,16 @@ def validate(options: Options) -> Options:
         raise InputError("image_size*_small must be at least 32x32 pixels: D where halves its map four times")
     if options.compact_sizex < options.compact_sizey // 4 * 4 and options.compact_sizex < 8:
         raise InputError("compact_sizex must be at least 8 pixels")
+    if len(options.targets) > 1 and options.what != "none":
+        raise InputError(
+            f"target_class {options.target_class}: several classes share a density of places, but not a what"
+            " module; give --where distribution --what none, or a single class"
+        )
+    if options.what == "none" and options.where != "distribution":
+        raise InputError(
+            "what none: the published where module learns from the shapes that are drawn; give --where"
+            " distribution"
+        )
     if options.where == "distribution" and options.z_dim_spatial != PLACE_NUMBERS:
         raise InputError(
             f"z_dim_spatial must be {PLACE_NUMBERS} with where 'distribution' (x, y, height, aspect), not"
@@ -285,10 +326,14 @@ def parse(arguments: list[str] | None = None) -> tuple[Options, bool]:
 
 def as_markdown() -> str:
     """The page docs/options.md: all options as a table, and the presets."""
-    rows = ["| option | default (`paper`) | `demo` | `street` | meaning |", "|---|---|---|---|---|"]
+    presets = ("demo", "street", "places")
+    rows = [
+        f"| option | default (`paper`) | {' | '.join(f'`{preset}`' for preset in presets)} | meaning |",
+        "|---|---|---|---|---|---|",
+    ]
     for item in dataclasses.fields(Options):
         default = item.default if item.default != "" else "(none)"
-        others = " | ".join(str(PRESETS[preset].get(item.name, "")) for preset in ("demo", "street"))
+        others = " | ".join(str(PRESETS[preset].get(item.name, "")) for preset in presets)
         rows.append(f"| `{item.name}` | {default} | {others} | {item.metadata['help']} |")
     table = "\n".join(rows)
     return f"""# Options of a training run
@@ -300,8 +345,8 @@ flags.
 {table}
 
 Presets: `paper` (the defaults), `demo` (small maps and networks, for a CPU: what the quickstart trains),
-`street` (what we recommend for Cityscapes on one GPU), `tiny` (seconds, for tests). How `demo` and `street`
-depart from the published settings stands in [differences.md](differences.md#the-wherewhat-model).
+`street` (what we recommend for Cityscapes on one GPU), `places` (where all eight classes stand, no shapes; for a
+CPU), `tiny` (seconds, for tests). How `demo` and `street` depart from the published settings stands in [differences.md](differences.md#the-wherewhat-model).
 """
 
 

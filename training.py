@@ -38,7 +38,7 @@ class Optimisers:
             for group, names in GROUPS.items()
         }
         self.parameters = {group: parameters for group, parameters in trained.items() if parameters}
-        device = self.parameters["d"][0].device
+        device = model.device
         speed = {"fused": device.type in ("cpu", "cuda"), "capturable": captured}  # one pass instead of ten
         self.adams = {
             group: torch.optim.AdamW(
@@ -66,6 +66,8 @@ class Optimisers:
     def backward(self, groups: Sequence[str], loss: Tensor, *, retain_graph: bool = False) -> None:
         """Add the gradients of `loss` for the parameters of some groups, and for no others."""
         inputs = [p for name, parameters in self.parameters.items() if name in groups for p in parameters]
+        if not inputs:
+            return
         others = [p for name, parameters in self.parameters.items() if name not in groups for p in parameters]
         for parameter in others:  # tells layers/down_up.py not to work out gradients for them
             parameter.requires_grad_(False)

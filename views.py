@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from data.labels import TARGET_CLASSES
+from data.labels import TargetClass
 from layers.canvas import Canvas
 from loader.pairs import Batch
 from networks import edge_map, place, place_box
@@ -16,31 +16,34 @@ from options import Options
 
 @dataclass(frozen=True)
 class Views:
-    """What a step derives from the batch alone, once for all its forward passes (no gradient)."""
+    """What a step derives from the batch alone, once for all its forward passes (no gradient).
+
+    Without a pair of images, for which there has to be a what module, nothing.
+    """
 
     batch: Batch
-    real_small: Canvas  # x+ as the where module sees it
-    cond_small: Canvas  # x likewise
-    real_boxed_big: Canvas  # x+ with the real box: the what module's input
-    cond_big: Canvas  # x
+    real_small: Canvas | None = None  # x+ as the where module sees it
+    cond_small: Canvas | None = None  # x likewise
+    real_boxed_big: Canvas | None = None  # x+ with the real box: the what module's input
+    cond_big: Canvas | None = None  # x
 
 
 class Maps:
-    """Makes canvases of one target class, at the sizes of one set of options; knows no weights."""
+    """Makes canvases, at the sizes of one set of options; knows no weights."""
 
     def __init__(self, options: Options, networks: nn.ModuleDict):
         """networks: their parameters tell the dtype of masks and edges."""
-        self.target = TARGET_CLASSES[options.target_class]
+        self.target = options.targets[0]  # the only one if there is a what module
         self.small = (options.image_sizey_small, options.image_sizex_small)
         self.big = (options.image_sizey_big, options.image_sizex_big)
         self.compact = (options.compact_sizey, options.compact_sizex)
         self.box_ramp = options.box_ramp
         self._networks = networks
 
-    def canvas(self, labels: Tensor, ids: Tensor) -> Canvas:
-        """A scene from channels (B,h,w) uint8 and instance ids (B,h,w) int32."""
+    def canvas(self, labels: Tensor, ids: Tensor, target: TargetClass | None = None) -> Canvas:
+        """A scene from channels (B,h,w) uint8 and instance ids (B,h,w) int32, for objects of a class."""
         edge = (edge_map(ids[:, None]) > 0).to(next(self._networks.parameters()).dtype)
-        return Canvas(labels, edge, self.target.channel)
+        return Canvas(labels, edge, (target or self.target).channel)
 
     def box(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
         """Box mask (B,1,*size) in [0,1] of theta (B,6)."""
@@ -53,6 +56,8 @@ class Maps:
 
     def views(self, batch: Batch) -> Views:
         real, cond = batch.real, batch.cond
+        if real is None:
+            return Views(batch)
         return Views(
             batch,
             real_small=self.canvas(real.labels_small, real.ids_small),

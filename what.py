@@ -40,6 +40,7 @@ class WhatPaths:
 class What:
     """Encoders, generator, reconstructor, and the two discriminators that judge shapes and results."""
 
+    draws_shapes = True
     terms = ("d_obj", "d_what", "g_obj", "g_what", "what_kl", "what_recon", "what_vae_recon")
 
     def __init__(self, options: Options, networks: nn.ModuleDict, maps: Maps):
@@ -123,3 +124,29 @@ class What:
     def score(self, compact: Tensor) -> Tensor:
         """How real D obj finds compact masks (B,1,cy,cx), (B,) in 0..1."""
         return self.networks["d_obj"](compact).mean((1, 2, 3)).sigmoid()
+
+
+class NoWhat:
+    """No what module: places alone are learnt, and shapes are taken from elsewhere."""
+
+    draws_shapes = False
+    terms = ()
+
+    def __init__(self, options: Options, networks: nn.ModuleDict, maps: Maps):
+        self.maps = maps
+
+    def forward(self, views: Views, theta: None, noise: Noise, update: int) -> None:
+        return None
+
+    def d_losses(self, views: Views, paths: None) -> dict[str, Tensor]:
+        return {}
+
+    def g_losses(self, views: Views, noise: Noise, paths: None) -> dict[str, Tensor]:
+        return {}
+
+    def sample(self, labels: Tensor, ids: Tensor, theta: Tensor, z_appr: Tensor) -> Tensor:
+        """Compact masks (B,1,cy,cx) of ones for theta (B,6): sample grids show the boxes."""
+        return theta.new_ones(len(theta), 1, *self.maps.compact)
+
+
+WHAT_MODULES = {"published": What, "none": NoWhat}  # by option what

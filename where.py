@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.labels import FIRST_THING_CHANNEL
+from data.labels import FIRST_THING_CHANNEL, TargetClass
 from layers.canvas import Canvas
 from layers.place_density import PlaceDensity
 from loader.noise import Noise
@@ -113,8 +113,13 @@ class PublishedWhere:
             "overlap": box_overlap(paths.cond_boxed.mask, views.batch.cond.labels_small),
         }
 
-    def on(self, labels: Tensor, ids: Tensor, temperature: float = 1.0) -> "PublishedPlaces":
-        """The module on scenes: channels (1 or B,h,w) uint8 and ids int32; InputError for a temperature."""
+    def on(
+        self, labels: Tensor, ids: Tensor, temperature: float = 1.0, target: TargetClass | None = None
+    ) -> "PublishedPlaces":
+        """The module on scenes: channels (1 or B,h,w) uint8 and ids int32; InputError for a temperature.
+
+        target: its only class.
+        """
         check_temperature(self, temperature)
         return PublishedPlaces(self, labels, ids)
 
@@ -178,67 +183,102 @@ def box_overlap(box: Tensor, labels: Tensor) -> Tensor:
 class DensityPaths:
     """What the density of places answers: path 5, and the likelihood of real places."""
 
-    theta: Tensor  # (B,6) the predicted place on x; without gradient
+    theta: Tensor | None  # (B,6) the predicted place on x, if shapes are drawn; without gradient
     nll_foot: Tensor  # scalars, nats, means over the places of this update
     nll_size: Tensor
-    overlap: Tensor  # expected fraction of a box that lies on things
+    overlap: Tensor | None  # likewise, expected fraction of a box that lies on things
 
 
 class DensityWhere:
-    """One network, which gives the density of all places in a scene; z and theta determine each other."""
+    """One network, which gives the density of all places of each class in a scene.
+
+    z and theta determine each other.
+    """
 
     has_density = True
     terms = ("where_nll_foot", "where_nll_size", "overlap")
 
     def __init__(self, options: Options, networks: nn.ModuleDict, maps: Maps):
         self.networks, self.maps = networks, maps
+        self.targets = options.targets
+        self.draws_shapes = options.what != "none"
+        if not self.draws_shapes:  # worked out for all places, it takes a third of an iteration
+            self.terms = tuple(name for name in self.terms if name != "overlap")
         self.clear_weight = options.clear_weight
 
     def forward(self, views: Views, noise: Noise, update: int) -> DensityPaths:
-        """Path 5, and the likelihood of the places of update 0 or 1."""
-        batch = views.batch
-        with torch.no_grad():
-            theta = self.density(batch.cond.labels_small).theta_of_z(noise.z_spatial.flatten(1))
+        """Path 5 if shapes are drawn, and the likelihood of the places of update 0 or 1."""
+        batch, theta, overlap = views.batch, None, None
         places, labels = batch.places, batch.places.labels[:, update]
-        density = self.learnt_density(labels)
-        nll_foot, nll_size = density.losses(places.boxes[:, update], places.known[:, update])
-        return DensityPaths(
-            theta.to(batch.theta.dtype), nll_foot, nll_size, density.overlap(labels >= FIRST_THING_CHANNEL)
+        density = self._density_of(self._planes(labels).flatten(0, 1))
+        nll_foot, nll_size = density.losses(
+            places.boxes[:, update], places.known[:, update], places.classes[:, update]
         )
+        if self.draws_shapes:
+            with torch.no_grad():
+                theta = self.density(batch.cond.labels_small).theta_of_z(noise.z_spatial.flatten(1))
+                overlap = density.overlap(_things(labels))
+            theta = theta.to(batch.theta.dtype)
+        return DensityPaths(theta, nll_foot, nll_size, overlap)
 
     def d_losses(self, views: Views, paths: DensityPaths) -> dict[str, Tensor]:
         return {}
 
     def g_losses(self, views: Views, noise: Noise, paths: DensityPaths) -> dict[str, Tensor]:
-        return {
+        terms = {
             "where_nll_foot": paths.nll_foot,
             "where_nll_size": paths.nll_size,
             "overlap": paths.overlap,
         }
+        return {name: terms[name] for name in self.terms}
 
-    def learnt_density(self, labels: Tensor) -> PlaceDensity:
-        """What likelihood trains: the density of places in small maps, channels (B,h,w) uint8."""
-        planes = full_precision(self.networks["place_density"](labels))
+    def _planes(self, labels: Tensor) -> Tensor:
+        """What the network says (B,C,5,h,w) of small maps, channels (B,h,w) uint8, for each of C classes."""
+        return full_precision(self.networks["place_density"](labels))
+
+    def _density_of(self, planes: Tensor) -> PlaceDensity:
         return PlaceDensity.of_planes(planes, self.maps.small[1] / self.maps.small[0])
 
-    def density(self, labels: Tensor, temperature: float = 1.0) -> PlaceDensity:
+    def learnt_density(self, labels: Tensor, target: TargetClass | None = None) -> PlaceDensity:
+        """What likelihood trains: the density of places of a class in small maps, channels (B,h,w) uint8.
+
+        target: one of its classes; may be left out if it has a single one.
+        """
+        assert target or len(self.targets) == 1, "which of its classes?"
+        number = self.targets.index(target) if target else 0
+        return self._density_of(self._planes(labels)[:, number])
+
+    def density(
+        self, labels: Tensor, temperature: float = 1.0, target: TargetClass | None = None
+    ) -> PlaceDensity:
         """What places are drawn from: the learnt density where boxes fit, kept clear of things.
 
-        labels (B,h,w) uint8. A temperature below 1 gathers places where the density is high.
+        labels (B,h,w) uint8. A temperature below 1 gathers places where the density is high. target as
+        above.
         """
-        things = labels >= FIRST_THING_CHANNEL
-        fitting = self.learnt_density(labels).that_fit()
-        return fitting.clear_of(things, self.clear_weight).at_temperature(temperature)
+        fitting = self.learnt_density(labels, target).that_fit()
+        return fitting.clear_of(_things(labels), self.clear_weight).at_temperature(temperature)
 
-    def on(self, labels: Tensor, ids: Tensor | None = None, temperature: float = 1.0) -> "PlacesOnDensity":
-        """The density on scenes, channels (1 or B,h,w) uint8; it has no use for ids."""
+    def on(
+        self,
+        labels: Tensor,
+        ids: Tensor | None = None,
+        temperature: float = 1.0,
+        target: TargetClass | None = None,
+    ) -> "PlacesOnDensity":
+        """The density on scenes, channels (1 or B,h,w) uint8; it has no use for ids. target as above."""
         with torch.no_grad():
-            return PlacesOnDensity(self.density(labels, temperature))
+            return PlacesOnDensity(self.density(labels, temperature, target))
+
+
+def _things(labels: Tensor) -> Tensor:
+    """Where small maps, channels (B,h,w) uint8, show things: bool."""
+    return labels >= FIRST_THING_CHANNEL
 
 
 @dataclass(frozen=True)
 class PlacesOnDensity:
-    """The density of places of a scene, or of B."""
+    """The density of places of a class in a scene, or in B."""
 
     density: PlaceDensity
 

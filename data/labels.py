@@ -14,6 +14,8 @@ from cityscapesscripts.helpers.labels import labels as OFFICIAL_LABELS
 from cityscapesscripts.helpers.labels import name2label
 from scipy import ndimage
 
+from support.errors import InputError
+
 NUM_CHANNELS = 30
 LICENSE_PLATE_ID = 255  # label -1 in an 8-bit file
 INVALID_CHANNEL = 255
@@ -99,6 +101,20 @@ TARGET_CLASSES = {
         TargetClass("bicycle", 0.2, 0.25, 4, 50, 12, _OPEN_GROUND, published=False),
     )
 }
+
+
+def classes_named(text: str) -> tuple[TargetClass, ...]:
+    """The classes of a list such as "person,rider", in its order; of "all" those of the table.
+
+    Raises InputError for an unknown class and for one named twice.
+    """
+    names = list(TARGET_CLASSES) if text == "all" else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in TARGET_CLASSES:
+            raise InputError(f"target_class: {name!r} is unknown: choose {', '.join(TARGET_CLASSES)}, or all")
+        if names.count(name) > 1:
+            raise InputError(f"target_class: {name} is named twice")
+    return tuple(TARGET_CLASSES[name] for name in names)
 
 
 def colourise(channels: np.ndarray) -> np.ndarray:

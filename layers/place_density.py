@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PLACE_PLANES = 5  # a logit of the foot; mean and log sigma of log height; the same of log aspect
+PLACE_PLANES = 5  # of a class: a logit of the foot; mean and log sigma of log height; the same of log aspect
 
 _MIN_FRACTION = 1e-6  # of a distribution is left beyond the smallest and the largest number that z stands for
 _MIN_SIZE = 1e-4  # of the image, where a foot stands on its very edge
@@ -106,11 +106,13 @@ class PlaceDensity:
         scene = torch.arange(len(theta), device=theta.device)
         return mass[scene, _cell(y, height), _cell(x, width)] / mass.amax((1, 2))
 
-    def losses(self, boxes: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(self, boxes: Tensor, known: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Negative log likelihoods of feet (cells) and of sizes, in nats, scalars.
 
         boxes (B,K,4): x0, y0, x1, y1, fractions of the image; known (B,K) bool: which count. Means over a
         scene's known boxes, 0 without any, then over scenes, so that parts of a batch add up to it.
+        classes (B,K) int64, 0..C-1: of each box, where the densities are those of C classes in each of B
+        scenes, scene by scene (B*C in all).
         """
         # An unknown box is worked with as if it were the lower middle of the image, and weighs nothing: to
         # leave it out, the host would wait for the GPU.
@@ -119,6 +121,8 @@ class PlaceDensity:
         x0, x1 = x0.masked_fill(unknown, 0.25), x1.masked_fill(unknown, 0.75)
         y0, y1 = y0.masked_fill(unknown, 0.5), y1.masked_fill(unknown, 1)
         scene = torch.arange(len(known), device=known.device).repeat_interleave(known.shape[1])
+        if classes is not None:
+            scene = scene * (len(self.logits) // len(known)) + classes.flatten()
         x, y, log_height = (x0 + x1) / 2, y1, (y1 - y0).log()
         log_aspect = ((x1 - x0) * self.ratio).log() - log_height
         height, width = self.logits.shape[1:]
@@ -189,28 +193,30 @@ class PlaceDensity:
 
 
 class PlaceDensityNetwork(nn.Module):
-    """Labels (B,h,w) uint8 -> planes (B,5,h,w) of a `PlaceDensity`: a U-Net over labels and coordinates.
+    """Labels (B,h,w) uint8 -> planes (B,C,5,h,w) of a `PlaceDensity` for each of C classes.
 
-    It halves the map `depth` times; width, 2, 3, 4, 4, ... times width channels from the finest level to the
-    coarsest.
+    A U-Net over labels and coordinates, whose features all classes share. It halves the map `depth` times;
+    width, 2, 3, 4, 4, ... times width channels from the finest level to the coarsest.
     """
 
-    def __init__(self, labels: int, width: int, depth: int):
+    def __init__(self, labels: int, width: int, depth: int, classes: int = 1):
         super().__init__()
+        self.classes = classes
         channels = [width * min(level + 1, 4) for level in range(depth + 1)]
         self.embedding = nn.Embedding(labels, width)
         self.first = _Layer(width + 2, width)
         self.down = nn.ModuleList([_Layer(above, below) for above, below in pairwise(channels)])
         self.whole = nn.Linear(channels[-1], channels[-1])
         self.up = nn.ModuleList([_Layer(above + below, above) for above, below in pairwise(channels)])
-        self.planes = nn.Conv2d(width, PLACE_PLANES, 1)
+        self.planes = nn.Conv2d(width, classes * PLACE_PLANES, 1)
 
     def start(self) -> None:
         """Give the last layer its start: feet anywhere, boxes a fifth of the image high."""
         nn.init.zeros_(self.planes.weight)
         half = math.log(0.5)
         with torch.no_grad():
-            self.planes.bias.copy_(torch.tensor([0, math.log(0.2), half, math.log(0.4), half]))
+            start = torch.tensor([0, math.log(0.2), half, math.log(0.4), half])
+            self.planes.bias.copy_(start.repeat(self.classes))
 
     def forward(self, labels: Tensor) -> Tensor:
         height, width = labels.shape[1:]
@@ -228,7 +234,7 @@ class PlaceDensityNetwork(nn.Module):
         for layer, level in zip(reversed(self.up), reversed(levels), strict=True):
             hidden = F.interpolate(hidden, scale_factor=2, mode="bilinear")
             hidden = layer(torch.cat([level, hidden], 1))
-        return self.planes(hidden)
+        return self.planes(hidden).unflatten(1, (self.classes, PLACE_PLANES))
 
 
 class _Layer(nn.Sequential):

@@ -5,6 +5,7 @@ tell (`data/erasures.py`), else filled in from what is beside it. A filled hole 
 stood there, so filled maps get decoys too: holes of the same shapes where nothing stood.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,18 +96,18 @@ def find_erasable(
 def erase_some(
     labels: np.ndarray,
     ids: np.ndarray,
-    boxes: dict[int, np.ndarray],
+    instances: Collection[int],
     patches: list[ErasedPatch],
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """A small map without some of its instances, (h,w) uint8, and their boxes (n,4) float32, n > 0 if it can.
+) -> tuple[np.ndarray, list[int]]:
+    """A small map without some of its instances, (h,w) uint8, and their ids, at least one if it can.
 
-    labels (h,w) uint8 and ids (h,w) uint16 are the small map; boxes the candidates by id. Each is taken with
+    labels (h,w) uint8 and ids (h,w) uint16 are the small map; instances the candidates. Each is taken with
     ERASE_PROBABILITY, at least one, in random order; not one that occludes things on more than MAX_OCCLUDING
     of its pixels, nor one whose patch shows another that is gone or the other way round. In maps with decoys
     DECOYS_DRAWN of them for each instance taken, on average, are applied too.
     """
-    candidates = [patch for patch in patches if patch.owner in boxes and patch.hides() <= MAX_OCCLUDING]
+    candidates = [patch for patch in patches if patch.owner in instances and patch.hides() <= MAX_OCCLUDING]
     rng.shuffle(candidates)
     chosen = [patch for patch in candidates if rng.random() < ERASE_PROBABILITY] or candidates[:1]
     erased, ids = labels.flatten(), ids.ravel()
@@ -117,18 +118,21 @@ def erase_some(
             continue
         erased[patch.pixels] = patch.labels
         gone, shown = gone | removes, shown | shows
-        taken.append(boxes[patch.owner])
+        taken.append(patch.owner)
     spare = [patch for patch in patches if not patch.owner]
     for number in rng.permutation(len(spare))[: rng.poisson(DECOYS_DRAWN * len(taken))]:
         erased[spare[number].pixels] = spare[number].labels
-    return erased.reshape(labels.shape), np.array(taken, np.float32).reshape(-1, 4)
+    return erased.reshape(labels.shape), taken
 
 
-def zoom_in(labels: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A random part of a small map (h,w), enlarged to its size by NEAREST, and the boxes (n,4) in it.
+def zoom_in(
+    labels: np.ndarray, boxes: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A random part of a small map (h,w), enlarged to its size by NEAREST, and where boxes (n,4) are in it.
 
     A part keeps the map's proportions and has 60 to 100 % of its width. Height against distance
-    from the horizon stays as it was; where the horizon is, and how large things are, does not.
+    from the horizon stays as it was; where the horizon is, and how large things are, does not. The third
+    array says which boxes lie in the part, (n,) bool.
     """
     height, width = labels.shape
     fraction = rng.uniform(MIN_PART, 1)
@@ -137,7 +141,7 @@ def zoom_in(labels: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> 
     rows = ((top + fraction * (np.arange(height) + 0.5) / height) * height).astype(int)
     moved = (boxes - np.array([left, top, left, top], np.float32)) / np.float32(fraction)
     inside = (moved >= 0).all(1) & (moved <= 1).all(1)
-    return labels[rows[:, None], columns], moved[inside]
+    return labels[rows[:, None], columns], moved, inside
 
 
 def _small(

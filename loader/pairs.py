@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from data.instances import theta_of_box
-from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
+from data.labels import FIRST_SINGLE_ID
 from loader.ahead import made_ahead
 from loader.cache import FrameMaps, WorkingMaps
 from loader.erased_maps import ZOOM_PROBABILITY, erase_some, zoom_in
@@ -75,47 +75,54 @@ class Places(_Tensors):
     labels: Tensor  # (B,2,h,w) uint8, channel 0..29
     boxes: Tensor  # (B,2,8,4) float32: x0, y0, x1, y1, fractions of the image
     known: Tensor  # (B,2,8) bool: which of the boxes there are
+    classes: Tensor  # (B,2,8) int64, the class of each: its position in Options.targets
 
 
 @dataclass(frozen=True)
 class Batch(_Tensors):
-    """x+ and x, and the drawn instance of x+."""
+    """x+ and x, and the drawn instance of x+; what a density of places learns from."""
 
-    real: SceneMaps  # x+
-    cond: SceneMaps  # x
-    compact: Tensor  # (B,1,cy,cx) float32 in [0,1]
-    theta: Tensor  # (B,6) float32
+    real: SceneMaps | None = None  # x+; this and the next three unless places alone are learnt
+    cond: SceneMaps | None = None  # x
+    compact: Tensor | None = None  # (B,1,cy,cx) float32 in [0,1]
+    theta: Tensor | None = None  # (B,6) float32
     places: Places | None = None  # for a density of places
 
 
 class TrainingPairs:
     """Pairs (x+, x) by global sample position; each item is a Batch of one.
 
-    x+ walks the n images that hold a usable instance of the target class, in a new order each n samples; x
+    x+ walks the n images that hold a usable instance of a target class, in a new order each n samples; x
     walks all N images in an order of its own, new each N samples. Each image is flipped with p = 0.5, drawn
     separately for x+ and x, and one usable instance of x+ is drawn uniformly.
 
-    with_places: batches hold the places that a density learns from, too.
-    Raises InputError if no image holds a usable instance.
+    with_places: batches hold the places that a density learns from, too; with option what = none these alone.
+    Raises InputError if no image holds a usable instance of a class.
     """
 
     def __init__(self, maps: WorkingMaps, options: Options, *, with_places: bool = False):
         self.maps = maps
         self.seed = options.random_seed
-        self.target_class = options.target_class
+        self.targets = options.targets
         self.theta_jitter = options.theta_jitter
-        self.with_places = with_places
-        counts = [len(maps.instances(index, options.target_class)) for index in range(len(maps))]
-        self.usable = tuple(index for index, count in enumerate(counts) if count)
-        self.instance_count = sum(counts)
-        if not self.usable:
-            target = TARGET_CLASSES[options.target_class]
+        self.with_pairs, self.with_places = options.what != "none", with_places
+        counts = np.array(
+            [
+                [len(maps.instances(index, target.name)) for target in self.targets]
+                for index in range(len(maps))
+            ]
+        )
+        self.usable = tuple(np.flatnonzero(counts.sum(1)).tolist())
+        self.instance_counts = dict(zip((t.name for t in self.targets), counts.sum(0).tolist(), strict=True))
+        lacking = [target for target in self.targets if not self.instance_counts[target.name]]
+        if lacking:
+            target, present = lacking[0], ",".join(name for name, n in self.instance_counts.items() if n)
             raise InputError(
                 f"{options.db_root}: none of {len(maps)} images holds a usable {target.name} (area above"
                 f" {target.min_size_percent} % of the image, fill of its box above {target.min_area_ratio},"
                 f" aspect below {target.max_aspect_ratio}, width above 1/{target.max_width_ratio} and height"
-                f" above 1/{target.max_height_ratio} of the image); choose another --target_class, or another"
-                " --db_root"
+                f" above 1/{target.max_height_ratio} of the image); choose another --target_class"
+                f"{f', for example {present}' if present else ''}, or another --db_root"
             )
 
     @property
@@ -129,10 +136,13 @@ class TrainingPairs:
     def __getitem__(self, position: int) -> Batch:
         """Sample `position` (0, 1, 2, ... without end)."""
         real_index = self.usable[_walk(self.seed, REAL_ORDER, self.usable_count, position)]
+        places = self._places(position, real_index) if self.with_places else None
+        if not self.with_pairs:
+            return Batch(places=places)
         cond_index = _walk(self.seed, COND_ORDER, len(self.maps), position)
         rng = np.random.default_rng([self.seed, DRAWS, position])
         flip_real, flip_cond = (rng.random(2) < 0.5).tolist()
-        candidates = self.maps.instances(real_index, self.target_class)
+        candidates = self.maps.instances(real_index, self.targets[0].name)
         chosen = candidates[rng.integers(len(candidates))]
 
         real = self.maps.load(real_index)
@@ -147,7 +157,7 @@ class TrainingPairs:
             cond=_scene_of(self.maps.load(cond_index), flip=flip_cond),
             compact=torch.from_numpy(compact.astype(np.float32))[None, None] / 255,
             theta=torch.from_numpy(theta)[None].clone(),
-            places=self._places(position, real_index) if self.with_places else None,
+            places=places,
         )
 
     def _places(self, position: int, real_index: int) -> Places:
@@ -157,20 +167,26 @@ class TrainingPairs:
         drawn = []
         for index in (real_index, other_index):
             maps = self.maps.load(index)
-            candidates = self.maps.instances(index, self.target_class)
-            singles = [one.instance_id for one in candidates if one.instance_id >= FIRST_SINGLE_ID]
-            boxes = {instance_id: maps.box_of(instance_id) for instance_id in singles}
-            labels, places = erase_some(
-                maps.labels_small, maps.ids_small, boxes, maps.erasable.patches(), rng
+            number_of = {
+                one.instance_id: number
+                for number, target in enumerate(self.targets)
+                for one in self.maps.instances(index, target.name)
+                if one.instance_id >= FIRST_SINGLE_ID
+            }
+            labels, taken = erase_some(
+                maps.labels_small, maps.ids_small, number_of, maps.erasable.patches(), rng
             )
+            boxes = np.reshape([maps.box_of(one) for one in taken], (-1, 4)).astype(np.float32)
+            numbers = np.array([number_of[one] for one in taken], np.int64)
             if rng.random() < ZOOM_PROBABILITY:
-                labels, places = zoom_in(labels, places, rng)
+                labels, boxes, inside = zoom_in(labels, boxes, rng)
+                boxes, numbers = boxes[inside], numbers[inside]
             if rng.random() < 0.5:
-                labels, places = labels[:, ::-1], places[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [1, 0, 1, 0]
-            count = min(len(places), PLACES)
-            padded = np.zeros((PLACES, 4), np.float32)
-            padded[:count] = places[:count]
-            drawn.append((np.ascontiguousarray(labels), padded, np.arange(PLACES) < count))
+                labels, boxes = labels[:, ::-1], boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [1, 0, 1, 0]
+            count = min(len(boxes), PLACES)
+            places, classes = np.zeros((PLACES, 4), np.float32), np.zeros(PLACES, np.int64)
+            places[:count], classes[:count] = boxes[:count], numbers[:count]
+            drawn.append((np.ascontiguousarray(labels), places, np.arange(PLACES) < count, classes))
         return Places(*(torch.from_numpy(np.stack(arrays))[None] for arrays in zip(*drawn, strict=True)))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from augment.placement.filters import Filters, Surroundings, box_rejection
-from augment.placement.heat import coverage, density_of_feet, draw_places, heat_map, heat_over
+from augment.placement.heat import coverage, density_of_feet, draw_places, heat_over
 from augment.placement.scene import read_image, single_frame
 from data.drawing import enlarged
 from data.geometry import box_iou
@@ -44,6 +44,7 @@ class HeatmapOptions:
     instances: str = setting("", "its instance map (default: the file beside it)")
     out: str = setting(help="PNG to write", read=str, flag={"required": True})
     json: str = setting("", "file for all boxes, their scores and the filters that reject them")
+    target_class: str = setting("", "class, where the checkpoint has several")
     n_z: int = setting(200, "places drawn", min=1)
     top: int = setting(5, "boxes drawn, those with the highest scores", min=0)
     seed: int = setting(0, "seed of the noise", min=0)
@@ -122,16 +123,17 @@ def heatmap(settings: HeatmapOptions) -> None:
     """Draw the places, write the image and print what came out."""
     model = load_model(settings.checkpoint, choose_device(settings.device))
     check_temperature(model.where, settings.temperature)
+    target = model.target_named(settings.target_class)
     image = read_image(single_frame(settings.image, settings.instances))
-    boxes, scores = draw_places(model, image, settings.n_z, settings.seed, settings.temperature)
+    boxes, scores = draw_places(model, image, settings.n_z, settings.seed, settings.temperature, target)
     around = Surroundings(image.label_ids, image.instance_ids, image.camera, None, None)
-    rejections = [box_rejection(box, model.target, around, Filters()) for box in boxes]
-    mass = density_of_feet(model, image, settings.temperature)
+    rejections = [box_rejection(box, target, around, Filters()) for box in boxes]
+    mass = density_of_feet(model, image, settings.temperature, target)
     concentration = None
     if mass is not None:
         concentration = {"entropy": entropy(mass), "share_of_half": share_of_half(mass)}
     height, width = image.label_ids.shape
-    heat = coverage(boxes, width, height) if mass is None else heat_map(model, image, settings.temperature)
+    heat = coverage(boxes, width, height) if mass is None else cv2.resize(mass, (width, height))
     rgb = paint(image.label_ids, heat, boxes, scores, rejections, settings.top)
     files = {settings.out: encode_png(rgb)}
     if settings.json:
@@ -139,7 +141,7 @@ def heatmap(settings: HeatmapOptions) -> None:
             "image": image.name,
             "width": width,
             "height": height,
-            "class": model.target.name,
+            "class": target.name,
             "seed": settings.seed,
             "temperature": settings.temperature,
             "density": concentration,
@@ -157,7 +159,7 @@ def heatmap(settings: HeatmapOptions) -> None:
         except OSError as error:
             raise InputError(f"{name}: can't be written ({error.strerror}); choose another") from None
     counts = Counter(rejection or "passes" for rejection in rejections)
-    print(f"{len(boxes)} places of a {model.target.name} in {image.name}")
+    print(f"{len(boxes)} places of a {target.name} in {image.name}")
     if concentration:
         print(
             f"density of feet: entropy {concentration['entropy']:.2f} nats of {np.log(mass.size):.2f};"

@@ -19,7 +19,7 @@ import torch
 
 from augment.placement.contact_sheet import contact_sheet
 from augment.placement.options import InsertOptions, parse, rendering_of
-from augment.placement.places import TreeInserter, needed_fits
+from augment.placement.places import TreeInserter, load_inserting, needed_fits
 from augment.placement.plan import INSERT, PREVIEW, histogram, plan, sum_up
 from augment.placement.scene import new_frame, single_frame, sources_of
 from augment.tree_extras import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
@@ -31,7 +31,7 @@ from distributed import choose_device
 from engine.records import Records, WorkItem, fingerprint
 from engine.shards import Shard, shard_of_process
 from engine.tree import Tree, opened
-from model import WhereWhat, load_model
+from model import WhereWhat
 from support.checkpoints import find_checkpoint
 from support.errors import SAME_COMMAND, InputError, name_some, run_program, warn
 from support.files import digest, in_turn, write_atomic, writing_to
@@ -46,7 +46,7 @@ def load_models(settings: InsertOptions) -> dict[str, tuple[Path, WhereWhat]]:
     models: dict[str, tuple[Path, WhereWhat]] = {}
     for path in settings.checkpoint:
         checkpoint = find_checkpoint(path)
-        model = load_model(checkpoint)
+        model = load_inserting(checkpoint)
         check_temperature(model.where, settings.temperature)
         name = model.target.name
         if name in models:

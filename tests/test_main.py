@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import main
 import training
 from data.drawing import OUTLINE
-from data.labels import CHANNEL_COLOURS, NUM_CHANNELS
+from data.labels import CHANNEL_COLOURS, NUM_CHANNELS, TARGET_CLASSES
 from distributed import Ranks
 from loader.cache import prepare
 from loader.pairs import TrainingPairs
@@ -124,6 +124,18 @@ def test_sample_grid_layout(streets, tmp_path):
     assert tuple(top[0, 0].tolist()) == sky and labels[0, 0] == 23
 
 
+def test_a_grid_of_places_shows_each_class_in_its_column(streets, tmp_path):
+    places = {"where": "distribution", "what": "none", "target_class": "person,car"}
+    run(streets, tmp_path / "run", max_iters=1, **places)
+    image = cv2.imread(str(tmp_path / "run" / "samples" / "epoch_00_iter_0001.png"))[:, :, ::-1]
+    for column in range(6):
+        cell = image[195 : 195 + 192, 387 * column : 387 * column + 384]
+        new = (cell != image[:192, 387 * column : 387 * column + 384]).any(2)
+        shown = {tuple(colour) for colour in cell[new].tolist()} - {OUTLINE}
+        wanted = TARGET_CLASSES[("person", "car")[column % 2]]
+        assert shown <= {tuple(CHANNEL_COLOURS[wanted.channel].tolist())} and new.any()
+
+
 def test_a_narrow_cell_is_enlarged_and_the_new_object_outlined():
     scene = np.full((64, 128), 19, np.uint8)
     labels = scene.copy()
@@ -165,10 +177,18 @@ def test_dry_run_prints_and_leaves_nothing(streets, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["published", "distribution"])
-def test_resume_is_exact(streets, tmp_path, where):
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"where": "published"},
+        {"where": "distribution"},
+        {"where": "distribution", "what": "none", "target_class": "person,car"},
+    ],
+    ids=lambda kind: kind.get("target_class", kind["where"]),
+)
+def test_resume_is_exact(streets, tmp_path, kind):
     """20 iterations straight, and 10 + resume + 10: same weights, optimisers and stats to the last bit."""
-    often = {"log_every": 3, "save_every": 5, "batch_size": 2, "where": where, "average_decay": 0.9}
+    often = {"log_every": 3, "save_every": 5, "batch_size": 2, "average_decay": 0.9, **kind}
     straight = run(streets, tmp_path / "straight", max_iters=20, **often)
     run(streets, tmp_path / "halves", max_iters=10, **often)
     halves = run(streets, tmp_path / "halves", max_iters=20, resume="auto", **often)
@@ -394,6 +414,9 @@ def colour_image(root):
     return {}, [path.name, "8-bit RGB image"]
 
 
+PLACES_ALONE = {"where": "distribution", "what": "none"}
+
+
 def truncated(root):
     names = []
     for index in (0, 3):
@@ -409,6 +432,33 @@ def no_instance(root):
 
 def unknown_class(root):
     return {"target_class": "unicorn"}, ["unicorn"]
+
+
+def unknown_class_in_a_list(root):
+    return {"target_class": "person,unicorn", **PLACES_ALONE}, ["unicorn", "choose person", "or all"]
+
+
+def class_twice(root):
+    return {"target_class": "person,car,person", **PLACES_ALONE}, ["person is named twice"]
+
+
+def class_without_instances(root):
+    return {"target_class": "person,bus", **PLACES_ALONE}, [
+        "usable bus",
+        "--target_class, for example person",
+    ]
+
+
+def several_published(root):
+    return {"target_class": "person,car"}, ["--where distribution --what none"]
+
+
+def several_with_shapes(root):
+    return {"target_class": "all", "where": "distribution"}, ["--where distribution --what none"]
+
+
+def published_places_alone(root):
+    return {"what": "none"}, ["--where distribution"]
 
 
 def impossible_size(root):
@@ -459,6 +509,12 @@ BAD_INPUTS = [
     *(
         no_instance,
         unknown_class,
+        unknown_class_in_a_list,
+        class_twice,
+        class_without_instances,
+        several_published,
+        several_with_shapes,
+        published_places_alone,
         impossible_size,
         unknown_flag,
         wrong_number,

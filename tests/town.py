@@ -65,16 +65,23 @@ def write_checkpoint(
     return save_untrained(folder, model)
 
 
-def write_density_checkpoint(folder: Path) -> Path:
+def write_density_checkpoint(folder: Path, **options) -> Path:
     """A tiny model with a density of places, without training: uneven, about persons' sizes; full masks."""
     torch.manual_seed(0)
-    model = WhereWhat(from_dict(PRESETS["tiny"] | {"where": "distribution", "where_dim": 8}, "test"))
+    kind = {"where": "distribution", "where_dim": 8}
+    model = WhereWhat(from_dict(PRESETS["tiny"] | kind | options, "test"))
     with torch.no_grad():
         head = model.networks["place_density"].planes
-        head.weight[0].normal_(0, 2)
-        head.bias.copy_(torch.tensor([0.0, -0.7, -1.5, -1.2, -1.5]))
-        model.networks["generator"][-1].bias.fill_(1.0)
+        head.weight[::5].normal_(0, 2)
+        head.bias.copy_(torch.tensor([0.0, -0.7, -1.5, -1.2, -1.5]).repeat(len(model.targets)))
+        if model.what.draws_shapes:
+            model.networks["generator"][-1].bias.fill_(1.0)
     return save_untrained(folder, model)
+
+
+def write_places_checkpoint(folder: Path, target_class: str = "person,car") -> Path:
+    """Likewise of several classes, of places alone."""
+    return write_density_checkpoint(folder, what="none", target_class=target_class)
 
 
 def save_untrained(folder: Path, model: WhereWhat) -> Path:

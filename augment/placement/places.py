@@ -43,6 +43,17 @@ STAGE = "insert"  # in the manifest
 # ---- the model on one image ---------------------------------------------------------------------
 
 
+def load_inserting(path: str | Path, device: torch.device | str = "cpu") -> WhereWhat:
+    """The model of a checkpoint, of a single class. Raises InputError if it draws no shapes, too."""
+    model = load_model(path, device)
+    if not model.what.draws_shapes:
+        raise InputError(
+            f"--checkpoint {path}: knows places alone and draws no shapes; give --render cutout, which takes"
+            " them from other images"
+        )
+    return model
+
+
 def working_maps(
     label_ids: np.ndarray, instance_ids: np.ndarray, size: tuple[int, int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -116,7 +127,7 @@ class Inserter:
         """Raises InputError if a checkpoint or the region's mask can't be read."""
         self.settings = settings
         self.device = torch.device(settings.device)
-        models = [load_model(path, self.device) for path in settings.checkpoint]
+        models = [load_inserting(path, self.device) for path in settings.checkpoint]
         self.models = {model.target.name: model for model in models}
         self.region = read_region(settings.filters.region_mask)
         self.painter = Painter(settings.rendering, settings.seed) if settings.rendering else None

@@ -179,6 +179,23 @@ def test_feet_stand_where_the_height_fits():
     assert odds[:, 0].max() < 1e-3 and odds[:, -1].min() > 0.95  # the uppermost row of cells, and the lowest
 
 
+def test_likelihoods_of_several_classes_are_those_of_each():
+    """The densities of 2 scenes x 3 classes: each box counts by that of its scene and class."""
+    every = random_density(6)
+    boxes, known = torch.tensor([[0.4, 0.3, 0.5, 0.8]]).repeat(2, 4, 1), torch.ones(2, 4, dtype=torch.bool)
+    known[1, 2:] = False
+    classes = torch.tensor([[0, 2, 1, 1], [2, 0, 0, 0]])
+    found = every.losses(boxes.double(), known, classes)
+    wanted = torch.zeros(2, dtype=torch.float64)
+    for scene, numbers in enumerate(([0, 2, 1, 1], [2, 0])):
+        for number in numbers:
+            row = slice(3 * scene + number, 3 * scene + number + 1)
+            alone = PlaceDensity(every.logits[row], every.sizes[row], RATIO)
+            terms = alone.losses(boxes[:1, :1].double(), known[:1, :1])
+            wanted += torch.stack(terms) / len(numbers) / 2
+    torch.testing.assert_close(torch.stack(found), wanted, rtol=1e-9, atol=1e-9)
+
+
 def test_overlap_is_the_fraction_of_boxes_on_things():
     """Against boxes on a fine grid, foot by foot; and its gradient drives feet away from things."""
     density = random_density(2)
@@ -224,7 +241,7 @@ def test_the_network_learns_one_place():
     losses = []
     for step in range(200):
         adam.param_groups[0]["lr"] = 2e-2 * (1 - step / 200)
-        density = PlaceDensity.of_planes(network(labels), RATIO)
+        density = PlaceDensity.of_planes(network(labels)[:, 0], RATIO)
         foot, size = density.losses(boxes, known)
         adam.zero_grad()
         (foot + size).backward()

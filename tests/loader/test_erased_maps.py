@@ -1,5 +1,7 @@
 """Small maps without some of their instances, and the places that are learnt from them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -72,8 +74,7 @@ def small_map():
         ErasedPatch(24000, flat[4:7, 12].ravel(), np.full(3, 4, np.uint8), np.full(3, 7, np.uint16)),
         ErasedPatch(0, flat[0, :3].ravel(), np.full(3, 9, np.uint8), np.full(3, 12, np.uint16)),
     ]
-    boxes = {patch.owner: np.full(4, patch.owner / 1e5, np.float32) for patch in patches[:3]}
-    return labels, ids, boxes, patches
+    return labels, ids, patches
 
 
 @pytest.fixture
@@ -93,10 +94,9 @@ def constants(monkeypatch):
 
 
 def draw(seed, owners=(26000, 26001, 24000)):
-    labels, ids, boxes, patches = small_map()
-    boxes = {owner: boxes[owner] for owner in owners}
-    erased, taken = erase_some(labels, ids, boxes, patches, np.random.default_rng(seed))
-    return labels, erased, {round(float(box[0]) * 1e5) for box in taken}
+    labels, ids, patches = small_map()
+    erased, taken = erase_some(labels, ids, owners, patches, np.random.default_rng(seed))
+    return labels, erased, set(taken)
 
 
 def test_two_instances_of_which_one_shows_the_other_never_go_together(constants):
@@ -142,9 +142,9 @@ def test_zooming_in_keeps_boxes_on_their_pixels():
     boxes = np.array([[60 / 128, 30 / 64, 70 / 128, 50 / 64], [0, 0, 0.01, 0.01]], np.float32)
     kept = 0
     for _ in range(40):
-        part, inside = zoom_in(labels, boxes, rng)
+        part, moved, inside = zoom_in(labels, boxes, rng)
         assert part.shape == labels.shape
-        for x0, y0, x1, y1 in inside * [128, 64, 128, 64]:
+        for x0, y0, x1, y1 in moved[inside] * [128, 64, 128, 64]:
             if x1 - x0 < 5:
                 continue  # the tiny box in the corner, where nothing stands
             rows, columns = np.nonzero(part == PERSON)
@@ -166,6 +166,27 @@ def test_training_pairs_bring_places(options):
     again = concatenate([pairs[position] for position in range(12)]).places
     assert all((a == b).all() for a, b in zip(vars(places).values(), vars(again).values(), strict=True))
     assert TrainingPairs(pairs.maps, options)[0].places is None
+
+
+def test_places_alone_tell_the_class_of_each(options):
+    """With what = none a batch holds nothing else: places of all classes, each with the number of its own."""
+    several = replace(options, what="none", target_class="car,person")
+    pairs = TrainingPairs(prepare(several, "train", progress=False), several, with_places=True)
+    assert set(pairs.instance_counts) == {"car", "person"} and min(pairs.instance_counts.values()) > 0
+    batch = concatenate([pairs[position] for position in range(40)])
+    assert batch.real is batch.cond is batch.compact is batch.theta is None
+    aspects = {0: [], 1: []}
+    for index in range(len(pairs.maps)):
+        content = pairs.maps.load(index)
+        for number, name in enumerate(("car", "person")):
+            boxes = [content.box_of(one.instance_id) for one in pairs.maps.instances(index, name)]
+            aspects[number] += [(x1 - x0) / (y1 - y0) for x0, y0, x1, y1 in boxes]
+    places, seen = batch.places, set()
+    for box, number in zip(places.boxes[places.known], places.classes[places.known].tolist(), strict=True):
+        width, height = (box[2:] - box[:2]).tolist()
+        assert min(abs(width / height / aspect - 1) for aspect in aspects[number]) < 1e-4  # zoomed or not
+        seen.add(number)
+    assert seen == {0, 1} and (places.classes[~places.known] == 0).all()
 
 
 def test_maps_and_boxes_are_flipped_together(options, monkeypatch):

@@ -75,7 +75,7 @@ def test_shapes_and_types(pairs):
 
 
 def test_counts(pairs, maps):
-    assert (pairs.usable_count, len(pairs), pairs.instance_count, len(maps)) == (5, 5, 5, 7)
+    assert (pairs.usable_count, len(pairs), pairs.instance_counts, len(maps)) == (5, 5, {"person": 5}, 7)
 
 
 @pytest.mark.parametrize("target_class", ["person", "car"])
@@ -120,7 +120,7 @@ def test_instances_are_drawn_evenly(options, maps):
     two = [[0, 24000, *record.table[0][2:]], [0, 26000, *record.table[1][2:]]]  # two "persons"
     doubled = replace(maps, frames=maps.frames[:1], records=(replace(record, table=two),))
     pairs = TrainingPairs(doubled, options)
-    assert pairs.instance_count == 2
+    assert pairs.instance_counts == {"person": 2}
     drawn = Counter(round(float(pairs[p].theta[0, 0]), 4) for p in range(60))
     assert len(drawn) == 2 and min(drawn.values()) > 15
 

@@ -16,7 +16,14 @@ from options import PRESETS, from_dict
 from scripts import heatmap
 from scripts.heatmap import best, entropy, paint, share_of_half
 from tests.programs import refused, run_ok
-from tests.town import HEIGHT, WIDTH, write_checkpoint, write_density_checkpoint, write_town
+from tests.town import (
+    HEIGHT,
+    WIDTH,
+    write_checkpoint,
+    write_density_checkpoint,
+    write_places_checkpoint,
+    write_town,
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +51,7 @@ def test_the_heat_of_a_density_is_hot_where_feet_are(frame):
     model = WhereWhat(from_dict(PRESETS["tiny"] | {"where": "distribution"}, "test"))
     planes = torch.zeros(1, PLACE_PLANES, *model.maps.small)
     planes[0, 0, 20, 40] = 9.0  # a foot in this cell of the 64 x 32, whose pixels are four by four
-    model.networks["place_density"].forward = lambda labels: planes
+    model.networks["place_density"].forward = lambda labels: planes[:, None]
     image = read_image(frame)
     heat = heat_map(model, image)
     assert heat.shape == image.label_ids.shape and (heat >= 0).all()
@@ -134,6 +141,20 @@ def test_the_heat_of_a_density_is_the_density(frame, tmp_path):
     assert reports[0]["density"] == {"entropy": entropy(mass), "share_of_half": share_of_half(mass)}
     assert reports[1]["density"]["entropy"] < reports[0]["density"]["entropy"]
     assert [one["temperature"] for one in reports] == [1, 0.25]
+
+
+def test_each_class_has_its_heat(frame, tmp_path):
+    checkpoint, found = write_places_checkpoint(tmp_path / "places"), []
+    for name in ("person", "car"):
+        files = ("--out", tmp_path / f"{name}.png", "--json", tmp_path / f"{name}.json")
+        arguments = ("--checkpoint", checkpoint, "--image", frame.label_path, "--n_z", 5, *files)
+        assert f"5 places of a {name} in" in run_ok(heatmap.main, *arguments, "--target_class", name)
+        found.append(json.loads((tmp_path / f"{name}.json").read_text()))
+    assert [one["class"] for one in found] == ["person", "car"]
+    assert found[0]["density"]["entropy"] != found[1]["density"]["entropy"]
+    message = refused(heatmap.main, *arguments, "--target_class", "bus", "--overwrite")
+    assert "--target_class bus: the checkpoint lacks it, it has person, car" in message
+    assert "say which with --target_class" in refused(heatmap.main, *arguments, "--overwrite")
 
 
 @pytest.mark.parametrize(

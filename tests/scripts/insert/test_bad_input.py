@@ -20,7 +20,7 @@ from data.labels import TARGET_CLASSES
 from tests.equality import files_in
 from tests.programs import refused, run_here, run_ok
 from tests.scripts.insert.inserting import COMMAND, FRAMES, insert, lines, maps
-from tests.town import write_town
+from tests.town import write_places_checkpoint, write_town
 
 # ---- bad input ----------------------------------------------------------------------------------
 
@@ -59,6 +59,7 @@ def test_broken_images_are_skipped_named_and_added_once_mended(out, source, chec
     ("change", "words"),
     [
         ({"--checkpoint": "nowhere"}, "no checkpoint"),
+        ({"--checkpoint": "places"}, "--render cutout"),
         ({"--target": "car=3"}, "no checkpoint for that class"),
         ({"--target": "spaceship=3"}, "CLASS=COUNT"),
         ({"--db_root": "empty"}, "gtFine"),
@@ -86,6 +87,7 @@ def test_bad_input_is_one_line_status_2_and_nothing_written(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    write_places_checkpoint(tmp_path / "places")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     options = {"--checkpoint": checkpoint, "--db_root": source, "--out": "out"} | change
