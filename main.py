@@ -284,7 +284,7 @@ def sample_grid(
             columns = np.s_[number::count]
             of_class = scene.apply(lambda tensor, columns=columns: tensor[columns])
             noise = z_spatial[spatial][columns], z_appr[appr][columns]
-            planes = sample(model, of_class, *noise, target).planes
+            planes = sample(model.of_class(target.name), of_class, *noise).planes
             row[columns] = planes[:, :NUM_CHANNELS].argmax(1).byte().cpu().numpy()
         rows.append(row)
     cells = [[grid_cell(after, before) for after, before in zip(maps, rows[0], strict=True)] for maps in rows]

@@ -5,6 +5,7 @@ the objective, `training.py` the update. `sample` draws a new object; nothing el
 Shapes: B images a batch, h x w the small map, H x W the big map, cy x cx the compact mask.
 """
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,21 +62,22 @@ class WhereWhat(nn.Module):
     @property
     def target(self) -> TargetClass:
         """Its only class. Raises InputError if it has several."""
-        return self.target_named("")
+        if len(self.targets) > 1:
+            names = ", ".join(target.name for target in self.targets)
+            raise InputError(f"the checkpoint has places of {names}: say which with --target_class")
+        return self.targets[0]
 
-    def target_named(self, name: str) -> TargetClass:
-        """One of its classes by name; "": the only one.
-
-        Raises InputError for one that it lacks, and for "" if it has several.
-        """
+    def of_class(self, name: str) -> "WhereWhat":
+        """The model for one of its classes alone, with the same networks. InputError if it lacks it."""
         names = [target.name for target in self.targets]
-        if not name and len(names) > 1:
-            raise InputError(
-                f"the checkpoint has places of {', '.join(names)}: say which with --target_class"
-            )
-        if name and name not in names:
-            raise InputError(f"--target_class {name}: the checkpoint lacks it, it has {', '.join(names)}")
-        return self.targets[names.index(name) if name else 0]
+        if name not in names:
+            raise InputError(f"--target_class {name}: the checkpoint has places of {', '.join(names)} only")
+        model, number = copy.copy(self), names.index(name)
+        if len(names) > 1:
+            model.targets = self.targets[number : number + 1]
+            model.maps, model.where = copy.copy(self.maps), copy.copy(self.where)
+            model.maps.target, model.where.number = model.target, number
+        return model
 
     @property
     def device(self) -> torch.device:
@@ -133,21 +135,11 @@ class SampledObjects:
 
 
 @torch.no_grad()
-def sample(
-    model: WhereWhat,
-    scene: SceneMaps,
-    z_spatial: Tensor,
-    z_appr: Tensor,
-    target: TargetClass | None = None,
-) -> SampledObjects:
-    """Path 5 alone, without dropout: one new object in each scene, from z (B,z_dim,1,1).
-
-    target: its class; may be left out if the model has a single one.
-    """
-    theta = model.where.on(scene.labels_small, scene.ids_small, target=target).sample(z_spatial)
+def sample(model: WhereWhat, scene: SceneMaps, z_spatial: Tensor, z_appr: Tensor) -> SampledObjects:
+    """Path 5 alone, without dropout: one new object in each scene, from z (B,z_dim,1,1)."""
+    theta = model.where.on(scene.labels_small, scene.ids_small).sample(z_spatial)
     compact = model.what.sample(scene.labels_big, scene.ids_big, theta, z_appr)
-    canvas = model.maps.canvas(scene.labels_big, scene.ids_big, target)
-    result = model.maps.compose(canvas, compact, theta)
+    result = model.maps.compose(model.maps.canvas(scene.labels_big, scene.ids_big), compact, theta)
     return SampledObjects(theta, compact, result.planes())
 
 

@@ -345,8 +345,8 @@ flags.
 {table}
 
 Presets: `paper` (the defaults), `demo` (small maps and networks, for a CPU: what the quickstart trains),
-`street` (what we recommend for Cityscapes on one GPU), `places` (where all eight classes stand, no shapes; for
-a CPU), `tiny` (seconds, for tests). How `demo` and `street` depart from the published settings stands in
+`street` (what we recommend for Cityscapes on one GPU), `places` (where all classes stand, no shapes, for a
+CPU), `tiny` (seconds, for tests). How `demo` and `street` depart from the published settings stands in
 [differences.md](differences.md#the-wherewhat-model).
 """
 

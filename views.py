@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from data.labels import TargetClass
 from layers.canvas import Canvas
 from loader.pairs import Batch
 from networks import edge_map, place, place_box
@@ -29,21 +28,21 @@ class Views:
 
 
 class Maps:
-    """Makes canvases, at the sizes of one set of options; knows no weights."""
+    """Makes canvases of one target class, at the sizes of one set of options; knows no weights."""
 
     def __init__(self, options: Options, networks: nn.ModuleDict):
         """networks: their parameters tell the dtype of masks and edges."""
-        self.target = options.targets[0]  # the only one if there is a what module
+        self.target = options.targets[0]  # the only one, but see `WhereWhat.of_class`
         self.small = (options.image_sizey_small, options.image_sizex_small)
         self.big = (options.image_sizey_big, options.image_sizex_big)
         self.compact = (options.compact_sizey, options.compact_sizex)
         self.box_ramp = options.box_ramp
         self._networks = networks
 
-    def canvas(self, labels: Tensor, ids: Tensor, target: TargetClass | None = None) -> Canvas:
-        """A scene from channels (B,h,w) uint8 and instance ids (B,h,w) int32, for objects of a class."""
+    def canvas(self, labels: Tensor, ids: Tensor) -> Canvas:
+        """A scene from channels (B,h,w) uint8 and instance ids (B,h,w) int32."""
         edge = (edge_map(ids[:, None]) > 0).to(next(self._networks.parameters()).dtype)
-        return Canvas(labels, edge, (target or self.target).channel)
+        return Canvas(labels, edge, self.target.channel)
 
     def box(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
         """Box mask (B,1,*size) in [0,1] of theta (B,6)."""

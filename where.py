@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.labels import FIRST_THING_CHANNEL, TargetClass
+from data.labels import FIRST_THING_CHANNEL
 from layers.canvas import Canvas
 from layers.place_density import PlaceDensity
 from loader.noise import Noise
@@ -113,13 +113,8 @@ class PublishedWhere:
             "overlap": box_overlap(paths.cond_boxed.mask, views.batch.cond.labels_small),
         }
 
-    def on(
-        self, labels: Tensor, ids: Tensor, temperature: float = 1.0, target: TargetClass | None = None
-    ) -> "PublishedPlaces":
-        """The module on scenes: channels (1 or B,h,w) uint8 and ids int32; InputError for a temperature.
-
-        target: its only class.
-        """
+    def on(self, labels: Tensor, ids: Tensor, temperature: float = 1.0) -> "PublishedPlaces":
+        """The module on scenes: channels (1 or B,h,w) uint8 and ids int32; InputError for a temperature."""
         check_temperature(self, temperature)
         return PublishedPlaces(self, labels, ids)
 
@@ -200,7 +195,7 @@ class DensityWhere:
 
     def __init__(self, options: Options, networks: nn.ModuleDict, maps: Maps):
         self.networks, self.maps = networks, maps
-        self.targets = options.targets
+        self.number = 0  # of the class whose places are drawn, see `WhereWhat.of_class`
         self.draws_shapes = options.what != "none"
         if not self.draws_shapes:  # worked out for all places, it takes a third of an iteration
             self.terms = tuple(name for name in self.terms if name != "overlap")
@@ -239,36 +234,22 @@ class DensityWhere:
     def _density_of(self, planes: Tensor) -> PlaceDensity:
         return PlaceDensity.of_planes(planes, self.maps.small[1] / self.maps.small[0])
 
-    def learnt_density(self, labels: Tensor, target: TargetClass | None = None) -> PlaceDensity:
-        """What likelihood trains: the density of places of a class in small maps, channels (B,h,w) uint8.
+    def learnt_density(self, labels: Tensor) -> PlaceDensity:
+        """What likelihood trains: the density of places of a class in small maps, channels (B,h,w) uint8."""
+        return self._density_of(self._planes(labels)[:, self.number])
 
-        target: one of its classes; may be left out if it has a single one.
-        """
-        assert target or len(self.targets) == 1, "which of its classes?"
-        number = self.targets.index(target) if target else 0
-        return self._density_of(self._planes(labels)[:, number])
-
-    def density(
-        self, labels: Tensor, temperature: float = 1.0, target: TargetClass | None = None
-    ) -> PlaceDensity:
+    def density(self, labels: Tensor, temperature: float = 1.0) -> PlaceDensity:
         """What places are drawn from: the learnt density where boxes fit, kept clear of things.
 
-        labels (B,h,w) uint8. A temperature below 1 gathers places where the density is high. target as
-        above.
+        labels (B,h,w) uint8. A temperature below 1 gathers places where the density is high.
         """
-        fitting = self.learnt_density(labels, target).that_fit()
+        fitting = self.learnt_density(labels).that_fit()
         return fitting.clear_of(_things(labels), self.clear_weight).at_temperature(temperature)
 
-    def on(
-        self,
-        labels: Tensor,
-        ids: Tensor | None = None,
-        temperature: float = 1.0,
-        target: TargetClass | None = None,
-    ) -> "PlacesOnDensity":
-        """The density on scenes, channels (1 or B,h,w) uint8; it has no use for ids. target as above."""
+    def on(self, labels: Tensor, ids: Tensor | None = None, temperature: float = 1.0) -> "PlacesOnDensity":
+        """The density on scenes, channels (1 or B,h,w) uint8; it has no use for ids."""
         with torch.no_grad():
-            return PlacesOnDensity(self.density(labels, temperature, target))
+            return PlacesOnDensity(self.density(labels, temperature))
 
 
 def _things(labels: Tensor) -> Tensor:

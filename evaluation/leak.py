@@ -16,7 +16,7 @@ from data.fill import fill_hole
 from data.geometry import is_thing
 from data.instances import bounding_box, resize_nearest
 from data.labels import CHANNEL_OF_ID
-from evaluation.metrics import LEAK_METRICS, Collected, EvaluatedScene
+from evaluation.metrics import LEAK_METRICS, LIKELIHOOD_METRICS, Collected, EvaluatedScene
 from model import WhereWhat
 from support.seeds import generator
 
@@ -58,10 +58,12 @@ def collect_leak(
 def absent_metrics(model: WhereWhat, collected: Collected) -> dict[str, str]:
     """Metrics that this model, or these scenes, can't have, and the reason."""
     if not model.where.has_density:
-        return dict.fromkeys(LEAK_METRICS, "no density of places")
+        return dict.fromkeys((*LEAK_METRICS, *LIKELIHOOD_METRICS), "no density of places")
     absent = {"theta_recon_l1": "z and theta determine each other"}
     if not collected.decoys:
         absent["leak_decoy"] = "no free place for a decoy"
+    if "entropy_foot" not in collected.values["model"]:
+        absent["entropy_foot"] = "the class is in all scenes"
     if not collected.erased["exact"]:
         absent["leak_true"] = "no exact erasures"
     return absent

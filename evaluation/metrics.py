@@ -7,6 +7,7 @@ scenes of any size can be put together.
 """
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,7 @@ LEAK_METRICS = {  # each is the ratio of what is collected under these two names
     "leak_decoy": ("leak_decoy_filled", "leak_decoy_before"),
     "leak_true": ("leak_true_filled", "leak_true_exact"),
 }
+LIKELIHOOD_METRICS = ("nll_foot", "nll_size", "entropy_foot")
 OVERLAP_METRICS = ("overlap_rate", "overlap_any_rate")  # of real instances: training masks fill their boxes
 
 MODEL_METRICS = (  # that no baseline has
@@ -57,6 +59,7 @@ MODEL_METRICS = (  # that no baseline has
     "theta_recon_l1",
     "mask_recon_l1",
     *LEAK_METRICS,
+    "entropy_foot",
 )
 
 
@@ -83,27 +86,34 @@ class EvaluatedScene:
         return np.array([width, height, width, height], float)
 
 
-def read_view(maps: WorkingMaps, index: int, target: TargetClass, camera: str = "auto") -> EvaluatedScene:
-    """Scene `index` of a split, from its source files; camera: one of CAMERA_CHOICES.
+def read_views(
+    maps: WorkingMaps, index: int, targets: Sequence[TargetClass], camera: str = "auto"
+) -> Iterator[EvaluatedScene]:
+    """Scene `index` of a split, from its source files, for each class; camera: one of CAMERA_CHOICES.
 
     Raises InputError if a file is bad.
     """
     frame = maps.frames[index]
     label_ids, instance_ids = frame.read_maps()
     height, width = label_ids.shape
-    real_ids = tuple(instance.instance_id for instance in maps.instances(index, target.name))
-    real_boxes = [bounding_box(instance_ids == one) for one in real_ids]
-    half_open = np.reshape(real_boxes, (-1, 4)) + [0, 0, 1, 1]
-    return EvaluatedScene(
-        frame.name,
-        label_ids,
-        instance_ids,
-        supporting_pixels(label_ids, instance_ids, target.support),
-        contact_rows(label_ids, instance_ids),
-        frame.camera(width, height, camera),
-        real_ids,
-        half_open / [width, height, width, height],
-    )
+    feet, of_frame = contact_rows(label_ids, instance_ids), frame.camera(width, height, camera)
+    supporting: dict[tuple[str, ...], np.ndarray] = {}  # several classes stand on the same
+    for target in targets:
+        if target.support not in supporting:
+            supporting[target.support] = supporting_pixels(label_ids, instance_ids, target.support)
+        real_ids = tuple(instance.instance_id for instance in maps.instances(index, target.name))
+        real_boxes = [bounding_box(instance_ids == one) for one in real_ids]
+        half_open = np.reshape(real_boxes, (-1, 4)) + [0, 0, 1, 1]
+        yield EvaluatedScene(
+            frame.name,
+            label_ids,
+            instance_ids,
+            supporting[target.support],
+            feet,
+            of_frame,
+            real_ids,
+            half_open / [width, height, width, height],
+        )
 
 
 Measures = dict[str, np.ndarray]  # one row for each placed object: box (n,4), and (n,) of each judgement
@@ -271,14 +281,14 @@ def replacement_scores(
     }
 
 
-def draw_real_masks(training: Training, name: str, seed: int, count: int) -> np.ndarray:
-    """Training masks (count,cy,cx) bool to stretch into real boxes of the scene `name`, drawn at random.
+def draw_masks(training: Training, name: str, seed: int, count: int, method: str) -> np.ndarray:
+    """Training masks (count,cy,cx) bool to stretch into boxes of the scene `name`, drawn at random.
 
-    A real instance's own mask overlaps nothing, whatever stands before it; a whole shape in its box shows
-    how much real boxes overlap, and compares with the other methods.
+    For a model that draws no shapes, and for real instances: one's own mask overlaps nothing, whatever stands
+    before it; a whole shape in its box shows how much real boxes overlap, and compares with other methods.
     """
     picks = [
-        int(generator(seed, name, number, "real").integers(len(training.masks))) for number in range(count)
+        int(generator(seed, name, number, method).integers(len(training.masks))) for number in range(count)
     ]
     return training.masks[picks]
 
@@ -322,7 +332,7 @@ class Collected:
         if not view.real_ids:
             return
         for seed in self.seeds:
-            masks = draw_real_masks(training, view.name, seed, len(view.real_ids))
+            masks = draw_masks(training, view.name, seed, len(view.real_ids), "real")
             measures = measure(view, target, view.real_boxes, masks, view.real_ids)
             self.placed.setdefault(("real", seed), []).append(measures)
         if len(view.real_ids) > 1:

@@ -40,8 +40,8 @@ METRICS = {
     "height_band_rate": ("up", "that log ratio within the training instances' 2nd to 98th percentile"),
     "overlap_rate": (
         "down",
-        "more than 0.3 of the mask is occluded by what stands in front, things and poles; all but the model"
-        " fill their boxes with training masks",
+        "more than 0.3 of the mask is occluded by what stands in front, things and poles; all but a model"
+        " that draws shapes fill their boxes with training masks",
     ),
     "overlap_any_rate": ("down", "more than 0.3 of the mask falls on what stands, in front or behind"),
     "inside_rate": ("up", "the box lies in the image"),
@@ -72,6 +72,21 @@ METRICS = {
     "iou50_at_10": ("up", "re-placement: the same, best of 10"),
     "centre_error": ("down", "re-placement: distance of the first placement's centre over the image width"),
     "log_height_ratio": ("down", "re-placement: |log(height / true height)| of the first placement"),
+    "nll_foot": (
+        "down",
+        "nats of held-out feet in maps without the instance, over the unit square; uniform: 0, prior: a"
+        " kernel density of the training boxes",
+    ),
+    "nll_size": (
+        "down",
+        "nats of log height and log aspect, given the foot; uniform: over the training range, prior: as"
+        " above",
+    ),
+    "entropy_foot": (
+        "",
+        "nats that the model expects of its own feet on untouched maps of scenes without the class; with fair"
+        " erasing and confidence near nll_foot",
+    ),
     "leak_decoy": (
         "down",
         "probability of the 5x5 cells at the foot of a hole where nothing stood, filled / before; fair: 1",
@@ -83,6 +98,15 @@ METRICS = {
     "theta_recon_l1": ("down", "mean |difference| of theta's six numbers, supervised path with mu"),
     "mask_recon_l1": ("down", "mean |difference| of the compact mask, supervised path with mu"),
 }
+OF_CLASSES = (
+    "plausible_rate",
+    "overlap_rate",
+    "support_rate",
+    "placement_distance",
+    "iou_at_5",
+    "nll_foot",
+    "nll_size",
+)
 GOALS = {"leak_decoy": 1.15, "leak_true": 1.3}  # at most
 REAL_PLAUSIBLE = 0.8  # plausible_rate of real instances below which the rule does not fit a data set
 _ARROWS = {"up": " ↑", "down": " ↓", "": ""}
@@ -93,12 +117,39 @@ def table(results: dict) -> str:
     shown = [name for name in METRICS if any(name in metrics for metrics in results.values())]
     rows = [["metric", *results]]
     rows += [[_title(name), *(_cell(results[method].get(name)) for method in results)] for name in shown]
+    return _aligned(rows)
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    """A Markdown table of these rows, the first its heading."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    rows.insert(1, ["-" * width for width in widths])
+    rows = [rows[0], ["-" * width for width in widths], *rows[1:]]
     return "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
         for row in rows
     )
+
+
+def summary_of_classes(summary: dict) -> str:
+    """The text of evaluation.md for several classes, from what evaluation.json holds: a table and remarks."""
+    evaluations = summary["classes"]
+    results = {name: one["methods"] for name, one in evaluations.items()}
+    shown = [name for name in OF_CLASSES if any(name in methods["model"] for methods in results.values())]
+    rows = [["class", "instances", *map(_title, shown)]]
+    for class_name, methods in results.items():
+        instances = str(evaluations[class_name]["settings"]["instances"])
+        rows.append([class_name, instances, *(_beside(methods, name) for name in shown)])
+    lines = list(summary["left_out"])
+    for class_name, one in evaluations.items():
+        lines += [f"{class_name}: {line}" for line in remarks(one["methods"], one["settings"])]
+    return "\n".join([_aligned(rows), "", "The model, in parentheses prior / real.", *lines, ""])
+
+
+def _beside(methods: dict, name: str) -> str:
+    """A metric of the model, in parentheses that of prior and of real instances."""
+    prior, real = (methods[method].get(name) for method in ("prior", "real"))
+    means = ["-" if one is None or one["mean"] is None else f"{one['mean']:.3f}" for one in (prior, real)]
+    return f"{_cell(methods['model'].get(name))} ({' / '.join(means)})"
 
 
 def _title(name: str) -> str:

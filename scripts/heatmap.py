@@ -123,12 +123,12 @@ def heatmap(settings: HeatmapOptions) -> None:
     """Draw the places, write the image and print what came out."""
     model = load_model(settings.checkpoint, choose_device(settings.device))
     check_temperature(model.where, settings.temperature)
-    target = model.target_named(settings.target_class)
+    model = model.of_class(settings.target_class or model.target.name)
     image = read_image(single_frame(settings.image, settings.instances))
-    boxes, scores = draw_places(model, image, settings.n_z, settings.seed, settings.temperature, target)
+    boxes, scores = draw_places(model, image, settings.n_z, settings.seed, settings.temperature)
     around = Surroundings(image.label_ids, image.instance_ids, image.camera, None, None)
-    rejections = [box_rejection(box, target, around, Filters()) for box in boxes]
-    mass = density_of_feet(model, image, settings.temperature, target)
+    rejections = [box_rejection(box, model.target, around, Filters()) for box in boxes]
+    mass = density_of_feet(model, image, settings.temperature)
     concentration = None
     if mass is not None:
         concentration = {"entropy": entropy(mass), "share_of_half": share_of_half(mass)}
@@ -141,7 +141,7 @@ def heatmap(settings: HeatmapOptions) -> None:
             "image": image.name,
             "width": width,
             "height": height,
-            "class": target.name,
+            "class": model.target.name,
             "seed": settings.seed,
             "temperature": settings.temperature,
             "density": concentration,
@@ -159,7 +159,7 @@ def heatmap(settings: HeatmapOptions) -> None:
         except OSError as error:
             raise InputError(f"{name}: can't be written ({error.strerror}); choose another") from None
     counts = Counter(rejection or "passes" for rejection in rejections)
-    print(f"{len(boxes)} places of a {target.name} in {image.name}")
+    print(f"{len(boxes)} places of a {model.target.name} in {image.name}")
     if concentration:
         print(
             f"density of feet: entropy {concentration['entropy']:.2f} nats of {np.log(mass.size):.2f};"

@@ -437,19 +437,21 @@ def test_z_and_theta_determine_each_other_for_each_class():
     model, scene, noise = several(), make_batch().real, draw_noise(TINY, range(2))
     thetas = []
     for target in model.targets:
-        thetas.append(sample(model, scene, noise.z_spatial, noise.z_appr, target).theta)
-        again = model.where.density(scene.labels_small, target=target).z_of_theta(thetas[-1])
+        of_class = model.of_class(target.name)
+        thetas.append(sample(of_class, scene, noise.z_spatial, noise.z_appr).theta)
+        again = of_class.where.density(scene.labels_small).z_of_theta(thetas[-1])
         torch.testing.assert_close(again.float(), noise.z_spatial.flatten(1), rtol=0, atol=1e-4)
-        on_scene = model.where.on(scene.labels_small, scene.ids_small, target=target)
+        on_scene = of_class.where.on(scene.labels_small, scene.ids_small)
         assert torch.equal(on_scene.sample(noise.z_spatial), thetas[-1])
     assert not torch.allclose(thetas[0], thetas[1]) and not torch.allclose(thetas[0], thetas[2])
 
 
 def test_a_model_of_several_classes_must_be_told_which():
     model = several("bus,train")
-    assert model.target_named("train").name == "train"
+    train = model.of_class("train")
+    assert train.target.name == "train" and train.networks is model.networks and len(model.targets) == 2
     with pytest.raises(InputError, match=r"places of bus, train: say which with --target_class"):
         model.target  # noqa: B018
-    with pytest.raises(InputError, match=r"--target_class car: the checkpoint lacks it, it has bus, train"):
-        model.target_named("car")
+    with pytest.raises(InputError, match=r"--target_class car: the checkpoint has places of bus, train only"):
+        model.of_class("car")
     assert distribution().target.name == "person"

@@ -7,7 +7,6 @@ import torch
 from augment.placement.places import column, working_maps
 from augment.placement.scene import EditedImage
 from data.geometry import boxes_of_theta, whole_pixels
-from data.labels import TargetClass
 from model import WhereWhat
 from support.seeds import normal
 
@@ -16,28 +15,21 @@ PLACES = 200  # drawn, where a model has no density
 
 
 @torch.no_grad()
-def density_of_feet(
-    model: WhereWhat, image: EditedImage, temperature: float = 1.0, target: TargetClass | None = None
-) -> np.ndarray | None:
-    """Probability that the foot is in each cell (h,w) float64, 1 in all; None: the model has no density.
-
-    target, here and below: the class; may be left out if the model has a single one.
-    """
+def density_of_feet(model: WhereWhat, image: EditedImage, temperature: float = 1.0) -> np.ndarray | None:
+    """Probability that the foot is in each cell (h,w) float64, 1 in all; None: the model has no density."""
     if not model.where.has_density:
         return None
     labels, _ = working_maps(image.label_ids, image.instance_ids, model.maps.small, model.device)
-    return model.where.density(labels, temperature, target).mass()[0].cpu().numpy()
+    return model.where.density(labels, temperature).mass()[0].cpu().numpy()
 
 
-def heat_map(
-    model: WhereWhat, image: EditedImage, temperature: float = 1.0, target: TargetClass | None = None
-) -> np.ndarray:
+def heat_map(model: WhereWhat, image: EditedImage, temperature: float = 1.0) -> np.ndarray:
     """How often an object stands at each pixel of an image, (H,W), at least 0 and without a unit.
 
     The density of feet; of a model without one, how many of PLACES boxes cover the pixel.
     """
     height, width = image.label_ids.shape
-    mass = density_of_feet(model, image, temperature, target)
+    mass = density_of_feet(model, image, temperature)
     if mass is not None:
         return cv2.resize(mass, (width, height))
     boxes, _ = draw_places(model, image, PLACES, 0, temperature)
@@ -45,12 +37,7 @@ def heat_map(
 
 
 def draw_places(
-    model: WhereWhat,
-    image: EditedImage,
-    count: int,
-    seed: int,
-    temperature: float = 1.0,
-    target: TargetClass | None = None,
+    model: WhereWhat, image: EditedImage, count: int, seed: int, temperature: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (n,4) in pixels of the image and their scores (n,) in 0..1 for n = count draws of z_spatial.
 
@@ -59,7 +46,7 @@ def draw_places(
     device = model.device
     height, width = image.label_ids.shape
     maps = working_maps(image.label_ids, image.instance_ids, model.maps.small, device)
-    where = model.where.on(*maps, temperature, target)
+    where = model.where.on(*maps, temperature)
     z = normal(seed, image.name, range(count), "heatmap", model.options.z_dim_spatial)
     boxes, scores = [], []
     for first in range(0, count, BATCH):

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from data.camera import published_camera
-from data.geometry import MIN_INSTANCES
-from evaluation.metrics import HEIGHT_METRICS, OVERLAP_METRICS
+from data.geometry import MIN_INSTANCES, boxes_of_theta
+from evaluation.metrics import HEIGHT_METRICS, OVERLAP_METRICS, read_views
 from evaluation.report import METRICS, remarks
+from evaluation.scene import draw_z, place_on_maps, sample_scene, scene_of
 from main import seed_everything
 from model import WhereWhat, load_model, sample
 from options import PRESETS, Options
@@ -33,6 +34,7 @@ REPLACEMENT = {
     *("centre_error", "log_height_ratio"),
 }
 LEAK = {"leak_decoy", "leak_true"}
+LIKELIHOOD = {"nll_foot", "nll_size", "entropy_foot"}
 SHAPES = {"shape_precision", "shape_recall", "shape_frechet", "shape_nn_iou"}
 MODEL_ONLY = {
     *("mask_spread", "box_change_z_appr", "mask_change_z_spatial", "theta_recon_l1", "mask_recon_l1"),
@@ -81,8 +83,9 @@ def test_results_have_the_promised_layout(root):
     result = read(root / "run" / "evaluation")
     methods, settings = result["methods"], result["settings"]
     assert list(methods) == ["model", "uniform", "prior", "nearest", "real"]
-    assert set(methods["model"]) == PLACEMENT | REPLACEMENT | SHAPES | MODEL_ONLY | LEAK == set(METRICS)
-    for name in LEAK:
+    every = PLACEMENT | REPLACEMENT | SHAPES | MODEL_ONLY | LEAK | LIKELIHOOD
+    assert set(methods["model"]) == every == set(METRICS)
+    for name in LEAK | LIKELIHOOD:
         assert methods["model"].pop(name) == {"mean": None, "std": None, "reason": "no density of places"}
     assert set(methods["real"]) == PLACEMENT | SHAPES
     for method in ("uniform", "prior", "nearest"):
@@ -206,7 +209,7 @@ def test_an_assumed_camera_gives_metrics_in_metres_and_is_named(root, tmp_path, 
         Options(**PRESETS["tiny"], cache_dir=str(root / "cache"), db_root=str(root / "mini")), "val"
     )
     target = load_model(root / "run").target
-    views = [evaluate.read_view(maps, index, target, "cityscapes") for index in range(2)]
+    views = [view for index in range(2) for view in read_views(maps, index, [target], "cityscapes")]
     metres = [camera.metric_height(*(view.real_boxes * view.size)[0, 1::2]) for view in views]
     median = methods["real"]["metric_height_q50"]["mean"]
     assert min(metres) - 1e-9 <= median <= max(metres) + 1e-9
@@ -235,16 +238,16 @@ def test_the_where_module_alone_gives_the_sample_s_place(root):
     options = Options(**PRESETS["tiny"], cache_dir=str(root / "cache"), db_root=str(root / "tree"))
     model = load_model(root / "run")
     maps = evaluate.prepare(options, "val", progress=False)
-    view, content = evaluate.read_view(maps, 0, model.target), maps.load(0)
-    z = evaluate.draw_z(model, view.name, range(2), 3, "test")
-    scene = evaluate.scene_of(content, model.device)
+    (view,), content = read_views(maps, 0, [model.target]), maps.load(0)
+    z = draw_z(model, view.name, range(2), 3, "test")
+    scene = scene_of(content, model.device)
     places = model.where.on(scene.labels_small, scene.ids_small)
-    boxes, masks = evaluate.sample_scene(model, places, scene, *z, batch_size=4)
-    again = evaluate.place_on_maps(model, view.label_ids, view.instance_ids, z[0])
+    boxes, masks = sample_scene(model, places, scene, *z, batch_size=4)
+    again = place_on_maps(model, view.label_ids, view.instance_ids, z[0])
     assert np.allclose(boxes, again, atol=1e-5) and masks.shape == (2, 3, *model.maps.compact)
     spatial, appr = (torch.from_numpy(noise[1, 2].copy())[None, :, None, None] for noise in z)
     theta = sample(model, scene, spatial, appr).theta.numpy()
-    assert np.allclose(evaluate.boxes_of_theta(theta, 1, 1)[0], boxes[1, 2], atol=1e-5)
+    assert np.allclose(boxes_of_theta(theta, 1, 1)[0], boxes[1, 2], atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -153,7 +153,7 @@ def test_each_class_has_its_heat(frame, tmp_path):
     assert [one["class"] for one in found] == ["person", "car"]
     assert found[0]["density"]["entropy"] != found[1]["density"]["entropy"]
     message = refused(heatmap.main, *arguments, "--target_class", "bus", "--overwrite")
-    assert "--target_class bus: the checkpoint lacks it, it has person, car" in message
+    assert "--target_class bus: the checkpoint has places of person, car only" in message
     assert "say which with --target_class" in refused(heatmap.main, *arguments, "--overwrite")
 
 
