@@ -40,6 +40,11 @@ def parser() -> Parser:
     parser.add_argument(
         "--erased", action="store_true", help="write what the maps show without each instance, too"
     )
+    parser.add_argument(
+        "--mixed",
+        action="store_true",
+        help="with many riders, two-wheelers, trucks, buses and trams, to learn all classes from",
+    )
     return parser
 
 
@@ -55,6 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.num_workers,
         overwrite=options.overwrite,
         erased=options.erased,
+        mixed=options.mixed,
         title="street scenes",
     )
     if report.found:

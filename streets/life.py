@@ -3,6 +3,8 @@
 Lengths are metres; places and sides as in `streets.layout`, headings as in `streets.vehicles`.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from data.camera import Camera
@@ -11,6 +13,22 @@ from streets.scenery import Card, Thing
 from streets.silhouettes import Shape, make_person, make_rider, united
 from streets.two_wheelers import make_bicycle, make_motorcycle
 from streets.vehicles import draw_vehicle, make_vehicle
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """How many of what is rare in a street there are on average, beside what the lanes bring."""
+
+    trucks: float = 0.0  # that have the street before anyone else
+    buses: float = 0.0
+    trams: float = 0.0
+    riders: float = 1.2
+    bicycles: float = 1.3  # places where some are parked
+    motorcycles: float = 0.6
+
+
+USUAL = Traffic()
+MIXED = Traffic(trucks=0.6, buses=0.6, trams=0.6, riders=2.4, bicycles=2.0, motorcycles=1.6)
 
 
 def _add_vehicle(rng, town: Population, label: str, right: float, ahead: float, heading: float) -> None:
@@ -29,6 +47,17 @@ def _add_vehicle(rng, town: Population, label: str, right: float, ahead: float, 
     forward = np.array([np.sin(heading), np.cos(heading)]) * vehicle.size[0] / 3
     town.places += [(right + s * forward[0], ahead + s * forward[1], 1.1) for s in (-1, 0, 1)]
     town.covers.append((ahead, np.concatenate([low, high])))
+
+
+def large_vehicles(rng: np.random.Generator, town: Population, traffic: Traffic) -> None:
+    """Trucks, buses and trams in the lanes, which others then leave their room."""
+    street = town.street
+    for label, wanted in (("train", traffic.trams), ("bus", traffic.buses), ("truck", traffic.trucks)):
+        for _ in range(rng.poisson(wanted)):
+            ahead = float(np.exp(rng.uniform(np.log(14), np.log(70))))
+            oncoming = street.oncoming and rng.random() < 0.5
+            right = street.middle(ahead) + (-3.3 if oncoming else 0.0)
+            _add_vehicle(rng, town, label, right, ahead, street.turn(ahead) + (np.pi if oncoming else 0.0))
 
 
 def drive_and_park(rng: np.random.Generator, town: Population) -> None:
@@ -172,10 +201,10 @@ def _crowd(rng: np.random.Generator, town: Population) -> None:
     _stand(town, "persongroup", united(layers), right, ahead, 1.5)
 
 
-def riders(rng: np.random.Generator, town: Population) -> None:
-    """Riders in the lanes, on bicycles and motorcycles."""
+def riders(rng: np.random.Generator, town: Population, wanted: float) -> None:
+    """Riders in the lanes, on bicycles and motorcycles; so many on average."""
     street = town.street
-    for pair in range(1, rng.poisson(1.2) + 1):
+    for pair in range(1, rng.poisson(wanted) + 1):
         ahead = float(np.exp(rng.uniform(np.log(11), np.log(70))))
         side = int(rng.choice((-1, 1)))
         right = street.at(side, -rng.uniform(0.6, 3.0), ahead)
@@ -192,10 +221,13 @@ def riders(rng: np.random.Generator, town: Population) -> None:
         town.things.append(Thing(ahead - 0.05, "rider", rider_shape, pair=pair))
 
 
-def parked_two_wheelers(rng: np.random.Generator, town: Population) -> None:
+def parked_two_wheelers(rng: np.random.Generator, town: Population, traffic: Traffic) -> None:
     """Bicycles and motorcycles on the sidewalks."""
     street = town.street
-    for label, make, rate in (("bicycle", make_bicycle, 1.3), ("motorcycle", make_motorcycle, 0.6)):
+    for label, make, rate in (
+        ("bicycle", make_bicycle, traffic.bicycles),
+        ("motorcycle", make_motorcycle, traffic.motorcycles),
+    ):
         for _ in range(rng.poisson(rate)):
             side = int(rng.choice((-1, 1)))
             ahead = float(np.exp(rng.uniform(np.log(10), np.log(50))))
@@ -208,17 +240,25 @@ def parked_two_wheelers(rng: np.random.Generator, town: Population) -> None:
 
 
 def populate(
-    rng: np.random.Generator, camera: Camera, width: int, height: int, *, with_people: bool = True
+    rng: np.random.Generator,
+    camera: Camera,
+    width: int,
+    height: int,
+    *,
+    with_people: bool = True,
+    traffic: Traffic = USUAL,
 ) -> Population:
     """A whole street for an image of width x height pixels, with or without persons and riders."""
     town = Population(draw_street(rng), camera, width, height)
     lay_ground(rng, town)
     build_frontage(rng, town)
+    if traffic != USUAL:
+        large_vehicles(rng, town, traffic)
     drive_and_park(rng, town)
     furnish(rng, town)
     if with_people:
-        riders(rng, town)
-    parked_two_wheelers(rng, town)
+        riders(rng, town, traffic.riders)
+    parked_two_wheelers(rng, town, traffic)
     if with_people:
         people(rng, town)
     return town

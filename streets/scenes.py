@@ -24,7 +24,7 @@ from engine.records import MANIFEST, WorkItem
 from engine.shards import Shard
 from engine.tree import Program, opened
 from streets.layout import FARTHEST, Population
-from streets.life import populate
+from streets.life import MIXED, USUAL, populate
 from streets.scenery import Thing
 from streets.second_layer import erasures_of, two_topmost
 from streets.silhouettes import Shape
@@ -253,11 +253,12 @@ def make_scene(
     *,
     erased: bool = False,
     with_people: bool = True,
+    mixed: bool = False,
 ) -> StreetScene:
     """Scene `index` (0, 1, ...) of a split ("train" or "val") at width x height pixels.
 
     erased: find out what the maps show without each instance, too; nothing else changes. with_people: persons
-    and riders, or none.
+    and riders, or none. mixed: many riders, two-wheelers, trucks, buses and trams.
     Raises ValueError for unknown splits and sizes below 64 x 32.
     """
     if split not in SPLITS:
@@ -266,7 +267,8 @@ def make_scene(
         raise ValueError(f"scenes are at least {SMALLEST[0]}x{SMALLEST[1]} pixels, not {width}x{height}")
     rng = np.random.default_rng([seed, SPLITS[split][1], index])
     camera = make_camera(rng, width, height)
-    town = populate(rng, camera, width, height, with_people=with_people)
+    traffic = MIXED if mixed else USUAL
+    town = populate(rng, camera, width, height, with_people=with_people, traffic=traffic)
     corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], float)
     sky = Thing(FARTHEST, "sky", Shape([], [], corners), flat=True)
     standing = sorted(town.things, key=lambda thing: -thing.ahead)
@@ -311,12 +313,19 @@ class _SceneMaker:
     size: tuple[int, int]
     erased: bool
     with_people: bool
+    mixed: bool
 
     def __call__(self, item: WorkItem, write: Callable) -> list[dict]:
         """Make and write one scene; the number of its instances by class."""
         split, index = item.task
         scene = make_scene(
-            self.seed, split, index, *self.size, erased=self.erased, with_people=self.with_people
+            self.seed,
+            split,
+            index,
+            *self.size,
+            erased=self.erased,
+            with_people=self.with_people,
+            mixed=self.mixed,
         )
         frame = Frame.official(self.out, split, SPLITS[split][0], index, 19)
         count = Counter(thing.label for thing in scene.objects if thing.is_instance)
@@ -360,6 +369,7 @@ def write_streets(
     overwrite: bool = False,
     erased: bool = False,
     with_people: bool = True,
+    mixed: bool = False,
     title: str = "",
 ) -> TreeReport:
     """Write a Cityscapes tree of `train` and `val` scenes of size (width, height) pixels below `out`.
@@ -367,9 +377,9 @@ def write_streets(
     The bytes do not depend on `workers` (processes; more than one need an importable main module). A tree
     finished with the same settings is left alone, one that was only begun is gone on with. With `overwrite`,
     scenes of an earlier run are removed first. erased: write what the maps show without each instance, too
-    (`data.erasures`); the other files are the same. with_people: persons and riders, or none.
-    title: of the progress, which is not shown if it is empty. Raises InputError for bad arguments and for a
-    folder of anything else.
+    (`data.erasures`); the other files are the same. with_people: persons and riders, or none. mixed: many
+    riders, two-wheelers, trucks, buses and trams. title: of the progress, which is not shown if it is empty.
+    Raises InputError for bad arguments and for a folder of anything else.
     """
     out = Path(out)
     _check_arguments(train, val, size, seed, workers)
@@ -378,6 +388,8 @@ def write_streets(
         settings["erased"] = True
     if not with_people:
         settings["with_people"] = False
+    if mixed:
+        settings["mixed"] = True
     if not overwrite and (found := _finished(out, settings)):
         return found
     start = time.monotonic()
@@ -388,7 +400,7 @@ def write_streets(
     ]
     instances: Counter[str] = Counter()
     with opened(STREETS, out, settings, Shard(), overwrite=overwrite) as tree:
-        prepare = partial(partial, _SceneMaker(out, seed, size, erased, with_people))
+        prepare = partial(partial, _SceneMaker(out, seed, size, erased, with_people, mixed))
         with tree.pool(prepare, workers) as pool:
             tree.make(tree.to_do(items), pool, title, "scene")
         tree.merge(items)
