@@ -6,7 +6,6 @@ in front and stays in front; everything else under the mask is covered. The ego 
 the image (labels 1 to 3) are in front of everything.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 
 import cv2
@@ -14,17 +13,15 @@ import numpy as np
 from scipy import ndimage
 
 from data.geometry import MaskPatch, is_thing
-from data.instances import bounding_box
-from data.labels import FIRST_SINGLE_ID
+from data.instances import bounding_box, rides
+from data.labels import FIRST_SINGLE_ID, GROUND
 
 IN_FRONT = (1, 2, 3)  # ego vehicle, rectification border, out of roi
 FURTHER_DOWN = np.iinfo(np.int32).max  # "foot" of what is in front of everything
 UNLABELED = 0
-RIDER, TWO_WHEELERS = 25, (32, 33)
 POLES = (17, 18)
 POLE_LIKE = (*POLES, 19, 20)  # with traffic lights and signs, which hang on poles
 _IS_POLE_LIKE = np.isin(np.arange(256), POLE_LIKE).astype(np.uint8)  # by label id
-GROUND = (6, 7, 8, 9, 10, 22)  # ground, road, sidewalk, parking, rail track, terrain
 
 
 # ---- the mask -----------------------------------------------------------------------------------
@@ -103,25 +100,6 @@ def _window_of(mask: np.ndarray) -> tuple[tuple[slice, slice], int, int]:
     """The smallest window that holds what is not 0 in a mask (H,W) uint8, its top and its left."""
     x, y, width, height = cv2.boundingRect(mask)
     return np.s_[y : y + height, x : x + width], y, x
-
-
-def rides(instance_ids: np.ndarray) -> list[tuple[int, int]]:
-    """Each rider of a map (H,W) uint16 with the two-wheeler that it touches most; each is taken once."""
-    touching: Counter[tuple[int, int]] = Counter()
-    values = np.flatnonzero(np.bincount(instance_ids.ravel()))
-    for rider in values[values // 1000 == RIDER].tolist():
-        x0, y0, x1, y1 = bounding_box(instance_ids == rider)
-        around = instance_ids[max(y0 - 1, 0) : y1 + 2, max(x0 - 1, 0) : x1 + 2]
-        touched = around[cv2.dilate(np.uint8(around == rider), np.ones((3, 3), np.uint8)) > 0]
-        for other in touched[np.isin(touched // 1000, TWO_WHEELERS)].tolist():
-            touching[rider, other] += 1
-    found: list[tuple[int, int]] = []
-    taken: set[int] = set()
-    for pair, _ in sorted(touching.items(), key=lambda item: (-item[1], item[0])):
-        if taken.isdisjoint(pair):
-            found.append(pair)
-            taken.update(pair)
-    return found
 
 
 def _add_pole_feet(feet: np.ndarray, label_ids: np.ndarray) -> None:

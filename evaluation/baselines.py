@@ -50,7 +50,7 @@ def read_training(maps: WorkingMaps, target_class: str, *, progress: bool = True
     Raises InputError if there are none.
     """
     boxes, masks, scene, names, labels_small = [], [], [], [], []
-    width, height = maps.sizes.big
+    width, height = maps.measured
     for index in progress_bar(range(len(maps)), "training instances", show=progress):
         instances = maps.instances(index, target_class)
         if not instances:

@@ -12,7 +12,7 @@ from augment.placement.places import column, working_maps
 from data.erasures import Erasure, erase_exactly
 from data.fill import fill_hole
 from data.geometry import boxes_of_theta
-from data.instances import Instance
+from data.instances import Instance, rides
 from evaluation.baselines import Training, draw_boxes
 from evaluation.leak import small_labels
 from evaluation.likelihood import collect_likelihood
@@ -168,14 +168,17 @@ def replace_erased(
 ) -> None:
     """Erase each real instance of a scene alone and place it again, by the model and by the baselines.
 
-    erasures: those of the tree, by instance; where there is none, the hole is filled. A density of places
+    erasures: those of the tree, by instance; where there is none, the hole is filled, a rider's together with
+    that of the two-wheeler. A density of places
     tells how likely its true place is, too.
     """
+    unit_of = {one: pair for pair in rides(view.instance_ids) for one in pair}
     for instance_id, true_box in zip(view.real_ids, view.real_boxes, strict=True):
         if instance_id in erasures:
             without = erase_exactly(view.label_ids, view.instance_ids, erasures[instance_id])
         else:
-            without = fill_hole(view.label_ids, view.instance_ids, view.instance_ids == instance_id)
+            hole = np.isin(view.instance_ids, unit_of.get(instance_id, (instance_id,)))
+            without = fill_hole(view.label_ids, view.instance_ids, hole)
         collected.erased["exact" if instance_id in erasures else "filled"] += 1
         label_ids, instance_ids = without
         item, seeds = f"/{instance_id}", collected.seeds

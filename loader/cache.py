@@ -23,8 +23,18 @@ from pathlib import Path
 import numpy as np
 
 from data.frame import Frame, list_frames
-from data.instances import Instance, compact_mask, resize_nearest, theta_of_box, usable_instances
-from data.labels import CHANNEL_OF_ID, FIRST_SINGLE_ID, TARGET_CLASSES
+from data.instances import (
+    PLACE_GRID,
+    SMALLEST_PLACE,
+    Instance,
+    compact_mask,
+    resize_nearest,
+    rides,
+    theta_of_box,
+    usable_instances,
+    usable_places,
+)
+from data.labels import CHANNEL_OF_ID, FIRST_SINGLE_ID, TARGET_CLASSES, TargetClass
 from loader.erased_maps import Erasable, find_erasable
 from options import Options
 from support.errors import InputError, name_some, warn
@@ -65,7 +75,7 @@ class Record:
     """What the index knows of a frame: the stamp of its source files, and its usable instances."""
 
     stamp: list[int]  # size in bytes and mtime in ns of the maps, the erasures (or 0), void.txt if any
-    table: list[list[int]]  # rows: position in CLASS_NAMES, instance id, area, x0, y0, x1, y1 (big map)
+    table: list[list[int]]  # rows: position in CLASS_NAMES, instance id, area, x0, y0, x1, y1
 
 
 @dataclass(frozen=True)
@@ -105,9 +115,25 @@ class WorkingMaps:
     folder: Path
     sizes: Sizes
     group_instances: bool
+    places_alone: bool = False  # instances are those of `usable_places`, else of `usable_instances`
+
+    @property
+    def measured(self) -> tuple[int, int]:
+        """Width and height of the map in whose pixels the boxes of instances are."""
+        return PLACE_GRID if self.places_alone else self.sizes.big
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def rule_of(self, target: TargetClass) -> str:
+        """In words, what makes an instance of a class usable."""
+        box = f"fill of its box above {target.min_area_ratio}, aspect below {target.max_aspect_ratio}"
+        if self.places_alone:
+            return f"height at least {SMALLEST_PLACE} of the image, ground seen right below it, {box}"
+        return (
+            f"area above {target.min_size_percent} % of the image, {box}, width above"
+            f" 1/{target.max_width_ratio} and height above 1/{target.max_height_ratio} of the image"
+        )
 
     def load(self, index: int) -> FrameMaps:
         """Maps of frame `index`. A missing or damaged entry is made again from the source, with a warning."""
@@ -118,7 +144,7 @@ class WorkingMaps:
         except _DAMAGE as error:
             reason = " ".join(str(error).split())
             warn(f"{path}: can't be used ({reason}); making it again from {frame.label_path}")
-        record, maps = _make_entry(frame, self.sizes)
+        record, maps = _make_entry(frame, self.sizes, self.places_alone)
         if record.table != self.records[index].table:
             raise InputError(f"{frame.label_path}: has changed while it was in use; start again")
         _write_entry(path, record, maps)
@@ -131,7 +157,7 @@ class WorkingMaps:
             if CLASS_NAMES[class_index] != target_class:
                 continue
             if instance_id >= FIRST_SINGLE_ID or self.group_instances:
-                theta = theta_of_box(box, *self.sizes.big)
+                theta = theta_of_box(box, *self.measured)
                 found.append(Instance(instance_id, area, tuple(box), theta))
         return found
 
@@ -150,7 +176,9 @@ def prepare(options: Options, split: str, *, progress: bool = True, begin: float
         (options.image_sizex_big, options.image_sizey_big),
         (options.compact_sizex, options.compact_sizey),
     )
-    folder = Path(options.cache_dir).absolute() / f"{split}-{cache_key(options.db_root, sizes)}"
+    places_alone = options.what == "none"
+    key = cache_key(options.db_root, sizes, places_alone=places_alone)
+    folder = Path(options.cache_dir).absolute() / f"{split}-{key}"
     known = _read_index(folder)
     present = set(os.listdir(folder)) if folder.is_dir() else set()
     records, missing = {}, []
@@ -180,17 +208,24 @@ def prepare(options: Options, split: str, *, progress: bool = True, begin: float
         warn(f"{found}. Left out")
     good = tuple(frame for frame in frames if frame.name in records)
     return WorkingMaps(
-        good, tuple(records[frame.name] for frame in good), folder, sizes, options.group_instances
+        good,
+        tuple(records[frame.name] for frame in good),
+        folder,
+        sizes,
+        options.group_instances,
+        places_alone,
     )
 
 
-def cache_key(db_root: str | Path, sizes: Sizes) -> str:
+def cache_key(db_root: str | Path, sizes: Sizes, *, places_alone: bool = False) -> str:
     """Short hash of everything that entries depend on, besides their source files."""
     thresholds = [
         {"channel": target.channel, **asdict(target), "support": None, "published": None}
         for target in TARGET_CLASSES.values()
     ]
     depends_on = (str(Path(db_root).resolve()), asdict(sizes), thresholds, CHANNEL_OF_ID.tolist())
+    if places_alone:
+        depends_on += ("places",)
     return hashlib.sha256(json.dumps((FORMAT_VERSION, *depends_on)).encode()).hexdigest()[:12]
 
 
@@ -214,7 +249,7 @@ def _scan_all(
     """For each frame its record, or the reason why its files can't be used; over all cores if worth it."""
     if not frames:
         return
-    scan = partial(_scan, folder=folder, sizes=sizes)
+    scan = partial(_scan, folder=folder, sizes=sizes, places_alone=options.what == "none")
     workers = min(cores(), len(frames) // FRAMES_WORTH_A_PROCESS) if options.num_workers else 1
     remedy = "start again with --num_workers 0 (what is done is kept)"
     with Pool(workers, remedy=remedy) as pool:
@@ -222,7 +257,7 @@ def _scan_all(
         yield from progress_bar(found, folder.name, len(frames), show=progress)
 
 
-def _scan(frame: Frame, folder: Path, sizes: Sizes) -> Record | str:
+def _scan(frame: Frame, folder: Path, sizes: Sizes, places_alone: bool) -> Record | str:
     """The record of a frame, from its entry if that is good, else made from the source; or why that fails."""
     path = entry_path(folder, frame)
     try:
@@ -232,15 +267,18 @@ def _scan(frame: Frame, folder: Path, sizes: Sizes) -> Record | str:
     except _DAMAGE:
         pass  # missing or damaged: made again
     try:
-        record, maps = _make_entry(frame, sizes)
+        record, maps = _make_entry(frame, sizes, places_alone)
     except InputError as error:
         return str(error)
     _write_entry(path, record, maps)
     return record
 
 
-def _make_entry(frame: Frame, sizes: Sizes) -> tuple[Record, FrameMaps]:
-    """Record and maps of a frame, from its source files; InputError if one of them is bad."""
+def _make_entry(frame: Frame, sizes: Sizes, places_alone: bool) -> tuple[Record, FrameMaps]:
+    """Record and maps of a frame, from its source files; InputError if one of them is bad.
+
+    places_alone: instances are those whose place can be learnt from, of any size.
+    """
     source = _stamp(frame)  # before reading: a change while reading makes the entry stale, not wrong
     label_ids, instance_ids = frame.read_maps()
     if source is None:
@@ -248,10 +286,16 @@ def _make_entry(frame: Frame, sizes: Sizes) -> tuple[Record, FrameMaps]:
     labels = CHANNEL_OF_ID[label_ids]
     labels_small, ids_small = (resize_nearest(a, *sizes.small) for a in (labels, instance_ids))
     labels_big, ids_big = (resize_nearest(a, *sizes.big) for a in (labels, instance_ids))
+
+    def usable(target: TargetClass) -> list[Instance]:
+        if places_alone:
+            return usable_places(label_ids, instance_ids, target)
+        return usable_instances(labels_small, ids_small, ids_big, target)
+
     table = [
         [class_index, one.instance_id, one.area, *one.box]
         for class_index, target in enumerate(TARGET_CLASSES.values())
-        for one in usable_instances(labels_small, ids_small, ids_big, target)
+        for one in usable(target)
     ]
     compact_ids = sorted({row[1] for row in table})
     compact = [compact_mask(instance_ids, instance_id, *sizes.compact) for instance_id in compact_ids]
@@ -262,7 +306,14 @@ def _make_entry(frame: Frame, sizes: Sizes) -> tuple[Record, FrameMaps]:
         ids_big,
         np.array(compact_ids, np.int32),
         np.array(compact, np.uint8).reshape(-1, *reversed(sizes.compact)),
-        find_erasable(frame, label_ids, instance_ids, compact_ids, sizes.small),
+        find_erasable(
+            frame,
+            label_ids,
+            instance_ids,
+            compact_ids,
+            sizes.small,
+            rides(instance_ids) if places_alone else [],
+        ),
     )
     return Record(source, table), maps
 

@@ -64,8 +64,13 @@ def find_erasable(
     instance_ids: np.ndarray,
     instances: list[int],
     size: tuple[int, int],
+    units: list[tuple[int, ...]],
 ) -> Erasable:
-    """What small maps of `size` (width, height) show without each instance (id) of full-size maps (H,W)."""
+    """What small maps of `size` (width, height) show without each instance (id) of full-size maps (H,W).
+
+    units: instances that are filled in together, as exact erasures take a rider and the two-wheeler.
+    """
+    unit_of = {one: unit for unit in units for one in unit}
     height, width = label_ids.shape
     small = _small(label_ids, instance_ids, size)
     erasures = frame.read_erasures()
@@ -77,7 +82,7 @@ def find_erasable(
             without = _small(*erase_exactly(label_ids, instance_ids, erasures[one]), size)
             patches.append(_patch(one, small, without))
         else:
-            hole = small[1] == one
+            hole = np.isin(small[1], unit_of.get(one, (one,)))
             patches.append(_patch(one, small, _filled(small, hole)))
             patches += [_patch(0, small, _filled(small, moved)) for moved in _decoys(frame.name, one, hole)]
     kinds = {"pixels": np.int32, "labels": np.uint8, "ids": np.uint16}

@@ -118,10 +118,8 @@ class TrainingPairs:
         if lacking:
             target, present = lacking[0], ",".join(name for name, n in self.instance_counts.items() if n)
             raise InputError(
-                f"{options.db_root}: none of {len(maps)} images holds a usable {target.name} (area above"
-                f" {target.min_size_percent} % of the image, fill of its box above {target.min_area_ratio},"
-                f" aspect below {target.max_aspect_ratio}, width above 1/{target.max_width_ratio} and height"
-                f" above 1/{target.max_height_ratio} of the image); choose another --target_class"
+                f"{options.db_root}: none of {len(maps)} images holds a usable {target.name}"
+                f" ({maps.rule_of(target)}); choose another --target_class"
                 f"{f', for example {present}' if present else ''}, or another --db_root"
             )
 
