@@ -7,7 +7,15 @@ import pytest
 from PIL import Image
 
 from data.frame import list_frames
-from data.instances import compact_mask, resize_nearest, theta_of_box, usable_instances
+from data.instances import (
+    PLACE_GRID,
+    compact_mask,
+    resize_nearest,
+    rides,
+    theta_of_box,
+    usable_instances,
+    usable_places,
+)
 from data.labels import CHANNEL_OF_ID, TARGET_CLASSES
 from tests.miniature import CAR, PERSON, ROAD
 
@@ -127,3 +135,55 @@ def test_compact_mask_fills_its_frame():
     mask = compact_mask(ids, 26000, 32, 16)
     assert mask.shape == (16, 32) and mask.dtype == np.uint8
     assert (mask[10:] == 255).all() and (mask[:6, 6:] == 0).all()
+
+
+# ---- places of any size -------------------------------------------------------------------------
+
+HOOD, RIDER, BICYCLE = 1, 25, 33
+
+
+def street(*things, height: int = 256) -> tuple[np.ndarray, np.ndarray]:
+    """Label and instance maps of a road with boxes of (value in the instance map, x0, y0, x1, y1) on it."""
+    ids = np.full((height, 2 * height), ROAD, np.uint16)
+    for value, x0, y0, x1, y1 in things:
+        ids[y0:y1, x0:x1] = value
+    return np.where(ids < 1000, ids, ids // 1000).astype(np.uint8), ids
+
+
+def places_of(name: str, *things, height: int = 256) -> list[int]:
+    return [one.instance_id for one in usable_places(*street(*things, height=height), TARGET_CLASSES[name])]
+
+
+def test_places_count_from_a_thirty_second_of_the_height():
+    assert places_of("person", (24000, 10, 100, 14, 108), (24001, 40, 100, 44, 107)) == [24000]
+    assert places_of("person", (24000, 10, 50, 14, 54), (24001, 40, 50, 44, 53), height=128) == [24000]
+    assert places_of("car", (24000, 10, 100, 14, 108)) == [] == places_of("person", (24, 10, 100, 14, 108))
+
+
+def test_places_count_where_the_ground_right_below_is_seen():
+    body = (24000, 10, 100, 18, 120)
+    for hidden, counts in (
+        ((26000, 5, 110, 30, 130), False),  # a car before the legs
+        ((26000, 5, 110, 14, 130), True),  # before one of them
+        ((26000, 30, 110, 60, 130), True),
+        ((HOOD, 0, 120, 512, 256), False),
+        ((8, 0, 120, 512, 256), True),  # a sidewalk
+    ):
+        assert (24000 in places_of("person", body, hidden)) == counts, hidden
+    assert places_of("person", (24000, 10, 236, 18, 256)) == []  # cut off by the image's edge
+
+
+def test_a_rider_meets_the_ground_by_the_two_wheeler():
+    ride = ((25000, 20, 80, 32, 112), (33000, 12, 104, 40, 124), (25000, 20, 80, 32, 112))
+    assert places_of("rider", *ride) == [25000] and places_of("bicycle", *ride) == [33000]
+    assert rides(street(*ride)[1]) == [(25000, 33000)]
+    assert places_of("rider", *ride, (26000, 0, 112, 60, 140)) == []
+
+
+def test_places_are_measured_on_one_grid_whatever_the_size_of_the_map():
+    small, large = ((24000, 10, 50, 20, 70),), ((24000, 40, 200, 80, 280),)
+    (first,) = usable_places(*street(*small, height=128), TARGET_CLASSES["person"])
+    (second,) = usable_places(*street(*large, height=512), TARGET_CLASSES["person"])
+    assert first == second and first.box == (160, 800, 319, 1119) and first.area == 160 * 320
+    np.testing.assert_allclose(first.theta, theta_of_box((10, 50, 19, 69), 256, 128), rtol=1e-6)
+    assert PLACE_GRID == (4096, 2048)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from data.frame import Frame, list_frames
-from data.instances import compact_mask, resize_nearest, theta_of_box
+from data.instances import PLACE_GRID, compact_mask, resize_nearest, theta_of_box
 from data.labels import CHANNEL_OF_ID
 from loader import cache
-from loader.cache import INDEX_NAME, entry_path, prepare
+from loader.cache import CLASS_NAMES, INDEX_NAME, entry_path, prepare
 from options import PRESETS, Options
+from streets.scenes import write_streets
 from support.errors import InputError
 from tests.miniature import frame_paths, miniature_maps, write_miniature, write_png
 
@@ -155,6 +156,31 @@ def test_a_pass_may_begin_anywhere_and_skips_what_another_has_made(options, deco
     decoded.clear()
     (begun.folder / INDEX_NAME).unlink()
     assert ready(options) == begun and not decoded
+
+
+def test_places_alone_have_entries_of_their_own_with_small_instances(tmp_path):
+    write_streets(tmp_path / "tree", 3, 0, (256, 128), 5)
+    sizes = PRESETS["tiny"] | {"db_root": str(tmp_path / "tree"), "cache_dir": str(tmp_path / "cache")}
+    joint = Options(**sizes, where="distribution")
+    alone = replace(joint, what="none", target_class="all")
+    found, places = ready(joint), ready(alone)
+    assert found.folder != places.folder and ready(joint) == found and ready(alone) == places
+    assert found.measured == (128, 64) and places.measured == PLACE_GRID
+    smallest = 1.0
+    for index in range(3):
+        content = places.load(index)
+        boxes = {one: content.box_of(one) for one in content.compact_ids.tolist()}
+        for name in CLASS_NAMES:
+            for one in places.instances(index, name):
+                x0, y0, x1, y1 = one.box
+                box = np.array([x0, y0, x1 + 1, y1 + 1]) / [4096, 2048, 4096, 2048]
+                np.testing.assert_allclose(boxes.pop(one.instance_id), box, atol=1e-6)
+                smallest = min(smallest, box[3] - box[1])
+        assert not boxes
+    assert 1 / 32 <= smallest < 1 / 20
+    assert sum(len(places.instances(i, "person")) for i in range(3)) > sum(
+        len(found.instances(i, "person")) for i in range(3)
+    )
 
 
 def test_an_interrupted_pass_goes_on(options, decoded, monkeypatch):

@@ -12,10 +12,11 @@ from data.labels import CHANNEL_OF_ID
 from loader import erased_maps
 from loader import pairs as training_pairs
 from loader.cache import prepare
-from loader.erased_maps import ErasedPatch, erase_some, zoom_in
+from loader.erased_maps import ErasedPatch, erase_some, find_erasable, zoom_in
 from loader.pairs import PLACES, TrainingPairs, concatenate
 from options import PRESETS, Options
 from streets.scenes import write_streets
+from tests.miniature import frame_paths, write_png
 
 PERSON, CAR = 20, 22
 
@@ -56,6 +57,23 @@ def test_patches_are_what_the_map_shows_without_the_instance(options):
             np.testing.assert_allclose(box, [*low, *high], atol=1e-6)
     with_decoys = any((maps.load(index).erasable.owners == 0).any() for index in range(len(maps)))
     assert (exact > 10) != with_decoys  # decoys are for maps that are filled
+
+
+def test_a_rider_and_the_two_wheeler_are_filled_together(tmp_path):
+    labels, ids = np.full((64, 128), 7, np.uint8), np.full((64, 128), 7, np.uint16)
+    labels[20:40, 50:58], ids[20:40, 50:58] = 25, 25000
+    labels[36:48, 46:62], ids[36:48, 46:62] = 33, 33000
+    label_path, instance_path = frame_paths(tmp_path, 0, "train")
+    write_png(label_path, labels)
+    write_png(instance_path, ids)
+    (frame,) = list_frames(tmp_path, "train")
+    for units, gone in (([(25000, 33000)], {25000, 33000}), ([], set())):
+        patches = find_erasable(frame, labels, ids, [25000, 33000], (128, 64), units).patches()
+        for patch in patches:
+            if patch.owner:
+                removed = set(ids.ravel()[patch.pixels].tolist())
+                assert removed == (gone or {patch.owner})
+                assert (patch.labels == CHANNEL_OF_ID[7]).all() or not gone
 
 
 def small_map():

@@ -21,7 +21,7 @@ from streets.scenes import write_streets
 from support.checkpoints import save_checkpoint
 from tests.miniature import CITY, write_miniature
 from tests.programs import refused
-from tests.town import write_density_checkpoint
+from tests.town import write_density_checkpoint, write_places_checkpoint
 from where import DensityWhere
 
 PLACEMENT = {
@@ -309,6 +309,51 @@ def test_the_density_of_a_scene_is_worked_out_once(root, density, tmp_path, monk
     monkeypatch.setattr(DensityWhere, "density", counted)
     of_density(root, "tree", "--quick", "--batch_size", 1, "--out", tmp_path, "--cache_dir", root / "cache")
     assert batches == [1] * 4  # scenes, whatever the number of z and seeds
+
+
+@pytest.fixture(scope="module")
+def places(root):
+    """Places of three classes alone, untrained, of which buses are in no scene: the run's folder."""
+    write_places_checkpoint(root / "places" / "checkpoints", "person,bus,car")
+    return root / "places"
+
+
+def test_all_classes_are_measured_in_one_run(root, density, places, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ("--n_z", 2, "--seeds", 2, "--scenes", 4, "--cache_dir", root / "cache", "--out", out)
+    db_root = ("--db_root", root / "exact")
+    result = evaluate.evaluate(evaluate.parse(flags(root, *arguments, *db_root, checkpoint="places")))
+    printed = capsys.readouterr().out
+    assert list(result["classes"]) == ["person", "car"] and "usable bus" in result["left_out"][0]
+    assert result == read(out) and "usable bus" in printed and "2 seeds" in printed
+    for name, one in result["classes"].items():
+        assert one == read(out / name) and one["settings"]["target_class"] == name
+        model = one["methods"]["model"]
+        assert PLACEMENT | REPLACEMENT | LEAK | {"nll_foot", "nll_size"} <= set(model)
+        assert not SHAPES & set(model) and "mask_spread" not in model
+        assert {"nll_foot", "nll_size"} <= set(one["methods"]["prior"])
+        (row,) = [line for line in printed.splitlines() if line.startswith(f"| {name} ")]
+        assert f"| {one['settings']['instances']} " in row
+        assert f"{model['plausible_rate']['mean']:.3f}" in row
+        assert f"{one['methods']['real']['plausible_rate']['mean']:.3f}" in row
+        assert (out / name / "evaluation_heights.png").stat().st_size > 5000
+    persons, cars = (result["classes"][name]["methods"]["model"] for name in ("person", "car"))
+    assert persons["nll_foot"] != cars["nll_foot"]
+
+    alone = flags(root, *arguments, *db_root, "--target_class", "car", "--overwrite", checkpoint="places")
+    (single,) = [evaluate.evaluate(evaluate.parse(alone))]
+    assert single["methods"] == result["classes"]["car"]["methods"]
+
+
+def test_a_class_that_the_model_lacks_is_one_line(root, places, tmp_path):
+    arguments = flags(root, "--out", tmp_path / "out", "--quick", checkpoint="places")
+    for given, words in (
+        ("rider", "has places of person, bus, car only"),
+        ("person,unicorn", "'unicorn' is unknown"),
+        ("bus", "usable bus"),
+    ):
+        assert words in refused(evaluate.main, *arguments, "--target_class", given)
+    assert not (tmp_path / "out").exists()
 
 
 BAD_INPUT = {

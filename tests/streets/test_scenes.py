@@ -79,6 +79,21 @@ def test_a_street_without_people_has_no_person_rider_or_group_of_them_and_is_ano
         write_streets(tmp_path / "tree", 4, 0, (256, 128), 7)
 
 
+def test_mixed_traffic_has_more_of_what_is_rare_and_is_another_tree(tmp_path):
+    usual = write_streets(tmp_path / "usual", 30, 0, (128, 64), 7).instances
+    mixed = write_streets(tmp_path / "mixed", 30, 0, (128, 64), 7, mixed=True).instances
+    large = {"truck", "bus", "train"}
+    assert min(mixed[name] for name in large) >= 5
+    assert sum(mixed[name] for name in large) > 5 * sum(usual.get(name, 0) for name in large)
+    assert all(mixed[name] > 1.3 * usual[name] for name in ("rider", "bicycle", "motorcycle"))
+    assert all(0.5 < mixed[name] / usual[name] < 1.5 for name in ("person", "car"))
+    for name in ("usual", "mixed"):
+        settings = json.loads((tmp_path / name / SETTINGS_FILE).read_text())["settings"]
+        assert settings.get("mixed", False) == (name == "mixed")
+    with pytest.raises(InputError, match="other settings or data"):
+        write_streets(tmp_path / "mixed", 30, 0, (128, 64), 7)
+
+
 def test_another_seed_split_or_index_is_another_scene():
     scenes = [
         make_scene(*key, 128, 64)
