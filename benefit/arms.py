@@ -17,18 +17,14 @@ import torch
 
 from augment.placement.options import range_of
 from benefit.pasting import paste_tree
+from benefit.scenes import SPLIT
 from data.frame import ANNOTATION, IMAGE_KIND, Frame, list_frames
 from engine.records import write_outputs
-from streets.scenes import write_streets
 from support.errors import InputError
 from support.files import listed
 
 _ABOVE = __name__.removesuffix("benefit.arms")  # of the package that holds the whole project, if one does
-SPLIT = "train"
-# Of the generator; the first plus that of the case.
-SCENE_SEEDS, START_SEED, HELD_OUT_SEED, FINAL_SEED = 1000, 300, 500, 700
 ARMS_VERSION = "2"  # of what the names of the arms mean; folders of another one are refused
-DRAWN_SCENES = 6  # of a val split that main.py wants to draw, and nothing learns from
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ class Source:
     """What the recipes of one case start from."""
 
     tree: Path  # the n scenes
-    model: Path  # run folder of the model of places and shapes, for recipes in NEEDS_MODEL
+    model: str | Path  # checkpoint of the model of places and shapes, for recipes in NEEDS_MODEL
     seed: int
     copies: int
     per_image: str
@@ -129,24 +125,7 @@ def run_program(name: str, arguments: dict, log: Path) -> None:
         raise InputError(f"{name} ended with status {status}: see {log}")
 
 
-# ---- scenes and model ---------------------------------------------------------------------------
-
-
-def write_training_scenes(folder: Path, n: int, seed: int, size: tuple[int, int]) -> dict:
-    """n scenes of a seed; of the same seed, those of a smaller n are the first of them."""
-    report = write_streets(folder / "tree", n, DRAWN_SCENES, size, SCENE_SEEDS + seed)
-    return {"scenes": n, "instances": report.instances}
-
-
-def write_start_scenes(folder: Path, count: int, size: tuple[int, int]) -> None:
-    """Scenes without persons and riders, from which every segmenter comes."""
-    write_streets(folder / "tree", count, 0, size, START_SEED, with_people=False)
-
-
-def write_held_out(folder: Path, count: int, size: tuple[int, int], seed: int) -> dict:
-    """Scenes to be measured on."""
-    report = write_streets(folder / "tree", 0, count, size, seed)
-    return {"scenes": count, "instances": report.instances}
+# ---- model ---------------------------------------------------------------------------
 
 
 def train_placement(folder: Path, tree: Path, preset: str, iterations: int, seed: int, device: str) -> dict:

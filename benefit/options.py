@@ -4,11 +4,15 @@ import argparse
 from dataclasses import dataclass, replace
 
 from benefit.arms import ARMS
+from benefit.scenes import BuiltInScenes, Scenes, TreeScenes
+from data.camera import camera_setting
 from segment.models import ARCHS
 from segment.options import OPTIMISERS, size_of
+from support.checkpoints import find_checkpoint
 from support.errors import InputError, Parser
 from support.settings import add_flags, checked, setting
 
+FROM_SCENES = "scenes"  # the segmenter begins with weights learnt on built-in scenes
 SECTIONS = {
     "": "what is compared",
     "data": "how the data are made",
@@ -25,6 +29,14 @@ class BenefitOptions:
     out: str = setting(
         "runs/benefit", "folder of everything that is made; several of these commands may share it"
     )
+    db_root: str = setting(
+        "", "Cityscapes tree: n scenes of its train split, held-out ones of val (default: built-in scenes)"
+    )
+    final_root: str = setting("", "tree whose val split is the second set of held-out scenes, with --final")
+    final_cities: tuple[str, ...] = setting(
+        (), "or cities of --db_root, which then are in no other set", read=str, flag={"nargs": "+"}
+    )
+    camera: str = camera_setting()
     n: tuple[int, ...] = setting((20, 80), "training scenes", read=int, flag={"nargs": "+"})
     seeds: int = setting(3, "repetitions, each with scenes of its own", min=1)
     arms: tuple[str, ...] = setting(
@@ -50,6 +62,12 @@ class BenefitOptions:
     share: float = setting(
         0.5, "of what is learnt from that is made, in every arm but real", section="data", above=0, below=1
     )
+    places: str = setting(
+        "",
+        "checkpoint of a model of places and shapes, which then is known from elsewhere (default: one is"
+        " trained on the n scenes)",
+        section="data",
+    )
     place_preset: str = setting("demo", "of main.py, for the model of places and shapes", section="data")
     place_iterations: int = setting(400, "steps of its training", section="data", min=1)
 
@@ -62,6 +80,13 @@ class BenefitOptions:
         "WIDTHxHEIGHT of the windows that it learns from, around instances, pixels",
         section="segmenter",
         read=size_of,
+    )
+    start: str = setting(
+        FROM_SCENES,
+        "what it begins with: scenes (built-in ones without persons and riders), coco or imagenet (of"
+        " torchvision, for archs that have them), or a checkpoint of scripts.segment",
+        section="segmenter",
+        flag={"metavar": "scenes|coco|imagenet|FILE"},
     )
     start_scenes: int = setting(
         300, "scenes without persons and riders that it knows before", section="segmenter", min=1
@@ -77,6 +102,21 @@ class BenefitOptions:
     least_area: int = setting(
         100, "pixels; smaller instances count neither as missed nor as found", section="segmenter", min=0
     )
+    official: bool = setting(
+        False, "measure with the official Cityscapes program too (half a minute an arm)", section="segmenter"
+    )
+
+    @property
+    def scenes(self) -> Scenes:
+        """Where the scenes come from."""
+        if not self.db_root:
+            return BuiltInScenes(self.scene_size)
+        return TreeScenes(self.db_root, self.final_root, self.final_cities, self.camera, self.scene_size)
+
+    @property
+    def trains_start(self) -> bool:
+        """Whether the weights that all arms begin with are trained here."""
+        return self.start == FROM_SCENES and self.start_iterations > 0
 
 
 def described(arm: str) -> str:
@@ -100,8 +140,19 @@ def parser() -> Parser:
 def parse(arguments: list[str] | None = None) -> BenefitOptions:
     """Options of a command line (None: sys.argv). Raises InputError for what can't be used."""
     options = BenefitOptions(**vars(parser().parse_args(arguments)))
-    options = replace(options, n=tuple(options.n), arms=tuple(options.arms))
+    options = replace(
+        options, n=tuple(options.n), arms=tuple(options.arms), final_cities=tuple(options.final_cities)
+    )
     checked(replace(options, arms=None))  # argparse has seen each of them
     if min(options.n) < 2:
         raise InputError("--n: at least 2 scenes, one to paste into and one to paste from")
+    if not options.db_root and (options.final_root or options.final_cities or options.camera != "auto"):
+        raise InputError("--final_root, --final_cities and --camera belong to a tree: give --db_root")
+    if options.final_root and options.final_cities:
+        raise InputError("--final_root and --final_cities: two second sets; give one of them")
+    if options.final and options.db_root and not (options.final_root or options.final_cities):
+        raise InputError("--final: name the second held-out scenes with --final_root or --final_cities")
+    if options.places:
+        find_checkpoint(options.places)
+    options.scenes.check(max(options.n), options.held_out, final=options.final)
     return options

@@ -16,6 +16,7 @@ from benefit.tasks import SETTINGS, Case, cases_of
 from support.files import write_atomic
 
 METRICS = {"person": "person AP", "mean": "mean AP over classes"}
+OFFICIAL = {"official_person": "official person AP", "official_mean": "official mean AP"}  # where measured
 BASE = "real"
 CONFIDENCE = 0.95
 
@@ -23,8 +24,9 @@ CONFIDENCE = 0.95
 def summarise(options: BenefitOptions, out: Path) -> dict:
     """All metrics of the arms that are finished.
 
-    "held_out" and, with options.final, "final": rows with n, arm, and for each of METRICS the values (0..1)
-    by seed, their mean and spread, and the difference to `real`; "cost": seconds by n and arm.
+    "held_out" and, with options.final, "final": rows with n, arm, and for each of METRICS, of the classes,
+    and of OFFICIAL where measured, the values (0..1) by seed, their mean and spread, and the difference to
+    `real`; "cost": seconds by n and arm.
     """
     sets = {"held_out": Case.arm} | ({"final": Case.final} if options.final else {})
     settings = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
@@ -40,20 +42,32 @@ def rows_of(options: BenefitOptions, result_of: Callable[[Case, str], dict | Non
     for case in cases_of(options):
         for arm in options.arms:
             if result := result_of(case, arm):
-                coco = result["coco"]
-                values = {"person": coco["classes"]["person"]["AP"], "mean": coco["AP"]}
-                found.setdefault((case.n, arm), {})[case.seed] = values
+                found.setdefault((case.n, arm), {})[case.seed] = metrics_of(result)
+    metrics = dict.fromkeys(name for values in found.values() for one in values.values() for name in one)
     rows = []
     for n, arm in _rows(options):
         values = found.get((n, arm), {})
         base = found.get((n, BASE), {})
         row = {"n": n, "arm": arm}
-        for metric in METRICS:
-            own = {seed: one[metric] for seed, one in values.items() if one[metric] is not None}
-            pairs = [(own[seed], base[seed][metric]) for seed in own if arm != BASE and base.get(seed)]
+        for metric in metrics:
+            own = {seed: one[metric] for seed, one in values.items() if one.get(metric) is not None}
+            pairs = [
+                (own[seed], base[seed][metric])
+                for seed in own
+                if arm != BASE and base.get(seed, {}).get(metric) is not None
+            ]
             row[metric] = {"by_seed": own, **spread(list(own.values())), "to_real": difference(pairs)}
         rows.append(row)
     return rows
+
+
+def metrics_of(result: dict) -> dict[str, float | None]:
+    """AP of persons, over classes, of each class, and that of the official program if it was asked."""
+    coco, official = result["coco"], result.get("cityscapes")
+    found = {"mean": coco["AP"]} | {name: one["AP"] for name, one in coco["classes"].items()}
+    if official:
+        found |= {"official_person": official["classes"]["person"]["AP"], "official_mean": official["AP"]}
+    return found
 
 
 def spread(values: list[float]) -> dict:
@@ -125,18 +139,17 @@ def markdown(content: dict) -> str:
     for name, title in (("held_out", "Held-out scenes"), ("final", "Second held-out scenes")):
         if name not in content:
             continue
-        heads = ["n", "training data", "seeds"]
-        heads += [head for label in METRICS.values() for head in (label, "to real")]
-        lines = [f"{title}:", "", _line(heads), _line(["---"] * len(heads))]
-        for row in content[name]:
-            seeds = len(row["person"]["by_seed"])
-            if not seeds:
-                continue
-            cells = [str(row["n"]), row["arm"], str(seeds)]
-            for metric in METRICS:
-                cells += [_with_spread(row[metric]), _with_interval(row[metric]["to_real"])]
-            lines.append(_line(cells))
-        parts.append("\n".join(lines))
+        rows = [row for row in content[name] if row.get("mean", {}).get("by_seed")]
+        columns = METRICS | {
+            metric: title for metric, title in OFFICIAL.items() if rows and metric in rows[0]
+        }
+        parts.append(_table(f"{title}:", rows, columns))
+        classes = {
+            metric: metric
+            for metric, found in (rows[0].items() if rows else ())
+            if metric not in ("n", "arm", *columns) and any(row[metric]["mean"] is not None for row in rows)
+        }
+        parts.append(_table(f"{title}, AP of each class:", rows, classes))
     heads = ["n", "training data", "objects", "model of places, s", "making data, s", "training and AP, s"]
     lines = ["Cost, mean over seeds:", "", _line(heads), _line(["---"] * len(heads))]
     for row in content["cost"]:
@@ -150,6 +163,19 @@ def markdown(content: dict) -> str:
     for name in dict.fromkeys(row["arm"] for row in content["cost"] if row["training"]):
         lines.append(_line([name, ARMS[name].meaning, ARMS[name].differs]))
     return "\n\n".join([*parts, "\n".join(lines)]) + "\n"
+
+
+def _table(title: str, rows: list[dict], metrics: dict[str, str]) -> str:
+    """A line for each n and arm, two columns for each metric."""
+    heads = ["n", "training data", "seeds"]
+    heads += [head for label in metrics.values() for head in (label, "to real")]
+    lines = [title, "", _line(heads), _line(["---"] * len(heads))]
+    for row in rows:
+        cells = [str(row["n"]), row["arm"], str(len(row["mean"]["by_seed"]))]
+        for metric in metrics:
+            cells += [_with_spread(row[metric]), _with_interval(row[metric]["to_real"])]
+        lines.append(_line(cells))
+    return "\n".join(lines)
 
 
 def _line(cells: list[str]) -> str:
@@ -175,7 +201,8 @@ def plot(rows: list[dict], path: Path) -> None:
     sizes = list(dict.fromkeys(row["n"] for row in rows))
     figure = Figure(figsize=(10, 3.2 * len(sizes)), layout="constrained")
     for (absolute, relative), n in zip(figure.subplots(len(sizes), 2, squeeze=False), sizes, strict=True):
-        found = {row["arm"]: row["person"] for row in rows if row["n"] == n and row["person"]["by_seed"]}
+        of_size = [row for row in rows if row["n"] == n and row.get("person", {}).get("by_seed")]
+        found = {row["arm"]: row["person"] for row in of_size}
         names, places = list(found), range(len(found))
         colours = [f"C{list(ARMS).index(name)}" for name in names]
         absolute.bar(places, [100 * found[name]["mean"] for name in names], color=colours, alpha=0.6)

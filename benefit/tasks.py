@@ -13,21 +13,16 @@ from augment.placement.options import range_of
 from benefit.arms import (
     ARMS,
     ARMS_VERSION,
-    FINAL_SEED,
-    HELD_OUT_SEED,
     NEEDS_MODEL,
     RECIPES,
-    SPLIT,
     Source,
     needs_model,
     train_placement,
     trees_of,
-    write_held_out,
-    write_start_scenes,
-    write_training_scenes,
 )
 from benefit.live import LiveFrames
-from benefit.options import FREE, BenefitOptions
+from benefit.options import FREE, FROM_SCENES, BenefitOptions
+from benefit.scenes import SPLIT, write_start_scenes
 from benefit.sharing import BenefitTask
 from distributed import Ranks, choose_device
 from segment.options import SegmentOptions, validate
@@ -74,32 +69,27 @@ def tasks_of(options: BenefitOptions) -> list[BenefitTask]:
     """All tasks of a measurement, in the order in which they are to be taken."""
     out = Path(options.out).absolute()
     first, models, data, arms, last = [], [], [], [], []
-    held_out = partial(write_held_out, count=options.held_out, size=options.scene_size)
-    first.append(BenefitTask(HELD_OUT, (), partial(held_out, seed=HELD_OUT_SEED)))
+    drawn = options.scenes
+    first.append(BenefitTask(HELD_OUT, (), partial(drawn.held_out, count=options.held_out)))
     if options.final:
-        last.append(BenefitTask(FINAL, (), partial(held_out, seed=FINAL_SEED)))
-    start = (START,) if options.start_iterations else ()
+        last.append(BenefitTask(FINAL, (), partial(drawn.final, count=options.held_out)))
+    start = (START,) if options.trains_start else ()
     if start:
         models.append(BenefitTask(START, (), partial(train_start, options=options)))
     for case in cases_of(options):
         scenes, model = f"{case.name}/scenes", f"{case.name}/placement"
+        trained = () if options.places else (model,)
         source = Source(
             out / scenes / "tree",
-            out / model / "run",
+            options.places or out / model / "run",
             case.seed,
             options.copies,
             options.per_image,
             options.device,
         )
-        first.append(
-            BenefitTask(
-                scenes,
-                (),
-                partial(write_training_scenes, n=case.n, seed=case.seed, size=options.scene_size),
-            )
-        )
+        first.append(BenefitTask(scenes, (), partial(drawn.training, n=case.n, seed=case.seed)))
         recipes = dict.fromkeys(recipe for arm in options.arms for recipe in ARMS[arm].recipes)
-        if any(map(needs_model, options.arms)):
+        if trained and any(map(needs_model, options.arms)):
             work = partial(
                 train_placement,
                 tree=source.tree,
@@ -110,11 +100,11 @@ def tasks_of(options: BenefitOptions) -> list[BenefitTask]:
             )
             models.append(BenefitTask(model, (scenes,), work))
         for recipe in recipes:
-            needs = (scenes, model) if recipe in NEEDS_MODEL else (scenes,)
+            needs = (scenes, *trained) if recipe in NEEDS_MODEL else (scenes,)
             data.append(BenefitTask(case.data(recipe), needs, partial(RECIPES[recipe], source=source)))
         for arm in options.arms:
             made = tuple(case.data(recipe) for recipe in ARMS[arm].recipes)
-            made += (model,) if ARMS[arm].live else ()
+            made += trained if ARMS[arm].live else ()
             arms.append(
                 BenefitTask(
                     case.arm(arm),
@@ -140,8 +130,7 @@ def train_start(folder: Path, options: BenefitOptions) -> dict:
 def train_arm(folder: Path, options: BenefitOptions, case: Case, arm: str) -> dict:
     """Train the segmenter of an arm and measure it on the held-out scenes."""
     settings = segmenter_of(options, case, arm, HELD_OUT)
-    if options.start_iterations:
-        settings = replace(settings, weights=str(Path(options.out).absolute() / START / "run"))
+    settings = replace(settings, weights=first_weights(options))
     ground_truths = ground_truths_of(settings.val, settings.size)
     device = choose_device(options.device)
     with contextlib.redirect_stdout(io.StringIO()):  # log.txt in its folder says the same
@@ -150,13 +139,20 @@ def train_arm(folder: Path, options: BenefitOptions, case: Case, arm: str) -> di
     return measure(model, settings, list(ground_truths), device)
 
 
+def first_weights(options: BenefitOptions) -> str:
+    """What the segmenter of an arm begins with, as `--weights` of scripts.segment."""
+    if options.start != FROM_SCENES:
+        return options.start
+    return str(Path(options.out).absolute() / START / "run") if options.trains_start else "none"
+
+
 def live_frames(folder: Path, options: BenefitOptions, case: Case, arm: str) -> LiveFrames:
     """The scenes of a case with new persons each time they are drawn."""
     start = Path(options.out).absolute() / case.name
     return LiveFrames(
         start / "scenes/tree",
         SPLIT,
-        start / "placement/run",
+        options.places or start / "placement/run",
         ARMS[arm].live,
         folder / "bank.npz",
         range_of(options.per_image),
@@ -214,7 +210,7 @@ def training_of(
         learning_rate=options.learning_rate,
         precision=options.precision,
         least_area=options.least_area,
-        official=False,
+        official=options.official,
         resume="auto",
         random_seed=seed,
         num_workers=0,
@@ -237,8 +233,11 @@ def ground_truths_of(tree: str, size: tuple[int, int]) -> tuple[GroundTruth, ...
 def open_folder(options: BenefitOptions) -> Path:
     """Make OUT ready. Raises InputError if it holds a measurement with other settings or other arms."""
     out = Path(options.out)
-    ours = {name: value for name, value in asdict(options).items() if name not in FREE}
-    ours = json.loads(json.dumps(ours | {"arms_version": ARMS_VERSION}))
+    ours, defaults = (
+        json.loads(json.dumps({name: value for name, value in asdict(one).items() if name not in FREE}))
+        for one in (options, BenefitOptions())
+    )
+    ours["arms_version"] = ARMS_VERSION
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / "settings.lock"):
@@ -249,7 +248,7 @@ def open_folder(options: BenefitOptions) -> Path:
     except (OSError, ValueError) as error:
         raise InputError(f"--out {out}: can't be used ({error}); choose another") from None
     for name, value in ours.items():
-        if theirs is not None and theirs.get(name) != value:
+        if theirs is not None and theirs.get(name, defaults.get(name)) != value:
             raise InputError(
                 f"--out {out}: holds a measurement with {name} {theirs.get(name)}, this one has {value}:"
                 " choose another --out"

@@ -55,6 +55,10 @@ class Camera:
         ahead = self.ground_depth(foot_row)
         return self.height - ahead * np.tan(np.arctan((top_row - self.v0) / self.fy) + self.pitch)
 
+    def scaled(self, across: float, down: float) -> "Camera":
+        """The camera of the same image enlarged by factors across and down."""
+        return replace(self, fx=self.fx * across, u0=self.u0 * across, fy=self.fy * down, v0=self.v0 * down)
+
     def to_json(self) -> dict:
         """The camera in the official layout; x, y, z are the camera's place in the vehicle, in metres."""
         return {
@@ -101,11 +105,7 @@ _OF_CITY = {
 
 def published_camera(name: str, width: int, height: int) -> Camera:
     """The published calibration for an image of width x height pixels; its name begins with the city."""
-    camera = _calibration(name)
-    across, down = width / _PUBLISHED_SIZE[0], height / _PUBLISHED_SIZE[1]
-    return replace(
-        camera, fx=camera.fx * across, u0=camera.u0 * across, fy=camera.fy * down, v0=camera.v0 * down
-    )
+    return _calibration(name).scaled(width / _PUBLISHED_SIZE[0], height / _PUBLISHED_SIZE[1])
 
 
 def _calibration(name: str) -> Camera:
