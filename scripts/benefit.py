@@ -2,8 +2,8 @@
 
 Trains the same segmenter on n scenes alone and together with data made from them, measures all of them on the
 same held-out scenes, and writes benefit.json, benefit.md and a plot. Scenes are built-in ones or those of any
-Cityscapes tree (--db_root). The same command goes on
-where it was stopped; started several times, each process takes tasks that no other works on:
+Cityscapes tree (--db_root). The same command goes on where it was stopped; started several times, each
+process takes tasks that no other works on:
 
     for k in 1 2 3 4; do python -m scripts.benefit --out runs/benefit & done; wait
 """
