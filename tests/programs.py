@@ -7,9 +7,15 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 
+import numpy as np
 import torch
 
 from support.errors import run_program
+
+
+def as_flags(given: dict) -> list[str]:
+    """{"size": "64x32", "data": [a, b]} as words of a command line."""
+    return [word for name, value in given.items() for word in (f"--{name}", *map(str, np.atleast_1d(value)))]
 
 
 def run_here(main: Callable[[list[str]], int | None], *arguments) -> subprocess.CompletedProcess:

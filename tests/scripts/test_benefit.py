@@ -23,7 +23,7 @@ from streets.scenes import write_streets
 from support.checkpoints import find_checkpoint, load_checkpoint
 from support.errors import InputError
 from tests.equality import assert_same
-from tests.programs import run_here
+from tests.programs import as_flags, run_here
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -45,7 +45,7 @@ SMALL = {
 
 def flags(out: Path, **more) -> list[str]:
     given = {"out": out, **SMALL, **more}
-    return [word for name, value in given.items() for word in (f"--{name}", *map(str, np.atleast_1d(value)))]
+    return as_flags(given)
 
 
 # ---- sharing ------------------------------------------------------------------------------------

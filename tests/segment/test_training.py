@@ -1,11 +1,10 @@
-"""The segmenter: what it learns from, its training, exact resume, metrics, bad input."""
+"""Training a segmenter: what it learns, exact resume, what it leaves behind, bad input."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -13,33 +12,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pycocotools import mask as rle
 
 from data.frame import Frame
 from data.writer import rasterise
 from distributed import Ranks
 from scripts import segment as program
 from segment import training
-from segment.evaluation import Predicted, cityscapes_metrics, coco_metrics
 from segment.models import build
 from segment.options import parse
-from segment.samples import (
-    CLASSES,
-    MIN_PIXELS,
-    Mixture,
-    TrainingFrame,
-    batch_of,
-    frames_of,
-    read_ground_truth,
-    read_sample,
-    window_of,
-)
 from segment.training import RESULT, learn, measure, read_ground_truths, set_precision
 from streets.scenes import write_streets
 from support.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from tests.equality import assert_same, stats
-from tests.programs import refused, run_here, run_ok
-from tests.town import box, town_objects, write_town
+from tests.programs import as_flags, refused, run_here, run_ok
+from tests.town import box, town_objects
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -54,80 +40,9 @@ def streets(tmp_path_factory) -> Path:
 
 
 def flags(root: Path, out: Path, **more) -> list[str]:
-    given = {
-        "data": root,
-        "val": root,
-        "out": out,
-        "arch": "maskrcnn_small_fpn",
-        "iterations": 4,
-        "batch_size": 2,
-        "optimiser": "adamw",
-        "num_workers": 0,
-        "device": "cpu",
-        "save_every": 2,
-        "log_every": 1,
-        "picture_every": 4,
-        **more,
-    }
-    return [word for name, value in given.items() for word in (f"--{name}", *map(str, np.atleast_1d(value)))]
-
-
-# ---- samples ------------------------------------------------------------------------------------
-
-
-def test_a_sample_holds_the_singles_and_leaves_groups_out(tmp_path):
-    write_town(tmp_path, 1)
-    (frame,) = frames_of(str(tmp_path), "train", "--data")
-    sample = read_sample(frame, None)
-    assert [CLASSES[number] for number in sample.labels] == ["person", "person", "car"]
-    image, target = sample.on(CPU)
-    assert image.shape == (3, 128, 256) and target["masks"].shape == (3, 128, 256)
-    assert target["boxes"][2].tolist() == [20, 80, 81, 113]
-    assert target["masks"][2, 80:113, 20:81].all() and target["masks"][2].sum() == 61 * 33
-    half = read_sample(frame, (128, 64))
-    assert half.boxes[1].tolist() == [10, 40, 40, 56] or half.image.shape == (3, 64, 128)
-
-
-def test_a_batch_follows_from_seed_and_position_and_flips_masks_with_the_image(tmp_path):
-    write_town(tmp_path, 2)
-    samples = [read_sample(frame, None) for frame in frames_of(str(tmp_path), "train", "--data")]
-    mixture = Mixture([samples], (1.0,))
-    images, targets = batch_of(mixture, 0, range(8), CPU)
-    again, _ = batch_of(mixture, 0, range(8), CPU)
-    assert_same(images, again)
-    widths = {tuple(target["boxes"][2].tolist()) for target in targets}
-    assert len(widths) > 2  # two frames, some of them flipped
-    for image, target in zip(images, targets, strict=True):
-        assert image.min() >= 0 and image.max() <= 1
-        x0, y0, x1, y1 = target["boxes"][2].int().tolist()
-        assert target["masks"][2, y0:y1, x0:x1].all() and target["masks"][2].sum() == (x1 - x0) * (y1 - y0)
-
-
-def test_a_window_shows_an_instance_and_is_cut_from_image_masks_and_boxes_alike(tmp_path):
-    write_town(tmp_path, 1)
-    (frame,) = frames_of(str(tmp_path), "train", "--data")
-    sample = read_sample(frame, None)
-    seen = set()
-    for seed in range(12):
-        window = window_of(sample, (48, 40), np.random.default_rng(seed))
-        assert window.image.shape == (3, 40, 48) and window.instance.shape == (40, 48)
-        places = [
-            (x, y)
-            for y in range(128 - 40 + 1)
-            for x in range(256 - 48 + 1)
-            if torch.equal(sample.image[:, y : y + 40, x : x + 48], window.image)
-            and torch.equal(sample.instance[y : y + 40, x : x + 48] > 0, window.instance > 0)
-        ]
-        assert places  # the same part of both, all instances there large enough
-        areas = np.bincount(window.instance.flatten(), minlength=len(window.labels) + 1)[1:]
-        assert len(areas) == len(window.labels) and (areas >= MIN_PIXELS).all()
-        for number, (x0, y0, x1, y1) in enumerate(window.boxes.int().tolist(), 1):
-            rows, columns = torch.where(window.instance == number)
-            corners = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-            assert (x0, y0, x1, y1) == tuple(map(int, corners))
-        seen |= {CLASSES[number] for number in window.labels}
-    assert seen == {"person", "car"}
-    assert window_of(sample, (9999, 9999), np.random.default_rng(0)).image.shape == (3, 128, 256)
+    small = {"arch": "maskrcnn_small_fpn", "iterations": 4, "batch_size": 2, "optimiser": "adamw"}
+    often = {"save_every": 2, "log_every": 1, "picture_every": 4, "num_workers": 0, "device": "cpu"}
+    return as_flags({"data": root, "val": root, "out": out, **small, **often, **more})
 
 
 @pytest.mark.parametrize(("precision", "short"), [("auto", False), ("fp32", False), ("bf16", True)])
@@ -140,82 +55,11 @@ def test_a_cpu_counts_in_bf16_only_if_told_so(precision, short):
     assert seen == [short] and {feature.dtype for feature in features.values()} == {torch.float32}
 
 
-def test_an_image_without_instances_and_missing_classes_can_be_learnt_from():
-    model = build("maskrcnn_small_fpn", "none").train()
-    sample = TrainingFrame(
-        torch.zeros(3, 64, 128, dtype=torch.uint8),
-        torch.zeros(64, 128, dtype=torch.int16),
-        torch.zeros(0, dtype=torch.int64),
-        torch.zeros(0, 4),
-    )
-    losses = model(*batch_of(Mixture([[sample]], (1.0,)), 0, range(2), CPU))
-    assert sum(losses.values()).isfinite() and losses["loss_mask"] == 0
-
-
-# ---- metrics ------------------------------------------------------------------------------------
-
-
-def perfect(ground_truth) -> list[Predicted]:
-    """A prediction for each single instance that is there."""
-    return [
-        Predicted(one["category_id"], 0.9, one["segmentation"])
-        for one in ground_truth.annotations
-        if not one["iscrowd"]
-    ]
-
-
-def test_perfect_predictions_have_ap_1_by_both_programs_and_worse_ones_less(tmp_path):
-    write_streets(tmp_path / "tree", 0, 3, (512, 256), seed=5)
-    ground_truths = [
-        read_ground_truth(frame, None) for frame in frames_of(str(tmp_path / "tree"), "val", "--val")
-    ]
-    maps = ground_truths[0].frame.label_path, ground_truths[0].frame.instance_path
-    ground_truths[0] = replace(ground_truths[0], frame=Frame.of_maps(*maps, "a name with blanks"))
-    predictions = [perfect(ground_truth) for ground_truth in ground_truths]
-    coco = coco_metrics(ground_truths, predictions)
-    official = cityscapes_metrics(ground_truths, predictions, tmp_path / "files")
-    for metrics in (coco, official):
-        assert [metrics[name] for name in ("AP", "AP50")] == pytest.approx([1, 1])
-        assert metrics["classes"]["person"]["AP"] == pytest.approx(1)
-    present = {one["category_id"] for ground_truth in ground_truths for one in ground_truth.annotations}
-    assert {n for n, name in enumerate(CLASSES) if n and coco["classes"][name]["AP"] is not None} == present
-
-    missing = [[one for one in found if CLASSES[one.number] != "person"][:-1] for found in predictions]
-    coco, official = (
-        coco_metrics(ground_truths, missing),
-        cityscapes_metrics(ground_truths, missing, tmp_path / "worse"),
-    )
-    assert coco["classes"]["person"]["AP"] == official["classes"]["person"]["AP"] == 0.0
-    assert coco["AP"] < 1 and official["AP"] < 1
-
-
-def test_nothing_predicted_is_ap_0_and_small_instances_can_be_left_out(tmp_path):
-    write_town(tmp_path, 1, "val")
-    ground_truths = [read_ground_truth(frame, None) for frame in frames_of(str(tmp_path), "val", "--val")]
-    assert coco_metrics(ground_truths, [[]])["AP"] == 0.0
-    large = [one for one in perfect(ground_truths[0]) if rle.area(one.code) >= 100]
-    assert coco_metrics(ground_truths, [large])["classes"]["person"]["AP"] < 1
-    assert coco_metrics(ground_truths, [large], least_area=100)["classes"]["person"]["AP"] == pytest.approx(1)
-
-
-# ---- training -----------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_two_scenes_can_be_learnt_by_heart(streets, tmp_path):
-    options = parse(
-        flags(
-            streets,
-            tmp_path / "run",
-            val_split="train",
-            iterations=180,
-            learning_rate=2e-3,
-            log_every=60,
-            picture_every=0,
-            save_every=1000,
-            least_area=150,
-        )
-    )
+    more = {"val_split": "train", "iterations": 180, "learning_rate": 2e-3, "picture_every": 0}
+    rare = {"log_every": 60, "save_every": 1000}
+    options = parse(flags(streets, tmp_path / "run", least_area=150, **more, **rare))
     ground_truths = read_ground_truths(options)
     metrics = measure(learn(options, ground_truths, CPU, Ranks()), options, ground_truths, CPU)
     assert metrics["coco"]["AP50"] > 0.8
@@ -300,6 +144,16 @@ def test_two_processes_train_one_model_together(streets, tmp_path):
 # ---- bad input ----------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A folder of weights of other classes, and of good ones."""
+    folder, good = tmp_path_factory.mktemp("weights"), build("maskrcnn_small_fpn", "none").state_dict()
+    torch.save(good, folder / "good.pt")
+    head = {"roi_heads.box_predictor.cls_score.weight": torch.zeros(91, 256)}
+    torch.save(good | head, folder / "other.pt")
+    return folder
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     (
@@ -309,11 +163,15 @@ def test_two_processes_train_one_model_together(streets, tmp_path):
         ({"arch": "yolo"}, "--arch: invalid choice"),
         ({"weights": "nowhere.pt"}, "--weights nowhere.pt: no such file"),
         ({"weights": "coco"}, "--weights coco: there are none for maskrcnn_small_fpn"),
+        ({"weights": "other.pt"}, "knows 91 classes, these data have 9"),
+        ({"weights": "good.pt", "arch": "maskrcnn_resnet18_fpn"}, "weights of another arch"),
         ({"iterations": 0}, "iterations must be at least 1"),
     ),
 )
-def test_a_mistake_is_one_line_and_status_2(streets, tmp_path, change, said):
+def test_a_mistake_is_one_line_and_status_2(streets, weights, tmp_path, monkeypatch, change, said):
+    monkeypatch.chdir(weights)
     assert said in refused(program.main, *flags(streets, tmp_path / "run", **change))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("which", ("data", "val"))
@@ -337,18 +195,6 @@ def test_what_nothing_can_be_learnt_from_is_one_line(streets, tmp_path, which, o
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_of_other_classes_or_another_arch_are_refused(streets, tmp_path):
-    weights = build("maskrcnn_small_fpn", "none").state_dict()
-    head = "roi_heads.box_predictor.cls_score.weight"
-    torch.save(weights | {head: torch.zeros(91, 256)}, tmp_path / "other.pt")
-    torch.save(weights, tmp_path / "small.pt")
-    for change, said in (
-        ({"weights": tmp_path / "other.pt"}, "knows 91 classes, these data have 9"),
-        ({"weights": tmp_path / "small.pt", "arch": "maskrcnn_resnet18_fpn"}, "weights of another arch"),
-    ):
-        assert said in refused(program.main, *flags(streets, tmp_path / "run", **change))
-
-
 def test_weights_that_cannot_be_downloaded_are_one_line(streets, tmp_path, monkeypatch):
     def fail(*_arguments, **_settings):
         raise URLError("no network")
@@ -360,10 +206,10 @@ def test_weights_that_cannot_be_downloaded_are_one_line(streets, tmp_path, monke
     assert said in refused(program.main, *options)
 
 
-def test_a_run_folder_is_not_written_over(streets, tmp_path):
+def test_a_run_goes_on_with_the_same_options_only(streets, tmp_path):
     options = flags(streets, tmp_path / "run", iterations=1, picture_every=0)
     run_ok(program.main, *options)
-    assert "already holds a run" in refused(program.main, *options)
+    assert "--out" in refused(program.main, *options)
     other = flags(streets, tmp_path / "run", iterations=2, picture_every=0)
     assert "with iterations 1, this run has 2" in refused(program.main, *other, "--resume", "auto")
 
@@ -376,18 +222,17 @@ def test_a_state_of_another_program_is_one_line(streets, tmp_path):
         assert "state-00000001.pt: holds no" in message
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_shows_in_the_status(streets, tmp_path, monkeypatch, number):
+def test_a_signal_saves_and_shows_in_the_status(streets, tmp_path, monkeypatch):
     real = training.set_rate
 
     def stopping(optimiser, options, iteration):
         if iteration == 1:
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGINT)
         real(optimiser, options, iteration)
 
     monkeypatch.setattr(training, "set_rate", stopping)
     done = run_here(program.main, *flags(streets, tmp_path / "run", save_every=100))
-    assert done.returncode == 128 + number and not done.stderr.count("Traceback")
-    assert f"stopped by {number.name} at iteration 2, saved " in done.stdout
+    assert done.returncode == 130 and not done.stderr.count("Traceback")
+    assert "stopped by SIGINT at iteration 2, saved " in done.stdout
     assert load_checkpoint(list_checkpoints(tmp_path / "run/checkpoints")[-1])["iteration"] == 2
     assert not (tmp_path / "run" / RESULT).exists()
