@@ -59,6 +59,14 @@ class Camera:
         """The camera of the same image enlarged by factors across and down."""
         return replace(self, fx=self.fx * across, u0=self.u0 * across, fy=self.fy * down, v0=self.v0 * down)
 
+    def top_row(self, height: float, foot_row: float) -> float:
+        """The row (pixels) where a thing ends that is `height` metres high and stands on the ground at a row.
+
+        The inverse of `metric_height`; the foot must be below the horizon.
+        """
+        slope = (self.height - height) / self.ground_depth(foot_row)
+        return self.v0 + self.fy * np.tan(np.arctan(slope) - self.pitch)
+
     def to_json(self) -> dict:
         """The camera in the official layout; x, y, z are the camera's place in the vehicle, in metres."""
         return {

@@ -176,16 +176,17 @@ class Png:
     height: int
     transparent: bool  # some pixels may be
     noted: bool  # it has notes, which may be on its orientation
+    animated: bool
 
     def __str__(self) -> str:
         return f"{'an' if self.kind.startswith('8') else 'a'} {self.kind} image"
 
 
-def png_of(path: Path, content: bytes, wanted: str) -> Png:
+def png_of(path: Path, content: bytes, wanted: str, remedy: str = _TAKE) -> Png:
     """What a PNG says of its pixels. InputError, naming `path`, for other files and what is not whole."""
     for start, kind in _OTHERS.items():
         if content.startswith(start):
-            raise InputError(f"{path}: {kind}, but {wanted}; {_TAKE}")
+            raise InputError(f"{path}: {kind}, but {wanted}; {remedy}")
     try:
         png = _png(content)
     except ValueError as error:
@@ -199,7 +200,7 @@ def _png(content: bytes) -> Png:
     """Reads all chunks. Raises ValueError for a file that is not whole."""
     if not content.startswith(_PNG):
         raise ValueError("it does not begin as one of the kinds known")
-    place, header, transparent, noted, kind = len(_PNG), b"", False, False, b""
+    place, header, transparent, noted, animated, kind = len(_PNG), b"", False, False, False, b""
     try:
         while kind != b"IEND":
             size, kind = struct.unpack_from(">I4s", content, place)
@@ -209,6 +210,7 @@ def _png(content: bytes) -> Png:
                 raise ValueError("a checksum is wrong")
             header = chunk if kind == b"IHDR" else header
             transparent |= kind == b"tRNS"
+            animated |= kind == b"acTL"
             noted |= kind == b"eXIf" or (kind in _TEXTS and chunk.startswith(_NOTES))
             place += 12 + size
         width, height, bits, colour = struct.unpack_from(">IIBB", header)
@@ -216,7 +218,15 @@ def _png(content: bytes) -> Png:
         raise ValueError("its end is missing") from None
     if colour not in _COLOURS or not width or not height:
         raise ValueError("its header is wrong")
-    return Png(f"{bits}-bit {_COLOURS[colour]}", width, height, transparent or colour in (4, 6), noted)
+    kind = f"{bits}-bit {_COLOURS[colour]}"
+    return Png(kind, width, height, transparent or colour in (4, 6), noted, animated)
+
+
+def note_of(content: bytes, name: str) -> str | None:
+    """A text that a PNG holds before its pixels, by its name; None: there is none of that name."""
+    with _opened(content, "PNG") as image:
+        text = image.info.get(name)
+    return text if isinstance(text, str) else None
 
 
 def pixels_of(path: Path, content: bytes, png: Png) -> np.ndarray:

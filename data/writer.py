@@ -138,8 +138,10 @@ def polygons_from_json(content: dict) -> tuple[list[LabelledPolygon], int, int]:
     return objects, content["imgWidth"], content["imgHeight"]
 
 
-def encode_png(image: np.ndarray) -> bytes:
+def encode_png(image: np.ndarray, notes: dict[str, str] | None = None) -> bytes:
     """PNG bytes of (H, W) uint8 or uint16, (H, W, 3) RGB or (H, W, 4) RGBA uint8; else ValueError.
+
+    notes: texts to keep before the pixels, by name, in ASCII.
 
     Rows are kept as differences, from the row above in maps and from the pixel before in images, and
     deflated at zlib's fastest level: in half the time that OpenCV takes, and hardly larger. (ISA-L is ten
@@ -164,7 +166,8 @@ def encode_png(image: np.ndarray) -> bytes:
         rows[0, 1:] = pixels[0]
         np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
     header = struct.pack(">IIBBBBB", width, height, 8 * image.itemsize, _COLOUR_TYPES[channels], 0, 0, 0)
-    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")
+    texts = ((b"tEXt", f"{name}\0{text}".encode("ascii")) for name, text in (notes or {}).items())
+    chunks = (b"IHDR", header), *texts, (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")
     return _PNG_SIGNATURE + b"".join(
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
         for kind, content in chunks

@@ -131,18 +131,18 @@ def _flag(item: dataclasses.Field) -> dict:
     return about | item.metadata["flag"]
 
 
-def read_yaml(path: str | Path, what: str, *, may_be_empty: bool = False) -> dict:
-    """The mapping in the file of --config. Raises InputError if it can't be read or holds something else.
+def read_yaml(path: str | Path, what: str, *, may_be_empty: bool = False, flag: str = "--config ") -> dict:
+    """The mapping in a YAML file. Raises InputError if it can't be read or holds something else.
 
-    what: it must hold, for the message.
+    what: it must hold, and flag: what stands before its path, for the message.
     """
     try:
         content = yaml.safe_load(Path(path).read_bytes())
     except (OSError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--config {path}: can't be read as YAML ({reason})") from None
+        raise InputError(f"{flag}{path}: can't be read as YAML ({reason})") from None
     if content is None and may_be_empty:
         return {}
     if not isinstance(content, dict):
-        raise InputError(f"--config {path}: must hold {what}")
+        raise InputError(f"{flag}{path}: must hold {what}")
     return content

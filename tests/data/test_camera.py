@@ -29,6 +29,7 @@ def test_a_scaled_calibration_sees_the_same_heights(name, size):
     assert scaled.project(points) == pytest.approx(full.project(points) * size / np.array([2048, 1024]))
     (_, foot), (_, top), _ = scaled.project(points)
     assert scaled.metric_height(top, foot) == pytest.approx(1.7)
+    assert scaled.top_row(1.7, foot) == pytest.approx(top)
 
 
 def test_frankfurt_has_a_calibration_of_its_own():

@@ -12,6 +12,7 @@ from PIL import Image
 
 from data.camera import Camera
 from data.frame import Frame
+from data.images import note_of
 from data.writer import LabelledPolygon, colour_map, encode_png, rasterise, topmost, visible_only
 from support.files import write_atomic
 
@@ -144,3 +145,11 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
         write_atomic(target, "text is not bytes")
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_png_keeps_notes_before_its_pixels():
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 4), np.uint8)
+    content = encode_png(image, {"one": "1", "two": '{"b": [2]}'})
+    with Image.open(io.BytesIO(content)) as read:
+        assert read.info == {"one": "1", "two": '{"b": [2]}'} and np.array_equal(np.asarray(read), image)
+    assert (note_of(content, "two"), note_of(encode_png(image), "two")) == ('{"b": [2]}', None)
