@@ -186,20 +186,27 @@ def compose(
             dropped.append(instance_id)
             given_back |= remains
     if given_back.any():
-        give_back(label_ids, instance_ids, given_back)
+        new = np.zeros(label_ids.shape, bool)
+        new[patch.window] = visible
+        give_back(label_ids, instance_ids, given_back, new)
     return Composed(label_ids, instance_ids, tuple(dropped), given_back)
 
 
-def give_back(label_ids: np.ndarray, instance_ids: np.ndarray, mask: np.ndarray) -> None:
+def give_back(
+    label_ids: np.ndarray, instance_ids: np.ndarray, mask: np.ndarray, new: np.ndarray | None = None
+) -> None:
     """Turn the pixels of a mask (H,W) bool into the nearest surface that is no thing, in both maps, in place.
 
-    Where the map holds nothing but things they become unlabeled.
+    new: (H,W) bool, a new object, which is no surface whatever its label. Where the map holds nothing but
+    things they become unlabeled.
     """
     x0, y0, x1, y1 = bounding_box(mask)
     margin = 16  # pixels; usually the ground is near
     while True:
         window = np.s_[max(y0 - margin, 0) : y1 + 1 + margin, max(x0 - margin, 0) : x1 + 1 + margin]
         source = is_thing(label_ids[window]) | mask[window]
+        if new is not None:
+            source |= new[window]
         if not source.all():
             break
         if source.shape == label_ids.shape:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from augment.paint.choosing import Choice
 from augment.placement.filters import FILTERS, Filters
 from augment.placement.places import ImageForModel, Inserter
 from augment.placement.scene import EditedImage
@@ -137,7 +136,7 @@ def surprise(studio: Studio, state: State, wishes: Wishes) -> State:
         raise RejectedError(f"none of the places drawn will do; {'; '.join(tried)}")
     facts = {key: record[key] for key in FACTS if key in record}
     z_appr = np.array(record["z_appr"], np.float32)
-    placed = Placed(wishes.class_name, np.array(record["theta"]), z_appr, image.new_masks[-1], facts)
+    placed = _placed(wishes, image, np.array(record["theta"]), z_appr, facts)
     after = _with(state, number, (placed,), (image,), draws=state.draws + 1)
     places = f" Places rejected before it: {'; '.join(tried)}." if tried else ""
     return replace(after, message=f"Drawn: {described(after, number)}.{places}")
@@ -258,7 +257,10 @@ def described(state: State, number: int) -> str:
 # ---- inner --------------------------------------------------------------------------------------
 
 
-FACTS = ("theta", "box", "score_place", "score_shape", "instance_id", "inserted_value", "dropped", "render")
+FACTS = (
+    *("theta", "box", "score_place", "score_shape"),
+    *("instance_id", "inserted_value", "dropped", "label", "render"),
+)
 
 
 def _inserter_and_view(
@@ -295,7 +297,13 @@ def _put(
             box = boxes_of_theta(theta[None], *image.label_ids.shape[::-1])
             text += f"; it would be {metric_heights(box, image.camera)[0]:.2f} m high"
         raise RejectedError(text)
-    return Placed(name, theta, z_appr, image.new_masks[-1], facts)
+    return _placed(replace(wishes, class_name=name), image, theta, z_appr, facts)
+
+
+def _placed(wishes: Wishes, image: EditedImage, theta: np.ndarray, z_appr: np.ndarray, facts: dict) -> Placed:
+    """What was put on an image last."""
+    shown = image.shown.get(facts.get("render", {}).get("source"))
+    return Placed(wishes.class_name, theta, z_appr, image.new_masks[-1], facts, shown, wishes.own)
 
 
 def _again(
@@ -305,15 +313,17 @@ def _again(
 
     Filters that they passed once are not asked again. Raises RejectedError if one vanishes altogether.
     """
-    inserter = studio.inserter_for(image, replace(wishes, filters=FORCED))
+    wishes = replace(wishes, filters=FORCED)
     placed, images = [], []
     for one in objects:
         image = image.copy()
+        inserter = studio.inserter_for(image, replace(wishes, own=one.own))
         reason, facts = _put_again(inserter, image, one)
         if reason:
             name = f"{one.class_name} {len(image.new_ids) + 1}"
             raise RejectedError(f"{name} would be lost: {in_words(reason, wishes, image)}")
-        placed.append(replace(one, patch=image.new_masks[-1], facts=one.facts | facts))
+        shown = image.shown.get(facts.get("render", {}).get("source"))
+        placed.append(replace(one, patch=image.new_masks[-1], facts=one.facts | facts, shown=shown))
         images.append(image)
     return tuple(placed), tuple(images)
 
@@ -321,15 +331,12 @@ def _again(
 def _put_again(inserter: Inserter, image: EditedImage, one: Placed) -> tuple[str | None, dict]:
     """Put an object on an image as it was; another cut-out only if it was none. As `EditedImage.put`."""
     painter = inserter.painter
-    if painter is None or painter.collection is None:
+    if painter is None or not painter.collections:
         return image.put(one.class_name, one.patch, FORCED, painter and painter.paint)
-    box, was = np.array(one.facts["box"]), one.facts.get("render", {})
-    if "source" not in was:
+    if one.shown is None:
+        box = np.array(one.facts["box"])
         return inserter.put_cutout(image, inserter.view(image, one.class_name), box, one.patch)
-    row = painter.collection.shelf(one.class_name).row_of(was["source"])
-    choice = Choice(row, was["source"], was["mirrored"])
-    shown = painter.show(choice, box, image.label_ids.shape[::-1])
-    return image.put_cutout(one.class_name, shown, FORCED, painter)
+    return image.put_cutout(one.shown, FORCED, painter)
 
 
 def _changed(studio: Studio, state: State, wishes: Wishes, theta: np.ndarray, z_appr: np.ndarray) -> State:

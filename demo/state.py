@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from augment.paint.folder import CutoutFolder
+from augment.paint.painter import Shown
 from augment.placement.filters import Filters
 from augment.placement.options import Insertion
 from augment.placement.scene import EditedImage
@@ -35,6 +37,8 @@ class Placed:
     z_appr: np.ndarray  # (z_dim,) float32, the noise of the shape
     patch: MaskPatch  # its whole mask on the image
     facts: dict  # what `Inserter.put` tells of it
+    shown: Shown | None = None  # the cut-out that it is
+    own: CutoutFolder | None = None  # where that comes from, if somebody uploaded it
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Wishes:
     filters: Filters = field(default_factory=Filters)
     temperature: float = Insertion.temperature
     pixels: str = "swap"  # one of PIXELS
+    own: CutoutFolder | None = None  # what is shown instead
 
 
 @dataclass(frozen=True, eq=False)

@@ -247,11 +247,11 @@ def masks_with_new(target: dict, values: np.ndarray, before: np.ndarray, scene: 
 
     values (N,): of each mask in instance maps; before: (H,W) uint16, that of the target.
     """
-    changed = scene.instance_ids != before
+    changed = (scene.instance_ids != before) | (scene.inserted > 0)
     x0, y0, x1, y1 = bounding_box(changed)
     window = np.s_[y0 : y1 + 1, x0 : x1 + 1]
-    changed, ids = changed[window], scene.instance_ids[window]
-    seen = [value for value in scene.new_ids if (ids == value).any()]
+    changed, ids, inserted = changed[window], scene.instance_ids[window], scene.inserted[window]
+    seen = [number for number in range(1, len(scene.new_ids) + 1) if (inserted == number).any()]
     old, count = _planes(target["masks"]), len(values)
     masks = np.zeros((count + len(seen), *before.shape), old.dtype)
     masks[:count] = old
@@ -261,16 +261,17 @@ def masks_with_new(target: dict, values: np.ndarray, before: np.ndarray, scene: 
         (masks[:count, window[0], window[1]].astype(bool) & changed).any((1, 2))
     ).tolist():
         mask = masks[row][window]
-        mask[changed] = ids[changed] == values[row]
+        mask[changed] = (ids[changed] == values[row]) & (inserted[changed] == 0)
         lost[row] = np.count_nonzero(old[row]) - np.count_nonzero(masks[row])
         if not masks[row].any():
             kept.remove(row)
         elif boxes is not None:
             boxes[row] += torch.tensor(bounding_box(masks[row])) - torch.tensor(bounding_box(old[row]))
-    for mask, value in zip(masks[count:], seen, strict=True):
-        mask[window] = ids == value
+    for mask, number in zip(masks[count:], seen, strict=True):
+        mask[window] = inserted == number
 
-    labels, areas = [value // FIRST_SINGLE_ID for value in seen], [int((ids == v).sum()) for v in seen]
+    labels = [int(LABEL_OF_VALUE[scene.new_ids[number - 1]]) for number in seen]
+    areas = [int((inserted == number).sum()) for number in seen]
     if len(kept) < count:
         masks, count = np.concatenate([masks[kept], masks[count:]]), len(kept)
     after = dict(target)

@@ -11,6 +11,7 @@ from torch.utils.data import get_worker_info
 from torchvision.transforms import v2
 
 from augment.paint.bank import build_bank, open_bank
+from augment.paint.folder import read_folder
 from augment.paint.painter import WITH_BANK, Rendering
 from augment.placement.options import Insertion, InsertOptions
 from augment.placement.places import Inserter
@@ -82,6 +83,7 @@ class InsertInstances(v2.Transform):
         render: str = "swap",
         bank: str | Path | None = None,
         *,
+        cutouts: str | Path | None = None,
         camera: str = InsertOptions.camera,
         shadow: float = InsertOptions.shadow,
         void: Sequence[int] = (),
@@ -97,6 +99,8 @@ class InsertInstances(v2.Transform):
           render: how new objects are painted: cutout (instances as they are), swap, recolor, overlay (flat
             colours), none (only the maps and masks change, so the image no longer agrees with them).
           bank: file of the instances that cutout, swap and recolor show; `make_bank` makes one.
+          cutouts: folder of cut-outs of your own (`augment.paint.folder`) that cutout shows instead of a
+            bank, or beside it if there is one.
           camera: how heights in metres are judged where the target has no camera, see CAMERA_CHOICES.
           shadow: darkest part of a contact shadow, 0..1.
           void: label ids above 33 that mean nothing in the targets, such as 255; else they are refused.
@@ -115,13 +119,23 @@ class InsertInstances(v2.Transform):
             raise InputError(f"render {render!r}: choose {', '.join(RENDERS)}")
         if camera not in CAMERA_CHOICES:
             raise InputError(f"camera {camera!r}: choose {', '.join(CAMERA_CHOICES)}")
-        if (render in WITH_BANK) != (bank is not None):
+        if cutouts is not None and render != "cutout":
+            raise InputError(f"cutouts belong to the render cutout, not to {render}")
+        if (render in WITH_BANK) != (bank is not None or cutouts is not None):
             raise InputError(f"bank: a file of instances belongs to {' and '.join(WITH_BANK)}, see make_bank")
         if bank is not None:
             open_bank(Path(bank))
         rendering = None
         if render != "none":
-            rendering = Rendering(render, shadow=shadow, bank=str(bank), device=device)
+            folder = None if cutouts is None else read_folder(Path(cutouts))
+            rendering = Rendering(
+                render,
+                shadow=shadow,
+                bank=str(bank),
+                device=device,
+                cutouts=folder,
+                beside=bank is not None,
+            )
         paths = [checkpoint] if isinstance(checkpoint, str | Path) else checkpoint
         if not all(LAST_ID < label < 256 for label in void):
             raise InputError(f"void {tuple(void)}: wanted are label ids from {LAST_ID + 1} to 255")

@@ -18,6 +18,7 @@ from torch.distributed.run import get_args_parser as torchrun_parser
 
 from augment.options import BACKENDS, from_sections
 from augment.paint.backends import settings_of
+from augment.paint.folder import OBJECTS, read_kinds
 from augment.validate import RULES
 from build_package import NAME
 from evaluation.report import METRICS
@@ -225,10 +226,15 @@ def test_the_settings_of_a_back_end_are_listed_as_they_are(backend):
     assert {name: value for name, value in listed.items() if value and value != shown[name]} == {}
 
 
-def test_a_yaml_in_the_documents_is_one_that_is_taken():
+def test_a_yaml_in_the_documents_is_one_that_is_taken(tmp_path):
     texts = [text for page in PAGES for kind, text in FENCE.findall(page.read_text()) if kind == "yaml"]
     for text in texts:
-        values = from_sections(yaml.safe_load(text), text)
+        content = yaml.safe_load(text)
+        if any("places" in about for about in content.values()):
+            (tmp_path / OBJECTS).write_text(text)
+            assert [kind.name for kind in read_kinds(tmp_path, [*content])] == [*content]
+            continue
+        values = from_sections(content, text)
         settings_of(values["backend"], values["backend_settings"])
     assert texts
 

@@ -18,7 +18,7 @@ import engine.tree
 from augment.validate import validate_tree
 from data.coco import coco_path
 from engine.records import WORK
-from scripts import convert, insert, make_streets
+from scripts import convert, cutouts, insert, make_streets
 from scripts.synth import export
 from scripts.synth import run as synth
 from streets.scenes import write_streets
@@ -82,13 +82,18 @@ def making_streets(root: Path) -> Program:
     )
 
 
+def cutting_out(root: Path) -> Program:
+    write_streets(root / "in", 4, 1, (512, 256), seed=0)
+    return Program(cutouts.main, ("--db_root", root / "in", "--num_workers", 1), root / "in")
+
+
 def done_in(out: Path) -> int:
     """How many items a run that has not ended has finished."""
     return sum(path.read_text().count('"sources"') for path in out.glob(f"{WORK}/*.jsonl"))
 
 
 SHARED = (inserting, repainting)  # among several processes or machines
-ALL = (*SHARED, converting, making_streets)
+ALL = (*SHARED, converting, cutting_out, making_streets)
 
 
 @pytest.fixture(scope="module", params=ALL, ids=lambda make: make.__name__)

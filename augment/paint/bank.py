@@ -21,11 +21,11 @@ from scipy import ndimage
 
 from augment.compose import GROUND, contact_rows, one_piece, rides
 from augment.paint.blend import light_around
-from augment.paint.collection import Table, grid_of, shelf_of
+from augment.paint.collection import Kind, Table, grid_of, shelf_of
 from augment.paint.cutout import Cutout, cut_out
 from data.frame import Frame, list_frames
 from data.images import read_instance_map
-from data.labels import FIRST_SINGLE_ID, LABEL_OF_VALUE
+from data.labels import FIRST_SINGLE_ID, LABEL_OF_VALUE, TARGET_CLASSES
 from support.errors import InputError, name_some, warn
 from support.files import replacing, stamp
 
@@ -57,6 +57,7 @@ class Bank:
         """Raises whatever a missing or damaged file raises."""
         self._file = np.load(path, allow_pickle=False)
         self.table = Table(*(self._file[name] for name in Table.__dataclass_fields__))
+        self.kinds = tuple(Kind(name, name, name) for name in TARGET_CLASSES)
         self.shelf = cache(partial(shelf_of, self.table))  # by the name of a class
         self.image = lru_cache(16)(self._image)  # by row
         self.cutout = lru_cache(16)(self._cutout)  # by row
@@ -124,7 +125,7 @@ def build_bank(
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """An instance that may be chosen."""
 
     frame: int
@@ -153,9 +154,9 @@ def _state(frames: list[Frame], split: str, limits: Limits) -> str:
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
-def _choose(frames: list[Frame], map_function: Callable, limits: Limits) -> list[_Found]:
+def _choose(frames: list[Frame], map_function: Callable, limits: Limits) -> list[Found]:
     """The instances to keep: of each class and size (factor 2 in area) the freest, in turn."""
-    shelves: dict[tuple[int, int], list[_Found]] = {}
+    shelves: dict[tuple[int, int], list[Found]] = {}
     left_out = []
     for found in map_function(_measure, list(enumerate(frames))):
         if isinstance(found, str):
@@ -177,13 +178,17 @@ def _choose(frames: list[Frame], map_function: Callable, limits: Limits) -> list
     return chosen
 
 
-def _measure(item: tuple[int, Frame]) -> list[_Found] | str:
+def _measure(item: tuple[int, Frame]) -> list[Found] | str:
     """The instances of a frame, by rising id; what is wrong with its map instead."""
     number, frame = item
     try:
-        ids = read_instance_map(frame.instance_path)
+        return instances_on(read_instance_map(frame.instance_path), number)
     except InputError as error:
         return str(error)
+
+
+def instances_on(ids: np.ndarray, number: int = 0) -> list[Found]:
+    """The instances on a map (H,W) uint16, by rising id, but for tiny ones; number: that of the frame."""
     height, width = ids.shape
     values = np.flatnonzero(np.bincount(ids.ravel(), minlength=FIRST_SINGLE_ID))
     lookup = np.zeros(values[-1] + 1, np.int32)
@@ -213,7 +218,7 @@ def _measure(item: tuple[int, Frame]) -> list[_Found] | str:
         whole = covered <= _WHOLE_COVERED and not any(cut) and value not in ridden
         whole = whole and _stands(mask > 0, ids[window]) and _is_one_piece(mask > 0)
         whole = whole and not (value // 1000 in _PEOPLE and _has_straight_side(mask > 0))
-        found.append(_Found(number, value, box, area, solidity, covered, cut, whole, (width, height)))
+        found.append(Found(number, value, box, area, solidity, covered, cut, whole, (width, height)))
     return found
 
 
@@ -239,7 +244,7 @@ def _has_straight_side(mask: np.ndarray) -> bool:
 
 
 def _cut(
-    item: tuple[Frame, list[_Found]], longest: int
+    item: tuple[Frame, list[Found]], longest: int
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] | str:
     """JPEG bytes, mask PNG bytes, light and camera of some instances of a frame; or what is wrong with it."""
     frame, wanted = item
@@ -252,14 +257,9 @@ def _cut(
     cuts = []
     for one in wanted:
         x0, y0, x1, y1 = one.box
-        margin = max(x1 - x0, y1 - y0) // 4 + 4
-        window = np.s_[max(y0 - margin, 0) : y1 + margin, max(x0 - margin, 0) : x1 + margin]
-        mask = ids[window] == one.instance_id
-        light = light_around(rgb[window], mask)
+        light = light_where(one, rgb, ids)
         light = np.full(3, np.nan) if light is None else light
-        margin = round(MARGIN_FRACTION * max(x1 - x0, y1 - y0)) + 4
-        left, top = max(x0 - margin, 0), max(y0 - margin, 0)
-        window = np.s_[top : y1 + margin, left : x1 + margin]
+        window, (left, top) = window_around(one)
         image, mask = rgb[window], np.uint8(ids[window] == one.instance_id) * 255
         scale = longest / max(x1 - x0, y1 - y0)
         if scale < 1:
@@ -267,6 +267,22 @@ def _cut(
         jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _JPEG)[1]
         cuts.append((jpeg, cv2.imencode(".png", mask)[1], np.float32(light), np.float32(seen_by)))
     return cuts
+
+
+def light_where(one: Found, rgb: np.ndarray, ids: np.ndarray) -> np.ndarray | None:
+    """`light_around` an instance on its image (H,W,3) uint8 and map (H,W)."""
+    x0, y0, x1, y1 = one.box
+    margin = max(x1 - x0, y1 - y0) // 4 + 4
+    window = np.s_[max(y0 - margin, 0) : y1 + margin, max(x0 - margin, 0) : x1 + margin]
+    return light_around(rgb[window], ids[window] == one.instance_id)
+
+
+def window_around(one: Found) -> tuple[tuple[slice, slice], tuple[int, int]]:
+    """Rows and columns of an instance and what is kept around it, and the corner x, y of that."""
+    x0, y0, x1, y1 = one.box
+    margin = round(MARGIN_FRACTION * max(x1 - x0, y1 - y0)) + 4
+    left, top = max(x0 - margin, 0), max(y0 - margin, 0)
+    return np.s_[top : y1 + margin, left : x1 + margin], (left, top)
 
 
 def _reduced(
@@ -297,12 +313,12 @@ def _write(
     path: Path,
     stamp: str,
     frames: list[Frame],
-    chosen: list[_Found],
+    chosen: list[Found],
     map_function: Callable,
     limits: Limits,
 ) -> None:
     """Write the bank's file, image by image as they come; rows are renumbered if a frame is bad."""
-    by_frame: dict[int, list[_Found]] = {}
+    by_frame: dict[int, list[Found]] = {}
     for one in chosen:
         by_frame.setdefault(one.frame, []).append(one)
     numbers = sorted(by_frame)
@@ -333,7 +349,7 @@ def _tell(left_out: list[str], found: bool) -> None:
         warn(f"left out of the bank: {name_some(left_out)}")
 
 
-def _row(name: str, one: _Found, mask: np.ndarray, light: np.ndarray, camera: np.ndarray) -> tuple:
+def _row(name: str, one: Found, mask: np.ndarray, light: np.ndarray, camera: np.ndarray) -> tuple:
     """A row of the table, in the order of its columns."""
     x0, y0, x1, y1 = one.box
     x, y, w, h = cv2.boundingRect(mask)

@@ -1,6 +1,7 @@
 """A collection of instances to show: what is known of them, as a table, and how their shapes are compared.
 
-The bank of a data set is one; `swap` and the choice of cut-outs read no more of it than this.
+The bank of a data set is one, a folder of cut-outs another; the choice of cut-outs reads no more of it than
+this.
 """
 
 from collections.abc import Callable
@@ -28,7 +29,7 @@ _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dt
 class Table:
     """The chosen instances, one a row, in the order of their frames."""
 
-    frame: np.ndarray  # (n,) names of frames
+    frame: np.ndarray  # (n,) names of frames; empty: unknown
     instance_id: np.ndarray  # (n,) int32
     size: np.ndarray  # (n,2) int32, width and height of the stored image, pixels
     aspect: np.ndarray  # (n,) float32, width / height of the box in its frame
@@ -37,7 +38,7 @@ class Table:
     cut: np.ndarray  # (n,4) bool, whether the frame cuts it off left, top, right, below
     whole: np.ndarray  # (n,) bool, nothing cuts or covers it, and it stands on the ground
     box: np.ndarray  # (n,4) int32, x0, y0, x1, y1 (half-open) in its frame, pixels
-    frame_size: np.ndarray  # (n,2) int32, width and height of its frame, pixels
+    frame_size: np.ndarray  # (n,2) int32, width and height of its frame, pixels; 0: unknown, as is the box
     camera: np.ndarray  # (n,4) float32, fx, u0, fy and row of the horizon, pixels; NaN: no camera is known
     light: np.ndarray  # (n,3) float32, `light_around` it, Lab; NaN: unknown
     shape: np.ndarray  # (n,GRID*GRID/8) uint8, the mask stretched to GRID x GRID, packed
@@ -56,7 +57,7 @@ class Shelf:
     """The m instances of a class, ready to be compared."""
 
     rows: np.ndarray  # (m,) of the table
-    keys: np.ndarray  # (m,) "frame name/instance id"
+    keys: np.ndarray  # (m,) "frame name/instance id", or the name of a file
     shapes: np.ndarray  # (len(PARTS),m,GRID*GRID/8) uint8, packed: each part stretched to the grid
     areas: np.ndarray  # (len(PARTS),m) float32, ones in `shapes`
 
@@ -74,25 +75,45 @@ class Shelf:
         return common / np.maximum(self.areas + np.float32(mask.sum()) - common, 1)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What instances of a collection have in common that stand on one shelf."""
+
+    name: str  # of the shelf
+    places: str  # class whose places it takes
+    label: str  # official name of its label in the maps
+    height: tuple[float, float] | None = None  # metres, min and max; None: as the class
+
+    @property
+    def is_of_the_class(self) -> bool:
+        """Whether it is what stands at such places otherwise."""
+        return self.label == self.places
+
+
 class Collection(Protocol):
     """Instances to show, one a row of a table."""
 
     table: Table
-    shelf: Callable[[str], Shelf]  # the instances of a class, by its name
+    kinds: tuple[Kind, ...]
+    shelf: Callable[[str], Shelf]  # the instances of a kind, by its name
     cutout: Callable[[int], Cutout]  # an instance as it is, by its row
 
 
 def shelf_of(table: Table, class_name: str) -> Shelf:
     """The instances of a class on their shelf."""
     rows = table.rows_of(class_name)
+    names = zip(table.frame[rows], table.instance_id[rows], strict=True)
+    return shelf_of_rows(table, rows, [f"{frame}/{instance_id}" for frame, instance_id in names])
+
+
+def shelf_of_rows(table: Table, rows: np.ndarray, keys: list[str]) -> Shelf:
+    """Some rows (m,) of a table on a shelf, with their keys."""
     shapes = np.unpackbits(table.shape[rows], axis=1).reshape(-1, GRID, GRID)
     parts = np.empty((len(PARTS), len(rows), GRID * GRID), bool)
     for part, (x0, y0, x1, y1) in zip(parts, np.rint(np.array(PARTS) * GRID).astype(int), strict=True):
         for row, shape in zip(part, shapes, strict=True):
             row[:] = grid_of(shape[y0:y1, x0:x1]).ravel()
-    names = zip(table.frame[rows], table.instance_id[rows], strict=True)
-    keys = np.array([f"{frame}/{instance_id}" for frame, instance_id in names])
-    return Shelf(rows, keys, np.packbits(parts, axis=2), parts.sum(2, dtype=np.float32))
+    return Shelf(rows, np.array(keys, str), np.packbits(parts, axis=2), parts.sum(2, dtype=np.float32))
 
 
 def grid_of(mask: np.ndarray) -> np.ndarray:

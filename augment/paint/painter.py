@@ -1,13 +1,13 @@
 """RGB for inserted objects: what `scripts.insert --render` paints on an image.
 
-`cutout` shows instances of a bank as they are (`augment.paint.cutout`). The back ends of
+`cutout` shows instances of a bank or of a folder as they are (`augment.paint.cutout`). The back ends of
 `augment.paint.backends` get the whole mask that the what module drew, also where something hides it, so that
 a person behind a car is a whole person, of whom the visible part is pasted. A soft contact shadow falls on
 the ground; other things keep their pixels to the bit. Several objects are painted one after another on the
 same image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,10 +26,11 @@ from augment.paint.backends import (
     settings_of,
 )
 from augment.paint.blend import CLOSED_BELOW, cast_shadow, match_colours, paste
-from augment.paint.choosing import Choice, Wish, choose
-from augment.paint.collection import Collection
+from augment.paint.choosing import Choice, Wish, choose, draw_kind, wish_of_kind
+from augment.paint.collection import Collection, Kind
 from augment.paint.cutout import VERSION as CUTOUT_VERSION
 from augment.paint.cutout import Placed, blend, place
+from augment.paint.folder import CutoutFolder
 from augment.paint.prompts import Prompts, draw_prompts, load_prompts
 from data.geometry import MaskPatch
 from data.instances import bounding_box
@@ -56,6 +57,8 @@ class Rendering:
     split: str = ""
     bank: str = ""  # file of these instances
     device: str = "cpu"  # for models, where their settings do not say otherwise
+    cutouts: CutoutFolder | None = field(default=None, compare=False)  # what `cutout` shows instead
+    beside: bool = False  # whether it shows the instances of the data set, too
 
     def check(self) -> None:
         """Raises InputError for bad settings of the back end or bad prompts; nothing is loaded."""
@@ -65,8 +68,24 @@ class Rendering:
 
     def prepare(self, map_function: Callable) -> None:
         """Make the bank once, before workers want it. InputError if the data offer nothing to show."""
-        if self.name in WITH_BANK:
+        if self.needs_bank:
             prepare_backend("swap", self._settings("swap"), Path(self.db_root), self.split, map_function)
+
+    @property
+    def needs_bank(self) -> bool:
+        """Whether instances of the data set are shown."""
+        return self.name in WITH_BANK and (self.cutouts is None or self.beside)
+
+    def check_classes(self, names: Iterable[str]) -> None:
+        """Raises InputError if there can be nothing to show at the places of one of these classes."""
+        if self.cutouts is None or self.beside:
+            return
+        for name in names:
+            if not any(kind.places == name for kind in self.cutouts.kinds):
+                raise InputError(
+                    f"--cutouts {self.cutouts.root}: nothing in it takes the places of a {name}; add a folder"
+                    f" {name}, see docs/insertion.md, or go without that checkpoint"
+                )
 
     def make(self, name: str) -> Backend:
         """The back end, or `swap` underneath it. Raises InputError if it can't be made."""
@@ -84,7 +103,10 @@ class Rendering:
         if self.name == "overlay":
             return shown
         if self.name == "cutout":
-            return shown | {"version": CUTOUT_VERSION, "shadow": self.shadow}
+            shown |= {"version": CUTOUT_VERSION, "shadow": self.shadow}
+            if self.cutouts is not None:
+                shown |= {"cutouts": self.cutouts.digest, "beside": self.beside}
+            return shown
         options = self.options
         prompts = digest(Path(options.prompts).read_bytes()) if options.prompts else None
         settings = {key: value for key, value in options.backend_settings.items() if key != "bank"}
@@ -97,13 +119,14 @@ class Rendering:
 class NewObject:
     """An object that passed all filters, before it is put on the image."""
 
-    class_name: str
+    class_name: str  # of its label
     frame_name: str
     instance_id: int
     number: int  # 1, 2, ... among the new objects of the frame
     patch: MaskPatch  # its whole mask
     occluded: np.ndarray  # (h,w) bool, what of the patch lies behind something
     composed: Composed  # the maps with the object on them
+    others: np.ndarray  # (H,W) bool, where earlier new objects are seen
 
 
 @dataclass(frozen=True)
@@ -111,6 +134,7 @@ class Shown:
     """An instance of a collection at the place of a new object."""
 
     choice: Choice
+    kind: Kind
     placed: Placed
 
 
@@ -129,9 +153,12 @@ class Painter:
         return tuple(self.rendering.make(one) for one in names)
 
     @cached_property
-    def collection(self) -> Collection | None:
-        """The instances to show as they are; None: the new objects' masks are filled instead."""
-        return self.rendering.make("swap").bank if self.rendering.name == "cutout" else None
+    def collections(self) -> tuple[Collection, ...]:
+        """The instances to show as they are; none: the new objects' masks are filled instead."""
+        if self.rendering.name != "cutout":
+            return ()
+        own = () if self.rendering.cutouts is None else (self.rendering.cutouts,)
+        return (*own, self.rendering.make("swap").bank) if self.rendering.needs_bank else own
 
     @cached_property
     def prompts(self) -> Prompts:
@@ -139,28 +166,28 @@ class Painter:
 
     def load(self) -> None:
         """Load what painting needs. Raises InputError: what is wrong with it is wrong with every object."""
-        _ = self.backends, self.prompts, self.collection
+        _ = self.backends, self.prompts, self.collections
 
     def choose(self, image_name: str, number: int, wish: Wish, shown: set[str]) -> Shown:
         """What the new object 1, 2, ... of an image shows, at its place; not one of the keys `shown`.
 
         Raises CannotFillError if there is nothing to show.
         """
-        choice = choose(self.collection, wish, shown, generator(self.seed, image_name, number, "cutout"))
-        return self.show(choice, wish.box, wish.size)
-
-    def show(self, choice: Choice, box: np.ndarray, size: tuple[int, int]) -> Shown:
-        """What was chosen, at the foot of a box (4,) and as high, on an image of size (width, height)."""
-        x0, y0, x1, y1 = box
-        cutout = self.collection.cutout(choice.row)
-        return Shown(choice, place(cutout, ((x0 + x1) / 2, y1), y1 - y0, choice.mirrored, size))
+        rng = generator(self.seed, image_name, number, "cutout")
+        collection, kind = draw_kind(self.collections, wish.class_name, shown, rng)
+        wish = wish_of_kind(wish, kind, rng)
+        choice = choose(collection, wish, shown, rng)
+        x0, y0, x1, y1 = wish.box
+        foot = (x0 + x1) / 2, y1
+        placed = place(collection.cutout(choice.row), foot, y1 - y0, choice.mirrored, wish.size)
+        return Shown(choice, kind, placed)
 
     def paste(self, shown: Shown, rgb: np.ndarray, new: NewObject) -> tuple[np.ndarray, dict]:
         """As `paint`, of an object whose patch is the outline of a cut-out."""
         if new.composed.given_back.any():
             seen = _on_frame(new.patch, new.patch.mask & ~new.occluded, rgb.shape[1::-1])
             rgb = self._without(rgb, new.composed.given_back, seen)
-        ground = shadow_ground(new.composed.label_ids)
+        ground = shadow_ground(new.composed.label_ids) & ~new.others
         under = new.class_name in CLOSED_BELOW
         painted = blend(rgb, shown.placed, new.occluded, ground, self.rendering.shadow, under=under)
         facts = {"backend": "cutout", "version": CUTOUT_VERSION, "source": shown.choice.key}

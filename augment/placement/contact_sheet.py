@@ -7,6 +7,7 @@ from augment.placement.heat import heat_map, heat_over
 from augment.placement.scene import read_image
 from data.drawing import outline
 from data.frame import Frame
+from data.images import read_label_map
 from data.writer import colour_map
 from model import WhereWhat
 
@@ -31,14 +32,15 @@ def contact_sheet(
 
     rows = []
     for source, finished, objects in sorted(items, key=largest)[:count]:
-        image, (labels, instance_ids) = read_image(source), finished.read_maps()
+        image, (labels, _) = read_image(source), finished.read_maps()
+        inserted = read_label_map(finished.root / finished.place("inserted", ".png"))
         if finished.image_path:
             images = [frame.read_image(labels.shape) for frame in (source, finished)]
         else:
             images = [colour_map(one)[..., :3] for one in (image.label_ids, labels)]
         one = max(objects, key=lambda one: one["pixels"])
         heat = heat_map(models[one["class"]], image)
-        masks = [instance_ids == other["instance_id"] for other in objects]
+        masks = [inserted == other["inserted_value"] for other in objects]
         rows.append(row_of(*images, heat, masks, one))
     name = " or ".join(sorted(models))
     captions = ["before", f"where a {name} may stand", "after", f"new {name}, enlarged"]
@@ -62,7 +64,7 @@ def row_of(
     panels.append(_enlarged(after, one["extent"], height))
     gap = np.full((height, GAP, 3), 255, np.uint8)
     row = np.concatenate([part for panel in panels for part in (panel, gap)][:-1], 1)
-    line = f"{one['class']} {one['instance_id']}: place {one['score_place']:.2f}"
+    line = f"{one.get('label', one['class'])} {one['instance_id']}: place {one['score_place']:.2f}"
     line += f", shape {one['score_shape']:.2f}, {one['pixels']} pixels"
     text = np.full((TEXT_HEIGHT, row.shape[1], 3), 255, np.uint8)
     (length, _), _ = cv2.getTextSize(line, _FONT, 0.4, 1)

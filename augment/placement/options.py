@@ -2,12 +2,14 @@
 
 import argparse
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from augment.options import WITH_WEIGHTS, SynthOptions, is_own, options_of
+from augment.paint.folder import read_folder
 from augment.paint.painter import RENDERERS, WITH_BANK, WITHOUT_BACKEND, Rendering
 from augment.placement.filters import FILTERS, Filters
 from augment.tree_extras import BESIDE, RAW_MODES
@@ -19,6 +21,7 @@ from engine.records import WORK
 from engine.shards import HELP, Shard
 from support.errors import InputError, Parser
 from support.processes import share_of_cores
+from support.progress import progress_bar
 from support.settings import add_flags, checked, fields, setting
 
 TRAINING_SPLITS = ("train", "train_extra")
@@ -145,6 +148,16 @@ class InsertOptions(Insertion):
         "file to keep the instances of cutout, swap and recolor in (default: made anew each time)",
         section="rgb",
     )
+    cutouts: str = setting(
+        "",
+        "folder of cut-outs of your own that --render cutout shows instead of the data set's instances: PNGs"
+        " with an alpha channel, DIR/person/*.png; see docs/insertion.md",
+        section="rgb",
+        flag={"metavar": "DIR"},
+    )
+    cutouts_beside: bool = setting(
+        False, "show the data set's instances too, each cut-out as often as each of them", section="rgb"
+    )
     shadow: float = setting(
         Rendering.shadow, "darkest part of a contact shadow, 0..1", section="rgb", min=0, max=1
     )
@@ -228,7 +241,14 @@ def parse(arguments: list[str] | None = None) -> InsertOptions:
             f"--split {options.split}: models are measured on it, new objects would leak into that; give"
             " --force if you mean it"
         )
-    if options.render in WITH_BANK and not options.db_root:
+    if options.cutouts and options.render != "cutout":
+        raise InputError("--cutouts belongs to --render cutout")
+    if options.cutouts_beside and not options.cutouts:
+        raise InputError("--cutouts_beside belongs to --cutouts")
+    shows_own = options.render in WITH_BANK and (options.cutouts_beside or not options.cutouts)
+    if options.bank and options.cutouts and not shows_own:
+        raise InputError("--bank: --cutouts shows no instances of the data set; add --cutouts_beside")
+    if shows_own and not options.db_root:
         raise InputError(f"--render {options.render} shows instances of a data set; give it as --db_root")
     own = (options.render,) if is_own(options.render) else ()
     backends = tuple(name for name in RENDERERS if name not in WITHOUT_BACKEND)
@@ -252,11 +272,25 @@ def rendering_of(options: InsertOptions) -> Rendering | None:
     if options.render not in WITHOUT_BACKEND:
         painting = options_of({"config": options.render_config, "backend": options.render})
     bank = options.bank or painting.backend_settings.get("bank") or f"{options.out}/{WORK}/bank.npz"
+    cutouts = read_folder(Path(options.cutouts), with_progress) if options.cutouts else None
     rendering = Rendering(
-        options.render, painting, options.shadow, options.db_root, options.split, bank, options.device
+        options.render,
+        painting,
+        options.shadow,
+        options.db_root,
+        options.split,
+        bank,
+        options.device,
+        cutouts,
+        options.cutouts_beside,
     )
     rendering.check()
     return rendering
+
+
+def with_progress(function: Callable, paths: list[Path]) -> Iterator:
+    """function(path) of each, with a bar."""
+    return map(function, progress_bar(paths, "cut-outs", unit="file"))
 
 
 def read_region(path: str | None) -> np.ndarray | None:

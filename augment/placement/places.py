@@ -124,13 +124,15 @@ class Inserter:
     """The models of a run, ready to insert into one image after another."""
 
     def __init__(self, settings: Insertion):
-        """Raises InputError if a checkpoint or the region's mask can't be read."""
+        """Raises InputError if a checkpoint or the region's mask can't be read, or nothing can be shown."""
         self.settings = settings
         self.device = torch.device(settings.device)
         models = [load_inserting(path, self.device) for path in settings.checkpoint]
         self.models = {model.target.name: model for model in models}
         self.region = read_region(settings.filters.region_mask)
         self.painter = Painter(settings.rendering, settings.seed) if settings.rendering else None
+        if settings.rendering:
+            settings.rendering.check_classes(self.models)
 
     def changed(self, painter: Painter | None, **settings) -> "Inserter":
         """One with the same models, another painter and other settings; nothing is loaded anew."""
@@ -218,7 +220,7 @@ class Inserter:
             return "score", {}
         compact = model.what.sample(*view.big, theta, column(z_appr, self.device))
         patch = place_mask(compact[0, 0].cpu().numpy(), box, width, height)
-        if self.painter and self.painter.collection:
+        if self.painter and self.painter.collections:
             reason, facts = self.put_cutout(image, view, box, patch)
         else:
             reason, facts = image.put(model.target.name, patch, filters, self.painter and self.painter.paint)
@@ -243,12 +245,14 @@ class Inserter:
         target, filters = view.model.target, self.settings.filters
         wish = wish_of(image, target.name, box, drawn)
         try:
-            shown = self.painter.choose(image.name, len(image.new_ids) + 1, wish, image.shown)
+            shown = self.painter.choose(image.name, len(image.new_ids) + 1, wish, set(image.shown))
         except CannotFillError:
             return "render", {}
+        if shown.kind.height and image.camera:  # its own, so that it is not judged by that of the class
+            filters = replace(filters, rules=tuple(rule for rule in filters.rules if rule != "height"))
         if reason := box_rejection(np.array(shown.placed.box, float), target, view.around, filters):
             return reason, {}
-        return image.put_cutout(target.name, shown, filters, self.painter)
+        return image.put_cutout(shown, filters, self.painter)
 
     def noise(self, name: str, number: int, attempt: int, model: WhereWhat) -> tuple[np.ndarray, np.ndarray]:
         """Normal noise z_spatial, z_appr (CANDIDATES,z_dim) float32 of the attempts from `attempt` on."""

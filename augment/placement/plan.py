@@ -78,7 +78,7 @@ def sum_up(blocks: Iterable[list[dict]]) -> dict:
         after.update(own["after"])
         changed += any(one["status"] == "inserted" for one in objects)
         for one in objects:
-            (inserted if one["status"] == "inserted" else given_up)[one["class"]] += 1
+            (inserted if one["status"] == "inserted" else given_up)[one.get("label", one["class"])] += 1
             rejections.setdefault(one["class"], Counter()).update(one["refusals"])
     return {
         "images": images,
@@ -93,7 +93,7 @@ def sum_up(blocks: Iterable[list[dict]]) -> dict:
 
 
 def histogram(results: dict) -> str:
-    """Instances of each class before and after, as a table of text."""
+    """Instances of each class before and after, as a table of text; of other labels what was inserted."""
     before, after = results["instances_before"], results["instances_after"]
     rows = [f"{'class':<12}{'before':>9}{'after':>9}{'inserted':>10}"]
     rows += [
@@ -101,4 +101,6 @@ def histogram(results: dict) -> str:
         for name in before
         if before[name] or after[name]
     ]
+    others = {name: count for name, count in results["objects_inserted"].items() if name not in before}
+    rows += [f"{name:<12}{'':>18}{count:>10}" for name, count in others.items()]
     return "\n".join(rows)

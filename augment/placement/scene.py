@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from cityscapesscripts.helpers.labels import name2label
 
 from augment.compose import compose, contact_rows, occluded_part
 from augment.paint.backends import CannotFillError
@@ -43,7 +44,7 @@ class EditedImage:
     new_ids: list[int] = field(default_factory=list)  # of the inserted objects 1, 2, ...
     new_masks: list[MaskPatch] = field(default_factory=list)  # theirs, occluded parts included
     taken: dict[str, set[int]] = field(default_factory=dict)  # numbers of instances, by class
-    shown: set[str] = field(default_factory=set)  # instances of a collection that new objects show, by key
+    shown: dict[str, Shown] = field(default_factory=dict)  # what new objects show of collections, by key
 
     @classmethod
     def of_maps(
@@ -71,15 +72,17 @@ class EditedImage:
             new_ids=list(self.new_ids),
             new_masks=list(self.new_masks),
             taken={name: set(numbers) for name, numbers in self.taken.items()},
-            shown=set(self.shown),
+            shown=dict(self.shown),
         )
 
     def new_id(self, name: str) -> int | None:
-        """A free instance id of a class: after the highest in use, or else the lowest; None if all are taken.
+        """A free instance id of a label: after the highest in use, or else the lowest; None if all are taken.
 
-        Numbers are never used twice.
+        Numbers are never used twice. A label without instances has none: its objects carry the label's id.
         """
-        label_id = TARGET_CLASSES[name].label_id
+        label_id = name2label[name].id
+        if not name2label[name].hasInstances:
+            return label_id
         if name not in self.taken:
             numbers = np.unique(self.instance_ids[self.instance_ids // 1000 == label_id] % 1000)
             # The official tools count occluded instances of the polygons too.
@@ -94,37 +97,38 @@ class EditedImage:
     def put(
         self, name: str, patch: MaskPatch, filters: Filters, paint: Callable | None = None
     ) -> tuple[str | None, dict]:
-        """Put an object of a class on the image, unless a filter rejects it.
+        """Put an object of a label on the image, unless a filter rejects it.
 
         paint: `Painter.paint`, where the image has RGB pixels. An object that it can't paint
         is not put on the maps either, as if a filter "render" rejected it.
 
         Returns the filter that rejects it or None, and what is known of the object; later ones may cover
-        parts of it, which `seen` tells. The class must have a free id.
+        parts of it, which `seen` tells. The label must have a free id.
         """
         if not patch.mask.any():
             return "visible", {}
         occluded = occluded_part(patch, self.feet)
         if reason := mask_rejection(patch, occluded, self.label_ids, self.feet, filters):
             return reason, {}
-        label_id, new_id, number = TARGET_CLASSES[name].label_id, self.new_id(name), len(self.new_ids) + 1
+        label_id, new_id, number = name2label[name].id, self.new_id(name), len(self.new_ids) + 1
         visible_limit = filters.visible_limit(self.label_ids.size)
         composed = compose(
             self.label_ids, self.instance_ids, patch, occluded, label_id, new_id, visible_limit
         )
-        if any(instance_id in self.new_ids for instance_id in composed.dropped):
+        visible = patch.mask & ~occluded
+        if self._hides_inserted(patch, visible, visible_limit):
             return "covers_inserted", {}
         if composed.dropped and not filters.may_hide:
             return "hides", {}
         rendered = {}
         if paint is not None:
-            new = NewObject(name, self.name, new_id, number, patch, occluded, composed)
+            others = self.inserted > 0
+            new = NewObject(name, self.name, new_id, number, patch, occluded, composed, others)
             try:
                 self.rgb, facts = paint(self.rgb, new)
             except CannotFillError:
                 return "render", {}
             rendered = {"render": facts}
-        visible = patch.mask & ~occluded
         if self.outlines is not None:
             kept = self.outlines.without(composed.dropped, self.instance_ids)
             self.outlines = kept.insert(name, patch, occluded)
@@ -134,18 +138,29 @@ class EditedImage:
         self.inserted[patch.window][visible] = number
         self.new_ids.append(new_id)
         self.new_masks.append(patch)
-        self.taken[name].add(new_id % 1000)
+        if name in self.taken:
+            self.taken[name].add(new_id % 1000)
         facts = {"instance_id": new_id, "inserted_value": number, "dropped": list(composed.dropped)}
         return None, facts | rendered
 
-    def put_cutout(
-        self, name: str, shown: Shown, filters: Filters, painter: Painter
-    ) -> tuple[str | None, dict]:
+    def put_cutout(self, shown: Shown, filters: Filters, painter: Painter) -> tuple[str | None, dict]:
         """Put an instance as it is on the image, as `put` does; it is among those shown then."""
-        reason, facts = self.put(name, shown.placed.patch, filters, partial(painter.paste, shown))
+        kind, patch = shown.kind, shown.placed.patch
+        if self.new_id(kind.label) is None:
+            return "no_free_id", {}
+        reason, facts = self.put(kind.label, patch, filters, partial(painter.paste, shown))
         if reason is None:
-            self.shown.add(shown.choice.key)
+            self.shown[shown.choice.key] = shown
+            facts |= {} if kind.is_of_the_class else {"label": kind.label}
         return reason, facts
+
+    def _hides_inserted(self, patch: MaskPatch, visible: np.ndarray, visible_limit: int) -> bool:
+        """Whether too little is left of an earlier new object below the `visible` (h,w) part of a patch."""
+        covered = np.bincount(self.inserted[patch.window][visible])
+        return any(
+            count and np.count_nonzero(self.inserted == number) - count < visible_limit
+            for number, count in enumerate(covered[1:].tolist(), 1)
+        )
 
     def seen(self, number: int) -> dict:
         """What can be seen of inserted object 1, 2, ... as the image is now, for the manifest."""

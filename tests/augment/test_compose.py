@@ -176,6 +176,14 @@ def test_small_remains_of_a_covered_thing_become_the_nearest_ground():
     assert (done.label_ids[6:14, 24] == 8).all()
 
 
+def test_remains_do_not_become_a_new_object_that_is_no_thing():
+    labels, ids = street()
+    patch = full_patch(20, 5, 24, 40)
+    done = compose(labels, ids, patch, np.zeros(patch.mask.shape, bool), 5, 5, 11)
+    assert done.dropped == (24000,) and not (done.label_ids[done.given_back] == 5).any()
+    assert np.count_nonzero(done.instance_ids == 5) == np.count_nonzero(patch.mask)
+
+
 def test_remains_become_unlabeled_where_there_is_no_ground():
     labels, ids = np.full((20, 30), CAR, np.uint8), np.full((20, 30), 26000, np.uint16)
     mask = np.zeros(ids.shape, bool)

@@ -24,6 +24,7 @@ from data.frame import list_frames
 from insertion import InsertInstances, make_bank, thing_masks
 from insertion.transform import draw_name
 from support.errors import InputError
+from tests.augment.paint.test_folder import object_of
 from tests.programs import run_ok
 from tests.scripts.insert.inserting import insert
 from tests.scripts.insert.test_render import write_source
@@ -193,6 +194,34 @@ def test_boxes_and_areas_are_cut_and_vanished_instances_leave(source, bank, tmp_
         left += (~part_of.any(0)).sum()
         cut += (part_of & (after["area"][:, None] < before["area"])).sum()
     assert cut and left
+
+
+def test_objects_of_ones_own_that_no_class_has(source, checkpoint, tmp_path):
+    (tmp_path / "cone").mkdir()
+    for number in range(6):
+        Image.fromarray(object_of(30 + number, 60)).save(tmp_path / f"cone/{number}.png")
+    (tmp_path / "objects.yaml").write_text("cone: {places: person, label: dynamic}")
+    made = InsertInstances(checkpoint, (2, 3), 1.0, "cutout", cutouts=tmp_path, filters=LOOSE)
+    transform = pickle.loads(pickle.dumps(made))
+    for index, sample in enumerate(data_set(source)):
+        torch.manual_seed(index)
+        _, ids, labels = arrays(transform(*sample))
+        new = ids != arrays(sample)[1]
+        assert new.any() and (ids[new] == 5).all() and (labels[new] == 5).all()
+        image, target = things(sample)
+        torch.manual_seed(index)
+        _, after = transform(image, target)
+        cones = after["masks"][after["labels"] == 5]
+        assert len(cones) and np.array_equal(cones.any(0), new) and (cones.sum(0) <= 1).all()
+        assert torch.equal(after["area"], after["masks"].sum((1, 2)).float())
+        # A target whose masks tell the label map, too: what was dynamic before stays a mask of its own.
+        values = np.unique(ids)
+        target = {"masks": torch.from_numpy(ids == values[:, None, None])}
+        target["labels"] = torch.from_numpy(np.where(values < 1000, values, values // 1000).astype(np.int64))
+        torch.manual_seed(index + 100)
+        _, after = transform(image, target)
+        found = after["masks"][after["labels"] == 5]
+        assert len(found) > 1 and (found.sum(0) <= 1).all() and not (found[0].numpy() & ~new).any()
 
 
 def test_a_sample_nothing_fits_into_comes_back_as_it_is(source, checkpoint, bank, transform):
