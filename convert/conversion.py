@@ -36,12 +36,7 @@ class Conversion:
     def settings(self) -> dict:
         """What decides on the content of the tree; splits may come one after the other."""
         root = str(self.root.resolve())
-        return {
-            "format": self.format_name,
-            "root": root,
-            "link": self.link,
-            "mapping": self.mapping,
-        }
+        return {"format": self.format_name, "root": root, "link": self.link, "mapping": self.mapping}
 
 
 @dataclass(frozen=True)
@@ -164,14 +159,8 @@ def report_of(lines: list[dict], mapping: dict[str, str]) -> dict[str, dict]:
     for name in sorted(sums, key=lambda name: (mapping[name] == VOID, mapping[name], name)):
         label = mapping[name]
         fate = "dropped" if label == VOID else "merged" if sharing[label] > 1 else "mapped"
-        segments, single, pixels = sums[name]
-        report[name] = {
-            "label": label,
-            "fate": fate,
-            "segments": segments,
-            "single": single,
-            "pixels": pixels,
-        }
+        numbers = zip(("segments", "single", "pixels"), sums[name], strict=True)
+        report[name] = {"label": label, "fate": fate, **dict(numbers)}
     return report
 
 

@@ -1,6 +1,5 @@
 """One item as the files of a frame in the tree."""
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,11 +7,13 @@ from cityscapesscripts.helpers.labels import name2label
 
 from convert.mapping import GROUP, VOID
 from convert.polygons import polygons_of
-from convert.source import Category, Segments, SourceImage, read_rgb, values_in
+from convert.source import Category, Segments, SourceImage, values_in
 from data.frame import IMAGE_KIND, Frame
-from data.images import fitting
+from data.images import decode_image, fitting, is_plain_png
+from data.labels import LABEL_OF_VALUE
 from data.writer import LabelledPolygon, encode_png, instance_values
 from engine.records import Link
+from support.files import read_bytes
 
 _UNLABELED = "unlabeled"
 
@@ -38,14 +39,14 @@ def maps_of(segments: Segments, categories: dict[int, Category], mapping: dict[s
     labels, single = [_UNLABELED], [False]
     part_of_label: dict[str, int] = {_UNLABELED: 0}
     part_of_index = np.zeros(len(present), np.int32)
-    counts: Counter[tuple[str, int]] = Counter()
+    counts: dict[str, tuple[int, int, int]] = {}
     for place, key in enumerate(present):
         if key not in segments.of_key:
             continue
         number, is_single = segments.of_key[key]
         category = categories[number].name
-        for what, count in enumerate((1, int(is_single), pixels[place])):
-            counts[category, what] += count
+        before = counts.get(category, (0, 0, 0))
+        counts[category] = (before[0] + 1, before[1] + is_single, before[2] + pixels[place])
         label = mapping[category]
         if label == VOID:
             continue
@@ -68,11 +69,7 @@ def maps_of(segments: Segments, categories: dict[int, Category], mapping: dict[s
     for (part, _), value in zip(drawn, instance_values(objects), strict=True):
         value_of_part[part] = value
     instance_ids = value_of_part[parts]
-    label_ids = np.where(instance_ids < 1000, instance_ids, instance_ids // 1000).astype(np.uint8)
-    names = sorted({category for category, _ in counts})
-    return Maps(
-        label_ids, instance_ids, objects, {name: tuple(counts[name, k] for k in range(3)) for name in names}
-    )
+    return Maps(LABEL_OF_VALUE[instance_ids], instance_ids, objects, dict(sorted(counts.items())))
 
 
 def _index_of(keys: np.ndarray, present: list[int]) -> np.ndarray:
@@ -87,12 +84,14 @@ def _index_of(keys: np.ndarray, present: list[int]) -> np.ndarray:
 def files_of(frame: Frame, item: SourceImage, maps: Maps, link: bool) -> dict[str, bytes | Link]:
     """Image and annotation of an item as a frame: contents by place.
 
-    link: an image that is an 8-bit RGB PNG becomes a symbolic link to it; others are written as such.
-    Raises InputError for a bad image.
+    An image keeps its pixels as they lie in the file. One that is an 8-bit RGB PNG, without a note on
+    orientation, which other programs obey, is copied, or by `link` becomes a symbolic link; others are
+    written as such. Raises InputError for a bad image.
     """
-    rgb, content = read_rgb(item.image)
-    fitting(item.image, rgb, maps.label_ids.shape)
-    linked = link and content is not None
-    image = Link(item.image.resolve(), content) if linked else content or encode_png(rgb)
+    content = read_bytes(item.image)
+    rgb = fitting(item.image, decode_image(item.image, content), maps.label_ids.shape)
+    image = content if is_plain_png(content) else encode_png(rgb)
+    if link and image is content:
+        image = Link(item.image.resolve(), content)
     annotation = frame.annotation(maps.label_ids, maps.instance_ids, maps.objects)
     return {frame.place(IMAGE_KIND, ".png"): image} | annotation

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import decode_image, is_plain_png, read_png
+from data.images import read_png
 from support.errors import InputError
-from support.files import read_bytes
 
 _NUMBERS = 1001  # of one label in the keys that `keys_of` makes: none, and 0 to 999
 
@@ -75,16 +74,6 @@ def existing_folder(path: Path, what: str) -> Path:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; it should hold {what}")
     return path
-
-
-def read_rgb(path: Path) -> tuple[np.ndarray, bytes | None]:
-    """An image (H,W,3) uint8 RGB as its pixels lie in the file, and the file if others read it so too.
-
-    That is an 8-bit RGB PNG without a note on orientation, which annotations leave alone and other programs
-    obey. Raises InputError for what is no image or damaged.
-    """
-    content = read_bytes(path)
-    return decode_image(path, content), content if is_plain_png(content) else None
 
 
 def read_map(path: Path, bits: int) -> np.ndarray:

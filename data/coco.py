@@ -113,26 +113,19 @@ def edge_polygons(mask: np.ndarray, box: list[int]) -> list[list[int]]:
     return outlines
 
 
-def annotate(item: tuple[Frame, tuple[int, ...]], **options) -> tuple[tuple[int, int], list[dict]]:
-    """Size (H, W) and annotations of a frame, given its new ids; options: those of `annotations_of`.
-
-    Raises InputError for a bad file.
-    """
-    frame, new_ids = item
-    instance_ids = read_instance_map(frame.instance_path)
-    return instance_ids.shape, annotations_of(instance_ids, new_ids, **options)
-
-
 def coco_path(root: Path, split: str) -> Path:
     """Where official tools look for the annotation of a split."""
     return Path(root) / "annotations" / f"instancesonly_filtered_gtFine_{split}.json"
 
 
-def _annotate_or_error(item: tuple[Frame, tuple[int, ...]], **options) -> tuple | InputError:
+def _annotate(item: tuple[Frame, tuple[int, ...]], **options) -> tuple | InputError:
+    """Size (H, W) and annotations of a frame, given its new ids; what is wrong with its file if it is bad."""
+    frame, new_ids = item
     try:
-        return annotate(item, **options)
+        instance_ids = read_instance_map(frame.instance_path)
     except InputError as error:
         return error
+    return instance_ids.shape, annotations_of(instance_ids, new_ids, **options)
 
 
 def write_coco(
@@ -155,9 +148,8 @@ def write_coco(
     where no such list is given.
     """
     items = [(frame, new_ids.get(frame.name, ())) for frame in frames]
-    work = functools.partial(
-        _annotate_or_error, new_source=new_source, category_ids=category_ids, polygons=polygons
-    )
+    options = {"new_source": new_source, "category_ids": category_ids, "polygons": polygons}
+    work = functools.partial(_annotate, **options)
     images, annotations = [], []
     for frame, result in zip(frames, map_function(work, items), strict=True):
         if isinstance(result, InputError):

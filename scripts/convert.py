@@ -71,13 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
         lines = [tree.records.get(item.key)[-1] for item in items]
         report = report_of(lines, mapping)
         failed = [line["reason"] for line in lines if line["status"] == "failed"]
-        results = {
-            "state": "with failures" if failed else "complete",
-            "pictures": len(lines),
-            "failed": failed,
-        }
+        state = "with failures" if failed else "complete"
         with writing_to(flags.out):
-            tree.write_summary(results | {"categories": report})
+            summary = {"state": state, "pictures": len(lines), "failed": failed, "categories": report}
+            tree.write_summary(summary)
     print(report_text(report))
     print(f"{len(lines) - len(failed)} of {len(lines)} images are in {flags.out}")
     if failed:

@@ -27,26 +27,19 @@ def find(root: Path) -> DataSet:
     paths = listed(masks, "*/*.png")
     if not paths:
         raise InputError(f"{masks}: holds no SPLIT/NAME.png; unpack the panoptic labels there")
-    items = [
-        SourceImage(
-            path.parent.name,
-            f"bdd100k{path.parent.name}",
-            None,
-            root / "images/10k" / path.parent.name / f"{path.stem}.jpg",
-            (path,),
-        )
-        for path in paths
-    ]
+    items = []
+    for path in paths:
+        split = path.parent.name
+        image = root / "images/10k" / split / f"{path.stem}.jpg"
+        items.append(SourceImage(split, f"bdd100k{split}", None, image, (path,)))
     names = enumerate(numbered_names("bdd100k"))
     return DataSet(items, {k: Category(name, k >= _FIRST_THING) for k, name in names})
 
 
 def read(item: SourceImage, categories: dict[int, Category]) -> Segments:
     """See `convert.formats`."""
-    mask = read_png(item.annotations[0], ("8-bit RGBA",), "a panoptic bitmask has four channels").astype(
-        np.int64
-    )
-    keys = mask @ np.array([1 << 24, 1 << 16, 1 << 8, 1])
+    mask = read_png(item.annotations[0], ("8-bit RGBA",), "a panoptic bitmask has four channels")
+    keys = mask.astype(np.int64) @ np.array([1 << 24, 1 << 16, 1 << 8, 1])
     of_key = {}
     for key in values_in(keys):
         category, attributes = key >> 24, key >> 16 & 255

@@ -53,9 +53,8 @@ _CAMERA = "image_00"
 def find(root: Path) -> DataSet:
     """See `convert.formats`."""
     drives = existing_folder(root / "data_2d_semantics/train", "the 2d semantics of KITTI-360")
-    validation = set()
-    for line in _lines(drives / "2013_05_28_drive_val_frames.txt"):
-        validation |= {name for name in line.split() if "/semantic/" in name}
+    listed_there = drives / "2013_05_28_drive_val_frames.txt"
+    validation = set(read_text(listed_there).split() if listed_there.is_file() else ())
     items = []
     for path in listed(drives, f"*/{_CAMERA}/semantic/*.png"):
         drive = path.parents[2].name
@@ -72,10 +71,6 @@ def find(root: Path) -> DataSet:
         )
     names = enumerate(numbered_names("kitti360"))
     return DataSet(items, {k: Category(name, name in _THINGS) for k, name in names})
-
-
-def _lines(path: Path) -> list[str]:
-    return read_text(path).splitlines() if path.is_file() else []
 
 
 def read(item: SourceImage, categories: dict[int, Category]) -> Segments:

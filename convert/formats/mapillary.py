@@ -39,10 +39,8 @@ def find(root: Path) -> DataSet:
     for folder, split in _SPLITS.items():
         if not (root / folder).is_dir():
             continue
-        maps = existing_folder(
-            root / folder / _VERSIONS[config.name] / "instances", "the 16-bit instance maps"
-        )
-        for path in listed(maps, "*.png"):
+        maps = root / folder / _VERSIONS[config.name] / "instances"
+        for path in listed(existing_folder(maps, "the 16-bit instance maps"), "*.png"):
             image = root / folder / "images" / f"{path.stem}.jpg"
             items.append(SourceImage(split, f"vistas{split}", None, image, (path,)))
     if not items:
