@@ -80,13 +80,7 @@ class Frame:
 
     @classmethod
     def official(
-        cls,
-        root: Path | None,
-        split: str,
-        city: str,
-        sequence: int,
-        number: int,
-        kind: str = GT_KINDS[0],
+        cls, root: Path | None, split: str, city: str, sequence: int, number: int, kind: str = GT_KINDS[0]
     ) -> "Frame":
         """A frame with an official name; the city has no underscore, the numbers are 0..999999."""
         return cls(root, split, city, f"{city}_{sequence:06d}_{number:06d}", kind)

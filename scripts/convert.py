@@ -7,15 +7,7 @@ a run was cut short. --show_mapping prints which category becomes which label.
 from functools import partial
 from pathlib import Path
 
-from convert.conversion import (
-    CONVERT,
-    Conversion,
-    Converter,
-    check_names,
-    find,
-    report_of,
-    report_text,
-)
+from convert.conversion import CONVERT, Conversion, Converter, check_names, find, report_of, report_text
 from convert.formats import FORMATS
 from convert.mapping import mapping_of
 from engine.shards import Shard

@@ -38,11 +38,7 @@ class Pool:
     """
 
     def __init__(
-        self,
-        workers: int,
-        prepare: Callable | None = None,
-        arguments: tuple = (),
-        remedy: str = _REMEDY,
+        self, workers: int, prepare: Callable | None = None, arguments: tuple = (), remedy: str = _REMEDY
     ):
         """prepare(*arguments) is called first in each process. remedy: what to do if one was killed."""
         self.workers, self.remedy = workers, remedy

@@ -133,10 +133,7 @@ class Repainter:
         mask, cut = crop.cut(ids == one.instance_id, mirror=False).copy(), crop.cut(rgb).copy()
         stem = f"work/select/{frame.city}/{frame.name}_{one.instance_id}"
         outputs = write(
-            {
-                f"{stem}_rgb.png": encode_png(cut),
-                f"{stem}_mask.png": encode_png(mask.view(np.uint8) * 255),
-            }
+            {f"{stem}_rgb.png": encode_png(cut), f"{stem}_mask.png": encode_png(mask.view(np.uint8) * 255)}
         )
         facts = {"class": one.class_name, "instance_id": one.instance_id, "area": one.area, "bbox": one.box}
         facts |= {"crop": asdict(crop), "inputs": digests, "outputs": outputs}
@@ -229,13 +226,7 @@ class Repainter:
         return lines
 
     def _put(
-        self,
-        scene: _Scene,
-        selected: dict,
-        generated: dict,
-        image: np.ndarray,
-        number: int,
-        write: Callable,
+        self, scene: _Scene, selected: dict, generated: dict, image: np.ndarray, number: int, write: Callable
     ) -> dict:
         """Paste the image of a sample, number 0, 1, ... of its frame, and write its files; its line."""
         start, key, new = time.monotonic(), generated["key"], scene.source.synthetic_frame(number)
