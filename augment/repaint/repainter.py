@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -53,13 +54,22 @@ class _Cut:
 
 @dataclass(frozen=True)
 class _Scene:
-    """A source frame as it is read once for all its patches."""
+    """A source frame as it is read once for all its instances, and what writes the files made of it."""
 
     source: Source
     rgb: np.ndarray  # (H,W,3) uint8
     instance_ids: np.ndarray  # (H,W) uint16
-    objects: list[LabelledPolygon] | None
-    digests: dict[str, str]
+    inputs: Inputs
+    write: Callable
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """An instance with other pixels."""
+
+    selected: dict  # the line of the instance in the stage select
+    line: dict  # its own in the stage generate
+    image: np.ndarray | None  # (h,w,3) uint8, the crop repainted; None if that failed
 
 
 class Repainter:
@@ -104,10 +114,11 @@ class Repainter:
         if not chosen:
             reason = "no instance passes the filters" if not candidates else "no instance of it was drawn"
             return [_timed(line_of("select", frame.key, "skipped", reason, **facts), start)]
-        cuts = [self._cut(frame, rgb, ids, one, facts["inputs"], write) for one in chosen]
+        scene = _Scene(source, rgb, ids, inputs, write)
+        cuts = [self._cut(scene, one, facts["inputs"]) for one in chosen]
         selected = [*(cut.line for cut in cuts), _timed(own | facts, start)]
-        generated, images = self._generate(frame, cuts, write)
-        integrated = self._integrate(source, rgb, ids, inputs, cuts, generated, images, write)
+        samples = self._generate(scene, cuts)
+        generated, integrated = [one.line for one in samples], self._integrate(scene, samples)
         own = {"stage": "generate", "key": frame.key, "status": "ok", "sources": {}, "asked": None}
         return [
             *selected,
@@ -119,22 +130,14 @@ class Repainter:
 
     # ---- select ---------------------------------------------------------------------------------
 
-    def _cut(
-        self,
-        frame: Frame,
-        rgb: np.ndarray,
-        ids: np.ndarray,
-        one: Candidate,
-        digests: dict[str, str],
-        write: Callable,
-    ) -> _Cut:
-        start = time.monotonic()
+    def _cut(self, scene: _Scene, one: Candidate, digests: dict[str, str]) -> _Cut:
+        """Cut out an instance and write its files; digests: of what was read for that."""
+        start, frame, ids = time.monotonic(), scene.source.frame, scene.instance_ids
         crop = context_crop(one.box, ids.shape[::-1], self.options.margin, self.options.min_crop)
-        mask, cut = crop.cut(ids == one.instance_id, mirror=False).copy(), crop.cut(rgb).copy()
+        mask, cut = crop.cut(ids == one.instance_id, mirror=False).copy(), crop.cut(scene.rgb).copy()
         stem = f"work/select/{frame.city}/{frame.name}_{one.instance_id}"
-        outputs = write(
-            {f"{stem}_rgb.png": encode_png(cut), f"{stem}_mask.png": encode_png(mask.view(np.uint8) * 255)}
-        )
+        images = {"rgb": cut, "mask": mask.view(np.uint8) * 255}
+        outputs = scene.write({f"{stem}_{name}.png": encode_png(image) for name, image in images.items()})
         facts = {"class": one.class_name, "instance_id": one.instance_id, "area": one.area, "bbox": one.box}
         facts |= {"crop": asdict(crop), "inputs": digests, "outputs": outputs}
         line = line_of("select", instance_key(frame, one.instance_id), "ok", **facts)
@@ -142,20 +145,17 @@ class Repainter:
 
     # ---- generate -------------------------------------------------------------------------------
 
-    def _generate(
-        self, frame: Frame, cuts: list[_Cut], write: Callable
-    ) -> tuple[list[dict], list[np.ndarray | None]]:
-        """Repaint instances; the lines and images of all their samples."""
+    def _generate(self, scene: _Scene, cuts: list[_Cut]) -> list[_Sample]:
+        """Repaint instances; all their samples, after their files are written."""
         _ = self.backend, self.prompts  # made now: what is wrong with them is wrong with every item
-        start, asked = time.monotonic(), [self._ask(frame, cut) for cut in cuts]
+        start, asked = time.monotonic(), [self._ask(scene.source.frame, cut) for cut in cuts]
         results = fill_all(self.backend, [request for _, request in asked])
         seconds = round((time.monotonic() - start) / (len(asked) * self.options.samples), 4)
-        lines, images = [], []
-        for cut, (facts, request), result in zip(cuts, asked, results, strict=True):
-            for line, image in self._samples(frame, cut.line, facts, request.prompts, result, write):
-                lines.append(line | {"seconds": seconds})
-                images.append(image)
-        return lines, images
+        return [
+            _Sample(cut.line, line | {"seconds": seconds}, image)
+            for cut, (facts, request), result in zip(cuts, asked, results, strict=True)
+            for line, image in self._samples(scene, cut.line, facts, request.prompts, result)
+        ]
 
     def _ask(self, frame: Frame, cut: _Cut) -> tuple[dict, Request]:
         """What all lines of an instance's samples say, and the request."""
@@ -166,21 +166,20 @@ class Repainter:
         facts = _about(selected) | {"seed": seed_of(options.seed, "generate", key)}
         facts["negative"] = self.prompts.negative
         facts["backend"] = {"name": backend.name, "version": backend.version} | backend.details
-        facts["inputs"] = {path: selected["outputs"][path] for path in crop_files(selected)}
+        facts["inputs"] = dict(sorted(selected["outputs"].items(), reverse=True))  # the crop, then its mask
         about = (selected["class"], f"{frame.name}/{instance_id}", prompts, facts["negative"], facts["seed"])
         return facts, Request(cut.rgb, cut.mask, *about)
 
     def _samples(
         self,
-        frame: Frame,
+        scene: _Scene,
         selected: dict,
         facts: dict,
         prompts: tuple[str, ...],
         result: list[np.ndarray] | Exception,
-        write: Callable,
     ) -> Iterator[tuple[dict, np.ndarray | None]]:
-        """Line and image of each of an instance's samples, after its file is written."""
-        instance_id = selected["instance_id"]
+        """Line and image of each of an instance's samples."""
+        frame, instance_id = scene.source.frame, selected["instance_id"]
         for sample, prompt in enumerate(prompts, 1):
             key = sample_key(frame, instance_id, sample)
             if isinstance(result, Exception):
@@ -188,117 +187,89 @@ class Repainter:
                 yield line_of("generate", key, status, _reason(result), prompt=prompt, **facts), None
             else:
                 path = f"work/generate/{frame.city}/{frame.name}_{instance_id}_{sample:03d}.png"
-                outputs = write({path: encode_png(result[sample - 1])})
-                yield (
-                    line_of("generate", key, "ok", prompt=prompt, outputs=outputs, **facts),
-                    result[sample - 1],
-                )
+                image = result[sample - 1]
+                outputs = scene.write({path: encode_png(image)})
+                yield line_of("generate", key, "ok", prompt=prompt, outputs=outputs, **facts), image
 
     # ---- integrate ------------------------------------------------------------------------------
 
-    def _integrate(
-        self,
-        source: Source,
-        rgb: np.ndarray,
-        ids: np.ndarray,
-        inputs: Inputs,
-        cuts: list[_Cut],
-        generated: list[dict],
-        images: list[np.ndarray | None],
-        write: Callable,
-    ) -> list[dict]:
-        """Paste patches into their frame and crop them out again; a line for each sample."""
-        scene, problem = None, ""
+    def _integrate(self, scene: _Scene, samples: list[_Sample]) -> list[dict]:
+        """Paste samples into their frame and crop them out again; a line for each."""
+        objects, problem = None, ""
         try:
-            scene = _Scene(source, rgb, ids, inputs.objects(source.frame, ids.shape), inputs.digests)
+            objects = scene.inputs.objects(scene.source.frame, scene.instance_ids.shape)
         except InputError as error:
             problem = _reason(error)
         lines = []
-        for number, (line, image) in enumerate(zip(generated, images, strict=True)):
-            selected = cuts[number // self.options.samples].line
-            if image is None:
-                reason = f"generate {line['status']}: {line['reason']}"
-                lines.append(line_of("integrate", line["key"], "skipped", reason))
-            elif scene is None:
-                lines.append(line_of("integrate", line["key"], "failed", problem, **_about(selected)))
+        for number, sample in enumerate(samples):
+            key, status = sample.line["key"], sample.line["status"]
+            if sample.image is None:
+                reason = f"generate {status}: {sample.line['reason']}"
+                lines.append(line_of("integrate", key, "skipped", reason))
+            elif problem:
+                lines.append(line_of("integrate", key, "failed", problem, **_about(sample.selected)))
             else:
-                lines.append(self._put(scene, selected, line, image, number, write))
+                lines.append(self._put(scene, objects, sample, number))
         return lines
 
     def _put(
-        self, scene: _Scene, selected: dict, generated: dict, image: np.ndarray, number: int, write: Callable
+        self, scene: _Scene, objects: list[LabelledPolygon] | None, sample: _Sample, number: int
     ) -> dict:
-        """Paste the image of a sample, number 0, 1, ... of its frame, and write its files; its line."""
-        start, key, new = time.monotonic(), generated["key"], scene.source.synthetic_frame(number)
-        facts = _about(selected) | {"synthetic": new.name, "colour_match": self.options.colour_match}
+        """Paste a sample, number 0, 1, ... of its frame, and write its files; its line."""
+        start, key, new = time.monotonic(), sample.line["key"], scene.source.synthetic_frame(number)
+        facts = _about(sample.selected) | {"synthetic": new.name, "colour_match": self.options.colour_match}
         try:
-            edited = self._edited(scene, selected, image)
-            window, tries = self._window(scene, selected, key)
-            files, found = self._focus(scene, new, edited, window)
+            edited = self._edited(scene, sample)
+            window, tries = self._window(scene, sample)
+            files, found = self._focus(scene, objects, new, edited, window)
             files[new.panorama_place] = encode_png(edited)
         except CannotFillError as error:
             return _timed(line_of("integrate", key, "skipped", _reason(error), **facts), start)
         except Exception as error:  # the other items go on
             return _timed(line_of("integrate", key, "failed", _reason(error), **facts), start)
         facts |= {"window": asdict(window), "n": window.multiple, "windows_tried": tries} | found
-        facts |= {"inputs": scene.digests | generated["outputs"], "outputs": write(files)}
+        facts |= {"inputs": scene.inputs.digests | sample.line["outputs"], "outputs": scene.write(files)}
         return _timed(line_of("integrate", key, "ok", **facts), start)
 
-    def _edited(self, scene: _Scene, selected: dict, image: np.ndarray) -> np.ndarray:
-        """The whole frame with a patch on it; only the pixels of the instance change."""
-        crop = Crop(**selected["crop"])
-        patch, original = crop.back(image), crop.inside(scene.rgb)
-        mask = crop.inside(scene.instance_ids) == selected["instance_id"]
+    def _edited(self, scene: _Scene, sample: _Sample) -> np.ndarray:
+        """The whole frame with a sample on it; only the pixels of the instance change."""
+        crop = Crop(**sample.selected["crop"])
+        patch, original = crop.back(sample.image), crop.inside(scene.rgb)
+        mask = crop.inside(scene.instance_ids) == sample.selected["instance_id"]
         patch = match_colours(patch, original, mask, self.options.colour_match)
         return paste(scene.rgb, patch, mask, crop.box, self.options.feather)
 
-    def _window(self, scene: _Scene, selected: dict, key: str) -> tuple[Window, int]:
+    def _window(self, scene: _Scene, sample: _Sample) -> tuple[Window, int]:
         """The window of a focus crop, and how many were drawn. Raises CannotFillError if there is none."""
-        options = self.options
-        rng = np.random.default_rng(seed_of(options.seed, "integrate", key))
-        size = scene.instance_ids.shape[::-1]
-        tried = 0
-        while True:
-            window = draw_window(tuple(selected["bbox"]), size, rng)
+        options, size = self.options, scene.instance_ids.shape[::-1]
+        rng = np.random.default_rng(seed_of(options.seed, "integrate", sample.line["key"]))
+        for tried in count(1):
+            window = draw_window(tuple(sample.selected["bbox"]), size, rng)
             if window is None:
                 raise CannotFillError(f"no 2:1 window of a {size[0]}x{size[1]} frame holds the instance")
-            tried += 1
             if options.fragments != "resample" or tried > RESAMPLES:
                 return window, tried
             if not has_fragment(scene.instance_ids, window, options.min_pixels):
                 return window, tried
 
     def _focus(
-        self, scene: _Scene, new: Frame, edited: np.ndarray, window: Window
+        self,
+        scene: _Scene,
+        objects: list[LabelledPolygon] | None,
+        new: Frame,
+        edited: np.ndarray,
+        window: Window,
     ) -> tuple[dict[str, bytes], dict]:
         """The files of a focus crop by path below OUT, and what its line says about its ground truth."""
-        options = self.options
-        size = focus_size(edited.shape[1])
-        ground_truth = crop_ground_truth(
-            scene.instance_ids,
-            scene.objects,
-            window,
-            size,
-            options.truth,
-            options.fragments,
-            options.min_pixels,
-        )
+        options, width = self.options, edited.shape[1]
+        size = width, max(1, width // 2)  # 2:1 as its window, whatever the frame
+        rules = options.truth, options.fragments, options.min_pixels
+        ground_truth = crop_ground_truth(scene.instance_ids, objects, window, size, *rules)
         cut = edited[window.y0 : window.y0 + window.height, window.x0 : window.x0 + window.width]
         files = new.annotation(ground_truth.label_ids, ground_truth.instance_ids, ground_truth.objects)
         files[new.place(IMAGE_KIND, ".png")] = encode_png(resize(cut, *size))
         id_map = {str(old): new for old, new in sorted(ground_truth.id_map.items())}
         return files, {"id_map": id_map, "dropped": sorted(ground_truth.dropped)}
-
-
-def focus_size(width: int) -> tuple[int, int]:
-    """Width and height of the focus crops of frames of a width: 2:1 as their windows, whatever the frame."""
-    return width, max(1, width // 2)
-
-
-def crop_files(selected: dict) -> tuple[str, str]:
-    """Paths below OUT of an instance's crop and mask, from its select line."""
-    paths = sorted(selected["outputs"])  # "..._mask.png" comes before "..._rgb.png"
-    return paths[1], paths[0]
 
 
 def _about(selected: dict) -> dict:

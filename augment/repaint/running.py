@@ -26,13 +26,38 @@ from engine.tree import Tree
 from streets.scenes import write_streets
 from support.errors import InputError
 from support.files import digest, in_turn, writing_to
-from support.processes import Pool
+from support.processes import Pool, share_of_cores
 from support.progress import progress_bar
 
 STREETS = "work/streets"
 
 
 # ---- settings -----------------------------------------------------------------------------------
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that do not decide what is written."""
+    add = parser.add_argument_group("run").add_argument
+    add("--out", help="folder of the new tree; made if absent")
+    add(
+        "--num_workers",
+        type=int,
+        default=share_of_cores(),
+        help="processes; no influence on the files (default: one for each core)",
+    )
+    add("--limit", type=int, metavar="N", help="only the first N frames (default all)")
+    add("--only", metavar="CITY[/SEQ[/FRAME]]", help="only these frames")
+
+
+def out_of(flags: argparse.Namespace) -> Path:
+    """--out. Raises InputError if it isn't given, and for numbers out of range."""
+    if not flags.out:
+        raise InputError("--out is required: the folder of the new tree")
+    for name in ("num_workers", "generate_workers", "limit"):
+        value = vars(flags).get(name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} must be at least 1, not {value}")
+    return Path(flags.out)
 
 
 def saved_options(out: Path) -> SynthOptions:
@@ -67,16 +92,8 @@ def check_out(out: Path, options: SynthOptions) -> None:
 
 def make_scenes(out: Path, options: SynthOptions, workers: int) -> None:
     """Write the built-in street scenes below OUT, unless they are there."""
-    root = out / STREETS
-    write_streets(
-        root,
-        options.scenes,
-        max(1, options.scenes // 5),
-        options.size,
-        options.seed,
-        workers,
-        title="street scenes",
-    )
+    counts = options.scenes, max(1, options.scenes // 5)
+    write_streets(out / STREETS, *counts, options.size, options.seed, workers, title="street scenes")
 
 
 def input_of(out: Path, options: SynthOptions) -> Path:
@@ -149,10 +166,8 @@ class Run:
         if todo and options.policy == "class_balanced":
             found = others.map(partial(survey, options), progress_bar(self.sources, "survey"))
             chosen = balanced({x.frame.key: ids for x, ids in zip(self.sources, found, strict=True)}, options)
-            todo = [
-                dataclasses.replace(item, task=Task(item.task.source, tuple(chosen[item.key])))
-                for item in todo
-            ]
+            tasks = (Task(item.task.source, tuple(chosen[item.key])) for item in todo)
+            todo = [dataclasses.replace(item, task=task) for item, task in zip(todo, tasks, strict=True)]
         if todo:
             spread = partial(others.with_bar, f"prepare {options.backend}")
             # What is wrong is said by the first frame that has something to repaint, if there is one.
@@ -179,9 +194,8 @@ class Run:
 
     def first(self, stage: str, status: str, limit: int) -> list[dict]:
         """The first lines, at most so many, of items in scope with a status."""
-        return list(
-            islice((line for line in self.lines_of(stage, self.scope) if line["status"] == status), limit)
-        )
+        lines = (line for line in self.lines_of(stage, self.scope) if line["status"] == status)
+        return list(islice(lines, limit))
 
     def write_summary(self, stages: tuple[str, ...] = ()) -> None:
         """Write OUT/synth.json, with what became of all frames in some stages."""

@@ -101,6 +101,7 @@ def measure(sample: ScoredSample) -> dict:
     crop = Crop(**line["crop"])
     patch = _made(sample.out / next(iter(sample.generated["outputs"])))
     original, crop_mask, edited_crop = crop.cut(raw), crop.cut(mask, mirror=False), crop.cut(edited)
+    whole = ssim_map(grey(patch), grey(original))
     found = {
         "outside_psnr": psnr(edited[~mask], raw[~mask]),
         "outside_ssim": outside_ssim(grey(edited_crop), grey(original), crop_mask),
@@ -108,9 +109,7 @@ def measure(sample: ScoredSample) -> dict:
         "patch_outside_ssim": outside_ssim(grey(patch), grey(original), crop_mask),
         "inside_change": float(np.abs(edited[mask].astype(np.int16) - raw[mask]).mean()),
         "whole_patch_psnr_bgr": psnr(patch, original),
-        "whole_patch_ssim_gray_7x7": float(whole.mean())
-        if (whole := ssim_map(grey(patch), grey(original))).size
-        else math.nan,
+        "whole_patch_ssim_gray_7x7": float(whole.mean()) if whole.size else math.nan,
     }
     if sample.images:
         found["real"] = object_image(raw, mask, line["bbox"])

@@ -14,10 +14,17 @@ from pathlib import Path
 from augment.options import WITH_WEIGHTS, SynthOptions, add_option_flags, as_yaml, options_of
 from augment.paint.backends import settings_of
 from augment.paint.prompts import load_prompts
-from augment.repaint.command import add_run_flags, out_of
 from augment.repaint.manifest import STAGES, SYNTH
 from augment.repaint.repainter import Repainter
-from augment.repaint.running import Run, check_out, fingerprint_settings, input_of, make_scenes
+from augment.repaint.running import (
+    Run,
+    add_run_flags,
+    check_out,
+    fingerprint_settings,
+    input_of,
+    make_scenes,
+    out_of,
+)
 from augment.tree_extras import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
 from engine.records import MANIFEST
 from engine.shards import HELP, Shard, shard_of_process

@@ -10,9 +10,8 @@ import json
 from collections.abc import Iterator
 
 from augment.repaint import score_networks
-from augment.repaint.command import add_run_flags, out_of
 from augment.repaint.manifest import SYNTH
-from augment.repaint.running import Run, fingerprint_settings, saved_options
+from augment.repaint.running import Run, add_run_flags, fingerprint_settings, out_of, saved_options
 from augment.repaint.score import NUMBERS, Mean, ScoredSample, measure
 from augment.repaint.score_networks import Networks, Weights
 from engine.shards import Shard
@@ -62,9 +61,8 @@ def score(run: Run, flags: argparse.Namespace) -> None:
         raise InputError(
             f"--out {run.tree.out}: holds no integrated sample; python -m scripts.synth.run makes them"
         )
-    networks = Networks(
-        Weights(flags.inception_weights, flags.lpips_weights, flags.clip_model, flags.offline)
-    )
+    weights = Weights(flags.inception_weights, flags.lpips_weights, flags.clip_model, flags.offline)
+    networks = Networks(weights)
     means = {"all": {name: Mean() for name in NUMBERS}}
     with Pool(flags.num_workers) as pool:
         seen = bool(networks.metrics)
@@ -79,15 +77,11 @@ def score(run: Run, flags: argparse.Namespace) -> None:
     learned = networks.results()
 
     explained = NUMBERS | score_networks.NUMBERS
-    content = {
-        "samples": total,
-        "backend": run.options.backend,
-        "definitions": explained,
-        "numbers": {
-            group: {name: mean.to_json() for name, mean in found.items()} for group, found in means.items()
-        },
-        "networks": learned,
+    numbers = {
+        group: {name: mean.to_json() for name, mean in found.items()} for group, found in means.items()
     }
+    content = {"samples": total, "backend": run.options.backend, "definitions": explained}
+    content |= {"numbers": numbers, "networks": learned}
     with writing_to(run.tree.out):
         write_atomic(run.tree.out / SCORE, (json.dumps(content, indent=1) + "\n").encode())
     rows = [(name, str(mean)) for name, mean in means["all"].items()]
