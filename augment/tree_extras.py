@@ -10,7 +10,10 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import numpy as np
 
 from data.coco import write_coco
 from data.frame import (
@@ -18,16 +21,20 @@ from data.frame import (
     GT_KINDS,
     IMAGE_KIND,
     INSTANCES,
+    TRAIN_IDS,
     VOID_FILE,
+    Frame,
     gt_kind,
     list_frames,
     official_name,
 )
+from data.images import read_label_map
+from data.labels import TRAIN_ID_OF_ID
 from data.panoptic import write_panoptic
-from data.train_ids import write_train_ids
+from data.writer import encode_png
 from engine.records import MANIFEST
 from support.errors import InputError, warn
-from support.files import listed, replacing
+from support.files import listed, replacing, write_atomic
 from support.progress import progress_bar
 
 BESIDE = "ins"  # after the city of frames with new objects that lie beside those they were made from
@@ -104,15 +111,31 @@ def _place(source: Path, target: Path, mode: str) -> None:
 
 
 def add_train_ids(out: Path, map_function: Callable = map) -> int:
-    """Write labelTrainIds.png of all frames of a tree, raw and synthetic; how many got none, with a warning.
+    """Write labelTrainIds.png (H,W) uint8, official train ids and 255, of all frames of a tree, for programs
+    that read it.
 
-    See `data.train_ids`.
+    A link to the source's own file stays, and so does a file with the right pixels. map_function may spread
+    the frames over processes. A frame without a readable label map gets none, with a warning; how many.
     """
     frames = [frame for split in splits_of(out) for frame in list_frames(out, split)]
-    messages = write_train_ids(frames, map_function)
+    messages = [message for message in map_function(_write_train_ids, frames) if message]
     for message in messages:
         warn(f"{message}; it has no labelTrainIds")
     return len(messages)
+
+
+def _write_train_ids(frame: Frame) -> str | None:
+    """What is wrong with the frame's label map, if anything is."""
+    try:
+        train_ids = TRAIN_ID_OF_ID.take(read_label_map(frame.label_path))
+    except InputError as error:
+        return str(error)
+    path = frame.annotation_path(TRAIN_IDS)
+    with suppress(InputError):  # not there, or damaged
+        if path.is_symlink() or np.array_equal(read_label_map(path), train_ids):
+            return None
+    write_atomic(path, encode_png(train_ids))
+    return None
 
 
 def splits_of(out: Path) -> list[str]:
@@ -162,20 +185,11 @@ def export_coco(
     """
     source, new_ids = new_instances(out)
     left_out: list[str] = []
-    paths = [
-        write_coco(
-            out,
-            split,
-            list_frames(out, split),
-            new_ids,
-            map_function,
-            source,
-            category_ids,
-            polygons=polygons,
-            left_out=left_out,
-        )
-        for split in splits
-    ]
+    options = {"polygons": polygons, "left_out": left_out}
+    paths = []
+    for split in splits:
+        found = out, split, list_frames(out, split), new_ids
+        paths.append(write_coco(*found, map_function, source, category_ids, **options))
     for message in left_out:
         warn(f"{message}; left out of the annotation")
     return paths, len(left_out)

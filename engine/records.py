@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from support.errors import InputError
-from support.files import append, digest, replacing, write_atomic
+from support.files import append, digest, replacing, stamp, write_atomic
 
 SCHEMA = 2  # of the lines
 MANIFEST = "manifest.jsonl"
@@ -38,14 +38,7 @@ class WorkItem:
 
     def stamps(self) -> dict[str, list[int]]:
         """By what a change shows: size in bytes and mtime in ns of each source that is there."""
-        found = {}
-        for name, path in self.sources.items():
-            try:
-                status = path.stat()
-            except OSError:
-                continue
-            found[name] = [status.st_size, status.st_mtime_ns]
-        return found
+        return {name: found for name, path in self.sources.items() if (found := stamp(path))}
 
     def line(self, stage: str) -> dict:
         """The item's own line, the last one of its block; made before the sources are read."""
@@ -76,13 +69,14 @@ def write_outputs(out: Path, files: dict[str, bytes | Path | Link]) -> dict[str,
     """Write files, copies or links by path below OUT; their digests by path. OSError if it fails."""
     digests = {}
     for name, content in sorted(files.items()):
-        path, link = Path(out) / name, content if isinstance(content, Link) else None
+        path = Path(out) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = content.read_bytes() if isinstance(content, Path) else link.content if link else content
-        if link:
+        if isinstance(content, Link):
             with replacing(path) as temporary:
-                temporary.symlink_to(link.target)
+                temporary.symlink_to(content.target)
+            content = content.content
         else:
+            content = content.read_bytes() if isinstance(content, Path) else content
             write_atomic(path, content)
         digests[name] = digest(content)
     return digests
