@@ -179,7 +179,11 @@ def segmenter_of(options: BenefitOptions, case: Case, arm: str, measured_on: str
     settings = training_of(
         options, out / case.arm(arm) / "run", trees, (1 - sum(shares), *shares), options.iterations, case.seed
     )
-    return replace(settings, val=str(out / measured_on / "tree"), picture_every=options.iterations)
+    return replace(
+        settings,
+        val=str(out / measured_on / "tree"),
+        picture_every=options.iterations,
+    )
 
 
 def training_of(

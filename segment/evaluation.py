@@ -86,11 +86,7 @@ def coco_metrics(
     nor as found.
     """
     images = [{"id": n, "height": t.size[0], "width": t.size[1]} for n, t in enumerate(ground_truths, 1)]
-    ground_truth_rows = [
-        one | {"image_id": n}
-        for n, ground_truth in enumerate(ground_truths, 1)
-        for one in ground_truth.annotations
-    ]
+    true_rows = [one | {"image_id": n} for n, t in enumerate(ground_truths, 1) for one in t.annotations]
     found_rows = [
         {
             "image_id": n,
@@ -105,7 +101,7 @@ def coco_metrics(
         for one in found
     ]
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_coco(images, ground_truth_rows), _coco(images, found_rows), "segm")
+        evaluation = COCOeval(_coco(images, true_rows), _coco(images, found_rows), "segm")
         ranges = {_WHOLE: (least_area, 1e10), **SIZES}
         evaluation.params.areaRng = [list(limits) for limits in ranges.values()]
         evaluation.params.areaRngLbl = list(ranges)
@@ -148,10 +144,8 @@ def cityscapes_metrics(
     Its prediction files are written below `folder`: NAME_pred.txt with a line for each mask, masks in NAME/.
     Instances below 100 pixels count neither way, as always with that program. 0..1, None as above.
     """
-    files = [
-        write_prediction(folder, ground_truth, found)
-        for ground_truth, found in zip(ground_truths, predictions, strict=True)
-    ]
+    pairs = zip(ground_truths, predictions, strict=True)
+    files = [write_prediction(folder, ground_truth, found) for ground_truth, found in pairs]
     maps = [str(map_for_tools(ground_truth.frame, folder)) for ground_truth in ground_truths]
     settings = copy.copy(program.args)
     settings.predictionPath = str(folder.absolute())

@@ -129,9 +129,8 @@ def _norm_and_layers(weights: str, layers: int) -> dict:
 
 def _resnet18(weights: str) -> MaskRCNN:
     pretrained = ResNet18_Weights.IMAGENET1K_V1 if weights == "imagenet" else None
-    backbone = resnet_fpn_backbone(
-        backbone_name="resnet18", weights=pretrained, **_norm_and_layers(weights, 5)
-    )
+    settings = {"weights": pretrained, **_norm_and_layers(weights, 5)}
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", **settings)
     return MaskRCNN(backbone, len(CLASSES), rpn_anchor_generator=_anchors())
 
 
@@ -178,11 +177,8 @@ def _small() -> MaskRCNN:
 
 def _stem(channels: int) -> nn.Sequential:
     """Two convolutions that halve the image."""
-    sizes = (3, channels // 2, channels)
-    parts = [
-        Conv2dNormActivation(low, high, stride=2, norm_layer=group_norm) for low, high in pairwise(sizes)
-    ]
-    return nn.Sequential(*parts)
+    sizes = pairwise((3, channels // 2, channels))
+    return nn.Sequential(*(Conv2dNormActivation(*both, stride=2, norm_layer=group_norm) for both in sizes))
 
 
 def _block(before: int, channels: int) -> BasicBlock:

@@ -94,21 +94,24 @@ def sample_of(rgb: np.ndarray, instance_ids: np.ndarray, size: tuple[int, int] |
     image = image_of(rgb, size)
     ids = resize_nearest(instance_ids, image.shape[2], image.shape[1])
     areas = np.bincount(ids.ravel(), minlength=2**16)
-    values = [
-        value
-        for value in np.flatnonzero(areas >= MIN_PIXELS).tolist()
-        if value >= FIRST_SINGLE_ID and value // 1000 in _NUMBER_OF_LABEL
-    ]
+    labels = {
+        value: _NUMBER_OF_LABEL.get(value // 1000) for value in np.flatnonzero(areas >= MIN_PIXELS).tolist()
+    }
+    labels = {value: number for value, number in labels.items() if number and value >= FIRST_SINGLE_ID}
+    return _numbered(image, ids, [*labels], torch.tensor([*labels.values()], dtype=torch.int64))
+
+
+def _numbered(image: Tensor, ids: np.ndarray, values: Sequence[int], labels: Tensor) -> TrainingFrame:
+    """The frame of an image and a map of ids (h,w), of which these values are its instances 1..N."""
     lookup = np.zeros(2**16, np.int16)
     lookup[values] = np.arange(1, len(values) + 1)
     instance = lookup[ids]
-    labels = [_NUMBER_OF_LABEL[value // 1000] for value in values]
-    return TrainingFrame(
-        image,
-        torch.from_numpy(instance),
-        torch.tensor(labels, dtype=torch.int64),
-        boxes_of(instance, len(values)),
-    )
+    boxes = [
+        (columns.start, rows.start, columns.stop, rows.stop)
+        for rows, columns in ndimage.find_objects(instance, len(values))
+    ]
+    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    return TrainingFrame(image, torch.from_numpy(instance), labels, boxes)
 
 
 def read_sample(frame: Frame, size: tuple[int, int] | None) -> TrainingFrame:
@@ -154,28 +157,11 @@ def window_of(sample: TrainingFrame, size: tuple[int, int], rng: np.random.Gener
 
 def cut(sample: TrainingFrame, x: int, y: int, width: int, height: int) -> TrainingFrame:
     """The part of a sample in a window, with the instances of which enough is left to learn from."""
-    instance = sample.instance[y : y + height, x : x + width].numpy()
+    window = np.s_[..., y : y + height, x : x + width]
+    instance = sample.instance[window].numpy()
     areas = np.bincount(instance.ravel(), minlength=len(sample.labels) + 1)
-    areas[0] = 0
-    left = np.flatnonzero(areas >= MIN_PIXELS)
-    lookup = np.zeros(len(areas), np.int16)
-    lookup[left] = np.arange(1, len(left) + 1)
-    instance = lookup[instance]
-    return TrainingFrame(
-        sample.image[:, y : y + height, x : x + width],
-        torch.from_numpy(instance),
-        sample.labels[left - 1],
-        boxes_of(instance, len(left)),
-    )
-
-
-def boxes_of(instance: np.ndarray, count: int) -> Tensor:
-    """The boxes (count,4) float32 of the instances 1..count of a map."""
-    boxes = [
-        (columns.start, rows.start, columns.stop, rows.stop)
-        for rows, columns in ndimage.find_objects(instance, count)
-    ]
-    return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    left = 1 + np.flatnonzero(areas[1:] >= MIN_PIXELS)
+    return _numbered(sample.image[window], instance, left, sample.labels[left - 1])
 
 
 @dataclass(frozen=True)

@@ -298,13 +298,12 @@ def table(metrics: dict) -> str:
     for name, row in rows.items():
         others = official.get(name, {})
         values = [*(row[key] for key in ("AP", "AP50", "AP75")), others.get("AP"), others.get("AP50")]
-        cells = ("-" if value is None else f"{100 * value:.1f}" for value in values)
-        lines.append(
-            f"{name:<12}"
-            + "".join(f"{cell:>{width}}" for cell, width in zip(cells, (7, 7, 7, 13, 7), strict=True))
-        )
-    lines += [
-        f"{name:<12}{'-' if value is None else f'{100 * value:.1f}':>7}"
-        for name, value in coco["by_size"].items()
-    ]
+        cells = zip(map(_points, values), (7, 7, 7, 13, 7), strict=True)
+        lines.append(f"{name:<12}" + "".join(f"{cell:>{width}}" for cell, width in cells))
+    for name, value in coco["by_size"].items():
+        lines.append(f"{name:<12}{_points(value):>7}")
     return "\n".join(lines)
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -28,6 +28,7 @@ PACKED = ".safetensors"
 BUILTIN = "builtin:"
 _HEADER = "where_what"
 _BUILTIN_FOLDER = Path(__file__).resolve().parents[1] / "weights"
+_DAMAGE = (RuntimeError, EOFError, OSError, ValueError, KeyError)  # what torch.load raises, and its parts
 REQUIRED_KEYS = ("iteration", "samples_seen", "options", "networks", "optimisers", "window")
 
 
@@ -158,15 +159,7 @@ def load_checkpoint(path: Path) -> dict:
         return _load_packed(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ):
+    except (*_DAMAGE, pickle.UnpicklingError, zipfile.BadZipFile):
         raise InputError(
             f"{path}: not a readable checkpoint (cut off or damaged?); take an earlier one"
         ) from None

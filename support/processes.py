@@ -97,9 +97,8 @@ class StopRequest:
         self._since = 0.0
 
     def __enter__(self) -> "StopRequest":
-        self._before = {
-            number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._before = {number: signal.signal(number, self._ask) for number in numbers}
         return self
 
     def _ask(self, number, _frame) -> None:

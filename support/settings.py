@@ -84,17 +84,14 @@ def checked(settings: T, source: str = "") -> T:
     """The same settings. Raises InputError for a value that is no choice, out of range or not finite."""
     start = f"{source}: " if source else ""
     for item in fields(settings):
-        value, choices, bounds = (
-            getattr(settings, item.name),
-            item.metadata["choices"],
-            item.metadata["bounds"],
-        )
+        value, choices = getattr(settings, item.name), item.metadata["choices"]
         if value is None:
             continue
         if choices and value not in choices:
             raise InputError(f"{start}{item.name} '{value}' is unknown: choose {', '.join(choices)}")
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{start}{item.name} must be a finite number, not {value}")
+        bounds = item.metadata["bounds"]
         if not all(_BOUNDS[name][0](value, bound) for name, bound in bounds.items()):
             wanted = " and ".join(f"{_BOUNDS[name][1]} {bound}" for name, bound in bounds.items())
             raise InputError(f"{start}{item.name} must be {wanted}, not {value}")
