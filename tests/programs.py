@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -41,9 +42,20 @@ def run_ok(main: Callable[[list[str]], int | None], *arguments) -> str:
     return done.stdout
 
 
-def refused(main: Callable[[list[str]], int | None], *arguments) -> str:
-    """The one line with which a program must refuse its input, as a command in a shell does."""
+def refused(main: Callable[[list[str]], int | None], *arguments, keeps: Path | None = None) -> str:
+    """The one line with which a program must refuse its input, as a command in a shell does.
+
+    keeps: a folder that must be as it was before.
+    """
+    before = paths_in(keeps)
     done = run_here(main, *arguments)
     assert done.returncode == 2 and done.stderr.startswith("error: "), done.stderr
     assert done.stderr.count("\n") == 1 and done.stderr.endswith("\n"), done.stderr
+    assert paths_in(keeps) == before
     return done.stderr
+
+
+def paths_in(folder: Path | None) -> dict[Path, bytes | None]:
+    """All files below a folder with their content, and all folders."""
+    found = folder.rglob("*") if folder else ()
+    return {path: path.read_bytes() if path.is_file() else None for path in found}

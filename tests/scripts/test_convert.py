@@ -1,6 +1,7 @@
 """scripts.convert on a miniature of each data set: exact maps, readers, bad input, going on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -24,22 +25,15 @@ from scripts.synth import validate
 from tests.convert import miniatures
 from tests.equality import files_in
 from tests.miniature import litter
-from tests.programs import run_here
+from tests.programs import as_flags, refused, run_here
+
+
+def flags(format_name: str, root: Path, out: Path) -> list[str]:
+    return as_flags({"from": format_name.split()[0], "root": root, "out": out, "num_workers": 1})
 
 
 def run(format_name: str, root: Path, out: Path, *more):
-    return run_here(
-        convert.main,
-        "--from",
-        format_name.split()[0],
-        "--root",
-        root,
-        "--out",
-        out,
-        "--num_workers",
-        1,
-        *more,
-    )
+    return run_here(convert.main, *flags(format_name, root, out), *more)
 
 
 @pytest.fixture(scope="module", params=miniatures.WRITERS)
@@ -48,12 +42,8 @@ def converted(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("convert")
     miniatures.WRITERS[request.param](folder / "source")
     litter(folder / "source")
-    return (
-        request.param,
-        folder / "source",
-        folder / "tree",
-        run(request.param, folder / "source", folder / "tree"),
-    )
+    source, out = folder / "source", folder / "tree"
+    return request.param, source, out, run(request.param, source, out)
 
 
 def expected(format_name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -196,12 +186,8 @@ def test_categories_that_no_table_knows_are_listed(tmp_path):
     done = run("coco_panoptic", tmp_path / "source", tmp_path / "out")
     assert done.returncode == 2 and "kart, palm" in done.stderr and not (tmp_path / "out").exists()
     (tmp_path / "own.yaml").write_text("palm: vegetation\nkart: car\n")
-    assert (
-        run(
-            "coco_panoptic", tmp_path / "source", tmp_path / "out", "--mapping", tmp_path / "own.yaml"
-        ).returncode
-        == 0
-    )
+    own = ("--mapping", tmp_path / "own.yaml")
+    assert run("coco_panoptic", tmp_path / "source", tmp_path / "out", *own).returncode == 0
 
 
 # ---- COCO panoptic of other tools ---------------------------------------------------------------
@@ -287,52 +273,41 @@ def test_a_frame_whose_entry_makes_no_sense_fails_alone(tmp_path):
 # ---- bad input ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format_name", FORMATS)
-def test_a_folder_of_something_else_is_one_line(format_name, tmp_path):
-    (tmp_path / "source").mkdir()
-    for root in ("source", "missing"):
-        done = run(format_name, tmp_path / root, tmp_path / "out")
-        assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(tmp_path / root) in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("content", ('{"labels": [{"na', "[]", '{"annotations": []}', '{"labels": [1]}'))
-@pytest.mark.parametrize(
-    ("format_name", "file"),
-    (
-        ("mapillary", "config_v2.0.json"),
-        ("coco_panoptic", "annotations/panoptic_val2017.json"),
-        ("acdc", "gt_panoptic/train_gt_panoptic.json"),
-    ),
-)
-def test_a_broken_list_of_the_data_set_is_one_line(format_name, file, content, tmp_path):
-    miniatures.WRITERS["mapillary v2.0" if format_name == "mapillary" else format_name](tmp_path / "source")
-    (tmp_path / "source" / file).write_text(content)
-    done = run(format_name, tmp_path / "source", tmp_path / "out")
-    assert done.returncode == 2 and file in done.stderr and done.stderr.count("\n") == 1
+LISTS = {  # of the images of a data set
+    "mapillary v2.0": "config_v2.0.json",
+    "coco_panoptic": "annotations/panoptic_val2017.json",
+    "acdc": "gt_panoptic/train_gt_panoptic.json",
+}
+BROKEN = ('{"labels": [{"na', "[]", '{"annotations": []}', '{"labels": [1]}')
 
 
 @pytest.mark.parametrize(
-    ("more", "says"),
+    ("format_name", "spoil", "more", "says"),  # spoil: what is done to the data set
     (
-        (("--split", "test"), "only train, val"),
-        (("--mapping", "none.yaml"), "none.yaml: can't be read"),
-        (("--mapping", "wrong.yaml"), "'tree' is no Cityscapes label"),
-        (("--out", "source/tree"), "inside the data set"),
-        (("--out", "used"), "is not empty"),
+        *((name, lambda root: shutil.rmtree(root), (), "source") for name in FORMATS),
+        *((name, lambda root: (shutil.rmtree(root), root.mkdir()), (), "source") for name in FORMATS),
+        *(
+            (name, lambda root, path=path, text=text: (root / path).write_text(text), (), path)
+            for name, path in LISTS.items()
+            for text in BROKEN
+        ),
+        ("idd", None, ("--split", "test"), "only train, val"),
+        ("idd", None, ("--mapping", "none.yaml"), "none.yaml: can't be read"),
+        ("idd", None, ("--mapping", "wrong.yaml"), "'tree' is no Cityscapes label"),
+        ("idd", None, ("--out", "source/tree"), "inside the data set"),
+        ("idd", None, ("--out", "used"), "is not empty"),
     ),
 )
-def test_a_wrong_flag_is_one_line(more, says, tmp_path, monkeypatch):
+def test_bad_input_is_one_line_and_nothing_written(format_name, spoil, more, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    miniatures.idd(tmp_path / "source")
+    miniatures.WRITERS.get(format_name, miniatures.idd)(tmp_path / "source")
     (tmp_path / "wrong.yaml").write_text("vegetation: tree\n")
     (tmp_path / "used").mkdir()
     (tmp_path / "used/notes.txt").write_text("mine")
-    done = run("idd", Path("source"), Path("out"), *more)
-    assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1
-    assert not (tmp_path / "out").exists() and [p.name for p in (tmp_path / "used").iterdir()] == [
-        "notes.txt"
-    ]
+    if spoil:
+        spoil(tmp_path / "source")
+    line = flags(format_name, Path("source"), Path("out"))
+    assert says in refused(convert.main, *line, *more, keeps=tmp_path)
 
 
 def test_a_bad_item_fails_alone_and_the_same_command_goes_on(tmp_path):
@@ -357,49 +332,38 @@ def test_a_bad_item_fails_alone_and_the_same_command_goes_on(tmp_path):
     assert again.returncode == 2 and "other settings or data (link; see" in again.stderr
 
 
-@pytest.mark.parametrize(
-    ("damage", "says"),
-    (
-        (lambda root: next(root.glob("images/10k/val/*")).unlink(), "is not there"),
-        (
-            lambda root: _edit(next(root.glob("labels/pan_seg/bitmasks/val/*")), _unknown),
-            "no category of the data set: 41",
-        ),
-        (
-            lambda root: _edit(next(root.glob("labels/pan_seg/bitmasks/val/*")), _smaller),
-            "but its annotation 40x64",
-        ),
-        (lambda root: _edit(next(root.glob("labels/pan_seg/bitmasks/val/*")), _grey), "four channels"),
-        (lambda root: _cut(next(root.glob("images/10k/val/*"))), "truncated or damaged"),
-    ),
-)
-def test_what_can_be_wrong_with_an_item_is_named(damage, says, tmp_path):
-    miniatures.bdd100k(tmp_path / "source")
-    damage(tmp_path / "source")
-    done = run("bdd100k", tmp_path / "source", tmp_path / "out")
-    assert done.returncode == 1 and says in done.stderr and "1 failed" in done.stderr
-    assert {path.parent.name for path in tmp_path.glob("out/gtFine/*/*")} == {"train"}
+MASKS, IMAGES = "labels/pan_seg/bitmasks/val/*", "images/10k/val/*"
 
 
-def _edit(path: Path, change) -> None:
-    miniatures.save(path, change(cv2.cvtColor(cv2.imread(str(path), -1), cv2.COLOR_BGRA2RGBA)))
+def edited(change):
+    def edit(path: Path) -> None:
+        mask = cv2.cvtColor(cv2.imread(str(path), -1), cv2.COLOR_BGRA2RGBA)
+        miniatures.save(path, np.ascontiguousarray(change(mask)))
+
+    return edit
 
 
-def _unknown(mask: np.ndarray) -> np.ndarray:
+def of_no_category(mask: np.ndarray) -> np.ndarray:
     mask[0, 0, 0] = 41
     return mask
 
 
-def _smaller(mask: np.ndarray) -> np.ndarray:
-    return mask[:, :40].copy()
-
-
-def _grey(mask: np.ndarray) -> np.ndarray:
-    return mask[..., 0].copy()
-
-
-def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-200])
+@pytest.mark.parametrize(
+    ("file", "damage", "says"),
+    (
+        (IMAGES, Path.unlink, "is not there"),
+        (IMAGES, lambda path: path.write_bytes(path.read_bytes()[:-200]), "truncated or damaged"),
+        (MASKS, edited(of_no_category), "no category of the data set: 41"),
+        (MASKS, edited(lambda mask: mask[:, :40]), "but its annotation 40x64"),
+        (MASKS, edited(lambda mask: mask[..., 0]), "four channels"),
+    ),
+)
+def test_what_can_be_wrong_with_an_item_is_named(file, damage, says, tmp_path):
+    miniatures.bdd100k(tmp_path / "source")
+    damage(next(tmp_path.joinpath("source").glob(file)))
+    done = run("bdd100k", tmp_path / "source", tmp_path / "out")
+    assert done.returncode == 1 and says in done.stderr and "1 failed" in done.stderr
+    assert {path.parent.name for path in tmp_path.glob("out/gtFine/*/*")} == {"train"}
 
 
 def test_a_tree_is_not_mixed_with_other_images(tmp_path):
