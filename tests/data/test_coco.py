@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as rle
@@ -86,3 +87,28 @@ def test_the_order_of_processing_does_not_matter_and_bad_maps_are_named(town, tm
     assert len(left_out) == 1 and "instanceIds.png: truncated or damaged" in left_out[0]
     (image,) = json.loads(path.read_text())["images"]
     assert image["id"] == 1 and frames[1].name in image["file_name"]
+
+
+def test_a_square_of_20_pixels_keeps_its_400_pixels_as_a_polygon():
+    ids = np.zeros((40, 50), np.uint16)
+    ids[10:30, 5:25] = 26000
+    (one,) = annotations_of(ids, polygons=True)
+    assert one["segmentation"] == [[5, 10, 5, 30, 25, 30, 25, 10]]
+    assert rle.area(rle.frPyObjects(one["segmentation"], 40, 50)).tolist() == [400]
+
+
+@pytest.mark.parametrize("touching", [False, True])
+def test_ragged_masks_are_outlined_exactly_or_not_at_all(touching):
+    rng = np.random.default_rng(3)
+    outlined = 0
+    for _ in range(20):
+        mask = rng.random((12, 16)) < 0.12
+        mask = cv2.dilate(mask.view(np.uint8), np.ones((2, 3))) > 0 if touching else mask
+        (one,) = annotations_of(np.where(mask, np.uint16(24001), np.uint16(7)), polygons=True)
+        code = one["segmentation"]
+        if isinstance(code, list):
+            outlined += 1
+            assert all(len(part) >= 8 and len(part) % 2 == 0 for part in code)
+            code = rle.merge(rle.frPyObjects(code, *mask.shape))
+        assert np.array_equal(rle.decode(code), mask)
+    assert outlined > 5

@@ -17,9 +17,7 @@ from torchvision.datasets import Cityscapes
 
 from convert.formats import FORMATS
 from convert.mapping import mapping_of
-from convert.polygons import polygons_of
 from data.images import is_plain_png
-from data.writer import topmost
 from scripts import convert
 from scripts.synth import validate
 from tests.convert import miniatures
@@ -374,23 +372,3 @@ def test_a_tree_is_not_mixed_with_other_images(tmp_path):
     before = files_in(out)
     done = run("bdd100k", root, out)
     assert done.returncode == 2 and "choose another --out" in done.stderr and files_in(out) == before
-
-
-# ---- polygons -----------------------------------------------------------------------------------
-
-
-def test_polygons_of_a_wild_map_are_exact_for_stuff_and_nearly_so_for_instances():
-    rng = np.random.default_rng(1)
-    noise = cv2.GaussianBlur(rng.normal(size=(80, 120, 12)).astype(np.float32), (0, 0), 4)
-    parts = noise.argmax(2).astype(np.int32)
-    single = np.arange(12) >= 8
-    labels = [
-        *("unlabeled", "road", "sky", "building", "wall", "fence", "terrain", "vegetation"),
-        *["car"] * 4,
-    ]
-    drawn = polygons_of(parts, labels, single)
-    top = topmost([polygon for _, polygon in drawn], 120, 80)
-    wrong = np.array([part for part, _ in drawn])[top] != parts
-    assert sorted(part for part, _ in drawn if single[part]) == [8, 9, 10, 11]
-    assert not wrong[~single[parts]].any()
-    assert wrong.mean() < 0.01

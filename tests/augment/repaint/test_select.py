@@ -1,22 +1,15 @@
-"""Choosing instances, cutting crops, the options."""
+"""Choosing frames and instances."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
-import yaml
 
-from augment.crops import Crop, context_crop
-from augment.options import SynthOptions, as_yaml, from_saved, options_of
-from augment.paint.blend import paste
+from augment.options import SynthOptions
 from augment.repaint.select import balanced, candidates_of, choose, in_scope, source_frames
 from data.writer import rasterise
-from scripts.synth import run
 from support.errors import InputError
-from support.seeds import seed_of
 from tests.mini_frames import CARAVAN_ID, HOLED_ID, MOTORCYCLE_ID, TINY_ID, TRAIN, mini_objects, write_mini
-from tests.programs import run_ok
 
 
 def options(**values) -> SynthOptions:
@@ -135,117 +128,3 @@ def test_synthetic_frames_as_input_are_refused(tmp_path):
         (folder / "ashsyn" / path.name.replace("ash_", "ashsyn_")).write_bytes(path.read_bytes())
     with pytest.raises(InputError, match="synthetic frames of ash would have this name"):
         source_frames(tmp_path, "train")
-
-
-# ---- crops --------------------------------------------------------------------------------------
-
-BOXES = [
-    (40, 20, 60, 30),
-    (0, 0, 20, 10),  # each corner
-    (80, 0, 100, 10),
-    (0, 40, 20, 50),
-    (80, 40, 100, 50),
-    (40, 0, 50, 20),  # each border
-    (40, 30, 50, 50),
-    (0, 20, 10, 30),
-    (90, 20, 100, 30),
-    (40, 0, 50, 50),  # as high as the frame
-    (20, 10, 90, 30),  # wider than the frame is high
-    (0, 0, 100, 50),
-    (50, 25, 51, 26),
-]
-
-
-@pytest.mark.parametrize("box", BOXES)
-@pytest.mark.parametrize("margin", [0, 0.25, 2])
-def test_crop_and_paste_of_an_unchanged_crop_is_lossless(box, margin):
-    frame = np.random.default_rng(3).integers(0, 256, (50, 100, 3), np.uint8)
-    crop = context_crop(box, (100, 50), margin)
-    patch = crop.cut(frame)
-    side = patch.shape[0]
-    assert patch.shape == (side, side, 3) and crop.size == (side, side)
-    assert side >= max(box[2] - box[0], box[3] - box[1])
-    x0, y0, x1, y1 = crop.box
-    assert 0 <= x0 <= box[0] and box[2] <= x1 <= 100
-    assert 0 <= y0 <= box[1] and box[3] <= y1 <= 50
-    assert np.array_equal(crop.back(patch), frame[y0:y1, x0:x1])
-    mask = np.ones((y1 - y0, x1 - x0), bool)
-    assert np.array_equal(paste(frame, crop.back(patch), mask, crop.box, 0), frame)
-    new = 255 - patch
-    pasted = paste(frame, crop.back(new), mask, crop.box, 0)
-    assert np.array_equal(pasted[y0:y1, x0:x1], 255 - frame[y0:y1, x0:x1])
-    pasted[y0:y1, x0:x1] = frame[y0:y1, x0:x1]
-    assert np.array_equal(pasted, frame)
-
-
-def test_crop_has_its_margin_and_is_padded_only_where_the_frame_is_too_small():
-    assert context_crop((40, 20, 60, 30), (100, 50)) == Crop(35, 10, 30, 30)
-    assert context_crop((80, 40, 100, 50), (100, 50)) == Crop(70, 20, 30, 30)  # shifted inside
-    assert context_crop((30, 5, 75, 45), (100, 50)).size == (50, 50)  # less margin, no padding
-    # a tiny object gets context
-    assert context_crop((40, 20, 42, 23), (100, 50), min_side=24).size == (24, 24)
-    assert context_crop((40, 20, 42, 23), (100, 50), min_side=128) == Crop(16, 0, 50, 50)  # less room
-    wide = context_crop((20, 10, 90, 30), (100, 50))
-    assert wide == Crop(20, 0, 70, 50, (0, 10, 0, 10))
-    mask = np.ones((50, 100), bool)
-    assert wide.cut(mask).all()
-    assert np.count_nonzero(wide.cut(mask, mirror=False)) == 70 * 50
-    with pytest.raises(ValueError, match="does not fit"):
-        wide.back(np.zeros((50, 70, 3), np.uint8))
-
-
-# ---- options ------------------------------------------------------------------------------------
-
-
-def test_flags_win_over_yaml_and_yaml_over_defaults(tmp_path):
-    path = tmp_path / "run.yaml"
-    path.write_text("select: {k: 7, margin: 1}\nbackend: {name: recolor, strength: 2}\n")
-    given = options_of({"config": str(path), "k": 2})
-    assert (given.k, given.margin, given.samples) == (2, 1.0, 2)
-    assert (given.backend, given.backend_settings) == ("recolor", {"strength": 2})
-    path.write_text(as_yaml(given))
-    assert options_of({"config": str(path)}) == given
-    assert from_saved(json.loads(json.dumps(dataclasses.asdict(given))), "synth.json") == given
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("selection: {k: 1}", "unknown section 'selection'"),
-        ("select: {kk: 1}", "unknown setting 'kk'"),
-        ("select: {k: three}", "k must be of type int"),
-        ("select: [k]", "must hold 'name: value'"),
-        ("select: {policy: best}", "policy 'best' is unknown: choose largest,"),
-        ("select: {classes: house}", "'house' has no instances"),
-        ("select: {margin: -1}", "margin must be at least 0"),
-        ("data: {scene_size: big}", "WIDTHxHEIGHT"),
-        ("[1]", "must hold sections"),
-        ("a: [", "can't be read as YAML"),
-    ],
-)
-def test_a_bad_yaml_is_named_in_one_line(tmp_path, text, complaint):
-    path = tmp_path / "run.yaml"
-    path.write_text(text)
-    with pytest.raises(InputError, match=complaint) as error:
-        options_of({"config": str(path)})
-    assert "\n" not in str(error.value)
-
-
-def test_print_config_explains_every_option():
-    printed = run_ok(run.main, "--print_config", "--k", 5)
-    content = yaml.safe_load(printed)
-    assert content["select"]["k"] == 5
-    names = {item.name for item in dataclasses.fields(SynthOptions)} - {"backend", "backend_settings"}
-    assert {name for section in content.values() for name in section} == names | {"name"}
-    assert printed.count("  # ") >= len(names)
-
-
-# ---- seeds --------------------------------------------------------------------------------------
-
-
-def test_seeds_follow_from_run_stage_key_and_sample():
-    assert seed_of(0, "generate", "ash/000000/000019/26000", 1) == 16302530138248086650
-    seeds = {
-        seed_of(*one) for one in [(0, "a", "k", 0), (1, "a", "k", 0), (0, "b", "k", 0), (0, "a", "k", 1)]
-    }
-    assert len(seeds) == 4 and all(0 <= seed < 2**64 for seed in seeds)
