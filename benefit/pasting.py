@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from augment.paint.choosing import Choice
-from augment.paint.cutout import Placed
-from augment.paint.painter import NewObject, Painter, Rendering
+from augment.paint.cutout import Placed, place
+from augment.paint.painter import NewObject, Painter, Rendering, Shown
 from augment.placement.filters import Filters
 from augment.placement.plan import plan
 from augment.placement.scene import EditedImage, contents, new_frame, read_image
@@ -42,8 +42,8 @@ def paste_tree(
     rendering.prepare(map)
     painter = Painter(rendering, seed)
     painter.load()
-    rows = painter.collection.table.rows_of(CLASS)
-    if len(set(painter.collection.table.frame[rows])) < 2:
+    (bank,) = painter.collections
+    if len(set(bank.table.frame[bank.table.rows_of(CLASS)])) < 2:
         raise InputError(f"{db_root}: persons on fewer than two frames, nothing to paste; take more scenes")
     pasted = 0
     for frame, classes in zip(
@@ -62,11 +62,9 @@ def paste_one(image: EditedImage, method: str, rng: np.random.Generator, painter
     Drawn among those of other images that this one does not show yet; for `prior` among those that a cut-out
     may show, which nothing cuts or covers.
     """
-    table, shelf, (height, width) = (
-        painter.collection.table,
-        painter.collection.shelf(CLASS),
-        image.feet.shape,
-    )
+    (bank,) = painter.collections
+    table, shelf, (height, width) = bank.table, bank.shelf(CLASS), image.feet.shape
+    kind = next(kind for kind in bank.kinds if kind.name == CLASS)
     fit = (table.frame[shelf.rows] != image.name) & ~np.isin(shelf.keys, list(image.shown))
     fit &= table.whole[shelf.rows] | (method == "copy_paste")
     for _ in range(ATTEMPTS if fit.any() and image.new_id(CLASS) is not None else 0):
@@ -82,10 +80,12 @@ def paste_one(image: EditedImage, method: str, rng: np.random.Generator, painter
             corner = rng.uniform((0, 0), (width, height) - size)
             box = np.concatenate([corner, corner + size])
             image.feet[:] = 0  # nothing stands in front of what is pasted
-        shown = painter.show(Choice(row, key, mirrored), box, (width, height))
+        x0, y0, x1, y1 = box
+        placed = place(bank.cutout(row), ((x0 + x1) / 2, y1), y1 - y0, mirrored, (width, height))
+        shown = Shown(Choice(row, key, mirrored), kind, placed)
         paint = partial(painter.paste, shown) if method == "prior" else partial(paste_plainly, shown.placed)
         if image.put(CLASS, shown.placed.patch, FILTERS, paint)[0] is None:
-            image.shown.add(key)
+            image.shown[key] = shown
             return True
     return False
 
