@@ -82,7 +82,10 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
     run = Run(run_dir, "--run_dir", replayed, model.loss_names, iterations, ranks, state)
     run.log.line(describe(model, pairs, device, iterations, ranks))
     if state:
-        restore(state, model, optimisers, ema)
+        model.networks.load_state_dict(state["networks"])
+        optimisers.load_state_dict(state["optimisers"])
+        if ema:
+            ema.model.networks.load_state_dict(state["networks"] | state.get("averages", {}))
         run.log.line(f"resumed at iteration {run.iteration}")
         del state
 
@@ -246,13 +249,6 @@ def shapes_of(options: Options) -> dict[str, torch.Size]:
     """The names and shapes of all weights of a run."""
     with torch.device("meta"):
         return shapes(WhereWhat(options).networks.state_dict())
-
-
-def restore(state: dict, model: WhereWhat, optimisers: Optimisers, ema: EMA | None) -> None:
-    model.networks.load_state_dict(state["networks"])
-    if ema:
-        ema.model.networks.load_state_dict(state["networks"] | state.get("averages", {}))
-    optimisers.load_state_dict(state["optimisers"])
 
 
 # ---- sample grids -------------------------------------------------------------------------------

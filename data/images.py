@@ -49,13 +49,9 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error)
 def find_image(path: Path) -> Path | None:
     """`path`, or the file of that name with another suffix of an image, in any case; None: neither."""
     suffixes = SUFFIXES if path.suffix.lower() in SUFFIXES else ()
-    cases = (case(suffix) for suffix in suffixes for case in (str, str.upper, _capitalised))
+    cases = (case(suffix) for suffix in suffixes for case in (str, str.upper, str.title))
     candidates = (path, *(path.with_suffix(suffix) for suffix in cases))
     return next((one for one in candidates if one.is_file()), None)
-
-
-def _capitalised(suffix: str) -> str:
-    return "." + suffix[1:].capitalize()
 
 
 # ---- images -----------------------------------------------------------------------------------

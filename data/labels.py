@@ -38,14 +38,10 @@ def channel_of_id(label_id: int) -> int:
     raise ValueError(f"{label_id} is not a Cityscapes label id (0..33, or 255 for the licence plate)")
 
 
-def _channel_table() -> np.ndarray:
-    table = np.full(256, INVALID_CHANNEL, np.uint8)
-    for label_id in [*range(34), LICENSE_PLATE_ID]:
-        table[label_id] = channel_of_id(label_id)
-    return table
-
-
-CHANNEL_OF_ID = _channel_table()  # (256,) uint8: label id -> channel, INVALID_CHANNEL where no label exists
+# (256,) uint8: label id -> channel, INVALID_CHANNEL where no label exists
+CHANNEL_OF_ID = np.full(256, INVALID_CHANNEL, np.uint8)
+for _id in (*range(34), LICENSE_PLATE_ID):
+    CHANNEL_OF_ID[_id] = channel_of_id(_id)
 
 # Things have the last channels: 20..29.
 FIRST_THING_CHANNEL = min(channel_of_id(label.id) for label in OFFICIAL_LABELS if label.hasInstances)

@@ -102,16 +102,10 @@ def rasterise(objects: list[LabelledPolygon], width: int, height: int) -> tuple[
     return maps_of_topmost(objects, topmost(objects, width, height))
 
 
-def _colour_table() -> np.ndarray:
-    table = np.zeros((256, 4), np.uint8)
-    table[:, 3] = 255
-    for label_id, label in id2label.items():
-        if label_id >= 0:
-            table[label_id, :3] = label.color
-    return table
-
-
-_COLOUR_OF_ID = _colour_table()  # (256, 4) uint8, label id -> official colour, opaque
+_COLOUR_OF_ID = np.full((256, 4), (0, 0, 0, 255), np.uint8)  # label id -> official colour, opaque
+for _id, _label in id2label.items():
+    if _id >= 0:
+        _COLOUR_OF_ID[_id, :3] = _label.color
 
 
 def colour_map(label_ids: np.ndarray) -> np.ndarray:

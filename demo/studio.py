@@ -43,7 +43,9 @@ class Studio:
                     f"--checkpoint: the {name} model has no density of places, which a click asks; take one"
                     " trained with --where distribution"
                 )
-        root = Path(options.db_root) if options.db_root else built_in_scenes(Path(options.streets), workers)
+        root = Path(options.db_root or options.streets)
+        if not options.db_root:
+            write_streets(root, *STREETS, max(workers, 1), title="street scenes, made once")
         self.split = options.split
         self.frames = list_frames(root, self.split, skip_incomplete=True)[: options.scenes]
         self.camera = options.camera
@@ -82,13 +84,6 @@ class Studio:
         return self.inserter.changed(
             painter, filters=wishes.filters, temperature=wishes.temperature, seed=seed
         )
-
-
-def built_in_scenes(out: Path, workers: int) -> Path:
-    """The folder of the built-in scenes, made if need be. Raises InputError if something else is in it."""
-    train, val, size, seed = STREETS
-    write_streets(out, train, val, size, seed, max(workers, 1), title="street scenes, made once")
-    return out
 
 
 @torch.no_grad()

@@ -5,20 +5,13 @@ Writes the built-in street scenes as an official Cityscapes tree: leftImg8bit, g
 
 import argparse
 import os
-import re
 
 import cv2
 
 from streets.scenes import write_streets
 from support.errors import SAME_COMMAND, Parser, run_program
+from support.settings import size_of
 from support.threads import cores
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, for example 512x256")
-    return int(match[1]), int(match[2])
 
 
 def parser() -> Parser:
@@ -31,7 +24,7 @@ def parser() -> Parser:
     parser.add_argument("--out", required=True, help="folder of the tree; made if absent, must be empty")
     parser.add_argument("--train", type=int, default=400, help="scenes in the train split")
     parser.add_argument("--val", type=int, default=60, help="scenes in the val split")
-    parser.add_argument("--size", type=_size, default="512x256", help="width x height in pixels, best 2:1")
+    parser.add_argument("--size", type=size_of, default="512x256", help="width x height in pixels, best 2:1")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
     parser.add_argument(
         "--num_workers", type=int, default=cores(), help="processes; no influence on the result"

@@ -1,23 +1,13 @@
 """The options of scripts.segment and their checks."""
 
-import argparse
-import re
 from dataclasses import dataclass, replace
 
 from segment.models import ARCHS
 from support.errors import InputError, Parser
-from support.settings import add_flags, checked, setting
+from support.settings import add_flags, checked, setting, size_of
 from support.threads import cores
 
 OPTIMISERS = {"sgd": 0.01, "adamw": 5e-4}  # with the learning rate of each
-
-
-def size_of(text: str) -> tuple[int, int]:
-    """ "512x256"."""
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, for example 512x256")
-    return int(match[1]), int(match[2])
 
 
 @dataclass(frozen=True)

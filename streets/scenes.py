@@ -64,16 +64,9 @@ _TEXTURE = {
     "wall": (0.04, 0.06),
     "fence": (0.05, 0.05),
 }
-
-
-def _texture_table() -> np.ndarray:
-    table = np.full((256, 2), (0.025, 0.02), np.float32)
-    for name, strengths in _TEXTURE.items():
-        table[name2label[name].id] = strengths
-    return table
-
-
-_TEXTURE_OF_ID = _texture_table()
+_TEXTURE_OF_ID = np.full((256, 2), (0.025, 0.02), np.float32)
+for _name, _strengths in _TEXTURE.items():
+    _TEXTURE_OF_ID[name2label[_name].id] = _strengths
 
 
 @dataclass(frozen=True)

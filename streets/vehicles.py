@@ -260,20 +260,16 @@ def make_vehicle(rng: np.random.Generator, label: str, right: float, ahead: floa
     return Vehicle(body, (length, width, height), right, ahead, heading, paint)
 
 
-def _half_width(vehicle: Vehicle, profile: np.ndarray) -> np.ndarray:
-    """Half width in metres at profile points (n, 2): narrower at sill, roof and both ends."""
+def _side(vehicle: Vehicle, profile: np.ndarray, sign: float, out: float = 0.0) -> np.ndarray:
+    """Street points (n, 3) of a profile (n, 2) on the right (+1) or left (-1) side.
+
+    The body is narrower at sill, roof and both ends.
+    """
     rise = np.interp(profile[:, 1], [0.15, 0.4, 0.62, 1.0], [0.93, 1.0, 0.98, vehicle.body.taper])
     ends = np.interp(np.abs(profile[:, 0]), [0.38, 0.5], [1.0, vehicle.body.nose])
-    return rise * ends * vehicle.size[1] / 2
-
-
-def _side(vehicle: Vehicle, profile: np.ndarray, sign: float, out: float = 0.0) -> np.ndarray:
-    """Street points (n, 3) of a profile on the right (+1) or left (-1) side."""
-    points = np.empty((len(profile), 3))
-    points[:, 0] = sign * (_half_width(vehicle, profile) + out)
-    points[:, 1] = profile[:, 1] * vehicle.size[2]
-    points[:, 2] = profile[:, 0] * vehicle.size[0]
-    return points
+    half_width = rise * ends * vehicle.size[1] / 2
+    across, up, along = sign * (half_width + out), profile[:, 1], profile[:, 0]
+    return np.stack([across, up * vehicle.size[2], along * vehicle.size[0]], 1)
 
 
 def draw_vehicle(vehicle: Vehicle, camera: Camera) -> Shape:
@@ -296,7 +292,8 @@ def draw_vehicle(vehicle: Vehicle, camera: Camera) -> Shape:
 
     for sign in (-near_side, near_side):
         for wheel in body.wheels:
-            paint(_tyre(vehicle, wheel, sign), _RUBBER)
+            faces = _disc(vehicle, wheel, sign, 1.0), _disc(vehicle, wheel, sign, 1.0, 0.22)
+            paint(np.concatenate(faces), _RUBBER)
     for solid in body.solids:
         profile = np.stack([solid.along, solid.up], 1)
         right_side, left_side = _side(vehicle, profile, 1.0), _side(vehicle, profile, -1.0)
@@ -323,7 +320,7 @@ def draw_vehicle(vehicle: Vehicle, camera: Camera) -> Shape:
 
     image = camera.project(vehicle.to_street(np.concatenate(parts)))
     polygons = np.split(image, np.cumsum([len(part) for part in parts])[:-1])
-    for tyre in range(2 * len(body.wheels)):
+    for tyre in range(2 * len(body.wheels)):  # the hull of its faces
         polygons[tyre] = cv2.convexHull(polygons[tyre].astype(np.float32))[:, 0].astype(float)
     return Shape(polygons, clipped(colours), union_outline(polygons))
 
@@ -355,8 +352,3 @@ def _disc(vehicle: Vehicle, along: float, sign: float, fraction: float, inset: f
     points[:, 1] = radius + np.sin(_ANGLES) * radius * fraction
     points[:, 2] = along * vehicle.size[0] + np.cos(_ANGLES) * radius * fraction
     return points
-
-
-def _tyre(vehicle: Vehicle, along: float, sign: float) -> np.ndarray:
-    """Both faces (32, 3) of a wheel; the wheel is their hull in the image."""
-    return np.concatenate([_disc(vehicle, along, sign, 1.0), _disc(vehicle, along, sign, 1.0, 0.22)])

@@ -32,10 +32,6 @@ _DAMAGE = (RuntimeError, EOFError, OSError, ValueError, KeyError)  # what torch.
 REQUIRED_KEYS = ("iteration", "samples_seen", "options", "networks", "optimisers", "window")
 
 
-def checkpoint_path(folder: Path, iteration: int) -> Path:
-    return folder / f"state-{iteration:08d}.pt"
-
-
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints of a folder, oldest first."""
     return sorted(folder.glob("state-????????.pt"))
@@ -47,7 +43,7 @@ def save_checkpoint(folder: Path, state: dict, keep: int) -> Path:
     A kill at any moment leaves the earlier checkpoints whole. Raises InputError if the file can't be written,
     and for a state that holds a number which is not finite: that is never written.
     """
-    path = checkpoint_path(folder, state["iteration"])
+    path = folder / f"state-{state['iteration']:08d}.pt"
     if spoilt := _not_finite(state):
         spoilt += f" is not finite at iteration {state['iteration']}"
         raise InputError(f"{spoilt}; {last_good_state(folder)}")
@@ -130,11 +126,9 @@ def save_packed(path: Path, state: dict, networks: tuple[str, ...]) -> None:
     kept = {name: value.half() for name, value in weights.items() if name.split(".")[0] in networks}
     header = {"format": FORMAT, "iteration": state["iteration"], "options": state["options"]}
     path.parent.mkdir(parents=True, exist_ok=True)
+    kept = {name: value.contiguous() for name, value in kept.items()}
     # One entry: the library writes several in an order of chance.
-    content = save(
-        {n: t.contiguous() for n, t in kept.items()}, {_HEADER: json.dumps(header, sort_keys=True)}
-    )
-    write_atomic(path, content)
+    write_atomic(path, save(kept, {_HEADER: json.dumps(header, sort_keys=True)}))
 
 
 def _load_packed(path: Path) -> dict:

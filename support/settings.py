@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -96,6 +97,14 @@ def checked(settings: T, source: str = "") -> T:
             wanted = " and ".join(f"{_BOUNDS[name][1]} {bound}" for name, bound in bounds.items())
             raise InputError(f"{start}{item.name} must be {wanted}, not {value}")
     return settings
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """ "512x256" as width and height, what argparse calls a type."""
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, for example 512x256")
+    return int(match[1]), int(match[2])
 
 
 def add_flags(parser: argparse.ArgumentParser, kind, headings: dict[str, str] | None = None) -> None:

@@ -74,16 +74,14 @@ def crop_ground_truth(
 
     if mode == "polygon":
         new_value = dict(zip(numbers, instance_values(crop_objects).tolist(), strict=True))
-        id_map = {
-            value: new_value[owner]
-            for value, owner in owners.items()
-            if owner in new_value and value not in dropped
-        }
+        kept = {value: owner for value, owner in owners.items() if value not in dropped}
+        id_map = {value: new_value[owner] for value, owner in kept.items() if owner in new_value}
         return CropGroundTruth(*rasterise(crop_objects, *size), crop_objects, id_map, dropped)
     if dropped:
         cut = np.where(np.isin(cut, dropped), np.uint16(0), cut)
     crop_ids = resize_nearest(cut, *size)
-    id_map = {value: value for value in _values(cut) if value >= FIRST_SINGLE_ID}
+    values = np.flatnonzero(np.bincount(cut.ravel())).tolist()
+    id_map = {value: value for value in values if value >= FIRST_SINGLE_ID}
     return CropGroundTruth(LABEL_OF_VALUE.take(crop_ids), crop_ids, crop_objects, id_map, dropped)
 
 
@@ -94,10 +92,6 @@ def has_fragment(instance_ids: np.ndarray, window: Window, min_pixels: int) -> b
 
 def _cut(array: np.ndarray, window: Window) -> np.ndarray:
     return array[window.y0 : window.y0 + window.height, window.x0 : window.x0 + window.width]
-
-
-def _values(ids: np.ndarray) -> list[int]:
-    return np.flatnonzero(np.bincount(ids.ravel())).tolist()
 
 
 def _fragments(cut: np.ndarray, min_pixels: int) -> list[int]:
