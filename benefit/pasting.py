@@ -47,7 +47,7 @@ def paste_tree(
         raise InputError(f"{db_root}: persons on fewer than two frames, nothing to paste; take more scenes")
     pasted = 0
     for frame, classes in zip(
-        frames, plan([frame.name for frame in frames], (CLASS,), seed, per_image), strict=True
+        frames, plan([frame.name for frame in frames], {CLASS: 1}, seed, per_image), strict=True
     ):
         image = read_image(frame, rgb=True)
         for number in range(1, len(classes) + 1):

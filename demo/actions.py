@@ -177,7 +177,7 @@ def another_shape(studio: Studio, state: State, wishes: Wishes) -> State:
     placed = state.objects[state.chosen]
     _, view = _inserter_and_view(studio, state.image, wishes, placed.class_name)
     state = replace(state, draws=state.draws + 1)
-    return _changed(studio, state, wishes, placed.theta, _shape_noise(state, view))
+    return _changed(studio, state, wishes, placed.theta, _shape_noise(state, view), seed=state.draws)
 
 
 @action
@@ -235,7 +235,7 @@ def place_noise(studio: Studio, state: State, wishes: Wishes) -> np.ndarray:
 def shape_values(studio: Studio, state: State) -> np.ndarray:
     """How far the chosen object's z_appr goes along each of the directions that have a slider."""
     placed = state.objects[state.chosen]
-    return studio.directions[placed.class_name] @ placed.z_appr
+    return studio.directions[placed.class_name] @ placed.z_appr if studio.directions else np.zeros(0)
 
 
 def named(state: State, number: int) -> str:
@@ -247,9 +247,11 @@ def described(state: State, number: int) -> str:
     """Object 0, 1, ... with its scores and what is seen of it, in words."""
     facts, seen = state.objects[number].facts, state.image.seen(number + 1)
     occluded = f", {seen['hidden_pixels']:,} more occluded" if seen["hidden_pixels"] else ""
+    shape = facts["score_shape"]
+    of_shape = "" if shape is None else f", of the shape {shape:.2f} (0 drawn, 1 real)"
     return (
         f"{state.objects[number].class_name} {number + 1}, score of the place {facts['score_place']:.2f} (the"
-        f" likeliest of the scene has 1), of the shape {facts['score_shape']:.2f} (0 drawn, 1 real);"
+        f" likeliest of the scene has 1){of_shape};"
         f" {seen['pixels']:,} pixels seen{occluded}"
     )
 
@@ -264,10 +266,10 @@ FACTS = (
 
 
 def _inserter_and_view(
-    studio: Studio, image: EditedImage, wishes: Wishes, class_name: str
+    studio: Studio, image: EditedImage, wishes: Wishes, class_name: str, seed: int = 0
 ) -> tuple[Inserter, ImageForModel]:
     """What puts an object on an image, and the image as it sees it."""
-    inserter = studio.inserter_for(image, wishes)
+    inserter = studio.inserter_for(image, wishes, seed)
     return inserter, inserter.view(image, class_name)
 
 
@@ -339,11 +341,13 @@ def _put_again(inserter: Inserter, image: EditedImage, one: Placed) -> tuple[str
     return image.put_cutout(one.shown, FORCED, painter)
 
 
-def _changed(studio: Studio, state: State, wishes: Wishes, theta: np.ndarray, z_appr: np.ndarray) -> State:
+def _changed(
+    studio: Studio, state: State, wishes: Wishes, theta: np.ndarray, z_appr: np.ndarray, seed: int = 0
+) -> State:
     """The chosen object at another place or of another shape, later ones as they were."""
     number = state.chosen
     image = state.steps[number].copy()
-    inserter, view = _inserter_and_view(studio, image, wishes, state.objects[number].class_name)
+    inserter, view = _inserter_and_view(studio, image, wishes, state.objects[number].class_name, seed)
     placed = _put(inserter, wishes, image, view, theta, z_appr)
     later, images = _again(studio, wishes, image, state.objects[number + 1 :])
     after = _with(state, number, (placed, *later), (image, *images))

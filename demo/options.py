@@ -15,7 +15,7 @@ class DemoOptions:
 
     checkpoint: tuple[str, ...] = setting(
         ("builtin:person", "builtin:car"),
-        "run folders, state-*.pt or builtin:NAME, one for each class",
+        "run folders, state-*.pt or builtin:NAME, each for other classes",
         read=str,
         flag={"nargs": "+"},
     )

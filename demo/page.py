@@ -73,7 +73,8 @@ def build(studio: Studio) -> gr.Blocks:
                     with gr.Row():
                         place = [_slider(label, f"place{i}") for i, label in enumerate(PLACE_LABELS)]
                     with gr.Row():
-                        shape = [_slider(f"shape {i + 1}", f"shape{i}") for i in range(SHAPE_SLIDERS)]
+                        count = SHAPE_SLIDERS if studio.draws_shapes else 0
+                        shape = [_slider(f"shape {i + 1}", f"shape{i}") for i in range(count)]
                 gallery = gr.Gallery(
                     [thumbnail(studio.scene(number).image) for number in range(len(studio.frames))],
                     format="jpeg",

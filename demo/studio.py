@@ -33,10 +33,11 @@ class Studio:
         workers: processes for that. Raises InputError for checkpoints and trees that can't be used.
         """
         device = str(choose_device(options.device))
-        loaded = Inserter(Insertion(checkpoint=options.checkpoint, attempts=ATTEMPTS, device=device))
+        cutout = Rendering("cutout")  # with it a model may have places alone
+        loaded = Inserter(
+            Insertion(checkpoint=options.checkpoint, attempts=ATTEMPTS, device=device, rendering=cutout)
+        )
         models = loaded.models
-        if len(models) < len(options.checkpoint):
-            raise InputError(f"--checkpoint: two for one class, only {', '.join(models)} are told apart")
         for name, model in models.items():
             if not model.where.has_density:
                 raise InputError(
@@ -50,19 +51,27 @@ class Studio:
         self.frames = list_frames(root, self.split, skip_incomplete=True)[: options.scenes]
         self.camera = options.camera
         cameras = options.camera == "cityscapes" or all(frame.camera_path for frame in self.frames)
-        fits = needed_fits(self.frames, list(models.values()), cameras)
+        fits = needed_fits(self.frames, models, cameras)
         self.inserter = loaded.changed(None, fits=fits)
-        self.painters = {"overlay": self._painter(root, "overlay", options.bank)}
-        with_bank = {name: self._painter(root, name, options.bank) for name in ("cutout", "swap")}
+        self.draws_shapes = all(model.what.draws_shapes for model in models.values())
+        self.painters = {"overlay": self._painter(root, "overlay", options.bank)} if self.draws_shapes else {}
+        names = ("cutout", "swap") if self.draws_shapes else ("cutout",)
+        with_bank = {name: self._painter(root, name, options.bank) for name in names}
         try:
             with Pool(workers) as pool:
-                with_bank["swap"].rendering.prepare(partial(pool.with_bar, "instances to show"))
+                with_bank["cutout"].rendering.prepare(partial(pool.with_bar, "instances to show"))
             for painter in with_bank.values():
                 painter.load()
             self.painters = with_bank | self.painters
         except InputError as error:
+            if not self.draws_shapes:
+                raise
             warn(f"new objects get a flat colour: {error}")
-        self.directions = {name: shape_directions(self.inserter, self.frames[0], name) for name in models}
+        # By class; none where shapes come with the pixels.
+        self.directions = {
+            name: shape_directions(self.inserter, self.frames[0], name)
+            for name in (models if self.draws_shapes else ())
+        }
 
     def _painter(self, root: Path, name: str, bank: str) -> Painter:
         split = TRAIN if (root / "gtFine" / TRAIN).is_dir() else self.split
@@ -79,8 +88,15 @@ class Studio:
         return DemoScene(frame, read_image(frame, rgb=frame.image_path is not None, camera=self.camera))
 
     def inserter_for(self, image: EditedImage, wishes: Wishes, seed: int = 0) -> Inserter:
-        """What puts objects on an image in the way that is wished for."""
-        painter = self.painters[wishes.pixels] if image.rgb is not None else None
+        """What puts objects on an image in the way that is wished for.
+
+        Raises InputError for an image without pixels if the models draw no shapes.
+        """
+        if image.rgb is None and not self.draws_shapes:
+            raise InputError(
+                "The model knows places alone: what stands there comes with pixels, add the image"
+            )
+        painter = self.painters[wishes.pixels].with_seed(seed) if image.rgb is not None else None
         return self.inserter.changed(
             painter, filters=wishes.filters, temperature=wishes.temperature, seed=seed
         )

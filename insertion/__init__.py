@@ -4,6 +4,6 @@ transform.py: the transform; samples.py: what it takes from a sample, and the sa
 """
 
 from insertion.samples import thing_masks
-from insertion.transform import InsertInstances, make_bank
+from insertion.transform import InsertInstances, class_counts, make_bank
 
-__all__ = ["InsertInstances", "make_bank", "thing_masks"]
+__all__ = ["InsertInstances", "class_counts", "make_bank", "thing_masks"]

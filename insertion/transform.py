@@ -14,9 +14,10 @@ from augment.paint.bank import build_bank, open_bank
 from augment.paint.folder import read_folder
 from augment.paint.painter import WITH_BANK, Rendering
 from augment.placement.options import Insertion, InsertOptions
-from augment.placement.places import Inserter
+from augment.placement.places import Inserter, count_classes
 from augment.placement.plan import plan
 from data.camera import CAMERA_CHOICES
+from data.frame import list_frames
 from data.labels import LAST_ID
 from insertion.samples import EditedSample
 from support.checkpoints import find_checkpoint
@@ -83,6 +84,7 @@ class InsertInstances(v2.Transform):
         render: str = "swap",
         bank: str | Path | None = None,
         *,
+        classes: Sequence[str] | dict[str, int] | None = None,
         cutouts: str | Path | None = None,
         camera: str = InsertOptions.camera,
         shadow: float = InsertOptions.shadow,
@@ -93,12 +95,14 @@ class InsertInstances(v2.Transform):
         """Looks for the files; loads nothing yet.
 
         Args:
-          checkpoint: run folder or state-*.pt, or several, one for each class.
+          checkpoint: run folder, state-*.pt or builtin:NAME, or several, each for other classes.
           per_image: min and max number of objects tried in a sample.
           p: fraction of the samples that are worked on, 0..1.
           render: how new objects are painted: cutout (instances as they are), swap, recolor, overlay (flat
             colours), none (only the maps and masks change, so the image no longer agrees with them).
           bank: file of the instances that cutout, swap and recolor show; `make_bank` makes one.
+          classes: what each object is drawn from, evenly, by default all classes of the checkpoints; or how
+            often each is drawn beside the others, such as `class_counts` of a data set.
           cutouts: folder of cut-outs of your own (`augment.paint.folder`) that cutout shows instead of a
             bank, or beside it if there is one.
           camera: how heights in metres are judged where the target has no camera, see CAMERA_CHOICES.
@@ -139,6 +143,9 @@ class InsertInstances(v2.Transform):
         paths = [checkpoint] if isinstance(checkpoint, str | Path) else checkpoint
         if not all(LAST_ID < label < 256 for label in void):
             raise InputError(f"void {tuple(void)}: wanted are label ids from {LAST_ID + 1} to 255")
+        self.classes = classes if classes is None or isinstance(classes, dict) else dict.fromkeys(classes, 1)
+        if self.classes is not None and not any(count > 0 for count in self.classes.values()):
+            raise InputError("classes: none is drawn; name some, or leave it out")
         self.void = tuple(void)
         self.per_image, self.p, self.camera = tuple(per_image), p, camera
         found = tuple(str(find_checkpoint(path)) for path in paths)
@@ -170,9 +177,23 @@ class InsertInstances(v2.Transform):
         sample = EditedSample.of(image, target, name, self.camera, self.void)
         with one_thread():
             inserter = self._inserter()
-            (classes,) = plan([name], tuple(sorted(inserter.models)), inserter.settings.seed, self.per_image)
+            (classes,) = plan([name], self._shares(inserter), inserter.settings.seed, self.per_image)
             inserter.edit(sample.scene, classes)
         return sample.after() if sample.scene.new_ids else (image, target)
+
+    def _shares(self, inserter: Inserter) -> dict[str, int]:
+        """How often each class is drawn. InputError for one that no checkpoint has, or nothing to show."""
+        wanted = dict.fromkeys(inserter.models, 1) if self.classes is None else self.classes
+        shares = {name: count for name, count in sorted(wanted.items()) if count}
+        for name in shares:
+            if name not in inserter.models:
+                raise InputError(
+                    f"InsertInstances: classes: no checkpoint for {name}, only for"
+                    f" {', '.join(inserter.models)}; add one, or leave it out"
+                )
+        if inserter.settings.rendering:
+            inserter.settings.rendering.check_classes(shares)
+        return shares
 
     def _inserter(self) -> Inserter:
         """The models, loaded once in each process: a forked one can't share an open bank."""
@@ -201,6 +222,15 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def class_counts(db_root: str | Path, split: str) -> dict[str, int]:
+    """Instances of each class in a split, told by at most 200 of its images.
+
+    With them as `classes` of `InsertInstances` classes are drawn as often as the data have them. Raises
+    InputError if the split has no images.
+    """
+    return count_classes(list_frames(db_root, split, skip_incomplete=True))
 
 
 def make_bank(db_root: str | Path, split: str, path: str | Path, workers: int = 0) -> Path:

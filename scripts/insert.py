@@ -18,8 +18,15 @@ from pathlib import Path
 import torch
 
 from augment.placement.contact_sheet import contact_sheet
-from augment.placement.options import InsertOptions, parse, rendering_of
-from augment.placement.places import TreeInserter, load_inserting, needed_fits
+from augment.placement.options import (
+    ALL,
+    CLASSES_BY_NAME,
+    LIKE_DATA,
+    InsertOptions,
+    parse,
+    rendering_of,
+)
+from augment.placement.places import TreeInserter, count_classes, load_models, needed_fits
 from augment.placement.plan import INSERT, PREVIEW, histogram, plan, sum_up
 from augment.placement.scene import new_frame, single_frame, sources_of
 from augment.tree_extras import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
@@ -32,7 +39,6 @@ from engine.records import Records, WorkItem, fingerprint
 from engine.shards import Shard, shard_of_process
 from engine.tree import Tree, opened
 from model import WhereWhat
-from support.checkpoints import find_checkpoint
 from support.errors import SAME_COMMAND, InputError, name_some, run_program, warn
 from support.files import digest, in_turn, write_atomic, writing_to
 from support.processes import Pool
@@ -41,30 +47,44 @@ from where import check_temperature
 # ---- input --------------------------------------------------------------------------------------
 
 
-def load_models(settings: InsertOptions) -> dict[str, tuple[Path, WhereWhat]]:
+def models_for(settings: InsertOptions) -> dict[str, tuple[Path, WhereWhat]]:
     """Checkpoint file and model of each class. Raises InputError if they do not fit what is asked for."""
-    models: dict[str, tuple[Path, WhereWhat]] = {}
-    for path in settings.checkpoint:
-        checkpoint = find_checkpoint(path)
-        model = load_inserting(checkpoint)
+    models = load_models(settings.checkpoint, settings.rendering)
+    for name, (checkpoint, model) in models.items():
         check_temperature(model.where, settings.temperature)
-        name = model.target.name
-        if name in models:
-            raise InputError(
-                f"--checkpoint {path}: a second one for {name}, beside {models[name][0]}; drop one"
-            )
         for option in ("z_spatial", "z_appr"):
             wanted, given = getattr(model.options, option.replace("z_", "z_dim_")), getattr(settings, option)
             if given and len(given) != wanted:
                 raise InputError(f"--{option}: {len(given)} numbers, but the {name} model takes {wanted}")
-        models[name] = checkpoint, model
-    for name in settings.target or ():
-        if name not in models:
-            raise InputError(
-                f"--target {name}: no checkpoint for that class, only for {', '.join(models)}; add one with"
-                " --checkpoint"
-            )
+        if settings.z_appr and not model.what.draws_shapes:
+            raise InputError(f"--z_appr: {checkpoint} draws no shapes; leave it out")
+    asked_for = {"target": settings.target or ()}
+    asked_for["classes"] = () if settings.classes in CLASSES_BY_NAME else settings.classes
+    for option, names in asked_for.items():
+        for name in names:
+            if name not in models:
+                raise InputError(
+                    f"--{option} {name}: no checkpoint for that class, only for {', '.join(models)}; add one"
+                    " with --checkpoint"
+                )
     return models
+
+
+def shares_of(settings: InsertOptions, frames: list[Frame]) -> dict[str, int]:
+    """How often each class is to be drawn beside the others, by name; frames: all of the split.
+
+    Raises InputError where that goes by instances and there are none.
+    """
+    there = tuple(settings.hashes)
+    if settings.target:
+        return dict.fromkeys(sorted(settings.target), 1)
+    if settings.classes == LIKE_DATA:
+        counts = count_classes(frames)
+        shares = {name: counts[name] for name in there if counts.get(name)}
+        if not shares:
+            raise InputError(f"--classes like-data: no instance of {', '.join(there)} in {settings.db_root}")
+        return shares
+    return dict.fromkeys(there if settings.classes == ALL else sorted(settings.classes), 1)
 
 
 def frames_of(settings: InsertOptions) -> list[Frame]:
@@ -85,7 +105,7 @@ def frames_of(settings: InsertOptions) -> list[Frame]:
 
 
 def height_fits(
-    settings: InsertOptions, frames: list[Frame], models: list[WhereWhat]
+    settings: InsertOptions, frames: list[Frame], models: dict[str, WhereWhat]
 ) -> dict[str, HeightFit]:
     """Fits of height against foot row, for classes and images where the camera does not tell the height.
 
@@ -121,13 +141,16 @@ def insert(settings: InsertOptions) -> int:
     shard = Shard() if settings.merge else shard_of_process(settings.shard)
     settings = replace(settings, device=str(choose_device(settings.device)))
     settings = replace(settings, rendering=rendering_of(settings))
-    models = load_models(settings)
+    models = models_for(settings)
     settings = replace(
         settings,
-        checkpoint=tuple(str(path) for path, _ in models.values()),
+        checkpoint=tuple(dict.fromkeys(str(path) for path, _ in models.values())),
         hashes={name: _sha256(path) for name, (path, _) in sorted(models.items())},
     )
     there = frames_of(settings)
+    settings = replace(settings, shares=shares_of(settings, there))
+    if settings.rendering:
+        settings.rendering.check_classes(settings.shares)
     frames = there[: settings.scenes]
     if settings.rendering:
         lacking = [frame.name for frame in frames if not frame.image_path]
@@ -145,7 +168,7 @@ def insert(settings: InsertOptions) -> int:
         tell_plan(settings, frames, fingerprinted, shard)
         return 0
     with opened(INSERT, out, fingerprinted, shard, overwrite=settings.overwrite) as tree:
-        fits = height_fits(settings, there, [model for _, model in models.values()])
+        fits = height_fits(settings, there, {name: models[name][1] for name in settings.shares})
         settings = replace(settings, fits=fits)
         items = items_of(settings, frames)
         mine = shard.of(frames)
@@ -168,6 +191,8 @@ def insert(settings: InsertOptions) -> int:
             return int(shard.count == 1)
         results = sum_up(tree.records.blocks())
         results["state"] = "incomplete" if results["images_failed"] else "complete"
+        if settings.classes == LIKE_DATA:
+            results["class_counts"] = settings.shares
         results["height_fits"] = {name: asdict(fit) for name, fit in fits.items()}
         if assumed:
             results["settings"] = fingerprinted | {"assumed_cameras": assumed}
@@ -185,8 +210,8 @@ def insert(settings: InsertOptions) -> int:
 
 def planned_for(settings: InsertOptions, frames: list[Frame]) -> list[tuple[str, ...]]:
     """The classes of the objects to insert into each frame."""
-    names, classes = [frame.name for frame in frames], tuple(settings.hashes)
-    return plan(names, classes, settings.seed, settings.per_image or (1, 1), settings.target)
+    names, per_image = [frame.name for frame in frames], settings.per_image or (1, 1)
+    return plan(names, settings.shares, settings.seed, per_image, settings.target)
 
 
 def items_of(settings: InsertOptions, frames: list[Frame]) -> list[WorkItem]:
@@ -225,7 +250,8 @@ def fingerprint_settings(settings: InsertOptions, assumed: bool) -> dict:
     assumed: cameras are assumed.
     """
     filters, rendering = settings.filters, settings.rendering
-    fingerprinted = {
+    classes = {} if settings.classes == ALL else {"classes": settings.classes}
+    fingerprinted = classes | {
         "split": settings.split,
         "checkpoints": settings.hashes,
         "seed": settings.seed,

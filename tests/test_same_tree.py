@@ -27,7 +27,7 @@ from tests.convert import miniatures
 from tests.equality import tree_in
 from tests.mini_frames import write_mini
 from tests.programs import refused, run_here, run_ok
-from tests.town import write_checkpoint, write_town
+from tests.town import write_checkpoint, write_places_checkpoint, write_town
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -62,6 +62,13 @@ def inserting_cutouts(root: Path) -> Program:
     write_streets(root / "in", 8, 0, (512, 256), seed=0)
     models = ("--checkpoint", "builtin:person", "builtin:car", "--per_image", 4, "--render", "cutout")
     return Program(insert.main, (*models, "--db_root", root / "in", "--num_workers", 1), root / "in")
+
+
+def inserting_classes(root: Path) -> Program:
+    write_streets(root / "in", 8, 0, (512, 256), seed=0, mixed=True)
+    places = ("--checkpoint", write_places_checkpoint(root / "places", "all"), "--classes", "like-data")
+    more = ("--per_image", 4, "--render", "cutout", "--no_gate", "--may_hide")
+    return Program(insert.main, (*places, *more, "--db_root", root / "in", "--num_workers", 1), root / "in")
 
 
 def repainting(root: Path) -> Program:
@@ -118,7 +125,7 @@ def of(*programs: Callable):
 
 
 @pytest.mark.slow
-@of(*ALL, inserting_cutouts)
+@of(*ALL, inserting_cutouts, inserting_classes)
 def test_any_number_of_workers_makes_the_same_tree(program, whole, tmp_path):
     program.here(tmp_path / "out", "--num_workers", 2)
     assert tree_in(tmp_path / "out") == whole
@@ -225,7 +232,8 @@ def test_a_second_process_on_the_same_tree_is_one_line_and_status_2(program, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "how", "workers"),  # a conversion of three images would end too soon
-    [(one, "KILL", 1) for one in (*SHARED, inserting_cutouts, making_streets)] + [(repainting, "INT", 2)],
+    [(one, "KILL", 1) for one in (*SHARED, inserting_cutouts, inserting_classes, making_streets)]
+    + [(repainting, "INT", 2)],
     indirect=["program"],
 )
 def test_a_run_that_was_cut_short_goes_on_to_the_same_tree(program, whole, tmp_path, how, workers):

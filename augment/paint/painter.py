@@ -7,6 +7,7 @@ the ground; other things keep their pixels to the bit. Several objects are paint
 same image.
 """
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -84,7 +85,7 @@ class Rendering:
             if not any(kind.places == name for kind in self.cutouts.kinds):
                 raise InputError(
                     f"--cutouts {self.cutouts.root}: nothing in it takes the places of a {name}; add a folder"
-                    f" {name}, see docs/insertion.md, or go without that checkpoint"
+                    f" {name}, see docs/insertion.md, or leave that class out, --classes"
                 )
 
     def make(self, name: str) -> Backend:
@@ -144,6 +145,12 @@ class Painter:
     def __init__(self, rendering: Rendering, seed: int):
         """Nothing is loaded yet."""
         self.rendering, self.seed = rendering, seed
+
+    def with_seed(self, seed: int) -> "Painter":
+        """One with another seed; nothing is loaded anew."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
 
     @cached_property
     def backends(self) -> tuple[Backend, ...]:

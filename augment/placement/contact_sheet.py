@@ -13,6 +13,7 @@ from model import WhereWhat
 
 PANEL_WIDTH = 480  # pixels
 GAP = 4  # pixels between panels, white
+MAX_NAMED = 2  # classes that the captions name
 HEAD_HEIGHT, TEXT_HEIGHT = 28, 20  # pixels, of the captions on top and of the line below each row
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _MIN_PART = 48  # pixels of the image that the enlarged part shows, so that far objects stay recognisable
@@ -31,7 +32,8 @@ def contact_sheet(
         return -max(one["pixels"] for one in item[2]), item[0].name
 
     rows = []
-    for source, finished, objects in sorted(items, key=largest)[:count]:
+    chosen = sorted(items, key=largest)[:count]
+    for source, finished, objects in chosen:
         image, (labels, _) = read_image(source), finished.read_maps()
         inserted = read_label_map(finished.root / finished.place("inserted", ".png"))
         if finished.image_path:
@@ -42,8 +44,11 @@ def contact_sheet(
         heat = heat_map(models[one["class"]], image)
         masks = [inserted == other["inserted_value"] for other in objects]
         rows.append(row_of(*images, heat, masks, one))
-    name = " or ".join(sorted(models))
-    captions = ["before", f"where a {name} may stand", "after", f"new {name}, enlarged"]
+    names = sorted({one["class"] for *_, objects in chosen for one in objects})
+    captions = ["before", "where it may stand", "after", "the largest new one, enlarged"]
+    if len(names) <= MAX_NAMED:
+        name = " or ".join(names)
+        captions = ["before", f"where a {name} may stand", "after", f"new {name}, enlarged"]
     width = max(row.shape[1] for row in rows)  # the last panel is as wide as its image is high
     rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     return np.concatenate([_head(captions, width), *rows])
@@ -64,8 +69,9 @@ def row_of(
     panels.append(_enlarged(after, one["extent"], height))
     gap = np.full((height, GAP, 3), 255, np.uint8)
     row = np.concatenate([part for panel in panels for part in (panel, gap)][:-1], 1)
-    line = f"{one.get('label', one['class'])} {one['instance_id']}: place {one['score_place']:.2f}"
-    line += f", shape {one['score_shape']:.2f}, {one['pixels']} pixels"
+    shape = "" if one["score_shape"] is None else f", shape {one['score_shape']:.2f}"
+    line = f"{one.get('label', one['class'])} {one['instance_id']}: place {one['score_place']:.2f}{shape}"
+    line += f", {one['pixels']} pixels"
     text = np.full((TEXT_HEIGHT, row.shape[1], 3), 255, np.uint8)
     (length, _), _ = cv2.getTextSize(line, _FONT, 0.4, 1)
     _write(text, line, row.shape[1] - length - 4, 14, 0.4)

@@ -25,6 +25,7 @@ from support.progress import progress_bar
 from support.settings import add_flags, checked, fields, setting
 
 TRAINING_SPLITS = ("train", "train_extra")
+ALL, LIKE_DATA = CLASSES_BY_NAME = ("all", "like-data")
 
 
 def range_of(text: str) -> tuple[int, int]:
@@ -46,6 +47,21 @@ def _budget(text: str) -> dict[str, int]:
             )
         budget[match[1]] = int(match[2])
     return budget
+
+
+def _classes(text: str) -> tuple[str, ...] | str:
+    """ "person,car", or one of CLASSES_BY_NAME."""
+    if text in CLASSES_BY_NAME:
+        return text
+    names = tuple(part.strip() for part in text.split(","))
+    for name in names:
+        if name not in TARGET_CLASSES or names.count(name) > 1:
+            wrong = "named twice" if name in TARGET_CLASSES else "no class"
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is {wrong}: give {' or '.join(CLASSES_BY_NAME)}, or some of"
+                f" {', '.join(TARGET_CLASSES)}, separated by commas"
+            )
+    return names
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -71,7 +87,7 @@ class Insertion:
     """Everything besides an image that decides what is inserted into it."""
 
     checkpoint: tuple[str, ...] = setting(
-        help="run folders or state-*.pt, one for each class",
+        help="run folders, state-*.pt or builtin:NAME, each for other classes",
         section="input",
         read=str,
         flag={"required": True, "nargs": "+"},
@@ -100,6 +116,7 @@ class InsertOptions(Insertion):
     """One insertion into a tree; None and "" where nothing was asked for."""
 
     hashes: dict[str, str] = field(default_factory=dict)  # of the checkpoint of each class, once it is read
+    shares: dict[str, int] = field(default_factory=dict)  # how often each class is drawn, once it is known
     out: str = setting(
         help="folder of the new tree; made if absent", section="input", read=str, flag={"required": True}
     )
@@ -123,6 +140,13 @@ class InsertOptions(Insertion):
 
     per_image: tuple[int, int] | None = setting(
         None, "objects tried in each image, a number or a range (default 1)", section="what", read=range_of
+    )
+    classes: tuple[str, ...] | str = setting(
+        ALL,
+        "class of each of them, drawn evenly from all that the checkpoints have or from a list such as"
+        " person,car; like-data: as often as the data set has instances of it",
+        section="what",
+        read=_classes,
     )
     target: dict[str, int] | None = setting(
         None, "objects tried in all instead, for example person=2000,rider=500", section="what", read=_budget
@@ -236,6 +260,8 @@ def parse(arguments: list[str] | None = None) -> InsertOptions:
         raise InputError("--raw: belongs to a split (--db_root) whose new frames have images (--render)")
     if options.per_image and options.target:
         raise InputError("--per_image and --target exclude each other")
+    if options.classes != ALL and options.target:
+        raise InputError("--classes and --target exclude each other: --target names its classes")
     if not options.image and options.split not in TRAINING_SPLITS and not options.force:
         raise InputError(
             f"--split {options.split}: models are measured on it, new objects would leak into that; give"

@@ -7,7 +7,8 @@ last byte for any number of workers. The first candidate, in order, that passes 
 
 import copy
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,16 +22,17 @@ from augment.paint.backends import CannotFillError
 from augment.paint.blend import light_at
 from augment.paint.choosing import Wish
 from augment.paint.collection import grid_of
-from augment.paint.painter import Painter
+from augment.paint.painter import Painter, Rendering
 from augment.placement.filters import Surroundings, box_rejection
 from augment.placement.options import Insertion, InsertOptions, read_region
 from augment.placement.scene import EditedImage, contents, count_instances, new_frame, read_image
 from data.frame import Frame
 from data.geometry import METRIC_RANGES, HeightFit, MaskPatch, boxes_of_theta, fit_heights, too_few
-from data.instances import resize_nearest, usable_instances
+from data.instances import PLACE_GRID, resize_nearest, usable_instances, usable_places
 from data.labels import CHANNEL_OF_ID
 from engine.records import WorkItem
 from model import WhereWhat, load_model
+from support.checkpoints import find_checkpoint
 from support.errors import InputError, warn
 from support.seeds import normal
 from where import Places
@@ -43,15 +45,30 @@ STAGE = "insert"  # in the manifest
 # ---- the model on one image ---------------------------------------------------------------------
 
 
-def load_inserting(path: str | Path, device: torch.device | str = "cpu") -> WhereWhat:
-    """The model of a checkpoint, of a single class. Raises InputError if it draws no shapes, too."""
-    model = load_model(path, device)
-    if not model.what.draws_shapes:
-        raise InputError(
-            f"--checkpoint {path}: knows places alone and draws no shapes; give --render cutout, which takes"
-            " them from other images"
-        )
-    return model
+def load_models(
+    paths: Iterable[str | Path], rendering: Rendering | None, device: torch.device | str = "cpu"
+) -> dict[str, tuple[Path, WhereWhat]]:
+    """Checkpoint file and model of each class; those of a checkpoint share their networks.
+
+    Raises InputError if one can't be read, if two have the same class, or if one draws no shapes and the
+    rendering needs them.
+    """
+    models: dict[str, tuple[Path, WhereWhat]] = {}
+    for path in paths:
+        checkpoint = find_checkpoint(path)
+        model = load_model(checkpoint, device)
+        if not model.what.draws_shapes and (rendering is None or rendering.name != "cutout"):
+            raise InputError(
+                f"--checkpoint {path}: knows places alone and draws no shapes; give --render cutout, which"
+                " takes them from other images"
+            )
+        for name in (target.name for target in model.targets):
+            if name in models:
+                raise InputError(
+                    f"--checkpoint {path}: a second one for {name}, beside {models[name][0]}; drop one"
+                )
+            models[name] = checkpoint, model.of_class(name)
+    return models
 
 
 def working_maps(
@@ -70,44 +87,69 @@ def column(z: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(rows)[:, :, None, None].to(device)
 
 
-def training_boxes(frames: list[Frame], model: WhereWhat) -> np.ndarray:
-    """Boxes (N,4), fractions of the image size, of the usable instances on at most 200 of these frames.
+def training_boxes(frames: list[Frame], models: Collection[WhereWhat]) -> list[np.ndarray]:
+    """Boxes (N,4) of what each model learns from on at most FIT_FRAMES of these frames.
 
-    Frames that can't be read are left out: they are named later.
+    In fractions of the image size. Frames that can't be read are left out: they are named later.
     """
-    chosen = np.unique(np.linspace(0, len(frames) - 1, min(FIT_FRAMES, len(frames))).astype(int))
-    boxes = []
-    (small_height, small_width), (height, width) = model.maps.small, model.maps.big
-    for index in chosen:
+    boxes: list[list] = [[] for _ in models]
+    for frame in spread(frames):
         try:
-            label_ids, instance_ids = frames[index].read_maps()
+            maps = frame.read_maps()
         except InputError:
             continue
+        for found, model in zip(boxes, models, strict=True):
+            found += learnt_boxes(*maps, model)
+    return [np.reshape(found, (-1, 4)) for found in boxes]
+
+
+def spread(frames: list[Frame]) -> list[Frame]:
+    """At most FIT_FRAMES of these frames, evenly spaced."""
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(FIT_FRAMES, len(frames))).astype(int))
+    return [frames[index] for index in chosen.tolist()]
+
+
+def learnt_boxes(label_ids: np.ndarray, instance_ids: np.ndarray, model: WhereWhat) -> list[list[float]]:
+    """x0, y0, x1, y1 of the instances on full-size maps that a model learns from, fractions of their size."""
+    if not model.what.draws_shapes:
+        (width, height), target = PLACE_GRID, model.target
+        instances = usable_places(label_ids, instance_ids, target)
+    else:
+        (small_height, small_width), (height, width) = model.maps.small, model.maps.big
         channels = CHANNEL_OF_ID[resize_nearest(label_ids, small_width, small_height)]
         ids = resize_nearest(instance_ids, small_width, small_height)
         ids_big = resize_nearest(instance_ids, width, height)
-        for one in usable_instances(channels, ids, ids_big, model.target, group_instances=False):
-            x0, y0, x1, y1 = one.box
-            boxes.append([x0 / width, y0 / height, (x1 + 1) / width, (y1 + 1) / height])
-    return np.reshape(boxes, (-1, 4))
+        instances = usable_instances(channels, ids, ids_big, model.target, group_instances=False)
+    boxes = [one.box for one in instances]
+    return [[x0 / width, y0 / height, (x1 + 1) / width, (y1 + 1) / height] for x0, y0, x1, y1 in boxes]
 
 
-def needed_fits(frames: list[Frame], models: list[WhereWhat], cameras: bool) -> dict[str, HeightFit]:
+def needed_fits(frames: list[Frame], models: dict[str, WhereWhat], cameras: bool) -> dict[str, HeightFit]:
     """Fits of height against foot row on these frames, for classes whose height no camera tells.
 
-    cameras: whether all images have one. A class with too few instances has a warning instead.
+    models: by class; cameras: whether all images have one. A class with too few instances has a warning
+    instead.
     """
+    needed = [name for name in models if not (cameras and name in METRIC_RANGES)]
     fits = {}
-    for model in models:
-        name = model.target.name
-        if cameras and name in METRIC_RANGES:
-            continue
-        boxes = training_boxes(frames, model)
+    for name, boxes in zip(needed, training_boxes(frames, [models[name] for name in needed]), strict=True):
         if reason := too_few(len(boxes)):
             warn(f"no plausible heights of {name}: {reason}; the filter 'height' is off without a camera")
         else:
             fits[name] = fit_heights(boxes)
     return fits
+
+
+def count_classes(frames: list[Frame]) -> dict[str, int]:
+    """Single instances of each class on at most FIT_FRAMES of these frames.
+
+    Frames that can't be read are left out: they are named later.
+    """
+    counts: Counter[str] = Counter()
+    for frame in spread(frames):
+        with suppress(InputError):
+            counts.update(count_instances(frame.read_instance_ids()))
+    return dict(counts)
 
 
 @dataclass(frozen=True)
@@ -124,15 +166,13 @@ class Inserter:
     """The models of a run, ready to insert into one image after another."""
 
     def __init__(self, settings: Insertion):
-        """Raises InputError if a checkpoint or the region's mask can't be read, or nothing can be shown."""
+        """Raises InputError if the checkpoints can't be used or the region's mask can't be read."""
         self.settings = settings
         self.device = torch.device(settings.device)
-        models = [load_inserting(path, self.device) for path in settings.checkpoint]
-        self.models = {model.target.name: model for model in models}
+        models = load_models(settings.checkpoint, settings.rendering, self.device)
+        self.models = {name: model for name, (_, model) in models.items()}
         self.region = read_region(settings.filters.region_mask)
         self.painter = Painter(settings.rendering, settings.seed) if settings.rendering else None
-        if settings.rendering:
-            settings.rendering.check_classes(self.models)
 
     def changed(self, painter: Painter | None, **settings) -> "Inserter":
         """One with the same models, another painter and other settings; nothing is loaded anew."""
@@ -230,7 +270,7 @@ class Inserter:
             "theta": theta[0].tolist(),
             "box": box.tolist(),
             "score_place": place_score,
-            "score_shape": float(model.what.score(compact)[0]),
+            "score_shape": float(model.what.score(compact)[0]) if model.what.draws_shapes else None,
             **facts,
         }
 
@@ -239,11 +279,13 @@ class Inserter:
     ) -> tuple[str | None, dict]:
         """Put an instance as it is on an image, unless a filter rejects it: its own outline, box and mask.
 
-        box (4,): its foot and height are kept; drawn: the mask that it should be like. Returns the filter
-        that rejects it or None, and what is known of the object.
+        box (4,): its foot and height are kept; drawn: the mask that it should be like, all of the box if the
+        model draws no shapes. Returns the filter that rejects it or None, and what is known of the object.
         """
         target, filters = view.model.target, self.settings.filters
         wish = wish_of(image, target.name, box, drawn)
+        if not view.model.what.draws_shapes:
+            wish = replace(wish, silhouette=None)
         try:
             shown = self.painter.choose(image.name, len(image.new_ids) + 1, wish, set(image.shown))
         except CannotFillError:

@@ -7,6 +7,8 @@ and one for each image.
 from collections import Counter
 from collections.abc import Iterable
 
+import numpy as np
+
 from augment.placement.places import STAGE
 from data.frame import GT_KINDS, VOID_FILE
 from data.labels import TARGET_CLASSES
@@ -30,7 +32,7 @@ MAX_OBJECTS = 255  # in one image; the mask of inserted pixels has 8 bits
 
 def plan(
     names: list[str],
-    classes: tuple[str, ...],
+    classes: dict[str, int],
     seed: int,
     per_image: tuple[int, int] = (1, 1),
     budget: dict[str, int] | None = None,
@@ -39,14 +41,16 @@ def plan(
 
     budget: objects of each class in all, spread evenly over the images, the remainder over images drawn by
     the seed. Without it each image gets a number drawn from the range `per_image` (both ends included) and
-    each object a class drawn from `classes`. Raises InputError for more than 255 in an image.
+    each object a class drawn from `classes`, which says how often each of them comes beside the others.
+    Raises InputError for more than 255 in an image.
     """
     if budget is None:
-        planned = []
+        planned, listed, ends = [], list(classes), np.cumsum(list(classes.values()))
         for name in names:
             rng = generator(seed, name, 0, "insert plan")
             count = int(rng.integers(per_image[0], per_image[1] + 1))
-            planned.append([classes[int(chosen)] for chosen in rng.integers(len(classes), size=count)])
+            drawn = np.searchsorted(ends, rng.integers(ends[-1], size=count), side="right")
+            planned.append([listed[chosen] for chosen in drawn.tolist()])
     else:
         planned = [[] for _ in names]
         for class_name, count in sorted(budget.items()):

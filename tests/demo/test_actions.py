@@ -27,7 +27,14 @@ from support.errors import InputError
 from tests.demo.readers import check_official
 from tests.miniature import write_miniature, write_png
 from tests.programs import refused
-from tests.town import HEIGHT, WIDTH, write_checkpoint, write_density_checkpoint, write_town
+from tests.town import (
+    HEIGHT,
+    WIDTH,
+    write_checkpoint,
+    write_density_checkpoint,
+    write_places_checkpoint,
+    write_town,
+)
 
 FREE = (180.5, 100.5)  # a foot on the road where a person of the checkpoint's size is plausible
 WISHES = Wishes("person")
@@ -292,3 +299,27 @@ def test_without_gradio_the_program_says_what_to_install(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     assert "pip install -r requirements-demo.txt" in refused(scripts.demo.main, "--port", port)
+
+
+def test_a_model_of_places_alone_shows_other_instances_as_they_are(tmp_path):
+    write_streets(tmp_path / "town", 3, 0, (512, 256), seed=0)
+    model = write_places_checkpoint(tmp_path / "places", "person,car")
+    options = DemoOptions(
+        (str(model),), db_root=str(tmp_path / "town"), split="train", bank=str(tmp_path / "b"), device="cpu"
+    )
+    studio = Studio(options)
+    assert studio.classes == ("person", "car") and list(studio.painters) == ["cutout"]
+    wishes = Wishes("person", FORCED, pixels="cutout")
+    state = actions.surprise(studio, actions.begin(studio.scene(0)), wishes)
+    state = actions.surprise(studio, state, replace(wishes, class_name="car"))
+    assert [placed.class_name for placed in state.objects] == ["person", "car"]
+    assert "of the shape" not in state.message and len(actions.shape_values(studio, state)) == 0
+    shown = set()
+    for _ in range(8):
+        state = actions.another_shape(studio, actions.choose(state, 0), wishes)
+        shown.add(state.objects[0].facts["render"]["source"])
+    assert len(shown) > 1
+    frame = list_frames(tmp_path / "town", "train")[0]
+    bare = actions.upload(str(frame.label_path), str(frame.instance_path), None, False)
+    with pytest.raises(InputError, match="add the image"):
+        actions.click(studio, bare, wishes, 300.5, 200.5)

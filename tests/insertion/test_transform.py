@@ -21,14 +21,15 @@ from torchvision.transforms import v2
 from augment.placement.filters import Filters
 from data.camera import Camera
 from data.frame import list_frames
-from insertion import InsertInstances, make_bank, thing_masks
+from insertion import InsertInstances, class_counts, make_bank, thing_masks
 from insertion.transform import draw_name
+from streets.scenes import write_streets
 from support.errors import InputError
 from tests.augment.paint.test_folder import object_of
 from tests.programs import run_ok
 from tests.scripts.insert.inserting import insert
 from tests.scripts.insert.test_render import write_source
-from tests.town import CAMERA, PERSON_PLACE, write_checkpoint
+from tests.town import CAMERA, PERSON_PLACE, write_checkpoint, write_places_checkpoint
 
 LOOSE = Filters(rules=(), min_visible=20, may_hide=True)
 LOOSE_FLAGS = ("--no_gate", "--min_visible", 20, "--may_hide")
@@ -375,3 +376,32 @@ def test_the_recipe_for_torchvisions_reference_script_trains(source, checkpoint,
     losses = model([image for image, _ in samples], [target for _, target in samples])
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_a_model_of_several_classes_inserts_those_that_are_asked_for(tmp_path):
+    source = tmp_path / "streets"
+    write_streets(source, 3, 0, (512, 256), seed=0)
+    bank = make_bank(source, "train", tmp_path / "bank.npz")
+    places = write_places_checkpoint(tmp_path / "places", "person,car")
+
+    def new_labels(classes) -> set[int]:
+        transform = InsertInstances(
+            places, (3, 3), 1.0, "cutout", bank, classes=classes, attempts=40, filters=LOOSE
+        )
+        found = set()
+        for index, sample in enumerate(data_set(source)):
+            torch.manual_seed(index)
+            before, after = arrays(sample)[1], arrays(transform(*sample))[1]
+            found |= set((np.setdiff1d(after, before) // 1000).tolist())
+        return found
+
+    assert new_labels(None) == {24, 26}
+    assert new_labels(["car"]) == {26}
+    assert new_labels({"car": 0, "person": 2}) == {24}
+    assert class_counts(source, "train")["person"] > 0
+    with pytest.raises(InputError, match="no checkpoint for rider, only for person, car"):
+        new_labels(["rider"])
+    with pytest.raises(InputError, match="none is drawn"):
+        new_labels({"car": 0})
+    with pytest.raises(InputError, match="give --render cutout"):
+        InsertInstances(places, (1, 1), 1.0, "none")(*data_set(source)[0])

@@ -25,17 +25,19 @@ from tests.town import write_checkpoint, write_density_checkpoint
 
 def test_a_budget_is_spread_evenly_and_depends_on_names_and_seed_alone():
     names = [f"a_{index:06d}_000019" for index in range(10)]
-    planned = plan(names, ("person", "rider"), 3, budget={"person": 25, "rider": 4})
-    assert planned == plan(names, ("person", "rider"), 3, budget={"rider": 4, "person": 25})
+    planned = plan(names, {}, 3, budget={"person": 25, "rider": 4})
+    assert planned == plan(names, {}, 3, budget={"rider": 4, "person": 25})
     flat = [name for chosen in planned for name in chosen]
     assert (flat.count("person"), flat.count("rider")) == (25, 4)
     assert all(2 <= chosen.count("person") <= 3 and chosen.count("rider") <= 1 for chosen in planned)
-    assert planned != plan(names, ("person", "rider"), 4, budget={"person": 25, "rider": 4})
-    counts = [len(chosen) for chosen in plan(names, ("car", "person"), 0, (0, 2))]
+    assert planned != plan(names, {}, 4, budget={"person": 25, "rider": 4})
+    counts = [len(chosen) for chosen in plan(names, {"car": 1, "person": 1}, 0, (0, 2))]
     assert set(counts) == {0, 1, 2}
-    assert plan(names, ("car", "person"), 0, (0, 2))[:5] == plan(names[:5], ("car", "person"), 0, (0, 2))
+    assert plan(names, {"car": 1, "person": 1}, 0, (0, 2))[:5] == plan(
+        names[:5], {"car": 1, "person": 1}, 0, (0, 2)
+    )
     with pytest.raises(InputError, match="too many"):
-        plan(names, ("car",), 0, (256, 256))
+        plan(names, {"car": 1}, 0, (256, 256))
 
 
 def test_several_checkpoints_share_a_budget(source, checkpoint, tmp_path, capsys):
