@@ -26,7 +26,7 @@ from distributed import NO_LIMIT, Ranks, choose_device, joined, wait_for_all
 from loader.cache import prepare
 from loader.noise import draw_noise
 from loader.pairs import GRID_NOISE, SceneMaps, TrainingPairs, first_scenes, training_loader
-from model import WhereWhat, sample
+from model import WhereWhat, sample, take_weights
 from options import Options, from_dict, parse, write_yaml
 from run import Run, find_state
 from support.checkpoints import PACKED, differing_network, shapes
@@ -54,6 +54,8 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
     # ---- model
     with torch.device(device):
         model = WhereWhat(options)
+    if options.init and state is None:
+        take_weights(model, options.init)
     captured = can_capture(options, device, ranks.count)
     optimisers = Optimisers(model, captured=captured)
     step = GraphedStep(model, optimisers) if captured else partial(train_step, model, optimisers)

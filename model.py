@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from data.labels import TargetClass
+from layers.place_density import PLACE_PLANES
 from loader.noise import Noise
 from loader.pairs import Batch, SceneMaps
 from losses import objective, total
@@ -164,3 +165,45 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> WhereWha
             f"{path}: its networks are not those of its options; take another checkpoint"
         ) from None
     return model.requires_grad_(False)
+
+
+@torch.no_grad()
+def take_weights(model: WhereWhat, path: str | Path) -> None:
+    """Give a model the weights of a checkpoint's networks, averaged ones where it has them: `--init`.
+
+    Networks and classes of places that the checkpoint lacks keep their start. Raises InputError if it can't
+    be read, has none of the model's networks, or has them in other sizes.
+    """
+    source = load_model(path, model.device)
+    shared = [name for name in model.networks if name in source.networks]
+    try:
+        for name in shared:
+            weights = source.networks[name].state_dict()
+            if name == "place_density":
+                weights |= _planes_by_class(model, source)
+            model.networks[name].load_state_dict(weights)
+    except RuntimeError:  # they have other shapes
+        shared = []
+    if not shared:
+        theirs = source.options
+        raise InputError(
+            f"--init {path}: its networks are others: where {theirs.where}, what {theirs.what}, small maps of"
+            f" {theirs.image_sizex_small}x{theirs.image_sizey_small}, where_dim {theirs.where_dim}, gf_dim"
+            f" {theirs.gf_dim}; make them agree"
+        )
+
+
+def _planes_by_class(model: WhereWhat, source: WhereWhat) -> dict[str, Tensor]:
+    """The last layer of a model's density, each class as in `source`, if it is there, else as it is."""
+    last = {}
+    for part in ("planes.weight", "planes.bias"):
+        ours, theirs = (
+            of.networks["place_density"].state_dict()[part].unflatten(0, (-1, PLACE_PLANES))
+            for of in (model, source)
+        )
+        rows = [
+            theirs[source.targets.index(target)] if target in source.targets else ours[number]
+            for number, target in enumerate(model.targets)
+        ]
+        last[part] = torch.stack(rows).flatten(0, 1)
+    return last

@@ -120,6 +120,9 @@ class Options:
     # ---- run ------------------------------------------------------------------------------------
     run_dir: str = setting("runs/where_what", "folder for options, log, samples, checkpoints")
     resume: str = setting("", "auto (last checkpoint of run_dir, if any) or the path of a checkpoint")
+    init: str = setting(
+        "", "checkpoint whose weights training begins with (run folder, state-*.pt or builtin:street)"
+    )
     random_seed: int = setting(1004, "seed of everything random", min=0)
     device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")
     log_every: int = setting(100, "iterations between log lines", min=1)
@@ -190,7 +193,7 @@ PRESETS = {
         "where": "distribution",
         "what": "none",
         "batch_size": 8,
-        "max_iters": 800,
+        "max_iters": 1600,
         "decay_from": 0.5,
         "average_decay": 0.99,
         "clear_weight": 4.0,

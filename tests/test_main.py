@@ -464,6 +464,57 @@ def test_checkpoint_of_other_options_is_refused(streets, tmp_path):
             run(streets, tmp_path / "run", **{name: ours}, resume="auto")
 
 
+def test_training_begins_with_the_weights_of_another_run(streets, tmp_path):
+    places = {"where": "distribution", "what": "none", "learning_rate": 1e-4}
+    first = run(streets, tmp_path / "first", max_iters=3, target_class="car,person", **places)
+    begun = {"max_iters": 1, "save_every": 1, "keep_checkpoints": 9, **places}
+    run(streets, tmp_path / "second", init=tmp_path / "first", target_class="person,car", **begun)
+    run(streets, tmp_path / "one", init=tmp_path / "first", target_class="person", **begun)
+    learnt = first["networks"]
+    both = load_checkpoint(tmp_path / "second" / "checkpoints" / "state-00000000.pt")["networks"]
+    one = load_checkpoint(tmp_path / "one" / "checkpoints" / "state-00000000.pt")["networks"]
+    for name, value in learnt.items():
+        if ".planes." in name:  # those of each class, wherever it stands in the list
+            assert torch.equal(both[name], torch.cat([value[5:], value[:5]]))
+            assert torch.equal(one[name], value[5:])
+        else:
+            assert torch.equal(both[name], value) and torch.equal(one[name], value)
+    assert not torch.equal(learnt["place_density.planes.weight"], torch.zeros(10, 16, 1, 1))
+
+    straight = run(streets, tmp_path / "straight", init=tmp_path / "first", **begun | {"max_iters": 2})
+    run(streets, tmp_path / "halves", init=tmp_path / "first", **begun)
+    halves = run(
+        streets, tmp_path / "halves", init=tmp_path / "first", resume="auto", **begun | {"max_iters": 2}
+    )
+    assert_same(weights_and_optimisers(straight), weights_and_optimisers(halves))
+
+
+def test_a_class_that_the_other_run_lacks_keeps_its_start(streets, tmp_path):
+    places = {"where": "distribution", "what": "none", "max_iters": 1}
+    run(streets, tmp_path / "first", target_class="car", **places)
+    run(streets, tmp_path / "both", target_class="car,person", init=tmp_path / "first", **places)
+    planes = load_checkpoint(tmp_path / "both" / "checkpoints" / "state-00000000.pt")["networks"]
+    assert (planes["place_density.planes.weight"][5:] == 0).all()
+    assert (planes["place_density.planes.weight"][:5] != 0).any()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"where_dim": 8}, "where_dim 16"),
+        ({"image_sizey_small": 64, "image_sizex_small": 128}, "small maps of 64x32"),
+        ({"where": "published", "what": "published"}, "where distribution, what none"),
+        ({"init": "nowhere"}, "no checkpoint here"),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_line(streets, tmp_path, changed, words):
+    places = {"where": "distribution", "what": "none", "max_iters": 1}
+    run(streets, tmp_path / "first", **places)
+    options = places | {"init": tmp_path / "first"} | changed
+    assert words in refused(main.main, *flags(streets, tmp_path / "second", **options))
+    assert not (tmp_path / "second").exists()
+
+
 def test_an_option_that_changes_no_network_may_change_on_the_way(streets, tmp_path):
     run(streets, tmp_path / "run", max_iters=1)
     run(streets, tmp_path / "run", max_iters=2, resume="auto", precision="bf16", learning_rate=1e-5)
