@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from augment.paint.choosing import MAX_ENLARGEMENT
+from augment.paint.folder import folder_of_one
 from augment.placement.filters import FILTERS, Filters
 from augment.placement.places import ImageForModel, Inserter
 from augment.placement.scene import EditedImage
@@ -50,6 +52,8 @@ def filter_in_words(filter_name: str, filters: Filters, pixels: int) -> str:
 
 def in_words(reason: str, wishes: Wishes, image: EditedImage) -> str:
     """Why an object may not stand in an image."""
+    if reason == "render" and wishes.own is not None:
+        return f"your cut-out has too few pixels, it would be enlarged more than {MAX_ENLARGEMENT:g} times"
     if reason in FILTERS:
         return f"the filter “{reason}” asks: {filter_in_words(reason, wishes.filters, image.label_ids.size)}"
     return FORBIDDEN[reason]
@@ -106,12 +110,46 @@ def upload(label: str | None, instance: str | None, image: str | None, cityscape
     return begin(DemoScene(frame, EditedImage.of_maps(name, label_ids, instance_ids, rgb, camera)))
 
 
+def in_scene_of(state: State | None, begun: State) -> State:
+    """Another scene, where what was uploaded as an object may still stand."""
+    return begun if state is None else replace(begun, own=state.own)
+
+
+# ---- somebody's own object ----------------------------------------------------------------------
+
+
+def take_object(studio: Studio, state: State, path: str | None, metres: float, no_class: bool) -> State:
+    """Let the next objects show a cut-out, PNG with an alpha channel; None: as before.
+
+    metres: its height, 0: as the class; no_class: its label is dynamic. Raises InputError, naming the file as
+    it was called, if it is none.
+    """
+    if not path:
+        return replace(state, own=None, message="New objects are the model's again.")
+    height, label = (metres, metres) if metres > 0 else None, "dynamic" if no_class else ""
+    try:
+        own = folder_of_one(Path(path), studio.classes, label, height)
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), Path(path).name)) from None
+    own.cutout(0)  # read now: uploads don't stay for ever
+    width, length = own.table.size[0].tolist()
+    what = [
+        f"{width}x{length} pixels",
+        *([f"{metres:g} m high"] if height else []),
+        *([label] if label else []),
+    ]
+    if height and state.image.camera is None:
+        what.append("but this scene has no camera, so it is as high as the class is there")
+    return replace(state, own=own, message=f"Your cut-out: {', '.join(what)}. Click where it is to stand.")
+
+
 # ---- objects ------------------------------------------------------------------------------------
 
 
 @action
 def click(studio: Studio, state: State, wishes: Wishes, x: float, y: float) -> State:
     """Put an object with its foot at x, y (pixels): of the median size there, any shape."""
+    wishes = _with_own(state, wishes)
     image, number = state.image.copy(), len(state.objects)
     inserter, view = _inserter_and_view(studio, image, wishes, wishes.class_name)
     height, width = image.label_ids.shape
@@ -126,6 +164,7 @@ def click(studio: Studio, state: State, wishes: Wishes, x: float, y: float) -> S
 @action
 def surprise(studio: Studio, state: State, wishes: Wishes) -> State:
     """Put an object where the model draws one; the first of its places that passes the filters."""
+    wishes = _with_own(state, wishes)
     image, number = state.image.copy(), len(state.objects)
     inserter = studio.inserter_for(image, wishes, seed=state.draws)
     record = inserter.insert(image, number + 1, wishes.class_name)
@@ -213,7 +252,8 @@ def undo(state: State) -> State:
     """The state before the last change."""
     if not state.earlier:
         return replace(state, message="There is nothing to undo.")
-    return replace(state.earlier[-1], earlier=state.earlier[:-1], draws=state.draws, message="Undone.")
+    before, earlier = state.earlier[-1], state.earlier[:-1]
+    return replace(before, earlier=earlier, draws=state.draws, own=state.own, message="Undone.")
 
 
 def settled(state: State) -> State:
@@ -240,7 +280,7 @@ def shape_values(studio: Studio, state: State) -> np.ndarray:
 
 def named(state: State, number: int) -> str:
     """What object 0, 1, ... is called in the list."""
-    return f"{number + 1}: {state.objects[number].class_name}"
+    return f"{number + 1}: {state.objects[number].label}"
 
 
 def described(state: State, number: int) -> str:
@@ -250,7 +290,7 @@ def described(state: State, number: int) -> str:
     shape = facts["score_shape"]
     of_shape = "" if shape is None else f", of the shape {shape:.2f} (0 drawn, 1 real)"
     return (
-        f"{state.objects[number].class_name} {number + 1}, score of the place {facts['score_place']:.2f} (the"
+        f"{state.objects[number].label} {number + 1}, score of the place {facts['score_place']:.2f} (the"
         f" likeliest of the scene has 1){of_shape};"
         f" {seen['pixels']:,} pixels seen{occluded}"
     )
@@ -263,6 +303,13 @@ FACTS = (
     *("theta", "box", "score_place", "score_shape"),
     *("instance_id", "inserted_value", "dropped", "label", "render"),
 )
+
+
+def _with_own(state: State, wishes: Wishes) -> Wishes:
+    """The wishes for a new object, which may be somebody's own. RejectedError if it can't be seen."""
+    if state.own is not None and state.image.rgb is None:
+        raise RejectedError("this scene has no image that could show your cut-out")
+    return replace(wishes, own=state.own)
 
 
 def _inserter_and_view(
@@ -322,7 +369,7 @@ def _again(
         inserter = studio.inserter_for(image, replace(wishes, own=one.own))
         reason, facts = _put_again(inserter, image, one)
         if reason:
-            name = f"{one.class_name} {len(image.new_ids) + 1}"
+            name = f"{one.label} {len(image.new_ids) + 1}"
             raise RejectedError(f"{name} would be lost: {in_words(reason, wishes, image)}")
         shown = image.shown.get(facts.get("render", {}).get("source"))
         placed.append(replace(one, patch=image.new_masks[-1], facts=one.facts | facts, shown=shown))
@@ -346,7 +393,7 @@ def _changed(
 ) -> State:
     """The chosen object at another place or of another shape, later ones as they were."""
     number = state.chosen
-    image = state.steps[number].copy()
+    image, wishes = state.steps[number].copy(), replace(wishes, own=state.objects[number].own)
     inserter, view = _inserter_and_view(studio, image, wishes, state.objects[number].class_name, seed)
     placed = _put(inserter, wishes, image, view, theta, z_appr)
     later, images = _again(studio, wishes, image, state.objects[number + 1 :])
@@ -370,6 +417,7 @@ def _with(
         (*state.steps[: number + 1], *images),
         objects,
         len(objects) - 1 if objects else None,
+        state.own,
         state.draws if draws is None else draws,
         earlier=(*state.earlier, replace(state, earlier=()))[-UNDO:],
     )

@@ -10,6 +10,7 @@ from tempfile import mkdtemp
 
 import gradio as gr
 
+from augment.paint.folder import MAX_METRES
 from augment.placement.filters import FILTERS, Filters
 from demo import actions
 from demo.files import write_zip
@@ -111,6 +112,11 @@ def build(studio: Studio) -> gr.Blocks:
                     undo = gr.Button("Undo", elem_id="undo")
                     zip_it = gr.Button("Download", elem_id="download")
                 saved = gr.DownloadButton("zip", visible="hidden", elem_id="zip")
+                with gr.Accordion("Your own object", open=False, elem_id="own_object"):
+                    cutout = gr.File(label="cut-out: PNG with alpha", height=110, elem_id="cutout")
+                    label = "its height in metres; 0: as the class"
+                    metres = gr.Number(0, label=label, minimum=0, maximum=MAX_METRES, elem_id="metres")
+                    no_class = gr.Checkbox(label="It is of no class: label it dynamic", elem_id="no_class")
                 with gr.Accordion("Density and pixels"):
                     opacity = gr.Slider(0, 1, 0, step=0.05, label="show where one may stand", elem_id="heat")
                     temperature = gr.Slider(0.2, 2, 1, step=0.05, label="temperature of places")
@@ -166,17 +172,24 @@ def build(studio: Studio) -> gr.Blocks:
             inputs = [state, opacity, *switches, *others]
             event(partial(act, function), inputs, [*seen, *sliders], **ONE_AT_A_TIME)
 
-        def open_scene(number: int) -> State:
-            return actions.begin(studio.scene(number))
+        def open_scene(state: State | None, number: int) -> State:
+            return actions.in_scene_of(state, actions.begin(studio.scene(number)))
 
-        on(page.load, lambda state, wishes: open_scene(0))
+        on(page.load, lambda state, wishes: open_scene(state, 0))
         on(surprise.click, partial(actions.surprise, studio))
         on(another.click, partial(actions.another_shape, studio))
         on(remove.click, partial(actions.remove, studio))
         on(undo.click, lambda state, wishes: actions.undo(state))
         on(pixels.input, partial(actions.repaint, studio))
         on(objects.input, lambda state, wishes, number: actions.choose(state, number), objects)
-        on(use.click, lambda state, wishes, *paths: actions.upload(*paths), *own, cityscapes)
+        on(
+            use.click,
+            lambda state, wishes, *paths: actions.in_scene_of(state, actions.upload(*paths)),
+            *own,
+            cityscapes,
+        )
+        for event in (cutout.upload, cutout.clear, metres.submit, metres.blur, no_class.input):
+            on(event, partial(take, studio), cutout, metres, no_class)
         for unchanged in (class_name.input, temperature.release, opacity.release):
             on(unchanged, lambda state, wishes: state)
 
@@ -187,7 +200,7 @@ def build(studio: Studio) -> gr.Blocks:
             )
 
         def picked(event: gr.SelectData, state: State, opacity: float, *values) -> list:
-            return act(lambda state, wishes: open_scene(event.index), state, opacity, *values)
+            return act(lambda state, wishes: open_scene(state, event.index), state, opacity, *values)
 
         everything = [state, opacity, *switches], [*seen, *sliders]
         image.select(clicked, *everything, **ONE_AT_A_TIME)
@@ -217,6 +230,15 @@ def build(studio: Studio) -> gr.Blocks:
 
         zip_it.click(make_zip, state, [saved, message], **ONE_AT_A_TIME).then(None, js=SAVE)
     return page
+
+
+def take(
+    studio: Studio, state: State, wishes: Wishes, path: str | None, metres: float, no_class: bool
+) -> State:
+    """The state with an uploaded object, or none; unchanged if there was none and is none."""
+    if path or state.own is not None:
+        return actions.take_object(studio, state, path, metres or 0, no_class)
+    return state
 
 
 def _slider(label: str, name: str) -> gr.Slider:

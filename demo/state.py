@@ -40,6 +40,11 @@ class Placed:
     shown: Shown | None = None  # the cut-out that it is
     own: CutoutFolder | None = None  # where that comes from, if somebody uploaded it
 
+    @property
+    def label(self) -> str:
+        """What it is in the maps, by its official name."""
+        return self.facts.get("label", self.class_name)
+
 
 @dataclass(frozen=True)
 class Wishes:
@@ -60,6 +65,7 @@ class State:
     steps: tuple[EditedImage, ...]  # the image with 0, 1, ... objects
     objects: tuple[Placed, ...] = ()
     chosen: int | None = None  # the object that sliders and buttons work on
+    own: CutoutFolder | None = None  # an object that somebody uploaded, which the next one is to show
     draws: int = 0  # how often chance was asked; the next seed
     message: str = ""
     earlier: tuple["State", ...] = ()  # for undo, the latest last

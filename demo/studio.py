@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from augment.paint.folder import CutoutFolder
 from augment.paint.painter import Painter, Rendering
 from augment.placement.options import Insertion
 from augment.placement.places import Inserter, column, needed_fits, working_maps
@@ -96,10 +97,18 @@ class Studio:
             raise InputError(
                 "The model knows places alone: what stands there comes with pixels, add the image"
             )
-        painter = self.painters[wishes.pixels].with_seed(seed) if image.rgb is not None else None
+        painter = None
+        if image.rgb is not None:
+            painter = self.painters[wishes.pixels] if wishes.own is None else painter_of_own(wishes.own)
+            painter = painter.with_seed(seed)
         return self.inserter.changed(
             painter, filters=wishes.filters, temperature=wishes.temperature, seed=seed
         )
+
+
+def painter_of_own(own: CutoutFolder) -> Painter:
+    """What paints somebody's own object, as often as it is put there."""
+    return Painter(Rendering("cutout", cutouts=own), seed=0, repeats=True)
 
 
 @torch.no_grad()

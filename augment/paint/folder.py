@@ -14,7 +14,7 @@ is kept in the PNG itself; any other file will do too. Other files right below D
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -108,6 +108,20 @@ def read_folder(root: Path, map_function: Callable = map) -> CutoutFolder:
     contents = [[file, sha] for file, (_, sha) in zip(files, found, strict=True)]
     state = digest(json.dumps([about, contents]).encode())
     return CutoutFolder(root, files, kinds, table_of([row for row, _ in found]), state)
+
+
+def folder_of_one(
+    path: Path, classes: Iterable[str], label: str = "", height: tuple[float, float] | None = None
+) -> CutoutFolder:
+    """One cut-out, the only one in its folder, that takes the places of any of these classes.
+
+    label: its official label, by default that of the class whose place it takes; height: metres, min and max.
+    Raises InputError, naming the file, for what is no cut-out.
+    """
+    row, state = measure(path)
+    name = path.parent.name
+    kinds = tuple(Kind(name, places, label or places, height) for places in classes)
+    return CutoutFolder(path.parent.parent, (f"{name}/{path.name}",), kinds, table_of([row]), state)
 
 
 def table_of(rows: list[tuple]) -> Table:

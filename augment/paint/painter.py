@@ -142,9 +142,9 @@ class Shown:
 class Painter:
     """What a worker keeps to paint new objects with."""
 
-    def __init__(self, rendering: Rendering, seed: int):
-        """Nothing is loaded yet."""
-        self.rendering, self.seed = rendering, seed
+    def __init__(self, rendering: Rendering, seed: int, *, repeats: bool = False):
+        """Nothing is loaded yet. repeats: an image may show an instance of a collection twice."""
+        self.rendering, self.seed, self.repeats = rendering, seed, repeats
 
     def with_seed(self, seed: int) -> "Painter":
         """One with another seed; nothing is loaded anew."""
@@ -180,7 +180,7 @@ class Painter:
 
         Raises CannotFillError if there is nothing to show.
         """
-        rng = generator(self.seed, image_name, number, "cutout")
+        rng, shown = generator(self.seed, image_name, number, "cutout"), set() if self.repeats else shown
         collection, kind = draw_kind(self.collections, wish.class_name, shown, rng)
         wish = wish_of_kind(wish, kind, rng)
         choice = choose(collection, wish, shown, rng)

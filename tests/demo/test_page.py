@@ -20,6 +20,7 @@ from PIL import Image
 
 import scripts.demo
 from streets.scenes import write_streets
+from tests.augment.paint.test_folder import object_of
 from tests.demo.readers import check_official
 from tests.programs import refused
 
@@ -102,6 +103,7 @@ def changes_image(page, act) -> np.ndarray:
 
 
 def click_scene(page, x: float, y: float) -> None:
+    page.locator("#scene img").scroll_into_view_if_needed()
     box = page.locator("#scene img").bounding_box()
     scale = box["width"] / 1024
     page.mouse.click(box["x"] + (x + 0.5) * scale, box["y"] + (y + 0.5) * scale)
@@ -175,6 +177,24 @@ def test_rejections_are_told_and_scenes_change(page):
     page.wait_for_selector("#compared img")
     page.get_by_role("tab", name="Scene").click()
     assert changes_image(page, lambda: drag(page, "heat", 0.9) or page.mouse.up()).any()
+
+
+def test_an_uploaded_cutout_stands_where_is_clicked(page, tmp_path):
+    path = tmp_path / "cone.png"
+    Image.fromarray(object_of(120, 240)).save(path)
+    page.locator("#own_object").get_by_role("button", name="Your own object").click()
+    page.locator("#cutout input[type=file]").set_input_files(path)
+    says(page, "Your cut-out: 120x240 pixels")
+    page.locator("#metres input").fill("0.8")
+    page.locator("#no_class input").check()
+    says(page, "0.8 m high, dynamic")
+    changed = changes_image(page, lambda: click_scene(page, X, Y))
+    check_foot(changed, X, Y)
+    says(page, "Put there: dynamic 1")
+    red = shown(page)[changed]
+    assert (red[:, 2] > red[:, 1] + 30).mean() > 0.5
+    page.locator("#cutout button[aria-label=Clear]").click()
+    says(page, "New objects are the model's again")
 
 
 def test_junk_gets_a_sentence(page, tmp_path):
