@@ -109,12 +109,10 @@ def validate_tree(root: Path, map_function: Callable = map, *, verify: bool = Fa
         images = _files_by_name(root, "leftImg8bit", split, (_IMAGE,), findings)
         ground_truths = _files_by_name(root, gt_kind(root, split), split, (*ANNOTATION, *_DERIVED), findings)
         findings += _missing_files(root, split, images, ground_truths)
-        annotated = _read_coco(root, split, findings)
-        names = sorted(images.keys() | ground_truths.keys())
-        if annotated is not None:
-            findings += _listed_in_coco(root, split, set(names), set(annotated))
-        for name in names:
-            size, annotations = (annotated or {}).get(name, (None, ()))
+        names = images.keys() | ground_truths.keys()
+        annotated = _read_coco(root, split, names, findings)
+        for name in sorted(names):
+            size, annotations = annotated.get(name, (None, ()))
             endings = (*images.get(name, ()), *ground_truths.get(name, ()))
             frame = Frame(root, split, _city(name), name, gt_kind(root, split))
             frames.append(FrameCheck(frame, endings, size, annotations))
@@ -244,12 +242,15 @@ def _check_output(item: tuple[Path, str, str | None]) -> Finding | None:
 
 
 def _read_coco(
-    root: Path, split: str, findings: list[Finding]
-) -> dict[str, tuple[tuple[int, int], tuple[dict, ...]]] | None:
-    """Size and annotations of each frame in a split's COCO file, None if there is none that can be read."""
+    root: Path, split: str, there: set[str], findings: list[Finding]
+) -> dict[str, tuple[tuple[int, int], tuple[dict, ...]]]:
+    """Size and annotations of each frame in a split's COCO file; none if there is none that can be read.
+
+    there: names of the frames of the split.
+    """
     path = coco_path(root, split)
     if not path.exists():
-        return None
+        return {}
     place = str(path.relative_to(root))
     try:
         content = json.loads(path.read_bytes())
@@ -281,22 +282,16 @@ def _read_coco(
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         text = f"not a COCO file of our export ({error!r}); export again"
         findings.append(Finding("coco", place, text))
-        return None
+        return {}
+    in_file = set(names.values())
+    for some, what in (
+        (there - in_file, "frames of the split are not in it"),
+        (in_file - there, "of its frames are not in the split"),
+    ):
+        if some:
+            texts.append(f"{len(some)} {what}, the first is {min(some)}; export again")
     findings += [Finding("coco", place, text) for text in texts]
     return {names[number]: (sizes[number], tuple(by_image[number])) for number in images}
-
-
-def _listed_in_coco(root: Path, split: str, there: set[str], listed: set[str]) -> list[Finding]:
-    place = str(coco_path(root, split).relative_to(root))
-    findings = []
-    for names, text in (
-        (there - listed, "frames of the split are not in it"),
-        (listed - there, "of its frames are not in the split"),
-    ):
-        if names:
-            text = f"{len(names)} {text}, the first is {min(names)}; export again"
-            findings.append(Finding("coco", place, text))
-    return findings
 
 
 # ---- the files of one frame ---------------------------------------------------------------------

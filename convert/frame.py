@@ -37,7 +37,7 @@ def maps_of(segments: Segments, categories: dict[int, Category], mapping: dict[s
     index = _index_of(segments.keys, present)
     pixels = np.bincount(index.ravel(), minlength=len(present)).tolist()
     labels, single = [_UNLABELED], [False]
-    part_of_label: dict[str, int] = {_UNLABELED: 0}
+    part_of: dict[str | int, int] = {_UNLABELED: 0}
     part_of_index = np.zeros(len(present), np.int32)
     counts: dict[str, tuple[int, int, int]] = {}
     for place, key in enumerate(present):
@@ -50,18 +50,14 @@ def maps_of(segments: Segments, categories: dict[int, Category], mapping: dict[s
         label = mapping[category]
         if label == VOID:
             continue
-        if label in name2label and name2label[label].hasInstances:
-            if is_single:
-                part_of_index[place] = len(labels)
-                labels.append(label)
-                single.append(True)
-                continue
+        is_thing = label in name2label and name2label[label].hasInstances
+        if is_thing and not is_single:
             label += GROUP
-        if label not in part_of_label:
-            part_of_label[label] = len(labels)
+        # Each single instance is a part, and so is all else of a label together.
+        part_of_index[place] = part_of.setdefault(key if is_thing and is_single else label, len(labels))
+        if part_of_index[place] == len(labels):
             labels.append(label)
-            single.append(False)
-        part_of_index[place] = part_of_label[label]
+            single.append(is_thing and is_single)
     parts = part_of_index[index]
     drawn = polygons_of(parts, labels, np.array(single))
     objects = [polygon for _, polygon in drawn]

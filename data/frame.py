@@ -43,7 +43,7 @@ from data.writer import (
     polygons_to_json,
 )
 from support.errors import InputError, name_some, warn
-from support.files import listed, parse_json, read_bytes, read_json, write_atomic
+from support.files import listed, parse_json, read_bytes, read_json
 
 GT_KINDS = ("gtFine", "gtCoarse")  # folders of annotation, and what its files are called
 IMAGE_KIND, CAMERA_KIND, ERASED_KIND = "leftImg8bit", "camera", "erased"  # likewise
@@ -304,13 +304,6 @@ class Frame:
             files[POLYGONS] = json.dumps(polygons_to_json(objects, width, height)).encode()
         return {self.place(self.kind, ending): content for ending, content in files.items()}
 
-    def write(self, *given) -> None:
-        """Write `files` of what is given. Folders are made; no file is seen half-written."""
-        for place, content in self.files(*given).items():
-            path = self.root / place
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, content)
-
     def files(
         self,
         rgb: np.ndarray,
@@ -394,9 +387,8 @@ def _frames_of(db_root: str | Path, split: str) -> tuple[list[Frame], set[str], 
         present = ", ".join(path.name for path in listed(folder.parent, "*") if path.is_dir()) or "none"
         raise InputError(f"{folder}: no such split, only {present}; unpack gtFine_trainvaltest.zip again")
     city_of: dict[str, str] = {}
-    labelled, with_instances = (
-        _names_in(folder, f"_{kind}{ending}", city_of) for ending in (LABELS, INSTANCES)
-    )
+    endings = (f"_{kind}{ending}" for ending in (LABELS, INSTANCES))
+    labelled, with_instances = (_names_in(folder, ending, city_of) for ending in endings)
     if not city_of:
         raise InputError(
             f"{folder}: holds no CITY/*_{kind}{LABELS}; unpack gtFine_trainvaltest.zip there, or set"

@@ -20,9 +20,8 @@ STRIP_ROWS = 5  # rows below the foot that are looked at for support
 SUPPORT_FRACTION = 0.5  # of the strip's pixels must be a surface that the class stands on
 PROJECTIONS = 512  # directions of the sliced distance
 FIT_INSTANCES = 2000  # at most so many training boxes enter the fit of heights: it looks at all pairs
-MIN_INSTANCES = (
-    30  # of a class in training; with fewer nothing is fitted to them, drawn from or compared with them
-)
+# Of a class in training; with fewer nothing is fitted to them, drawn from or compared with them.
+MIN_INSTANCES = 30
 FURTHEST_EDGE = 1e6  # pixels; edges beyond count as there, wherever exactly they are
 
 # Plausible heights in metres (docs/evaluation.md#definitions); trains have none.
@@ -132,9 +131,7 @@ def supported(boxes: np.ndarray, supporting: np.ndarray) -> np.ndarray:
     least) must be supporting; pixels outside the image are not.
     """
     height, width = supporting.shape
-    sums = cv2.integral(
-        supporting.astype(np.uint8)
-    )  # (H+1,W+1): supporting pixels above and left of a corner
+    sums = cv2.integral(supporting.astype(np.uint8))  # (H+1,W+1): of all above and left of a corner
     quarter = (boxes[:, 2] - boxes[:, 0]) / 4
     left, right = whole_pixels(boxes[:, 0] + quarter), whole_pixels(boxes[:, 2] - quarter)
     right = np.maximum(right, left + 1)

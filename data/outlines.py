@@ -87,9 +87,8 @@ class Outlines:
         """An object seen in several pieces, `visible` (h,w) of its patch, and what its lines have covered."""
         margin = max(visible.shape)  # pixels around the patch where lines may lead
         left, top = min(margin, patch.x0), min(margin, patch.y0)
-        end = (
-            np.max([(0, 0), *(thing.polygon.max(0) for thing in self.objects)], 0) + 1
-        )  # nothing leads further
+        # Nothing leads further than to the end of all polygons.
+        end = np.max([(0, 0), *(thing.polygon.max(0) for thing in self.objects)], 0) + 1
         room = end - (patch.x0, patch.y0) - visible.shape[::-1]
         right, below = np.clip(room, 0, margin).tolist()
         visible = np.pad(visible, ((top, below), (left, right)))
@@ -102,10 +101,8 @@ class Outlines:
         made = [new]
         lines = (topmost([new], width, height) == 0) & ~visible & numberless[owners]
         for owner in np.unique(owners[lines]).tolist():
-            made += [
-                LabelledPolygon(shifted[owner].label, part)
-                for part in outlines_of_pieces(lines & (owners == owner))
-            ]
+            covered = outlines_of_pieces(lines & (owners == owner))
+            made += [LabelledPolygon(shifted[owner].label, part) for part in covered]
         return [LabelledPolygon(thing.label, thing.polygon + corner) for thing in made]
 
     def _place_under(self, label: str, patch: MaskPatch, occluded: np.ndarray) -> int | None:

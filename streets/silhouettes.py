@@ -90,11 +90,9 @@ def capsules(
     return centre + radius[..., None] * np.stack([np.cos(angle), np.sin(angle)], -1)
 
 
-def ellipse(x: float, y: float, half_width: float, half_height: float, tilt: float = 0.0) -> np.ndarray:
-    """Ellipse outline (20, 2); tilt in radians."""
-    points = UNIT_CIRCLE * (half_width, half_height)
-    cos, sin = np.cos(tilt), np.sin(tilt)
-    return points @ np.array([[cos, sin], [-sin, cos]]) + (x, y)
+def ellipse(x: float, y: float, half_width: float, half_height: float) -> np.ndarray:
+    """Ellipse outline (20, 2)."""
+    return UNIT_CIRCLE * (half_width, half_height) + (x, y)
 
 
 def pick(rng: np.random.Generator, colours: np.ndarray, spread: float = 12.0) -> np.ndarray:

@@ -80,10 +80,10 @@ class Pool:
                 f"a worker process was killed, perhaps for want of memory; {self.remedy}"
             ) from None
 
-    def with_bar(self, title: str, function: Callable, items: Iterable, unit: str = "frame") -> Iterator:
+    def with_bar(self, title: str, function: Callable, items: Iterable) -> Iterator:
         """`map`, its progress shown on stderr."""
         items = list(items)
-        return iter(progress_bar(self.map(function, items), title, len(items), unit))
+        return iter(progress_bar(self.map(function, items), title, len(items)))
 
 
 class StopRequest:

@@ -94,7 +94,7 @@ def write_mini(root: Path, width: int = 256, height: int = 128) -> None:
         objects = mini_objects(index, width, height)
         label_ids, instance_ids = rasterise(objects, width, height)
         rgb, frame = mini_image(objects, index, width, height), mini_frame(root, name)
-        frame.write(rgb, objects, label_ids, instance_ids, camera)
+        write_outputs(root, frame.files(rgb, objects, label_ids, instance_ids, camera))
         path = frame.annotation_path(POLYGONS)
         content = json.loads(path.read_text())
         content["objects"].insert(5, DELETED)

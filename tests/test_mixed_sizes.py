@@ -16,6 +16,7 @@ from demo.images import thumbnail
 from demo.options import DemoOptions
 from demo.state import FORCED, Wishes
 from demo.studio import Studio
+from engine.records import write_outputs
 from insertion import InsertInstances, make_bank
 from scripts import evaluate, heatmap, insert, segment
 from scripts.synth import run as synthesise
@@ -36,7 +37,8 @@ def folder(tmp_path_factory) -> Path:
             objects = mini_objects(index, width, height)
             camera = Camera(1.1 * width, 1.1 * width, width / 2, height / 2, 1.25, 0.04)
             rgb, maps = mini_image(objects, index, width, height), rasterise(objects, width, height)
-            Frame.official(folder / "tree", split, city, index, 19).write(rgb, objects, *maps, camera)
+            frame = Frame.official(None, split, city, index, 19)
+            write_outputs(folder / "tree", frame.files(rgb, objects, *maps, camera))
         path = list_frames(folder / "tree", split)[1].image_path
         Image.open(path).save(path.with_suffix(".JPG"), quality=95)
         path.unlink()

@@ -9,6 +9,7 @@ import torch
 from data.camera import Camera
 from data.frame import Frame
 from data.writer import LabelledPolygon, rasterise
+from engine.records import write_outputs
 from model import WhereWhat
 from options import PRESETS, from_dict
 from support.checkpoints import save_checkpoint
@@ -47,7 +48,8 @@ def write_town(root: Path, count: int = 4, split: str = "train") -> None:
         objects = town_objects(index)
         labels, instances = rasterise(objects, WIDTH, HEIGHT)
         rgb = np.random.default_rng(index).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-        Frame.official(root, split, "town", index, 19).write(rgb, objects, labels, instances, CAMERA)
+        frame = Frame.official(root, split, "town", index, 19)
+        write_outputs(root, frame.files(rgb, objects, labels, instances, CAMERA))
 
 
 def write_checkpoint(

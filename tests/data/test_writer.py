@@ -1,4 +1,4 @@
-"""data/writer.py, Frame.write: rasterising exactly as the official tools do, and reading that back."""
+"""data/writer.py, Frame.files: rasterising exactly as the official tools do, and reading that back."""
 
 import io
 
@@ -14,6 +14,7 @@ from data.camera import Camera
 from data.frame import Frame
 from data.images import note_of
 from data.writer import LabelledPolygon, colour_map, encode_png, rasterise, topmost, visible_only
+from engine.records import write_outputs
 from support.files import write_atomic
 
 WIDTH, HEIGHT = 48, 24
@@ -73,7 +74,7 @@ def test_a_written_frame_reads_back_and_rerasters_with_the_official_code(tmp_pat
     rgb = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     frame = Frame.official(tmp_path, "train", "town", 3, 19)
     camera = Camera(283.0, 283.0, 24.0, 12.0, 1.25, 0.04)
-    frame.write(rgb, OBJECTS, labels, instances, camera)
+    write_outputs(tmp_path, frame.files(rgb, OBJECTS, labels, instances, camera))
 
     def path(ending):
         return tmp_path / f"gtFine/train/town/town_000003_000019_gtFine{ending}"
@@ -130,9 +131,9 @@ def test_misfit_arrays_are_refused(tmp_path):
     rgb = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     frame = Frame.official(tmp_path, "train", "town", 0, 19)
     with pytest.raises(ValueError, match="shapes differ"):
-        frame.write(rgb[1:], OBJECTS, labels, instances)
+        frame.files(rgb[1:], OBJECTS, labels, instances)
     with pytest.raises(ValueError, match="uint16"):
-        frame.write(rgb, OBJECTS, labels, instances.astype(np.int32))
+        frame.files(rgb, OBJECTS, labels, instances.astype(np.int32))
     with pytest.raises(ValueError, match="no PNG"):
         encode_png(np.zeros((4, 4), np.float32))
     assert not list(tmp_path.iterdir())

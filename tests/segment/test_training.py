@@ -16,6 +16,7 @@ from PIL import Image
 from data.frame import Frame
 from data.writer import rasterise
 from distributed import Ranks
+from engine.records import write_outputs
 from scripts import segment as program
 from segment import training
 from segment.models import build
@@ -81,7 +82,8 @@ def write_plain_scenes(root: Path) -> None:
         image = np.full((128, 256, 3), 90, np.uint8)
         image[labels == 26], image[labels == 24] = (200, 40, 40), (40, 60, 200)
         image += np.random.default_rng(index).integers(0, 30, image.shape, dtype=np.uint8)
-        Frame.official(root, "train", "plain", index, 19).write(image, objects, labels, ids)
+        frame = Frame.official(root, "train", "plain", index, 19)
+        write_outputs(root, frame.files(image, objects, labels, ids))
 
 
 @pytest.mark.slow
@@ -186,7 +188,8 @@ def test_a_mistake_is_one_line_and_status_2(streets, weights, tmp_path, monkeypa
 def test_what_nothing_can_be_learnt_from_is_one_line(streets, tmp_path, which, objects, size, said):
     tree = tmp_path / "tree"
     frame = Frame.official(tree, "train", "town", 0, 19)
-    frame.write(np.zeros((128, 256, 3), np.uint8), objects, *rasterise(objects, 256, 128))
+    image = np.zeros((128, 256, 3), np.uint8)
+    write_outputs(frame.root, frame.files(image, objects, *rasterise(objects, 256, 128)))
     Image.new("RGB", size).save(path := frame.image_path)
     more = {which: tree, "size": "64x32", "val_split": "train"}
     message = refused(program.main, *flags(streets, tmp_path / "run", **more))

@@ -20,6 +20,7 @@ from augment.placement.scene import read_image
 from data.frame import Frame, list_frames
 from data.geometry import MaskPatch, is_thing
 from data.writer import LabelledPolygon, rasterise
+from engine.records import write_outputs
 from tests.equality import files_in
 from tests.mini_frames import mini_image, mini_objects
 from tests.programs import refused, run_here, run_ok
@@ -37,7 +38,8 @@ def write_source(root: Path) -> None:
         shape = np.array([[60, 84], [70, 70], [150, 70], [160, 84], [160, 112], [60, 112]], np.int32)
         objects.append(LabelledPolygon("car", shape))
         rgb, maps = mini_image(objects, index, WIDTH, HEIGHT), rasterise(objects, WIDTH, HEIGHT)
-        Frame.official(root, "train", "ash", index, 19).write(rgb, objects, *maps, CAMERA)
+        frame = Frame.official(root, "train", "ash", index, 19)
+        write_outputs(root, frame.files(rgb, objects, *maps, CAMERA))
 
 
 @pytest.fixture(scope="module")
