@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from data.labels import TARGET_CLASSES
 from loader.noise import draw_noise
 from main import state_of
 from model import SAMPLING_NETWORKS, WhereWhat, load_model, sample
@@ -88,3 +89,11 @@ def test_the_builtin_models_are_those_of_the_demo_preset(name):
     model = load_model(name)
     assert name in builtin_names() and model.target.name == name.removeprefix("builtin:")
     assert isinstance(model.options, Options) and model.options.where == "distribution"
+
+
+def test_the_builtin_street_has_places_of_all_classes():
+    model = load_model("builtin:street")
+    assert [target.name for target in model.targets] == list(TARGET_CLASSES)
+    assert model.where.has_density and not model.what.draws_shapes
+    weights = [find_checkpoint(name).stat().st_size for name in builtin_names()]
+    assert find_checkpoint("builtin:street").stat().st_size < 1.5e6 and sum(weights) < 8e6
