@@ -25,10 +25,8 @@ from tests.programs import refused, run_ok
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    root = tmp_path_factory.mktemp("source")
-    write_mini(root)
-    return root
+def source(mini):
+    return mini
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,6 @@ from support.errors import InputError
 from tests.augment.paint.test_folder import object_of
 from tests.programs import run_ok
 from tests.scripts.insert.inserting import insert
-from tests.scripts.insert.test_render import write_source
 from tests.town import CAMERA, PERSON_PLACE, write_checkpoint, write_places_checkpoint
 
 LOOSE = Filters(rules=(), min_visible=20, may_hide=True)
@@ -37,15 +36,8 @@ KINDS = ["instance", "semantic"]
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    root = tmp_path_factory.mktemp("source")
-    write_source(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("person"))
+def source(behind_cars):
+    return behind_cars
 
 
 @pytest.fixture(scope="module")

@@ -33,11 +33,6 @@ def frame(tmp_path_factory):
     return list_frames(root, "train")[0]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("person"))
-
-
 def test_coverage_counts_boxes_and_cuts_them_at_the_image():
     boxes = np.array([[2.0, 1, 5, 4], [4, 3, 100, 100], [-9, -9, -3, -3]])
     counts = coverage(boxes, 8, 6)

@@ -13,7 +13,6 @@ from augment.repaint.score import Mean, object_image, outside_ssim, psnr, ssim_m
 from augment.repaint.score_networks import INSTALL, Networks, Weights
 from scripts.synth import run, score
 from support.errors import InputError
-from tests.mini_frames import write_mini
 from tests.programs import refused, run_ok
 
 
@@ -92,9 +91,8 @@ def test_networks_see_the_masked_object_only():
 # ---- the program --------------------------------------------------------------------------------
 
 
-def test_score_of_a_run(tmp_path):
-    source, out = tmp_path / "source", tmp_path / "out"
-    write_mini(source)
+def test_score_of_a_run(mini, tmp_path):
+    source, out = mini, tmp_path / "out"
     flags = ("--samples", 1, "--limit", 2, "--k", 2, "--num_workers", 1)
     assert "begin with" in refused(score.main, "--out", tmp_path)
     run_ok(run.main, "--db_root", source, "--out", out, *flags)

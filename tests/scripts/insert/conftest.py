@@ -5,7 +5,7 @@ import pytest
 from tests.equality import files_in
 from tests.programs import run_ok
 from tests.scripts.insert.inserting import COMMAND, FRAMES, insert
-from tests.town import write_checkpoint, write_town
+from tests.town import write_town
 
 
 @pytest.fixture(scope="package")
@@ -14,11 +14,6 @@ def source(tmp_path_factory):
     write_town(root, FRAMES)
     write_town(root, 1, "val")
     return root
-
-
-@pytest.fixture(scope="package")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("person"))
 
 
 @pytest.fixture(scope="package")

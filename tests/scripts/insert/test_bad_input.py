@@ -80,6 +80,16 @@ def test_broken_images_are_skipped_named_and_added_once_mended(out, source, chec
         ({"--max_overlap": "2"}, "must be at least 0 and at most 1"),
         ({"--attempts": "0"}, "at least 1"),
         ({"--instances": "x.png"}, "belongs to --image"),
+        ({"--raw": "copy", "--render": "none"}, "--raw"),
+        ({"--raw": "copy", "--render": "overlay", "--image": "x_gtFine_labelIds.png"}, "--raw"),
+        ({"--render": "paint"}, "choose none"),
+        ({"--render": "swap", "--db_root": "bare"}, "no leftImg8bit image for"),
+        ({"--render": "overlay", "--db_root": "bare"}, "go without --render"),
+        ({"--render": "swap", "--render_config": "nosuch.yaml"}, "can't be read as YAML"),
+        ({"--render": "swap", "--render_config": "wrong.yaml"}, "unknown setting 'hue'"),
+        ({"--render": "overlay", "--render_config": "wrong.yaml"}, "belongs to --render swap"),
+        ({"--render": "sd_inpaint", "--bank": "bank.npz"}, "belongs to --render swap, recolor"),
+        ({"--render": "swap", "--shadow": "2"}, "shadow must be at least 0 and at most 1"),
     ],
 )
 def test_bad_input_is_one_line_status_2_and_nothing_written(
@@ -87,18 +97,20 @@ def test_bad_input_is_one_line_status_2_and_nothing_written(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    write_places_checkpoint(tmp_path / "places")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "gtFine").symlink_to(source / "gtFine")
+    (tmp_path / "wrong.yaml").write_text("backend:\n  hue: 3\n")
+    write_places_checkpoint(tmp_path / "places")
     options = {"--checkpoint": checkpoint, "--db_root": source, "--out": "out"} | change
     arguments = []
     for option, value in options.items():
         if value is not None:
             arguments += [option] if value is True else [option, str(value).replace("SOURCE", str(source))]
-    before = files_in(source), files_in(tmp_path)
-    assert words in refused(insert, *arguments)
-    assert (files_in(source), files_in(tmp_path)) == before
-    assert not (tmp_path / "out").exists()
+    before = files_in(source)
+    assert words in refused(insert, *arguments, keeps=tmp_path)
+    assert files_in(source) == before
 
 
 def test_train_ids_on_request_even_for_a_tree_that_is_complete(source, checkpoint, tmp_path):

@@ -10,9 +10,9 @@ from augment.validate import validate_tree
 from data.frame import list_frames
 from tests.equality import files_in
 from tests.miniature import as_coarse, litter
-from tests.programs import refused, run_ok
+from tests.programs import run_ok
 from tests.scripts.insert.inserting import insert, lines
-from tests.town import write_checkpoint, write_town
+from tests.town import write_town
 
 COMMAND = ("--per_image", "1-2", "--no_apart", "--min_visible", "20", "--render", "overlay")
 
@@ -26,8 +26,7 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def arguments(source, tmp_path_factory):
-    checkpoint = write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+def arguments(source, checkpoint):
     return ("--checkpoint", checkpoint, "--db_root", source, *COMMAND)
 
 
@@ -70,12 +69,6 @@ def test_a_dry_run_counts_and_writes_nothing(source, arguments, tmp_path):
     before = files_in(out)
     assert "3 of them finished" in run_ok(insert, *arguments, "--out", out, "--dry_run")
     assert files_in(out) == before
-
-
-@pytest.mark.parametrize("more", [("--render", "none"), ("--image", "x_gtFine_labelIds.png")])
-def test_raw_frames_need_images_and_a_split(arguments, more, tmp_path):
-    assert "--raw" in refused(insert, *arguments, "--out", tmp_path / "out", "--raw", "copy", *more)
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("city", "stem"), [("cam0", "%04d"), ("cam_0", "cam_0_%d"), ("Köln a", "Köln a_%d")])

@@ -16,7 +16,6 @@ from augment.placement.filters import Filters
 from data.frame import list_frames
 from data.geometry import is_thing
 from data.labels import TARGET_CLASSES
-from streets.scenes import write_streets
 from tests.programs import run_ok
 from tests.scripts.insert.inserting import insert, lines
 
@@ -25,10 +24,8 @@ CHECKPOINTS = ("builtin:person", "builtin:car")
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    root = tmp_path_factory.mktemp("source")
-    write_streets(root, 8, 1, SIZE, seed=0)
-    return root
+def source(street_scenes):
+    return street_scenes
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ import scripts.cutouts
 from augment.validate import validate_tree
 from data.coco import coco_path
 from data.frame import list_frames
-from streets.scenes import write_streets
 from tests.augment.paint.test_folder import object_of
 from tests.equality import files_in
 from tests.programs import refused, run_ok
@@ -30,10 +29,8 @@ HEIGHT = 0.5, 0.8
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    root = tmp_path_factory.mktemp("source")
-    write_streets(root, 8, 1, (512, 256), seed=0)
-    return root
+def source(street_scenes):
+    return street_scenes
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """scripts/insert.py --render: the images of the new tree agree with its maps, and nothing else changes."""
 
 import json
-import shutil
 from pathlib import Path
 
 import cv2
@@ -17,41 +16,20 @@ from augment.paint.painter import Painter, Rendering
 from augment.placement.contact_sheet import GAP, HEAD_HEIGHT
 from augment.placement.filters import Filters
 from augment.placement.scene import read_image
-from data.frame import Frame, list_frames
+from data.frame import list_frames
 from data.geometry import MaskPatch, is_thing
-from data.writer import LabelledPolygon, rasterise
-from engine.records import write_outputs
 from tests.equality import files_in
-from tests.mini_frames import mini_image, mini_objects
 from tests.programs import refused, run_here, run_ok
 from tests.scripts.insert.inserting import insert, lines
-from tests.town import CAMERA, write_checkpoint
+from tests.town import write_checkpoint
 
 WIDTH, HEIGHT, FRAMES = 256, 128, 4
 COMMAND = ("--per_image", "2", "--no_gate", "--min_visible", "20", "--may_hide", "--max_overlap", "0.6")
 
 
-def write_source(root: Path) -> None:
-    """Streets as in `write_mini`, with a car in front of where persons are inserted."""
-    for index in range(FRAMES):
-        objects = mini_objects(index, WIDTH, HEIGHT)
-        shape = np.array([[60, 84], [70, 70], [150, 70], [160, 84], [160, 112], [60, 112]], np.int32)
-        objects.append(LabelledPolygon("car", shape))
-        rgb, maps = mini_image(objects, index, WIDTH, HEIGHT), rasterise(objects, WIDTH, HEIGHT)
-        frame = Frame.official(root, "train", "ash", index, 19)
-        write_outputs(root, frame.files(rgb, objects, *maps, CAMERA))
-
-
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    root = tmp_path_factory.mktemp("source")
-    write_source(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("person"))
+def source(behind_cars):
+    return behind_cars
 
 
 @pytest.fixture(scope="module")
@@ -237,28 +215,6 @@ def test_a_back_end_that_breaks_down_fails_its_image_alone(source, arguments, tm
 
 
 # ---- bad input ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (("--render", "paint"), "choose none"),
-        (("--render", "swap", "--db_root", "bare"), "no leftImg8bit image for"),
-        (("--render", "overlay", "--db_root", "bare"), "go without --render"),
-        (("--render", "swap", "--render_config", "nosuch.yaml"), "can't be read as YAML"),
-        (("--render", "swap", "--render_config", "wrong.yaml"), "unknown setting 'hue'"),
-        (("--render", "overlay", "--render_config", "wrong.yaml"), "belongs to --render swap"),
-        (("--render", "sd_inpaint", "--bank", "bank.npz"), "belongs to --render swap, recolor"),
-        (("--render", "swap", "--shadow", "2"), "shadow must be at least 0 and at most 1"),
-    ],
-)
-def test_bad_input_is_one_line_and_status_2(flags, words, source, checkpoint, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(source / "gtFine", tmp_path / "bare" / "gtFine")
-    (tmp_path / "wrong.yaml").write_text("backend:\n  hue: 3\n")
-    command = ("--checkpoint", checkpoint, "--db_root", source, "--out", "out", *flags)
-    assert words in refused(insert, *command)
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_single_image_needs_a_data_set_to_show_instances_of(source, checkpoint, tmp_path):

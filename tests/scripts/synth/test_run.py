@@ -20,7 +20,7 @@ from support.files import at_work_in
 from tests.equality import tree_in
 from tests.mini_frames import MOTORCYCLE_ID, TRAIN, write_mini
 from tests.miniature import as_coarse, litter
-from tests.programs import refused, run_here, run_ok
+from tests.programs import as_flags, refused, run_here, run_ok
 
 ROOT = Path(__file__).resolve().parents[3]
 PLAIN = ("--samples", "1", "--raw_splits", "train", "--num_workers", "1")
@@ -356,23 +356,39 @@ def test_other_settings_are_refused_and_overwrite_takes_only_what_is_ours(source
     assert tree_in(out) == tree_in(finished)
 
 
-def test_bad_input_is_one_line_and_status_2(source, tmp_path):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "notes.txt").touch()
-    for flags, complaint in (
-        (("--db_root", source), "--out is required"),
-        (("--db_root", tmp_path / "none", "--out", tmp_path / "a"), "no such folder"),
-        (("--db_root", source, "--out", tmp_path / "full"), "not empty"),
-        (("--db_root", source, "--out", source / "out"), "inside the input"),
-        (("--db_root", source, "--out", tmp_path / "b", "--only", "paris"), "no such frames"),
-        (("--db_root", source, "--out", tmp_path / "c", "--min_area", 99999), "passes the filters"),
-        (("--db_root", source, "--out", tmp_path / "d", "--k", 0), "k must be at least 1"),
-        (("--db_root", source, "--out", tmp_path / "e", "--backend", "magic"), "is unknown: choose swap"),
-    ):
-        assert complaint in refused(run.main, *flags)
-    begin = "begin with python -m scripts.synth.run"
-    assert begin in refused(score.main, "--out", tmp_path / "full")
-    shown = subprocess.run(command("--out", tmp_path / "full"), cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"out": None}, "--out is required"),
+        ({"db_root": "none"}, "no such folder"),
+        ({"out": "full"}, "not empty"),
+        ({"out": "in/out"}, "inside the input"),
+        ({"out": "empty", "only": "paris"}, "no such frames"),
+        ({"k": 0}, "k must be at least 1"),
+        ({"backend": "magic"}, "is unknown: choose swap"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_written(source, tmp_path, monkeypatch, change, complaint):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(source, "in")
+    Path("full").mkdir()
+    Path("empty").mkdir()
+    Path("full/notes.txt").touch()
+    given = {"db_root": "in", "out": "out", **change}
+    flags = as_flags({name: value for name, value in given.items() if value is not None})
+    assert complaint in refused(run.main, *flags, keeps=tmp_path)
+
+
+def test_a_run_that_finds_no_instance_is_one_line(source, tmp_path):
+    flags = ("--db_root", source, "--out", tmp_path, "--min_area", 99999, "--num_workers", 1)
+    assert "passes the filters" in refused(run.main, *flags)
+
+
+@pytest.mark.slow
+def test_bad_input_from_the_shell(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    assert "begin with python -m scripts.synth.run" in refused(score.main, "--out", tmp_path)
+    shown = subprocess.run(command("--out", tmp_path), cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 2 and shown.stderr.startswith("error: ") and shown.stderr.count("\n") == 1
 
 
