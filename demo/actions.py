@@ -30,6 +30,7 @@ UNDO = 30  # states that are kept
 # What forbids an object besides the filters that can be switched off.
 FORBIDDEN = {
     "no_free_id": "instance maps have no number left for another one of its class",
+    "height_range": "it would be smaller than anything that the model has learnt from",
     "hides": "another thing would vanish behind it",
     "covers_inserted": "a new object would vanish behind it",
     "render": "there is no other instance to show, or none that is large enough",

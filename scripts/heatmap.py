@@ -126,7 +126,8 @@ def heatmap(settings: HeatmapOptions) -> None:
     model = model.of_class(settings.target_class or model.target.name)
     image = read_image(single_frame(settings.image, settings.instances))
     boxes, scores = draw_places(model, image, settings.n_z, settings.seed, settings.temperature)
-    around = Surroundings(image.label_ids, image.instance_ids, image.camera, None, None)
+    any_size = not model.what.draws_shapes
+    around = Surroundings(image.label_ids, image.instance_ids, image.camera, None, None, any_size=any_size)
     rejections = [box_rejection(box, model.target, around, Filters()) for box in boxes]
     mass = density_of_feet(model, image, settings.temperature)
     concentration = None

@@ -23,6 +23,7 @@ from data.geometry import (
     supporting_pixels,
     whole_pixels,
 )
+from data.instances import SMALLEST_PLACE
 from data.labels import TargetClass
 from support.settings import setting
 
@@ -77,7 +78,11 @@ class Filters:
         min=0,
     )
     min_area: int | None = setting(
-        None, "pixels of a new object that must be seen; default 1/4000 of the image", read=int, min=1
+        None,
+        "pixels of a new object that must be seen; default 1/4000 of the image, 1/20000 for a model of places"
+        " alone, which learns from smaller instances",
+        read=int,
+        min=1,
     )
     min_visible: int | None = setting(
         None, "pixels; things left with fewer have vanished; default 1/40000 of the image", read=int, min=1
@@ -104,15 +109,23 @@ class Filters:
         None, "of the feet from the camera, metres, for example 5-30", read=_limits
     )
     height: tuple[float, float] | None = setting(
-        None, "of the box, pixels of the data set, for example 40-300", read=_limits
+        None,
+        "of the box, pixels of the data set, for example 40-300, or fractions of the image height, 0.05-0.3",
+        read=_limits,
     )
     protected: tuple[int, ...] = setting(
         (), "labels that may not be covered, separated by commas", read=_labels, flag={"name": "protect"}
     )
 
-    def area_limit(self, pixels: int) -> int:
-        """min_area for an image of so many pixels."""
-        return -(-pixels // 4000) if self.min_area is None else self.min_area
+    def area_limit(self, pixels: int, *, any_size: bool = False) -> int:
+        """min_area for an image of so many pixels; any_size: see `Surroundings`."""
+        return -(-pixels // (20000 if any_size else 4000)) if self.min_area is None else self.min_area
+
+    def height_limits(self, image_height: int) -> tuple[float, float]:
+        """Min and max height of a box, pixels of an image so many pixels high."""
+        low, high = self.height or (0, np.inf)
+        scale = image_height if high <= 1 else 1
+        return low * scale, high * scale
 
     def visible_limit(self, pixels: int) -> int:
         """min_visible for an image of so many pixels."""
@@ -129,6 +142,7 @@ class Surroundings:
     fit: HeightFit | None  # of the class's training instances, in fractions of the image size
     region: np.ndarray | None  # (H,W) bool
     new_boxes: tuple[tuple[int, int, int, int], ...] = ()  # of the objects inserted already, half-open
+    any_size: bool = False  # whether the model learns from all instances down to SMALLEST_PLACE
 
 
 def box_rejection(box: np.ndarray, target: TargetClass, around: Surroundings, filters: Filters) -> str | None:
@@ -138,7 +152,10 @@ def box_rejection(box: np.ndarray, target: TargetClass, around: Surroundings, fi
         return "inside"
     if not in_region(box, filters.region, around.region):
         return "region"
-    if filters.height and not filters.height[0] <= box[3] - box[1] <= filters.height[1]:
+    low, high = filters.height_limits(height)
+    if around.any_size and "visible" in filters.rules:
+        low = max(low, SMALLEST_PLACE * height)
+    if not low <= box[3] - box[1] <= high:
         return "height_range"
     if filters.distance and not in_distance(box, around.camera, filters.distance):
         return "distance"

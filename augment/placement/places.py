@@ -23,7 +23,7 @@ from augment.paint.blend import light_at
 from augment.paint.choosing import Wish
 from augment.paint.collection import grid_of
 from augment.paint.painter import Painter, Rendering
-from augment.placement.filters import Surroundings, box_rejection
+from augment.placement.filters import Filters, Surroundings, box_rejection
 from augment.placement.options import Insertion, InsertOptions, read_region
 from augment.placement.scene import EditedImage, contents, count_instances, new_frame, read_image
 from data.frame import Frame
@@ -158,6 +158,7 @@ class ImageForModel:
 
     model: WhereWhat
     around: Surroundings
+    filters: Filters  # their least area is that for the model and the image
     where: Places  # the where module on the small ones
     big: tuple[Tensor, Tensor]  # channels and ids
 
@@ -228,6 +229,9 @@ class Inserter:
     def view(self, image: EditedImage, class_name: str) -> ImageForModel:
         """An image as the model of a class sees it now."""
         model = self.models[class_name]
+        any_size = not model.what.draws_shapes
+        min_area = self.settings.filters.area_limit(image.label_ids.size, any_size=any_size)
+        filters = replace(self.settings.filters, min_area=min_area)
         around = Surroundings(
             image.label_ids,
             image.instance_ids,
@@ -235,12 +239,13 @@ class Inserter:
             self.settings.fits.get(class_name),
             self.region,
             tuple(mask.box for mask in image.new_masks),
+            any_size,
         )
         small, big = (
             working_maps(image.label_ids, image.instance_ids, size, self.device)
             for size in (model.maps.small, model.maps.big)
         )
-        return ImageForModel(model, around, model.where.on(*small, self.settings.temperature), big)
+        return ImageForModel(model, around, filters, model.where.on(*small, self.settings.temperature), big)
 
     def put(
         self, image: EditedImage, view: ImageForModel, theta: Tensor, z_appr: np.ndarray
@@ -250,7 +255,7 @@ class Inserter:
         view: that of the image as it is; z_appr (1,z_dim) decides the shape. The class must have a free id.
         Returns the filter that rejects it or None, and the place, the scores and what is known of the object.
         """
-        model, filters = view.model, self.settings.filters
+        model, filters = view.model, view.filters
         height, width = image.label_ids.shape
         box = boxes_of_theta(theta.cpu().numpy(), width, height)[0]
         if reason := box_rejection(box, model.target, view.around, filters):
@@ -282,7 +287,7 @@ class Inserter:
         box (4,): its foot and height are kept; drawn: the mask that it should be like, all of the box if the
         model draws no shapes. Returns the filter that rejects it or None, and what is known of the object.
         """
-        target, filters = view.model.target, self.settings.filters
+        target, filters = view.model.target, view.filters
         wish = wish_of(image, target.name, box, drawn)
         if not view.model.what.draws_shapes:
             wish = replace(wish, silhouette=None)

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from cityscapesscripts.helpers.labels import name2label
 
 from augment.compose import contact_rows
 from augment.placement.filters import FILTERS, Filters, Surroundings, box_rejection, mask_rejection
@@ -83,8 +84,39 @@ def test_what_the_user_asks_for_holds_with_all_filters_off():
     assert rejection((118, 35, 138, 400), dataclasses.replace(AROUND, region=region), rules=()) == "region"
     assert rejection(rules=(), height=(60, 70)) is None
     assert rejection(rules=(), height=(70, 80)) == "height_range"
+    assert rejection(rules=(), height=(0.5, 0.6)) is None  # fractions of the 128 rows
+    assert rejection(rules=(), height=(0.1, 0.5)) == "height_range"
     assert rejection(rules=(), distance=(7, 8)) is None
     assert rejection(rules=(), distance=(8, 20)) == "distance"
+
+
+def test_a_model_of_places_goes_down_to_the_smallest_that_it_learns_from():
+    """4 of 128 rows; asked for can be less than that, not more."""
+    any_size = dataclasses.replace(AROUND, camera=None, any_size=True)
+    small, smaller = (118, 96, 120, 100), (118, 96.2, 120, 100)
+    assert rejection(small, any_size) is None and rejection(smaller, any_size) == "height_range"
+    assert rejection(smaller, dataclasses.replace(any_size, any_size=False)) is None
+    assert rejection(smaller, any_size, rules=()) is None
+    assert rejection(smaller, any_size, height=(2, 30)) == "height_range"
+    assert rejection(small, any_size, height=(5, 30)) == "height_range"
+    assert Filters().area_limit(2048 * 1024, any_size=True) == 105
+    assert Filters(min_area=7).area_limit(100, any_size=True) == 7
+
+
+def test_a_train_stands_on_rails_or_on_the_road():
+    labels = LABELS.copy()
+    labels[100:103, 120:200] = name2label["rail track"].id
+    around = dataclasses.replace(AROUND, label_ids=labels, camera=None)
+    for box, train, car in (
+        ((125, 40, 195, 100), None, "support"),  # on rails
+        ((125, 40, 195, 110), None, None),  # on the road
+        ((125, 10, 195, 62), "support", "support"),  # on the sidewalk
+    ):
+        found = [
+            box_rejection(np.array(box, float), TARGET_CLASSES[name], around, Filters())
+            for name in ("train", "car")
+        ]
+        assert found == [train, car]
 
 
 def rejection_of_mask(x0: int, y0: int, x1: int, y1: int, occluded: int = 0, **filters) -> str | None:
