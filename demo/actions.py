@@ -302,7 +302,7 @@ def described(state: State, number: int) -> str:
 
 FACTS = (
     *("theta", "box", "score_place", "score_shape"),
-    *("instance_id", "inserted_value", "dropped", "label", "render"),
+    *("instance_id", "inserted_value", "dropped", "label", "ridden", "render"),
 )
 
 

@@ -251,7 +251,9 @@ def masks_with_new(target: dict, values: np.ndarray, before: np.ndarray, scene: 
     x0, y0, x1, y1 = bounding_box(changed)
     window = np.s_[y0 : y1 + 1, x0 : x1 + 1]
     changed, ids, inserted = changed[window], scene.instance_ids[window], scene.inserted[window]
-    seen = [number for number in range(1, len(scene.new_ids) + 1) if (inserted == number).any()]
+    new = [(number, one) for number in range(1, len(scene.new_ids) + 1) for one in scene.ids_of(number)]
+    found = [(inserted == number) & (ids == one) for number, one in new]
+    seen = [(one, mask) for (_, one), mask in zip(new, found, strict=True) if mask.any()]
     old, count = _planes(target["masks"]), len(values)
     masks = np.zeros((count + len(seen), *before.shape), old.dtype)
     masks[:count] = old
@@ -267,11 +269,11 @@ def masks_with_new(target: dict, values: np.ndarray, before: np.ndarray, scene: 
             kept.remove(row)
         elif boxes is not None:
             boxes[row] += torch.tensor(bounding_box(masks[row])) - torch.tensor(bounding_box(old[row]))
-    for mask, number in zip(masks[count:], seen, strict=True):
-        mask[window] = inserted == number
+    for mask, (_, own) in zip(masks[count:], seen, strict=True):
+        mask[window] = own
 
-    labels = [int(LABEL_OF_VALUE[scene.new_ids[number - 1]]) for number in seen]
-    areas = [int((inserted == number).sum()) for number in seen]
+    labels = [int(LABEL_OF_VALUE[one]) for one, _ in seen]
+    areas = [int(own.sum()) for _, own in seen]
     if len(kept) < count:
         masks, count = np.concatenate([masks[kept], masks[count:]]), len(kept)
     after = dict(target)

@@ -25,11 +25,12 @@ from augment.paint.collection import Kind, Table, grid_of, shelf_of
 from augment.paint.cutout import Cutout, cut_out
 from data.frame import Frame, list_frames
 from data.images import read_instance_map
+from data.instances import RIDER
 from data.labels import FIRST_SINGLE_ID, LABEL_OF_VALUE, TARGET_CLASSES
 from support.errors import InputError, name_some, warn
 from support.files import replacing, stamp
 
-VERSION = 2
+VERSION = 3
 MIN_SIDE, MIN_AREA = 8, 100  # pixels; smaller instances are not worth showing again
 MARGIN_FRACTION = 1 / 16  # kept around an instance, in parts of its longer side, and 4 pixels besides
 _WHOLE_COVERED = 0.02  # fraction of a whole instance's outline that something in front may take
@@ -38,6 +39,7 @@ _WHOLE_GROUND = 0.5  # fraction of the pixels right below its lowest twentieth t
 _WHOLE_STRAIGHT = 0.45  # fraction of its height along which a person may meet a side of its box: a tree or a
 # corner of a house, whose distance no map tells, cuts in a straight line
 _PEOPLE = (24, 25)
+OWN, RIDDEN = 255, 128  # in the stored mask
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
@@ -64,19 +66,21 @@ class Bank:
 
     def _image(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """An instance cut to its box: RGB (h,w,3) uint8 and mask (h,w) bool."""
-        rgb, mask = self._surroundings(row)
+        rgb, mask, _ = self._surroundings(row)
         x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
         return rgb[y : y + h, x : x + w], mask[y : y + h, x : x + w]
 
     def _cutout(self, row: int) -> Cutout:
-        """An instance as it is, to be put somewhere else."""
-        return cut_out(*self._surroundings(row), self.table.known_light(row))
+        """An instance as it is, with what it rides, to be put somewhere else."""
+        rgb, mask, ridden = self._surroundings(row)
+        ridden = ridden if self.table.ridden[row] else None
+        return cut_out(rgb, mask, self.table.known_light(row), ridden)
 
-    def _surroundings(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """An instance and a little around it: RGB (h,w,3) uint8 and mask (h,w) bool."""
+    def _surroundings(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """An instance and a little around it: RGB (h,w,3) uint8, its mask and that of what it rides, bool."""
         bgr = cv2.imdecode(self._file[f"jpeg{row}"], cv2.IMREAD_COLOR)
         mask = cv2.imdecode(self._file[f"mask{row}"], cv2.IMREAD_GRAYSCALE)
-        return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), mask > 0
+        return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), mask == OWN, mask == RIDDEN
 
 
 def open_bank(path: Path) -> Bank:
@@ -131,6 +135,8 @@ class Found:
     frame: int
     instance_id: int
     box: tuple[int, int, int, int]  # half-open
+    unit_box: tuple[int, int, int, int]  # the same with what it rides
+    ridden: int  # id of that, else 0
     area: int
     solidity: float
     covered: float
@@ -195,7 +201,7 @@ def instances_on(ids: np.ndarray, number: int = 0) -> list[Found]:
     lookup[values] = np.arange(1, len(values) + 1)
     slices = ndimage.find_objects(lookup[ids], len(values))
     feet = contact_rows(LABEL_OF_VALUE[ids], ids)
-    ridden = {two_wheeler for _, two_wheeler in rides(ids)}
+    ridden_by = dict(rides(ids))
     found = []
     for value, (rows, columns) in zip(values.tolist(), slices, strict=True):
         w, h = columns.stop - columns.start, rows.stop - rows.start
@@ -206,20 +212,56 @@ def instances_on(ids: np.ndarray, number: int = 0) -> list[Found]:
         area = int(np.count_nonzero(mask))
         if area < MIN_AREA:
             continue
-        edge = (cv2.dilate(mask, np.ones((3, 3), np.uint8)) > mask) & (ids[window] != value)
-        foot = feet[window][mask > 0].max()  # of a rider that of what is ridden
-        covered = float((feet[window][edge] > foot).mean()) if edge.any() else 0.0
+        covered = _covered(mask, feet[window])
         hull = cv2.convexHull(cv2.findNonZero(mask))
         solid = np.zeros_like(mask)
         cv2.fillConvexPoly(solid, hull, 1)
         solidity = area / max(np.count_nonzero(solid), 1)
-        cut = columns.start == 0, rows.start == 0, columns.stop == width, rows.stop == height
-        box = columns.start, rows.start, columns.stop, rows.stop
-        whole = covered <= _WHOLE_COVERED and not any(cut) and value not in ridden
-        whole = whole and _stands(mask > 0, ids[window]) and _is_one_piece(mask > 0)
-        whole = whole and not (value // 1000 in _PEOPLE and _has_straight_side(mask > 0))
-        found.append(Found(number, value, box, area, solidity, covered, cut, whole, (width, height)))
+        box = unit_box = columns.start, rows.start, columns.stop, rows.stop
+        ridden = ridden_by.get(value, 0)
+        if ridden:
+            unit_box = _around(box, slices[lookup[ridden] - 1])
+        whole = value not in ridden_by.values() and (ridden > 0 or value // 1000 != RIDER)
+        whole = whole and _is_whole((value, ridden) if ridden else (value,), unit_box, ids, feet)
+        cut = _cut_off(box, ids)
+        found.append(
+            Found(number, value, box, unit_box, ridden, area, solidity, covered, cut, whole, (width, height))
+        )
     return found
+
+
+def _around(box: tuple[int, int, int, int], other: tuple[slice, slice]) -> tuple[int, int, int, int]:
+    """The box around a box and the rows and columns of another."""
+    rows, columns = other
+    x0, y0, x1, y1 = box
+    return min(x0, columns.start), min(y0, rows.start), max(x1, columns.stop), max(y1, rows.stop)
+
+
+def _covered(mask: np.ndarray, feet: np.ndarray) -> float:
+    """Fraction of the outline of a mask (h,w) uint8 that something in front takes; feet: `contact_rows`."""
+    edge = cv2.dilate(mask, np.ones((3, 3), np.uint8)) > mask
+    foot = feet[mask > 0].max()  # of a rider that of what is ridden
+    return float((feet[edge] > foot).mean()) if edge.any() else 0.0
+
+
+def _cut_off(box: tuple[int, int, int, int], ids: np.ndarray) -> tuple[bool, bool, bool, bool]:
+    """Whether the frame of a map (H,W) cuts off what is in a box left, top, right, below."""
+    x0, y0, x1, y1 = box
+    return x0 == 0, y0 == 0, x1 == ids.shape[1], y1 == ids.shape[0]
+
+
+def _is_whole(
+    unit: tuple[int, ...], box: tuple[int, int, int, int], ids: np.ndarray, feet: np.ndarray
+) -> bool:
+    """Whether nothing cuts or covers instances that go together, in a box, and they stand on the ground."""
+    x0, y0, x1, y1 = box
+    window = np.s_[max(y0 - 1, 0) : y1 + 1, max(x0 - 1, 0) : x1 + 1]
+    mask = np.isin(ids[window], unit)
+    if any(_cut_off(box, ids)) or _covered(mask.view(np.uint8), feet[window]) > _WHOLE_COVERED:
+        return False
+    if unit[0] // 1000 in _PEOPLE and _has_straight_side(mask):
+        return False
+    return _stands(mask, ids[window]) and _is_one_piece(mask)
 
 
 def _stands(mask: np.ndarray, ids: np.ndarray) -> bool:
@@ -260,10 +302,13 @@ def _cut(
         light = light_where(one, rgb, ids)
         light = np.full(3, np.nan) if light is None else light
         window, (left, top) = window_around(one)
-        image, mask = rgb[window], np.uint8(ids[window] == one.instance_id) * 255
+        image, mask = rgb[window], np.uint8(ids[window] == one.instance_id) * OWN
+        ridden = np.uint8(ids[window] == (one.ridden or -1)) * 255
         scale = longest / max(x1 - x0, y1 - y0)
         if scale < 1:
             image, mask = _reduced(image, mask, (x0 - left, y0 - top, x1 - left, y1 - top), scale)
+            ridden = cv2.resize(ridden, mask.shape[::-1], interpolation=cv2.INTER_AREA)
+        mask[(ridden >= 128) & (mask == 0)] = RIDDEN
         jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _JPEG)[1]
         cuts.append((jpeg, cv2.imencode(".png", mask)[1], np.float32(light), np.float32(seen_by)))
     return cuts
@@ -278,8 +323,8 @@ def light_where(one: Found, rgb: np.ndarray, ids: np.ndarray) -> np.ndarray | No
 
 
 def window_around(one: Found) -> tuple[tuple[slice, slice], tuple[int, int]]:
-    """Rows and columns of an instance and what is kept around it, and the corner x, y of that."""
-    x0, y0, x1, y1 = one.box
+    """Rows and columns of an instance, what it rides and what is kept around, and their corner x, y."""
+    x0, y0, x1, y1 = one.unit_box
     margin = round(MARGIN_FRACTION * max(x1 - x0, y1 - y0)) + 4
     left, top = max(x0 - margin, 0), max(y0 - margin, 0)
     return np.s_[top : y1 + margin, left : x1 + margin], (left, top)
@@ -352,7 +397,8 @@ def _tell(left_out: list[str], found: bool) -> None:
 def _row(name: str, one: Found, mask: np.ndarray, light: np.ndarray, camera: np.ndarray) -> tuple:
     """A row of the table, in the order of its columns."""
     x0, y0, x1, y1 = one.box
-    x, y, w, h = cv2.boundingRect(mask)
+    own = np.uint8(mask == OWN)
+    x, y, w, h = cv2.boundingRect(own)
     return (
         name,
         np.int32(one.instance_id),
@@ -366,7 +412,8 @@ def _row(name: str, one: Found, mask: np.ndarray, light: np.ndarray, camera: np.
         np.int32(one.frame_size),
         camera,
         light,
-        np.packbits(grid_of(mask[y : y + h, x : x + w] > 0)),
+        np.packbits(grid_of(own[y : y + h, x : x + w] > 0)),
+        np.int32(one.ridden),
     )
 
 

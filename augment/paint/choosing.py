@@ -23,7 +23,7 @@ _DISTANCE = {True: 0.3, False: 0.05}  # for each factor e between the distances;
 _BEARING = {True: 2.0, False: 0.1}  # for each radian between the directions
 _TEMPERATURE = 0.15  # of the draw: a fit worse by this much is drawn e times less often
 _LEAST_SLOPE = 0.005  # below the horizon; what is further away counts as there
-_VEHICLES = ("car", "truck", "bus", "train", "caravan", "trailer", "motorcycle", "bicycle")
+_VEHICLES = ("car", "truck", "bus", "train", "caravan", "trailer", "motorcycle", "bicycle", "rider")
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,13 @@ class Table:
     solidity: np.ndarray  # (n,) float32, area / area of the convex hull, 0..1
     covered: np.ndarray  # (n,) float32, fraction of the outline that something in front takes, 0..1
     cut: np.ndarray  # (n,4) bool, whether the frame cuts it off left, top, right, below
-    whole: np.ndarray  # (n,) bool, nothing cuts or covers it, and it stands on the ground
+    whole: np.ndarray  # (n,) bool, nothing cuts or covers it (and what it rides), and it stands on the ground
     box: np.ndarray  # (n,4) int32, x0, y0, x1, y1 (half-open) in its frame, pixels
     frame_size: np.ndarray  # (n,2) int32, width and height of its frame, pixels; 0: unknown, as is the box
     camera: np.ndarray  # (n,4) float32, fx, u0, fy and row of the horizon, pixels; NaN: no camera is known
     light: np.ndarray  # (n,3) float32, `light_around` it, Lab; NaN: unknown
     shape: np.ndarray  # (n,GRID*GRID/8) uint8, the mask stretched to GRID x GRID, packed
+    ridden: np.ndarray  # (n,) int32, instance id of the two-wheeler that a rider is shown with, else 0
 
     def rows_of(self, class_name: str) -> np.ndarray:
         """The rows of a class."""

@@ -39,6 +39,7 @@ class Cutout:
     rgb: np.ndarray  # (h,w,3) uint8, its own colours, continued beyond its outline
     alpha: np.ndarray  # (h,w) uint8, 255 inside its outline, 0 outside
     light: np.ndarray | None  # (3,) float32, `light_around` it where it stood; None: unknown
+    ridden: np.ndarray | None = None  # (h,w) bool, of a rider: what of the outline is the two-wheeler's
 
 
 @dataclass(frozen=True)
@@ -51,23 +52,35 @@ class Placed:
     box: tuple[int, int, int, int]  # x0, y0, x1, y1 (half-open) of the whole outline, also beyond the image
     light: np.ndarray | None  # that of the cut-out
     enlargement: float  # height there / height of the cut-out
+    ridden: np.ndarray | None = None  # (h,w) bool, that of the cut-out, in the window of the patch
 
 
 # ---- cutting ------------------------------------------------------------------------------------
 
 
-def cut_out(rgb: np.ndarray, mask: np.ndarray, light: np.ndarray | None) -> Cutout:
+def cut_out(
+    rgb: np.ndarray, mask: np.ndarray, light: np.ndarray | None, ridden: np.ndarray | None = None
+) -> Cutout:
     """The cut-out of an instance, mask (h,w) bool, from the image around it, (h,w,3) uint8.
+
+    ridden: (h,w) bool, the mask of the two-wheeler below a rider, which is cut out with the rider.
 
     The rim of an annotated outline shows in part what was behind it. Pixels there that look like what is
     outside give way to the instance's own colours, which are continued over all that is not its own.
     """
-    outline = one_piece(mask)
+    unit = mask if ridden is None else mask | ridden
+    outline = one_piece(unit)
     x, y, w, h = cv2.boundingRect(outline.view(np.uint8))
     window = np.s_[y : y + h, x : x + w]
-    own = own_pixels(rgb, outline & mask)
+    own = own_pixels(rgb, outline & unit)
     colours = continue_texture(rgb[window], own[window])
-    return Cutout(colours, np.uint8(outline[window]) * 255, light)
+    ridden = None if ridden is None else _ridden(outline[window], mask[window])
+    return Cutout(colours, np.uint8(outline[window]) * 255, light, ridden)
+
+
+def _ridden(outline: np.ndarray, rider: np.ndarray) -> np.ndarray:
+    """What of an outline (h,w) bool is not the rider's, which is one piece without holes: (h,w) bool."""
+    return outline & ~one_piece(outline & rider)
 
 
 def own_pixels(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -107,6 +120,24 @@ def _means(
 # ---- placing ------------------------------------------------------------------------------------
 
 
+def place_in(cutout: Cutout, box: np.ndarray, mirrored: bool, size: tuple[int, int]) -> Placed:
+    """A cut-out with the foot and height of a box (4,); of a rider with a two-wheeler the rider has them.
+
+    size: width and height of the image.
+    """
+    x0, y0, x1, y1 = box
+    foot_x, foot_y, height = (x0 + x1) / 2, y1, y1 - y0
+    if cutout.ridden is not None:
+        all_height, all_width = cutout.alpha.shape
+        left, top, right, bottom = bounding_box((cutout.alpha > 0) & ~cutout.ridden)
+        scale = height / (bottom + 1 - top)
+        aside = (all_width - left - right - 1) / 2
+        foot_x += (-aside if mirrored else aside) * scale
+        foot_y += (all_height - bottom - 1) * scale
+        height = all_height * scale
+    return place(cutout, (foot_x, foot_y), height, mirrored, size)
+
+
 def place(
     cutout: Cutout,
     foot: tuple[float, float],
@@ -133,19 +164,26 @@ def place(
         alpha, (new_width, new_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     )
     mask = one_piece(alpha >= 128)
+    ridden = cutout.ridden
     x0, y0, x1, y1 = bounding_box(mask) if mask.any() else (0, 0, 0, -1)
     left = int(whole_pixels(np.float64(foot[0] - new_width / 2)))
     top = int(whole_pixels(np.float64(foot[1]))) - (y1 + 1)  # the lowest pixel stands at the foot
     rows = slice(max(-top, 0), max(min(new_height, size[1] - top), 0))
     columns = slice(max(-left, 0), max(min(new_width, size[0] - left), 0))
     inside = mask[rows, columns]
+    outline = one_piece(inside)
+    if ridden is not None:
+        ridden = np.uint8(np.ascontiguousarray(ridden[:, ::step])) * 255
+        ridden = cv2.resize(ridden, (new_width, new_height), interpolation=cv2.INTER_AREA) >= 128
+        ridden = _ridden(outline, ~ridden[rows, columns])
     return Placed(
-        MaskPatch(one_piece(inside), left + columns.start, top + rows.start),
+        MaskPatch(outline, left + columns.start, top + rows.start),
         rgb[rows, columns],
         _soft_edge(mask)[rows, columns] * inside,
         (left + x0, top + y0, left + x1 + 1, top + y1 + 1),
         cutout.light,
         new_height / own_height,
+        ridden,
     )
 
 

@@ -51,7 +51,7 @@ class Cutter:
             name = id2label[one.instance_id // 1000].name
             if name not in self.classes or one.box[3] - one.box[1] < self.min_height:
                 continue
-            if not one.whole:
+            if not one.whole or one.ridden:  # a file holds one outline, a rider is shown with what is ridden
                 others += 1
                 continue
             light = light_where(one, rgb, ids)

@@ -216,6 +216,7 @@ class Opened:
             np.float32([math.nan] * 4 if origin.camera is None else origin.camera),
             np.float32([math.nan] * 3 if origin.light is None else origin.light),
             np.packbits(grid_of(self.outline)),
+            np.int32(0),
         )
 
 

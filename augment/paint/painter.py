@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from cityscapesscripts.helpers.labels import id2label
 
 from augment.compose import Composed, shadow_ground
 from augment.crops import context_crop
@@ -30,11 +31,12 @@ from augment.paint.blend import CLOSED_BELOW, cast_shadow, match_colours, paste
 from augment.paint.choosing import Choice, Wish, choose, draw_kind, wish_of_kind
 from augment.paint.collection import Collection, Kind
 from augment.paint.cutout import VERSION as CUTOUT_VERSION
-from augment.paint.cutout import Placed, blend, place
+from augment.paint.cutout import Placed, blend, place_in
 from augment.paint.folder import CutoutFolder
 from augment.paint.prompts import Prompts, draw_prompts, load_prompts
 from data.geometry import MaskPatch
 from data.instances import bounding_box
+from data.labels import FIRST_SINGLE_ID
 from data.writer import colour_map
 from support.errors import InputError
 from support.files import digest
@@ -137,6 +139,7 @@ class Shown:
     choice: Choice
     kind: Kind
     placed: Placed
+    ridden: str | None = None  # label of the two-wheeler that it is shown with
 
 
 class Painter:
@@ -184,10 +187,9 @@ class Painter:
         collection, kind = draw_kind(self.collections, wish.class_name, shown, rng)
         wish = wish_of_kind(wish, kind, rng)
         choice = choose(collection, wish, shown, rng)
-        x0, y0, x1, y1 = wish.box
-        foot = (x0 + x1) / 2, y1
-        placed = place(collection.cutout(choice.row), foot, y1 - y0, choice.mirrored, wish.size)
-        return Shown(choice, kind, placed)
+        placed = place_in(collection.cutout(choice.row), wish.box, choice.mirrored, wish.size)
+        ridden = int(collection.table.ridden[choice.row])
+        return Shown(choice, kind, placed, id2label[ridden // FIRST_SINGLE_ID].name if ridden else None)
 
     def paste(self, shown: Shown, rgb: np.ndarray, new: NewObject) -> tuple[np.ndarray, dict]:
         """As `paint`, of an object whose patch is the outline of a cut-out."""

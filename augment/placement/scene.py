@@ -42,6 +42,7 @@ class EditedImage:
     camera: Camera | None = None
     outlines: Outlines | None = None  # where the source has polygons
     new_ids: list[int] = field(default_factory=list)  # of the inserted objects 1, 2, ...
+    ridden_ids: dict[int, int] = field(default_factory=dict)  # of what new riders ride, by their number
     new_masks: list[MaskPatch] = field(default_factory=list)  # theirs, occluded parts included
     taken: dict[str, set[int]] = field(default_factory=dict)  # numbers of instances, by class
     shown: dict[str, Shown] = field(default_factory=dict)  # what new objects show of collections, by key
@@ -70,6 +71,7 @@ class EditedImage:
             feet=self.feet.copy(),
             inserted=self.inserted.copy(),
             new_ids=list(self.new_ids),
+            ridden_ids=dict(self.ridden_ids),
             new_masks=list(self.new_masks),
             taken={name: set(numbers) for name, numbers in self.taken.items()},
             shown=dict(self.shown),
@@ -94,13 +96,24 @@ class EditedImage:
             number = min(set(range(INSTANCES_OF_A_CLASS)) - taken, default=None)
         return None if number is None else label_id * 1000 + number
 
+    def ids_of(self, number: int) -> tuple[int, ...]:
+        """The instance ids of inserted object 1, 2, ...: one, or of a rider its own and the two-wheeler's."""
+        ridden = self.ridden_ids.get(number)
+        return (self.new_ids[number - 1],) if ridden is None else (self.new_ids[number - 1], ridden)
+
     def put(
-        self, name: str, patch: MaskPatch, filters: Filters, paint: Callable | None = None
+        self,
+        name: str,
+        patch: MaskPatch,
+        filters: Filters,
+        paint: Callable | None = None,
+        ridden: tuple[str, np.ndarray] | None = None,
     ) -> tuple[str | None, dict]:
         """Put an object of a label on the image, unless a filter rejects it.
 
         paint: `Painter.paint`, where the image has RGB pixels. An object that it can't paint
-        is not put on the maps either, as if a filter "render" rejected it.
+        is not put on the maps either, as if a filter "render" rejected it. ridden: label of the two-wheeler
+        below a rider, and what of the patch's mask (h,w) is its; both are one object with two instances.
 
         Returns the filter that rejects it or None, and what is known of the object; later ones may cover
         parts of it, which `seen` tells. The label must have a free id.
@@ -110,45 +123,62 @@ class EditedImage:
         occluded = occluded_part(patch, self.feet)
         if reason := mask_rejection(patch, occluded, self.label_ids, self.feet, filters):
             return reason, {}
-        label_id, new_id, number = name2label[name].id, self.new_id(name), len(self.new_ids) + 1
+        visible = patch.mask & ~occluded
+        parts = (
+            {name: patch.mask} if ridden is None else {name: patch.mask & ~ridden[1], ridden[0]: ridden[1]}
+        )
+        if not all((visible & part).any() for part in parts.values()):
+            return "visible", {}
+        ids, number = [self.new_id(label) for label in parts], len(self.new_ids) + 1
         visible_limit = filters.visible_limit(self.label_ids.size)
         composed = compose(
-            self.label_ids, self.instance_ids, patch, occluded, label_id, new_id, visible_limit
+            self.label_ids, self.instance_ids, patch, occluded, name2label[name].id, ids[0], visible_limit
         )
-        visible = patch.mask & ~occluded
-        if self._hides_inserted(patch, visible, visible_limit):
+        if ridden is not None:
+            composed.label_ids[patch.window][visible & ridden[1]] = name2label[ridden[0]].id
+            composed.instance_ids[patch.window][visible & ridden[1]] = ids[1]
+        new_before = {*self.new_ids, *self.ridden_ids.values()}
+        if self._hides_inserted(patch, visible, visible_limit) or new_before.intersection(composed.dropped):
             return "covers_inserted", {}
         if composed.dropped and not filters.may_hide:
             return "hides", {}
         rendered = {}
         if paint is not None:
             others = self.inserted > 0
-            new = NewObject(name, self.name, new_id, number, patch, occluded, composed, others)
+            new = NewObject(name, self.name, ids[0], number, patch, occluded, composed, others)
             try:
                 self.rgb, facts = paint(self.rgb, new)
             except CannotFillError:
                 return "render", {}
             rendered = {"render": facts}
         if self.outlines is not None:
-            kept = self.outlines.without(composed.dropped, self.instance_ids)
-            self.outlines = kept.insert(name, patch, occluded)
+            outlines = self.outlines.without(composed.dropped, self.instance_ids)
+            if ridden is not None:  # the rider's outline lies on that of both
+                outlines = outlines.insert(ridden[0], patch, occluded)
+            rider = MaskPatch(parts[name], patch.x0, patch.y0)
+            self.outlines = outlines.insert(name, rider, occluded & parts[name])
         self.label_ids, self.instance_ids = composed.label_ids, composed.instance_ids
         self.feet[patch.window][visible] = patch.foot
         self.feet[composed.given_back] = 0
         self.inserted[patch.window][visible] = number
-        self.new_ids.append(new_id)
+        self.new_ids.append(ids[0])
         self.new_masks.append(patch)
-        if name in self.taken:
-            self.taken[name].add(new_id % 1000)
-        facts = {"instance_id": new_id, "inserted_value": number, "dropped": list(composed.dropped)}
+        for label, new_id in zip(parts, ids, strict=True):
+            if label in self.taken:
+                self.taken[label].add(new_id % 1000)
+        facts = {"instance_id": ids[0], "inserted_value": number, "dropped": list(composed.dropped)}
+        if ridden is not None:
+            self.ridden_ids[number] = ids[1]
+            facts |= {"ridden": {"class": ridden[0], "instance_id": ids[1]}}
         return None, facts | rendered
 
     def put_cutout(self, shown: Shown, filters: Filters, painter: Painter) -> tuple[str | None, dict]:
         """Put an instance as it is on the image, as `put` does; it is among those shown then."""
         kind, patch = shown.kind, shown.placed.patch
-        if self.new_id(kind.label) is None:
+        ridden = None if shown.ridden is None else (shown.ridden, shown.placed.ridden)
+        if any(self.new_id(label) is None for label in (kind.label, shown.ridden) if label):
             return "no_free_id", {}
-        reason, facts = self.put(kind.label, patch, filters, partial(painter.paste, shown))
+        reason, facts = self.put(kind.label, patch, filters, partial(painter.paste, shown), ridden)
         if reason is None:
             self.shown[shown.choice.key] = shown
             facts |= {} if kind.is_of_the_class else {"label": kind.label}

@@ -31,6 +31,7 @@ STANDARD = {
     "camera": (2000, 1000, 2000, 400),
     "light": (50, 0, 0),
     "shape": np.packbits(FULL),
+    "ridden": 0,
 }
 WISH = Wish("person", np.array([980.0, 500, 1020, 600]), 0.4, FULL, None, CAMERA, SIZE, "here")
 
