@@ -80,7 +80,7 @@ def test_own_files_survive_going_on_but_a_bad_one_is_named(source, out):
 
 def test_a_frame_that_cannot_be_read_is_named_and_the_others_are_done(source, tmp_path):
     broken = tmp_path / "in"
-    write_streets(broken, 2, 1, (512, 256), seed=1)
+    write_streets(broken, 3, 1, (512, 256), seed=1)
     frame = list_frames(broken, "train")[0]
     frame.image_path.write_bytes(b"nothing")
     done = run_here(main, "--db_root", broken, "--out", tmp_path / "out", "--num_workers", 1)
