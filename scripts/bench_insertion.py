@@ -91,11 +91,11 @@ def measured(program: str, *arguments: str) -> Measured:
 
 
 def transform_rate(
-    checkpoint: Path, filters: Filters, db_root: Path, bank: Path
+    checkpoint: Path, filters: Filters, db_root: Path, bank: Path, render: str
 ) -> tuple[float, tuple[int, int]]:
     """Images that the transform makes in a second of one core, 1 to 3 objects in each; their size."""
     transform = InsertInstances(
-        checkpoint, (1, 3), 1.0, bank=make_bank(db_root, "train", bank), filters=filters
+        checkpoint, (1, 3), 1.0, render, bank=make_bank(db_root, "train", bank), filters=filters
     )
     samples = []
     for frame in islice(list_frames(db_root, "train"), SAMPLES):
@@ -158,8 +158,11 @@ def main(arguments: list[str] | None = None) -> None:
             write_streets(trees[1], SAMPLES, 1, SMALL, seed=0)
         filters = Filters() if trained else Filters(rules=())
         for tree in trees:
-            rate, (width, height) = transform_rate(trained or untrained, filters, tree, folder / "bank.npz")
-            print(f"InsertInstances with swap, {width}x{height}: {rate:.2f} images/s of one core")
+            for render in ("swap", "cutout"):
+                rate, (width, height) = transform_rate(
+                    trained or untrained, filters, tree, folder / "bank.npz", render
+                )
+                print(f"InsertInstances with {render}, {width}x{height}: {rate:.2f} images/s of one core")
 
 
 if __name__ == "__main__":

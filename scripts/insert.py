@@ -314,6 +314,11 @@ def report(out: Path, summary: dict, records: Records) -> None:
         if counts:
             listed = ", ".join(f"{reason} {count}" for reason, count in counts.items())
             print(f"rejections, {name}: {listed}")
+    for name, shown in summary["cutouts"].items():
+        print(
+            f"cut-outs, {name}: {shown['instances']} instances shown by {shown['objects']} objects, the"
+            f" commonest {shown['most_often']} times"
+        )
     for name in summary["images_failed"]:
         warn(f"skipped {name}: {records.get(name)[-1]['reason']}")
     if summary["images_failed"]:

@@ -107,6 +107,18 @@ def light_at(rgb: np.ndarray, patch: MaskPatch) -> np.ndarray | None:
     return light_around(around, mask)
 
 
+def contrast_at(rgb: np.ndarray, patch: MaskPatch) -> float | None:
+    """Log of an object's mean L over that of the light around it; None: nothing is around it.
+
+    patch: its visible pixels on an image (H,W,3) uint8.
+    """
+    light = light_at(rgb, patch)
+    if light is None:
+        return None
+    own = to_lab(rgb[patch.window][patch.mask])[:, 0].mean()
+    return float(np.log((own + 1) / (light[0] + 1)))  # 1 of 100: black has a contrast, too
+
+
 def relit(rgb: np.ndarray, source: np.ndarray | None, light: np.ndarray | None) -> np.ndarray:
     """An image (h,w,3) uint8 from a place with one light, as it would look in another.
 

@@ -19,9 +19,9 @@ MAX_ENLARGEMENT = 1.5
 _ASPECT = 0.6  # for each factor e between the aspects of the boxes
 _ENLARGED = 0.3  # for each factor 2 of enlargement
 _LIGHT = 0.4  # for a difference of 50 in L around the two
-_DISTANCE = {True: 0.3, False: 0.05}  # for each factor e between the distances; vehicles, others
-_BEARING = {True: 2.0, False: 0.1}  # for each radian between the directions
-_TEMPERATURE = 0.15  # of the draw: a fit worse by this much is drawn e times less often
+_DISTANCE = {True: 0.4, False: 0.05}  # for each factor e between the distances; vehicles, others
+_BEARING = {True: 4.0, False: 0.1}  # for each radian between the directions
+_TEMPERATURE = 0.25  # of the draw: a fit worse by this much is drawn e times less often
 _LEAST_SLOPE = 0.005  # below the horizon; what is further away counts as there
 _VEHICLES = ("car", "truck", "bus", "train", "caravan", "trailer", "motorcycle", "bicycle", "rider")
 

@@ -2,7 +2,8 @@
 
     cutout = bank.cutout(row)
     placed = place(cutout, (foot_x, foot_y), height, mirrored, (width, height_of_image))
-    painted = blend(image, placed, occluded, ground, shadow)
+    window = placed.around
+    painted = blend(image, placed, occluded, shadow_ground(label_ids[window]), shadow)
 
 Where a cut-out comes from (a bank, a folder of files) is not known here, nor who chose the place. H x W is
 the size of the image.
@@ -28,7 +29,7 @@ _OWN_FRACTION = (
 )
 _OWN_DISTANCE = 20.0  # the same where no core is near, in levels of RGB
 _AROUND = 0.5  # what is beside an object that tells how sharp a place is, in parts of its longer side
-_LEAST_AROUND = 40  # the same at least, pixels
+_AROUND_WIDTHS = (40, 96)  # its bounds, pixels
 _EDGE_FRACTION, _MAX_EDGE = 0.012, 0.8  # deviation of the soft edge, of the side of a square as large; pixels
 
 
@@ -53,6 +54,12 @@ class Placed:
     light: np.ndarray | None  # that of the cut-out
     enlargement: float  # height there / height of the cut-out
     ridden: np.ndarray | None = None  # (h,w) bool, that of the cut-out, in the window of the patch
+
+    @property
+    def around(self) -> tuple[slice, slice]:
+        """The window of the image that tells how a place looks, and that its shadow lies in."""
+        margin = int(np.clip(round(_AROUND * max(self.patch.mask.shape)), *_AROUND_WIDTHS))
+        return tuple(slice(max(one.start - margin, 0), one.stop + margin) for one in self.patch.window)
 
 
 # ---- cutting ------------------------------------------------------------------------------------
@@ -216,27 +223,24 @@ def blend(
 
     Args:
       occluded: (h,w) bool, what of the patch lies behind something.
-      ground: (H,W) bool, what the contact shadow may fall on, see `augment.compose.shadow_ground`.
+      ground: bool, in the window `placed.around`, what its shadow may fall on.
       shadow: how dark it is at most, 0..1.
       under: whether it is dark between its wheels, too, see `shadow_of`.
 
     Changed are the visible pixels of its outline and pixels of the ground around its foot, no others.
     """
-    patch = placed.patch
-    x0, y0, x1, y1 = patch.box
-    margin = max(round(_AROUND * max(x1 - x0, y1 - y0)), _LEAST_AROUND)
-    window = np.s_[max(y0 - margin, 0) : y1 + margin, max(x0 - margin, 0) : x1 + margin]
-    whole = np.zeros(rgb.shape[:2], bool)
-    whole[patch.window] = patch.mask
-    whole, around = whole[window], rgb[window]
+    patch, painted = placed.patch, rgb.copy()
+    window = placed.around
+    around = rgb[window]
+    visible = patch.mask & ~occluded
+    there = MaskPatch(patch.mask, patch.x0 - window[1].start, patch.y0 - window[0].start).window
+    whole, seen = np.zeros(around.shape[:2], bool), np.zeros(around.shape[:2], bool)
+    whole[there], seen[there] = patch.mask, visible
     pixels = relit(placed.rgb, placed.light, light_at(rgb, patch))
     pixels = as_soft_as(pixels, inner(patch.mask), softness_around(around, whole))
-    painted = rgb.copy()
-    visible = patch.mask & ~occluded
-    shaded = ground.copy()
-    shaded[patch.window] |= visible  # what shows through its soft edge is in the shadow, too
-    painted[window] = in_shadow(around, shadow_of(whole, shadow, under=under), shaded[window])
+    # What shows through the soft edge is in the shadow, too.
+    painted[window] = in_shadow(around, shadow_of(whole, shadow, under=under), ground | seen)
     alpha = placed.alpha[visible][:, None]
-    under = painted[patch.window][visible]
-    painted[patch.window][visible] = np.uint8(alpha * pixels[visible] + (1 - alpha) * under + 0.5)
+    beneath = painted[patch.window][visible]
+    painted[patch.window][visible] = np.uint8(alpha * pixels[visible] + (1 - alpha) * beneath + 0.5)
     return painted

@@ -27,7 +27,7 @@ from augment.paint.backends import (
     prepare_backend,
     settings_of,
 )
-from augment.paint.blend import CLOSED_BELOW, cast_shadow, match_colours, paste
+from augment.paint.blend import CLOSED_BELOW, cast_shadow, contrast_at, match_colours, paste
 from augment.paint.choosing import Choice, Wish, choose, draw_kind, wish_of_kind
 from augment.paint.collection import Collection, Kind
 from augment.paint.cutout import VERSION as CUTOUT_VERSION
@@ -196,11 +196,13 @@ class Painter:
         if new.composed.given_back.any():
             seen = _on_frame(new.patch, new.patch.mask & ~new.occluded, rgb.shape[1::-1])
             rgb = self._without(rgb, new.composed.given_back, seen)
-        ground = shadow_ground(new.composed.label_ids) & ~new.others
-        under = new.class_name in CLOSED_BELOW
+        window, under = shown.placed.around, new.class_name in CLOSED_BELOW
+        ground = shadow_ground(new.composed.label_ids[window]) & ~new.others[window]
         painted = blend(rgb, shown.placed, new.occluded, ground, self.rendering.shadow, under=under)
         facts = {"backend": "cutout", "version": CUTOUT_VERSION, "source": shown.choice.key}
+        seen = MaskPatch(new.patch.mask & ~new.occluded, new.patch.x0, new.patch.y0)
         facts |= {"enlargement": shown.placed.enlargement, "mirrored": shown.choice.mirrored}
+        facts |= {"contrast": contrast_at(painted, seen)}
         return painted, facts
 
     def paint(self, rgb: np.ndarray, new: NewObject) -> tuple[np.ndarray, dict]:

@@ -73,6 +73,7 @@ def sum_up(blocks: Iterable[list[dict]]) -> dict:
     before, after, inserted, given_up = Counter(), Counter(), Counter(), Counter()
     rejections: dict[str, Counter] = {}
     failed, changed, images = [], 0, 0
+    cutouts: dict[str, list[dict]] = {}
     for *objects, own in blocks:
         images += 1
         if own["status"] == "failed":
@@ -84,6 +85,8 @@ def sum_up(blocks: Iterable[list[dict]]) -> dict:
         for one in objects:
             (inserted if one["status"] == "inserted" else given_up)[one.get("label", one["class"])] += 1
             rejections.setdefault(one["class"], Counter()).update(one["refusals"])
+            if "source" in one.get("render", {}):
+                cutouts.setdefault(one["class"], []).append(one)
     return {
         "images": images,
         "images_changed": changed,
@@ -93,6 +96,19 @@ def sum_up(blocks: Iterable[list[dict]]) -> dict:
         "objects_inserted": dict(sorted(inserted.items())),
         "objects_given_up": dict(sorted(given_up.items())),
         "refusals": {name: dict(sorted(counts.items())) for name, counts in sorted(rejections.items())},
+        "cutouts": {name: repeats(objects) for name, objects in sorted(cutouts.items())},
+    }
+
+
+def repeats(objects: list[dict]) -> dict[str, int]:
+    """How often inserted objects show the same instance; objects: lines of those painted by `cutout`."""
+    shown = Counter(one["render"]["source"] for one in objects)
+    within = Counter((one["image"], one["render"]["source"]) for one in objects)
+    return {
+        "objects": len(objects),
+        "instances": len(shown),
+        "most_often": max(shown.values(), default=0),
+        "most_often_in_an_image": max(within.values(), default=0),
     }
 
 

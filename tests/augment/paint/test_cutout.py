@@ -13,6 +13,7 @@ from tests.mini_frames import MOTORCYCLE_ID, mini_frame, write_mini
 
 OWN, BEHIND = np.array((180, 60, 40)), np.array((20, 200, 60))
 SIZE = 400, 300  # width and height of the image that is pasted into
+NO_GROUND = np.zeros(SIZE[::-1], bool)
 
 
 def seen_instance(annotated_wider: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +45,7 @@ def test_nothing_of_the_old_background_shows(wider):
     image = np.full((*SIZE[::-1], 3), 128, np.uint8)
     for height in (30, 75, 171, 250):
         placed = place(cutout, (200, 280), height, False, SIZE)
-        painted = blend(image, placed, np.zeros_like(placed.patch.mask), np.zeros(SIZE[::-1], bool), 0)
+        painted = blend(image, placed, np.zeros_like(placed.patch.mask), NO_GROUND[placed.around], 0)
         greener = painted[..., 1].astype(int) - painted[..., 0]  # OWN and the new background are not green
         assert np.count_nonzero(greener > 8) <= 8 * wider
 
@@ -103,9 +104,9 @@ def test_only_the_visible_outline_and_the_ground_at_the_feet_change():
     placed = place(cutout_of(seen_instance()[1]), (150, 270), 120, False, SIZE)
     occluded = placed.patch.mask.copy()
     occluded[:, : occluded.shape[1] // 2] = False
-    ground = np.zeros(SIZE[::-1], bool)
+    ground = NO_GROUND.copy()
     ground[265:, :160] = True
-    painted = blend(image, placed, occluded, ground, 0.5)
+    painted = blend(image, placed, occluded, ground[placed.around], 0.5)
     assert np.array_equal(image, before)
     changed = (painted != image).any(2)
     seen = np.zeros(SIZE[::-1], bool)
@@ -113,8 +114,8 @@ def test_only_the_visible_outline_and_the_ground_at_the_feet_change():
     assert not changed[~seen & ~ground].any() and changed[seen].mean() > 0.95
     shaded = changed & ~seen
     assert shaded.any() and (painted[shaded] <= image[shaded]).all()
-    assert not (blend(image, placed, occluded, ground, 0) != image).any(2)[~seen].any()
-    assert np.array_equal(painted, blend(image, placed, occluded, ground, 0.5))
+    assert not (blend(image, placed, occluded, ground[placed.around], 0) != image).any(2)[~seen].any()
+    assert np.array_equal(painted, blend(image, placed, occluded, ground[placed.around], 0.5))
 
 
 def test_edges_are_a_mixture_of_object_and_what_is_behind():
@@ -122,7 +123,7 @@ def test_edges_are_a_mixture_of_object_and_what_is_behind():
     figure = np.zeros((200, 200), np.uint8)
     cv2.circle(figure, (100, 100), 99, 1, -1)
     placed = place(cutout_of(figure > 0, (10, 10, 10)), (200, 250), 50, False, SIZE)
-    painted = blend(image, placed, np.zeros_like(placed.patch.mask), np.zeros(SIZE[::-1], bool), 0)
+    painted = blend(image, placed, np.zeros_like(placed.patch.mask), NO_GROUND[placed.around], 0)
     colours = painted[placed.patch.window][placed.patch.mask][:, 0]
     assert (colours == 10).mean() > 0.7
     assert np.count_nonzero((colours > 20) & (colours < 140)) > 40

@@ -1,0 +1,96 @@
+"""How the pixels of inserted objects compare with those of real instances: contrast, softness, repeats."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from augment.paint.blend import contrast_at
+from augment.paint.sharpness import inner, softness, softness_around
+from augment.placement.filters import Filters
+from data.frame import Frame
+from data.geometry import MaskPatch
+from data.instances import bounding_box
+from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
+
+QUANTILES = np.linspace(0.01, 0.99, 99)
+_BESIDE = 0.5  # what is beside an object, in parts of its longer side
+
+
+@dataclass
+class Looks:
+    """Of m objects, those for which each can be told."""
+
+    contrast: list[float] = field(default_factory=list)  # `contrast_at`
+    softness: list[float] = field(default_factory=list)  # of the object less that of what is beside it
+
+    def add(self, rgb: np.ndarray, patch: MaskPatch) -> None:
+        """An object with its visible pixels on an image (H,W,3) uint8."""
+        contrast = contrast_at(rgb, patch)
+        if contrast is not None:
+            self.contrast.append(contrast)
+        x0, y0, x1, y1 = patch.box
+        margin = round(_BESIDE * max(x1 - x0, y1 - y0))
+        left, top = max(x0 - margin, 0), max(y0 - margin, 0)
+        around = np.ascontiguousarray(rgb[top : y1 + margin, left : x1 + margin])
+        mask = np.zeros(around.shape[:2], bool)
+        rows, columns = patch.mask.shape
+        mask[patch.y0 - top :, patch.x0 - left :][:rows, :columns] = patch.mask
+        own, beside = softness_of(around, mask)
+        if own is not None and beside is not None:
+            self.softness.append(own - beside)
+
+
+def softness_of(rgb: np.ndarray, mask: np.ndarray) -> tuple[float | None, float | None]:
+    """Softness of an object, mask (h,w) bool, and of what is beside it on an image (h,w,3) uint8."""
+    grey = rgb.astype(np.float32).mean(2)
+    return softness(grey, inner(mask)), softness_around(rgb, mask)
+
+
+def real_looks(frames: list[Frame], class_name: str) -> Looks:
+    """Of the instances of a class that the filter "visible" would pass."""
+    looks = Looks()
+    for frame in frames:
+        ids = frame.read_instance_ids()
+        areas = np.bincount(ids.ravel())
+        label_id, limit = TARGET_CLASSES[class_name].label_id, Filters().area_limit(ids.size)
+        values = np.flatnonzero(areas >= limit)
+        values = values[values // FIRST_SINGLE_ID == label_id]
+        if len(values):
+            rgb = frame.read_image(ids.shape)
+            for value in values.tolist():
+                looks.add(rgb, patch_of(ids == value))
+    return looks
+
+
+def new_looks(frames: list[Frame], objects: list[dict], class_name: str) -> Looks:
+    """Of the inserted objects of a class, lines of the manifest of the tree that the frames are of."""
+    looks = Looks()
+    for frame in frames:
+        new = [one for one in objects if one["image"] == frame.name and one["class"] == class_name]
+        if new:
+            _, ids = frame.read_maps()
+            rgb, limit = frame.read_image(ids.shape), Filters().area_limit(ids.size)
+            for mask in (ids == one["instance_id"] for one in new):
+                if np.count_nonzero(mask) >= limit:
+                    looks.add(rgb, patch_of(mask))
+    return looks
+
+
+def patch_of(mask: np.ndarray) -> MaskPatch:
+    """A mask (H,W) bool that holds a pixel, cut to its box."""
+    x0, y0, x1, y1 = bounding_box(mask)
+    return MaskPatch(mask[y0 : y1 + 1, x0 : x1 + 1], x0, y0)
+
+
+def distance(first: list[float], second: list[float]) -> float:
+    """Earth mover's distance of two samples: the mean difference of their percentiles; NaN for none."""
+    if not first or not second:
+        return float("nan")
+    return float(np.abs(np.quantile(first, QUANTILES) - np.quantile(second, QUANTILES)).mean())
+
+
+def halves(values: list[float]) -> Iterator[list[float]]:
+    """Every second value, and the others: how far two samples of one kind are apart."""
+    yield values[::2]
+    yield values[1::2]
