@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from cityscapesscripts.helpers.labels import name2label
 
 from augment.paint.blend import contrast_at
 from augment.paint.sharpness import inner, softness, softness_around
@@ -11,7 +12,7 @@ from augment.placement.filters import Filters
 from data.frame import Frame
 from data.geometry import MaskPatch
 from data.instances import bounding_box
-from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
+from data.labels import FIRST_SINGLE_ID
 
 QUANTILES = np.linspace(0.01, 0.99, 99)
 _BESIDE = 0.5  # what is beside an object, in parts of its longer side
@@ -53,7 +54,7 @@ def real_looks(frames: list[Frame], class_name: str) -> Looks:
     for frame in frames:
         ids = frame.read_instance_ids()
         areas = np.bincount(ids.ravel())
-        label_id, limit = TARGET_CLASSES[class_name].label_id, Filters().area_limit(ids.size)
+        label_id, limit = name2label[class_name].id, Filters().area_limit(ids.size)
         values = np.flatnonzero(areas >= limit)
         values = values[values // FIRST_SINGLE_ID == label_id]
         if len(values):
