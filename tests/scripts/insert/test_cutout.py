@@ -1,6 +1,7 @@
 """scripts/insert.py --render cutout: instances of the data set with their own outlines."""
 
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -16,7 +17,8 @@ from augment.placement.filters import Filters
 from data.frame import list_frames
 from data.geometry import is_thing
 from data.labels import TARGET_CLASSES
-from tests.programs import run_ok
+from scripts.evaluate_pixels import main as evaluate_pixels
+from tests.programs import refused, run_ok
 from tests.scripts.insert.inserting import insert, lines
 
 SIZE = 512, 256
@@ -129,3 +131,38 @@ def test_where_all_would_be_enlarged_too_much_nothing_is_put_on_the_maps_either(
     for frame, made in zip(list_frames(source, "train"), list_frames(tmp_path / "out", "train"), strict=True):
         assert np.array_equal(frame.read_image(), made.read_image())
         assert np.array_equal(frame.read_maps()[1], made.read_maps()[1])
+
+
+# ---- what scripts.evaluate_pixels says of it ----------------------------------------------------
+
+
+def test_its_pixels_are_compared_with_those_of_real_instances(source, out, inserted, tmp_path):
+    kept = tmp_path / "tree"
+    shutil.copytree(out, kept)
+    said = run_ok(evaluate_pixels, "--tree", kept, "--db_root", source, "--write")
+    results = json.loads((kept / "pixels.json").read_text())
+    assert results.keys() == {"car", "person"}
+    for name, found in results.items():
+        mine = [one for one in inserted if one["class"] == name]
+        shown = {one["render"]["source"] for one in mine}
+        assert found["objects"] == len(mine) and found["repeats"]["instances"] == len(shown)
+        assert found["repeats"]["most_often_in_an_image"] == 1
+        low, median, high = found["enlargement"]
+        assert (
+            low
+            <= median
+            == pytest.approx(np.median([one["render"]["enlargement"] for one in mine]), abs=1e-3)
+        )
+        contrasts = [one["render"]["contrast"] for one in mine]
+        assert min(contrasts) - 0.1 <= found["contrast"]["new"][1] <= max(contrasts) + 0.1
+        assert 0 <= found["contrast"]["distance_of_real_halves"] < found["contrast"]["distance"] + 1
+        assert f"{name}, {len(mine)} objects" in said and f"{len(shown)} instances shown" in said
+    summary = json.loads((out / "insert.json").read_text())
+    assert summary["cutouts"] == {name: found["repeats"] for name, found in results.items()}
+
+
+def test_trees_that_have_no_pixels_to_compare_are_one_line(source, tmp_path):
+    command = ("--tree", tmp_path / "out", "--db_root", source)
+    assert "a tree that scripts.insert has finished" in refused(evaluate_pixels, *command)
+    run_ok(insert, "--checkpoint", "builtin:person", "--db_root", source, "--out", tmp_path / "out")
+    assert "has no images" in refused(evaluate_pixels, *command)
