@@ -40,7 +40,7 @@ step .venv/bin/python -m scripts.evaluate --checkpoint "$run" --db_root "$data" 
 # Into scenes that it never trained on: to be looked at, not to be trained on; hence --force.
 inserted=$run/inserted
 step .venv/bin/python -m scripts.insert --checkpoint "$run" --db_root "$data" --split val --force --out "$inserted" \
-  --per_image 1-2 --render swap --preview 6 --num_workers 2 --overwrite
+  --per_image 1-2 --render cutout --preview 6 --num_workers 2 --overwrite
 
 grid=$(ls -t "$run"/samples/*.png | head -n 1)
 cat <<TEXT
