@@ -37,7 +37,9 @@ class Arm:
     live: str = ""  # how new persons are painted each time a scene is drawn; empty: none are
 
 
-NEEDS_MODEL = ("cutout", "inserted")  # of the recipes
+# Models of places: of persons, with shapes; of all classes, places alone.
+OF_PERSONS, OF_ALL = "placement", "placement_all"
+MODEL_OF = {"cutout": OF_PERSONS, "cutout_all": OF_ALL, "inserted": OF_PERSONS}  # by recipe
 ARMS = {
     "real": Arm("the n scenes alone"),
     "copy-paste": Arm(
@@ -54,6 +56,11 @@ ARMS = {
         "scripts.insert --render cutout: their own masks and pixels where a model of the n scenes says",
         "from prior in the places, and in that who stands there is chosen to fit",
         ("cutout",),
+    ),
+    "cutout-all": Arm(
+        "the same with objects of all classes, evenly",
+        "from cutout in the classes, and in the model of places, --places_all",
+        ("cutout_all",),
     ),
     "cutout-on-the-fly": Arm(
         'InsertInstances(render="cutout") with that model',
@@ -86,9 +93,10 @@ ARMS = {
 }
 
 
-def needs_model(arm: str) -> bool:
-    """Whether an arm wants the model of places and shapes."""
-    return bool(ARMS[arm].live) or bool(set(ARMS[arm].recipes) & set(NEEDS_MODEL))
+def models_of(arm: str) -> tuple[str, ...]:
+    """The models of places that an arm wants."""
+    models = [MODEL_OF[recipe] for recipe in ARMS[arm].recipes if recipe in MODEL_OF]
+    return tuple(dict.fromkeys([*models, OF_PERSONS] if ARMS[arm].live else models))
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ class Source:
     """What the recipes of one case start from."""
 
     tree: Path  # the n scenes
-    model: str | Path  # checkpoint of the model of places and shapes, for recipes in NEEDS_MODEL
+    models: dict[str, str | Path]  # checkpoints, for recipes in MODEL_OF
     seed: int
     copies: int
     per_image: str
@@ -129,7 +137,7 @@ def run_program(name: str, arguments: dict, log: Path) -> None:
 
 
 def train_placement(folder: Path, tree: Path, preset: str, iterations: int, seed: int, device: str) -> dict:
-    """Train the model of places and shapes on the scenes of a tree."""
+    """Train a model of places on the scenes of a tree."""
     arguments = {
         "preset": preset,
         "db_root": tree,
@@ -150,17 +158,18 @@ def train_placement(folder: Path, tree: Path, preset: str, iterations: int, seed
 # ---- recipes ------------------------------------------------------------------------------------
 
 
-def inserted(render: str, folder: Path, source: Source) -> dict:
-    """Persons where the model says, once for each copy; render: how scripts.insert paints them."""
+def inserted(model: str, classes: str, render: str, folder: Path, source: Source) -> dict:
+    """Objects where a model says, once for each copy; classes, render: as for scripts.insert."""
     objects = 0
     for copy in range(source.copies):
         out = folder / f"tree{copy}"
         arguments = {
-            "checkpoint": source.model,
+            "checkpoint": source.models[model],
             "db_root": source.tree,
             "split": SPLIT,
             "out": out,
             "per_image": source.per_image,
+            "classes": classes,
             "render": render,
             "bank": folder / "bank.npz",
             "seed": _seed(source, copy),
@@ -169,9 +178,8 @@ def inserted(render: str, folder: Path, source: Source) -> dict:
             "device": source.device,
         }
         run_program("scripts.insert", arguments, folder / "log.txt")
-        objects += json.loads((out / "insert.json").read_text(encoding="utf-8"))["objects_inserted"].get(
-            "person", 0
-        )
+        report = json.loads((out / "insert.json").read_text(encoding="utf-8"))
+        objects += sum(report["objects_inserted"].values())
     return {"objects": objects, "frames": _frames(folder)}
 
 
@@ -228,8 +236,9 @@ def repainted_whole(folder: Path, source: Source) -> dict:
 RECIPES: dict[str, Callable[[Path, Source], dict]] = {
     "copy_paste": partial(pasted, "copy_paste"),
     "prior": partial(pasted, "prior"),
-    "cutout": partial(inserted, "cutout"),
-    "inserted": partial(inserted, "swap"),
+    "cutout": partial(inserted, OF_PERSONS, "person", "cutout"),
+    "cutout_all": partial(inserted, OF_ALL, "all", "cutout"),
+    "inserted": partial(inserted, OF_PERSONS, "person", "swap"),
     "repainted": repainted,
     "repainted_whole": repainted_whole,
 }

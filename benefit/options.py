@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import dataclass, replace
 
-from benefit.arms import ARMS
+from benefit.arms import ARMS, OF_ALL, OF_PERSONS
 from benefit.scenes import BuiltInScenes, Scenes, TreeScenes
 from data.camera import camera_setting
 from segment.models import ARCHS
@@ -64,11 +64,16 @@ class BenefitOptions:
     )
     places: str = setting(
         "",
-        "checkpoint of a model of places and shapes, which then is known from elsewhere (default: one is"
-        " trained on the n scenes)",
+        "checkpoint of a model of persons, which then is known from elsewhere (default: one is trained on"
+        " the n scenes)",
         section="data",
     )
-    place_preset: str = setting("demo", "of main.py, for the model of places and shapes", section="data")
+    places_all: str = setting(
+        "builtin:street",
+        "checkpoint of a model of all classes, for cutout-all; always known from elsewhere",
+        section="data",
+    )
+    place_preset: str = setting("demo", "of main.py, for the model of persons", section="data")
     place_iterations: int = setting(400, "steps of its training", section="data", min=1)
 
     arch: str = setting("maskrcnn_small_fpn", "see scripts.segment", ARCHS, section="segmenter")
@@ -114,6 +119,11 @@ class BenefitOptions:
         return TreeScenes(self.db_root, self.final_root, self.final_cities, self.camera, self.scene_size)
 
     @property
+    def known_places(self) -> dict[str, str]:
+        """Checkpoints of models of places that are known from elsewhere; empty: trained here."""
+        return {OF_PERSONS: self.places, OF_ALL: self.places_all}
+
+    @property
     def trains_start(self) -> bool:
         """Whether the weights that all arms begin with are trained here."""
         return self.start == FROM_SCENES and self.start_iterations > 0
@@ -152,7 +162,7 @@ def parse(arguments: list[str] | None = None) -> BenefitOptions:
         raise InputError("--final_root and --final_cities: two second sets; give one of them")
     if options.final and options.db_root and not (options.final_root or options.final_cities):
         raise InputError("--final: name the second held-out scenes with --final_root or --final_cities")
-    if options.places:
-        find_checkpoint(options.places)
+    for checkpoint in filter(None, options.known_places.values()):
+        find_checkpoint(checkpoint)
     options.scenes.check(max(options.n), options.held_out, final=options.final)
     return options

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from benefit.arms import ARMS, needs_model
+from benefit.arms import ARMS, models_of
 from benefit.options import BenefitOptions
 from benefit.sharing import read_result
 from benefit.tasks import SETTINGS, Case, cases_of
@@ -100,7 +100,7 @@ def _cost(options: BenefitOptions, out: Path, n: int, arm: str) -> dict:
     recipes = ARMS[arm].recipes
     cases = [case for case in cases_of(options) if case.n == n]
     parts = {
-        "placement": [f"{case.name}/placement" for case in cases if needs_model(arm)],
+        "placement": [case.model(model) for case in cases for model in models_of(arm)],
         "data": [case.data(recipe) for case in cases for recipe in recipes],
         "training": [case.arm(arm) for case in cases],
     }

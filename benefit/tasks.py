@@ -13,10 +13,11 @@ from augment.placement.options import range_of
 from benefit.arms import (
     ARMS,
     ARMS_VERSION,
-    NEEDS_MODEL,
+    MODEL_OF,
+    OF_PERSONS,
     RECIPES,
     Source,
-    needs_model,
+    models_of,
     train_placement,
     trees_of,
 )
@@ -56,6 +57,9 @@ class Case:
     def final(self, arm: str) -> str:
         return f"{self.name}/final/{arm}"
 
+    def model(self, model: str) -> str:
+        return f"{self.name}/{model}"
+
 
 def cases_of(options: BenefitOptions) -> list[Case]:
     """Seed by seed, so that a measurement that is cut short has whole seeds."""
@@ -77,11 +81,11 @@ def tasks_of(options: BenefitOptions) -> list[BenefitTask]:
     if start:
         models.append(BenefitTask(START, (), partial(train_start, options=options)))
     for case in cases_of(options):
-        scenes, model = f"{case.name}/scenes", f"{case.name}/placement"
-        trained = () if options.places else (model,)
+        scenes = f"{case.name}/scenes"
+        models_wanted = dict.fromkeys(model for arm in options.arms for model in models_of(arm))
         source = Source(
             out / scenes / "tree",
-            options.places or out / model / "run",
+            {model: model_checkpoint(options, case, model) for model in models_wanted},
             case.seed,
             options.copies,
             options.per_image,
@@ -89,7 +93,8 @@ def tasks_of(options: BenefitOptions) -> list[BenefitTask]:
         )
         first.append(BenefitTask(scenes, (), partial(drawn.training, n=case.n, seed=case.seed)))
         recipes = dict.fromkeys(recipe for arm in options.arms for recipe in ARMS[arm].recipes)
-        if trained and any(map(needs_model, options.arms)):
+        trained = {model: case.model(model) for model in models_wanted if not options.known_places[model]}
+        for name in trained.values():
             work = partial(
                 train_placement,
                 tree=source.tree,
@@ -98,13 +103,14 @@ def tasks_of(options: BenefitOptions) -> list[BenefitTask]:
                 seed=case.seed,
                 device=options.device,
             )
-            models.append(BenefitTask(model, (scenes,), work))
+            models.append(BenefitTask(name, (scenes,), work))
         for recipe in recipes:
-            needs = (scenes, *trained) if recipe in NEEDS_MODEL else (scenes,)
-            data.append(BenefitTask(case.data(recipe), needs, partial(RECIPES[recipe], source=source)))
+            needs = [trained[model] for model in (MODEL_OF.get(recipe),) if model in trained]
+            work = partial(RECIPES[recipe], source=source)
+            data.append(BenefitTask(case.data(recipe), (scenes, *needs), work))
         for arm in options.arms:
             made = tuple(case.data(recipe) for recipe in ARMS[arm].recipes)
-            made += trained if ARMS[arm].live else ()
+            made += tuple(trained[model] for model in models_of(arm) if model in trained)
             arms.append(
                 BenefitTask(
                     case.arm(arm),
@@ -116,6 +122,11 @@ def tasks_of(options: BenefitOptions) -> list[BenefitTask]:
                 work = partial(measure_finally, options=options, case=case, arm=arm)
                 last.append(BenefitTask(case.final(arm), (FINAL, case.arm(arm)), work))
     return [*first, *models, *data, *arms, *last]
+
+
+def model_checkpoint(options: BenefitOptions, case: Case, model: str) -> str | Path:
+    """A model of places: one that is known from elsewhere, or that of the case."""
+    return options.known_places[model] or Path(options.out).absolute() / case.model(model) / "run"
 
 
 def train_start(folder: Path, options: BenefitOptions) -> dict:
@@ -148,11 +159,10 @@ def first_weights(options: BenefitOptions) -> str:
 
 def live_frames(folder: Path, options: BenefitOptions, case: Case, arm: str) -> LiveFrames:
     """The scenes of a case with new persons each time they are drawn."""
-    start = Path(options.out).absolute() / case.name
     return LiveFrames(
-        start / "scenes/tree",
+        Path(options.out).absolute() / case.name / "scenes/tree",
         SPLIT,
-        options.places or start / "placement/run",
+        model_checkpoint(options, case, OF_PERSONS),
         ARMS[arm].live,
         folder / "bank.npz",
         range_of(options.per_image),

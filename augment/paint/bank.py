@@ -17,28 +17,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
-from augment.compose import GROUND, contact_rows, one_piece, rides
-from augment.paint.blend import light_around
 from augment.paint.collection import Kind, Table, grid_of, shelf_of
 from augment.paint.cutout import Cutout, cut_out
+from augment.paint.measuring import Found, instances_on, light_where, window_around
 from data.frame import Frame, list_frames
 from data.images import read_instance_map
-from data.instances import RIDER
-from data.labels import FIRST_SINGLE_ID, LABEL_OF_VALUE, TARGET_CLASSES
+from data.labels import TARGET_CLASSES
 from support.errors import InputError, name_some, warn
 from support.files import replacing, stamp
 
-VERSION = 3
-MIN_SIDE, MIN_AREA = 8, 100  # pixels; smaller instances are not worth showing again
-MARGIN_FRACTION = 1 / 16  # kept around an instance, in parts of its longer side, and 4 pixels besides
-_WHOLE_COVERED = 0.02  # fraction of a whole instance's outline that something in front may take
-_WHOLE_PIECE = 0.98  # fraction of its pixels that one piece holds
-_WHOLE_GROUND = 0.5  # fraction of the pixels right below its lowest twentieth that are ground
-_WHOLE_STRAIGHT = 0.45  # fraction of its height along which a person may meet a side of its box: a tree or a
-# corner of a house, whose distance no map tells, cuts in a straight line
-_PEOPLE = (24, 25)
+VERSION = 4
 OWN, RIDDEN = 255, 128  # in the stored mask
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
@@ -128,29 +117,6 @@ def build_bank(
 # ---- making it ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Found:
-    """An instance that may be chosen."""
-
-    frame: int
-    instance_id: int
-    box: tuple[int, int, int, int]  # half-open
-    unit_box: tuple[int, int, int, int]  # the same with what it rides
-    ridden: int  # id of that, else 0
-    area: int
-    solidity: float
-    covered: float
-    cut: tuple[bool, bool, bool, bool]
-    whole: bool
-    frame_size: tuple[int, int]
-
-    @property
-    def rank(self) -> tuple[float, int, int]:
-        """The freer an instance stands, the smaller."""
-        worth = self.solidity * (1 - self.covered) * (0.5 if any(self.cut) else 1)
-        return -worth, self.frame, self.instance_id
-
-
 def _state(frames: list[Frame], split: str, limits: Limits) -> str:
     """A hash of what the bank depends on: names, sizes and times of the source files, and the limits."""
     parts = [VERSION, split, limits.per_class, limits.longest]
@@ -193,98 +159,6 @@ def _measure(item: tuple[int, Frame]) -> list[Found] | str:
         return str(error)
 
 
-def instances_on(ids: np.ndarray, number: int = 0) -> list[Found]:
-    """The instances on a map (H,W) uint16, by rising id, but for tiny ones; number: that of the frame."""
-    height, width = ids.shape
-    values = np.flatnonzero(np.bincount(ids.ravel(), minlength=FIRST_SINGLE_ID))
-    lookup = np.zeros(values[-1] + 1, np.int32)
-    lookup[values] = np.arange(1, len(values) + 1)
-    slices = ndimage.find_objects(lookup[ids], len(values))
-    feet = contact_rows(LABEL_OF_VALUE[ids], ids)
-    ridden_by = dict(rides(ids))
-    found = []
-    for value, (rows, columns) in zip(values.tolist(), slices, strict=True):
-        w, h = columns.stop - columns.start, rows.stop - rows.start
-        if value < 24 * FIRST_SINGLE_ID or min(w, h) < MIN_SIDE:
-            continue
-        window = np.s_[max(rows.start - 1, 0) : rows.stop + 1, max(columns.start - 1, 0) : columns.stop + 1]
-        mask = np.uint8(ids[window] == value)
-        area = int(np.count_nonzero(mask))
-        if area < MIN_AREA:
-            continue
-        covered = _covered(mask, feet[window])
-        hull = cv2.convexHull(cv2.findNonZero(mask))
-        solid = np.zeros_like(mask)
-        cv2.fillConvexPoly(solid, hull, 1)
-        solidity = area / max(np.count_nonzero(solid), 1)
-        box = unit_box = columns.start, rows.start, columns.stop, rows.stop
-        ridden = ridden_by.get(value, 0)
-        if ridden:
-            unit_box = _around(box, slices[lookup[ridden] - 1])
-        whole = value not in ridden_by.values() and (ridden > 0 or value // 1000 != RIDER)
-        whole = whole and _is_whole((value, ridden) if ridden else (value,), unit_box, ids, feet)
-        cut = _cut_off(box, ids)
-        found.append(
-            Found(number, value, box, unit_box, ridden, area, solidity, covered, cut, whole, (width, height))
-        )
-    return found
-
-
-def _around(box: tuple[int, int, int, int], other: tuple[slice, slice]) -> tuple[int, int, int, int]:
-    """The box around a box and the rows and columns of another."""
-    rows, columns = other
-    x0, y0, x1, y1 = box
-    return min(x0, columns.start), min(y0, rows.start), max(x1, columns.stop), max(y1, rows.stop)
-
-
-def _covered(mask: np.ndarray, feet: np.ndarray) -> float:
-    """Fraction of the outline of a mask (h,w) uint8 that something in front takes; feet: `contact_rows`."""
-    edge = cv2.dilate(mask, np.ones((3, 3), np.uint8)) > mask
-    foot = feet[mask > 0].max()  # of a rider that of what is ridden
-    return float((feet[edge] > foot).mean()) if edge.any() else 0.0
-
-
-def _cut_off(box: tuple[int, int, int, int], ids: np.ndarray) -> tuple[bool, bool, bool, bool]:
-    """Whether the frame of a map (H,W) cuts off what is in a box left, top, right, below."""
-    x0, y0, x1, y1 = box
-    return x0 == 0, y0 == 0, x1 == ids.shape[1], y1 == ids.shape[0]
-
-
-def _is_whole(
-    unit: tuple[int, ...], box: tuple[int, int, int, int], ids: np.ndarray, feet: np.ndarray
-) -> bool:
-    """Whether nothing cuts or covers instances that go together, in a box, and they stand on the ground."""
-    x0, y0, x1, y1 = box
-    window = np.s_[max(y0 - 1, 0) : y1 + 1, max(x0 - 1, 0) : x1 + 1]
-    mask = np.isin(ids[window], unit)
-    if any(_cut_off(box, ids)) or _covered(mask.view(np.uint8), feet[window]) > _WHOLE_COVERED:
-        return False
-    if unit[0] // 1000 in _PEOPLE and _has_straight_side(mask):
-        return False
-    return _stands(mask, ids[window]) and _is_one_piece(mask)
-
-
-def _stands(mask: np.ndarray, ids: np.ndarray) -> bool:
-    """Whether what is right below the feet of an instance, mask (h,w) bool, is ground on its map (h,w)."""
-    below = np.zeros_like(mask)
-    below[1:] = mask[:-1] & ~mask[1:]
-    rows = np.flatnonzero(mask.any(1))
-    below[: rows[-1] + 1 - len(rows) // 20] = False
-    return bool(below.any() and np.isin(ids[below], GROUND).mean() >= _WHOLE_GROUND)
-
-
-def _is_one_piece(mask: np.ndarray) -> bool:
-    return np.count_nonzero(one_piece(mask) & mask) >= _WHOLE_PIECE * np.count_nonzero(mask)
-
-
-def _has_straight_side(mask: np.ndarray) -> bool:
-    x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
-    side = max(1, round(0.01 * h))  # pixels
-    inside = mask[y : y + h, x : x + w]
-    met = max(inside[:, :side].any(1).mean(), inside[:, -side:].any(1).mean())
-    return bool(met > _WHOLE_STRAIGHT)
-
-
 def _cut(
     item: tuple[Frame, list[Found]], longest: int
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] | str:
@@ -312,22 +186,6 @@ def _cut(
         jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _JPEG)[1]
         cuts.append((jpeg, cv2.imencode(".png", mask)[1], np.float32(light), np.float32(seen_by)))
     return cuts
-
-
-def light_where(one: Found, rgb: np.ndarray, ids: np.ndarray) -> np.ndarray | None:
-    """`light_around` an instance on its image (H,W,3) uint8 and map (H,W)."""
-    x0, y0, x1, y1 = one.box
-    margin = max(x1 - x0, y1 - y0) // 4 + 4
-    window = np.s_[max(y0 - margin, 0) : y1 + margin, max(x0 - margin, 0) : x1 + margin]
-    return light_around(rgb[window], ids[window] == one.instance_id)
-
-
-def window_around(one: Found) -> tuple[tuple[slice, slice], tuple[int, int]]:
-    """Rows and columns of an instance, what it rides and what is kept around, and their corner x, y."""
-    x0, y0, x1, y1 = one.unit_box
-    margin = round(MARGIN_FRACTION * max(x1 - x0, y1 - y0)) + 4
-    left, top = max(x0 - margin, 0), max(y0 - margin, 0)
-    return np.s_[top : y1 + margin, left : x1 + margin], (left, top)
 
 
 def _reduced(

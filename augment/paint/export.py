@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from cityscapesscripts.helpers.labels import id2label
 
-from augment.paint.bank import instances_on, light_where, window_around
 from augment.paint.cutout import cut_out
 from augment.paint.folder import SHEETS, Origin, opened, png_of_cutout
+from augment.paint.measuring import instances_on, light_where, window_around
 from data.frame import Frame
 from data.labels import TARGET_CLASSES
 from data.writer import encode_png

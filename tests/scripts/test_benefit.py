@@ -37,6 +37,17 @@ def test_an_arm_learns_as_long_as_another_and_half_from_made_data(tmp_path):
     assert "/final/" not in str([task.name for task in tasks_of(options)])
 
 
+def test_a_model_of_places_is_trained_only_where_an_arm_wants_one_that_is_not_known(tmp_path):
+    def trained(**given) -> set[str]:
+        arms = given.pop("arms", ["real", "cutout", "cutout-all", "on-the-fly"])
+        names = {task.name for task in tasks_of(parse(flags(tmp_path, arms=arms, **given)))}
+        return {name.split("/")[1] for name in names if "placement" in name}
+
+    assert trained(arms=["real", "prior", "cutout-all"]) == set()
+
+    assert trained() == {"placement"} and trained(places="builtin:person") == set()
+
+
 @pytest.mark.slow
 def test_a_miniature_from_start_to_end_with_a_stop_on_the_way(tmp_path, monkeypatch):
     arguments = flags(tmp_path / "out")

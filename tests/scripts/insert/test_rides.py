@@ -27,7 +27,7 @@ RIDER = TARGET_CLASSES["rider"].label_id
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     root = tmp_path_factory.mktemp("streets")
-    write_streets(root, 8, 0, SIZE, seed=3, mixed=True)
+    write_streets(root, 16, 0, SIZE, seed=6, mixed=True)
     return root
 
 
