@@ -26,6 +26,7 @@ from support.checkpoints import (
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
+    set_aside,
 )
 from support.errors import InputError, Stopped
 from support.files import write_atomic
@@ -83,9 +84,10 @@ class Run:
             self.iteration, self.samples_seen, self.window = (
                 state[name] for name in ("iteration", "samples_seen", "window")
             )
-        if not ranks.rank:
-            _start_folder(folder, flag, options, fresh=state is None)
+        kept = [] if ranks.rank else _start_folder(folder, flag, options, self.iteration)
         self.log = RunLog(folder, purge_after=self.iteration, silent=ranks.rank > 0)
+        if kept:
+            self.log.line(f"later states of the run before are kept as {kept[0]} to {kept[-1]}")
         self.stop = StopRequest()
         self.failure: InputError | None = None
 
@@ -171,11 +173,13 @@ class Run:
             raise Stopped(end)
 
 
-def _start_folder(folder: Path, flag: str, options: str, *, fresh: bool) -> None:
+def _start_folder(folder: Path, flag: str, options: str, iteration: int) -> list[Path]:
+    """Make a run folder ready to go on from an iteration; new names of its states that are later."""
     try:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "options.yaml", options.encode())
-        if fresh:  # a run that died before its first checkpoint may have left lines
+        if not iteration:  # a run that died before its first checkpoint may have left lines
             (folder / "stats.jsonl").unlink(missing_ok=True)
+        return set_aside(folder / CHECKPOINTS, iteration)
     except OSError as error:
         raise InputError(f"{flag} {folder}: can't be written ({error.strerror}); choose another") from None

@@ -37,6 +37,16 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("state-????????.pt"))
 
 
+def set_aside(folder: Path, iteration: int) -> list[Path]:
+    """Rename the checkpoints of a folder that are later than an iteration, so that nothing takes them.
+
+    A run goes on from that iteration: what came later belongs to another one. Their new names. OSError if
+    they can't be renamed.
+    """
+    later = [path for path in list_checkpoints(folder) if int(path.stem.removeprefix("state-")) > iteration]
+    return [path.rename(path.with_name(path.name.replace("state-", "earlier-run-"))) for path in later]
+
+
 def save_checkpoint(folder: Path, state: dict, keep: int) -> Path:
     """Write state under a temporary name, rename it, then drop all but the newest `keep` checkpoints.
 

@@ -73,10 +73,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_good_state_named(tmp_pa
     assert saved(tmp_path) == [2, 4] and "stopped: the loss is not finite" in capsys.readouterr().out
 
 
-def test_going_on_from_a_given_file_drops_the_rows_that_came_later(tmp_path):
+def test_going_on_from_a_given_file_drops_the_rows_that_came_later_and_sets_later_states_aside(tmp_path):
     train(tmp_path, 7)
     train(tmp_path, 5, resume=tmp_path / CHECKPOINTS / "state-00000002.pt")
     assert [row["iter"] for row in stats(tmp_path)] == [3]
+    assert saved(tmp_path) == [2, 4, 5]  # what --resume auto may take
+    kept = sorted(path.name for path in (tmp_path / CHECKPOINTS).glob("earlier-run-*"))
+    assert kept == [f"earlier-run-{iteration:08d}.pt" for iteration in (4, 6, 7)]
 
 
 def test_old_checkpoints_go(tmp_path):
