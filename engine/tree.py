@@ -271,8 +271,12 @@ def opened(
 
 def remove(program: Program, out: Path) -> None:
     """Take away what a program writes below OUT, and never more."""
-    for name in (*program.folders, WORK, MANIFEST, program.summary):
-        path = out / name
+    take_away(out, *program.folders, WORK, MANIFEST, program.summary)
+
+
+def take_away(out: Path, *names: str) -> None:
+    """Remove files and folders below OUT, those that are there."""
+    for path in (out / name for name in names):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -20,16 +20,16 @@ from data.camera import Camera
 from data.erasures import Erasure
 from data.frame import CAMERA_KIND, ERASED_KIND, GT_KINDS, IMAGE_KIND, Frame
 from data.writer import LabelledPolygon, maps_of_topmost, topmost, visible_only
-from engine.records import MANIFEST, WorkItem
+from engine.records import MANIFEST, WORK, WorkItem
 from engine.shards import Shard
-from engine.tree import Program, opened
+from engine.tree import Program, opened, take_away
 from streets.layout import FARTHEST, Population
 from streets.life import MIXED, USUAL, populate
 from streets.scenery import Thing
 from streets.second_layer import erasures_of, two_topmost
 from streets.silhouettes import Shape
 from support.errors import InputError
-from support.files import writing_to
+from support.files import LOCK, at_work_in, writing_to
 
 SPLITS = {"train": ("streets", 0), "val": ("streetsval", 1)}  # split -> city name, number in the seed
 SETTINGS_FILE = "streets.json"
@@ -384,6 +384,9 @@ def write_streets(
     if mixed:
         settings["mixed"] = True
     if not overwrite and (found := _finished(out, settings)):
+        if any((out / name).exists() for name in (WORK, MANIFEST, LOCK)):  # a run was killed at its very end
+            with at_work_in(out), writing_to(out):
+                take_away(out, WORK, MANIFEST)
         return found
     start = time.monotonic()
     items = [
