@@ -183,9 +183,10 @@ def erasing(erased: dict[str, int]) -> str:
     return f"{erased['exact']} erased exactly, {erased['filled']} holes filled"
 
 
-def of_temperature(settings: dict) -> str:
-    """What a heading adds for a density that is not the learnt one."""
-    return "" if settings["temperature"] == 1 else f", temperature {settings['temperature']:g}"
+def restrictions(temperature: float, min_height: float) -> str:
+    """What a heading adds if not all places of the learnt density are measured."""
+    said = "" if temperature == 1 else f", temperature {temperature:g}"
+    return said + (f", at least {min_height:g} of the image high" if min_height else "")
 
 
 def markdown(evaluation: dict) -> str:
@@ -203,7 +204,8 @@ def markdown(evaluation: dict) -> str:
     if "shapes" in sizes:
         of_the_rest += f" Shapes: {sizes['shapes']} a sample."
     lines = [
-        f"# Placement of {settings['target_class']} instances{of_temperature(settings)}",
+        f"# Placement of {settings['target_class']} instances"
+        + restrictions(settings["temperature"], settings["min_height"]),
         "",
         table(results),
         "",

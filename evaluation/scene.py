@@ -32,6 +32,10 @@ class Sampling:
     n_z: int  # objects in each scene for each seed
     batch_size: int  # objects made at once
     temperature: float
+    min_height: float = 0.0  # of its boxes, in parts of the image; lower ones are drawn again
+
+
+REDRAWN = 50  # times at most
 
 
 def place(
@@ -48,7 +52,7 @@ def place(
 
     Returns the model's compact masks (S,K,cy,cx) bool; training masks if it draws no shapes.
     """
-    z = draw_z(model, view.name, collected.seeds, sampling.n_z, "model")
+    z = draw_tall_z(model, places, view.name, collected.seeds, sampling.n_z, "model", sampling.min_height)
     boxes, masks = sample_scene(model, places, scene, *z, sampling.batch_size)
     if not model.what.draws_shapes:
         masks = np.array(
@@ -75,6 +79,29 @@ def draw_z(
     sizes = (model.options.z_dim_spatial, model.options.z_dim_appr)
     drawn = [normal(seed, name, range(count), purpose, sum(sizes)) for seed in seeds]
     z_spatial, z_appr = np.split(np.array(drawn), [sizes[0]], axis=2)
+    return z_spatial, z_appr
+
+
+def draw_tall_z(
+    model: WhereWhat,
+    places: Places,
+    name: str,
+    seeds: range,
+    count: int,
+    purpose: str,
+    min_height: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`draw_z`, drawn again where `places` puts a box lower than min_height, in parts of the image."""
+    z_spatial, z_appr = draw_z(model, name, seeds, count, purpose)
+    for attempt in range(1, REDRAWN if min_height else 0):
+        boxes = boxes_on(places, z_spatial, model.device)
+        low = boxes[..., 3] - boxes[..., 1] < min_height
+        if not low.any():
+            break
+        for z, other in zip(
+            (z_spatial, z_appr), draw_z(model, name, seeds, count, f"{purpose} {attempt}"), strict=True
+        ):
+            z[low] = other[low]
     return z_spatial, z_appr
 
 
@@ -141,20 +168,17 @@ def disentangle(
 
 
 @torch.no_grad()
-def place_on_maps(
-    model: WhereWhat,
-    label_ids: np.ndarray,
-    instance_ids: np.ndarray,
-    z: np.ndarray,
-    temperature: float = 1.0,
-) -> np.ndarray:
-    """Boxes (S,K,4), fractions of the image, for z_spatial (S,K,z_spatial) on full-size maps (H,W).
+def places_on_maps(
+    model: WhereWhat, label_ids: np.ndarray, instance_ids: np.ndarray, temperature: float = 1.0
+) -> Places:
+    """The where module on full-size maps (H,W)."""
+    return model.where.on(*working_maps(label_ids, instance_ids, model.maps.small, model.device), temperature)
 
-    The where module alone, as in `model.sample`: no shape is needed.
-    """
-    maps = working_maps(label_ids, instance_ids, model.maps.small, model.device)
-    places = model.where.on(*maps, temperature)
-    thetas = [places.sample(part) for part in column(z, model.device).split(64)]
+
+@torch.no_grad()
+def boxes_on(places: Places, z: np.ndarray, device: torch.device) -> np.ndarray:
+    """Boxes (S,K,4), fractions of the image, for z_spatial (S,K,z_spatial), as in `model.sample`."""
+    thetas = [places.sample(part) for part in column(z, device).split(64)]
     return boxes_of_theta(torch.cat(thetas).cpu().numpy(), 1, 1).reshape(*z.shape[:2], 4)
 
 
@@ -164,7 +188,7 @@ def replace_erased(
     view: EvaluatedScene,
     training: Training,
     erasures: dict[int, Erasure],
-    temperature: float,
+    sampling: Sampling,
 ) -> None:
     """Erase each real instance of a scene alone and place it again, by the model and by the baselines.
 
@@ -182,8 +206,11 @@ def replace_erased(
         collected.erased["exact" if instance_id in erasures else "filled"] += 1
         label_ids, instance_ids = without
         item, seeds = f"/{instance_id}", collected.seeds
-        z_spatial, _ = draw_z(model, view.name + item, seeds, REPLACEMENT_SAMPLES, "erased")
-        boxes = {"model": place_on_maps(model, label_ids, instance_ids, z_spatial, temperature)}
+        places = places_on_maps(model, label_ids, instance_ids, sampling.temperature)
+        z_spatial, _ = draw_tall_z(
+            model, places, view.name + item, seeds, REPLACEMENT_SAMPLES, "erased", sampling.min_height
+        )
+        boxes = {"model": boxes_on(places, z_spatial, model.device)}
         labels_small = small_labels(model, label_ids)
         if model.where.has_density:
             collect_likelihood(collected, model, training, labels_small, true_box)

@@ -116,6 +116,7 @@ class WorkingMaps:
     sizes: Sizes
     group_instances: bool
     places_alone: bool = False  # instances are those of `usable_places`, else of `usable_instances`
+    min_height: float = 0.0  # of instances, in parts of the image
 
     @property
     def measured(self) -> tuple[int, int]:
@@ -157,6 +158,8 @@ class WorkingMaps:
             if CLASS_NAMES[class_index] != target_class:
                 continue
             if instance_id >= FIRST_SINGLE_ID or self.group_instances:
+                if box[3] + 1 - box[1] < self.min_height * self.measured[1]:
+                    continue
                 theta = theta_of_box(box, *self.measured)
                 found.append(Instance(instance_id, area, tuple(box), theta))
         return found

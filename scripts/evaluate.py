@@ -35,8 +35,8 @@ from evaluation.metrics import (
 from evaluation.report import (
     erasing,
     markdown,
-    of_temperature,
     remarks,
+    restrictions,
     summary_of_classes,
     table,
     write_plots,
@@ -89,6 +89,12 @@ class EvaluateOptions:
     temperature: float = setting(
         1.0, "of the density of places; below 1 gathers places where it is high, 1: as learnt"
     )
+    min_height: float = setting(
+        0.0,
+        "only instances and places at least this part of the image high; others are drawn again",
+        min=0,
+        below=1,
+    )
     scenes: int | None = setting(None, "the first so many scenes of the split (default all)", read=int, min=1)
     cache_dir: str = setting("", "folder of working-size maps (default that of the training)")
     device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")
@@ -140,7 +146,10 @@ def evaluate(settings: EvaluateOptions) -> dict:
         raise InputError(f"{out / RESULT} exists: give --overwrite to replace it, or another --out")
     targets = classes_named(settings.target_class) if settings.target_class else model.targets
     models = [model.of_class(target.name) for target in targets]
-    maps, training_maps = prepare(options, settings.split), prepare(options, settings.train_split)
+    maps, training_maps = (
+        dataclasses.replace(prepare(options, split), min_height=settings.min_height)
+        for split in (settings.split, settings.train_split)
+    )
     count = min(settings.scenes or len(maps), len(maps))
     subjects, left_out = {}, []
     for of_class in models:
@@ -192,7 +201,7 @@ def evaluate(settings: EvaluateOptions) -> dict:
         for line in remarks(evaluation["methods"], evaluation["settings"]):
             print(line)
     drawn = f"{count} scenes, {settings.n_z} objects in each, {settings.seeds} seeds"
-    print(drawn + of_temperature({"temperature": settings.temperature}))
+    print(drawn + restrictions(settings.temperature, settings.min_height))
     if not settings.quick:
         print(f"re-placement: {erasing(sum((one.collected.erased for one in subjects.values()), Counter()))}")
     print(f"definitions and plots: {out}")
@@ -225,7 +234,7 @@ def measure_scene(
     content = maps.load(index)
     scene = scene_of(content, model.device)
     places = model.where.on(scene.labels_small, scene.ids_small, settings.temperature)
-    sampling = Sampling(settings.n_z, settings.batch_size, settings.temperature)
+    sampling = Sampling(settings.n_z, settings.batch_size, settings.temperature, settings.min_height)
     masks = place(collected, model, places, scene, view, content, training, sampling)
     if settings.quick:
         return
@@ -233,7 +242,7 @@ def measure_scene(
         collect_shapes(collected, view, content, masks)
         disentangle(collected, model, places, scene, view, sampling)
     erasures = maps.frames[index].read_erasures()
-    replace_erased(collected, model, view, training, erasures, settings.temperature)
+    replace_erased(collected, model, view, training, erasures, sampling)
     if model.where.has_density:
         collect_leak(collected, model, view, erasures, settings.temperature)
         if not (view.label_ids == model.target.label_id).any():
@@ -276,6 +285,7 @@ def finish(subject: Subject, folder: Path, of_run: dict, settings: EvaluateOptio
             "training_scenes": len(training.names),
             "training_instances": len(training.boxes),
             "temperature": settings.temperature,
+            "min_height": settings.min_height,
             "n_z": settings.n_z,
             "samples_per_seed": samples,
             "sample_sizes": sample_sizes,

@@ -12,7 +12,7 @@ from data.camera import published_camera
 from data.geometry import MIN_INSTANCES, boxes_of_theta
 from evaluation.metrics import HEIGHT_METRICS, OVERLAP_METRICS, read_views
 from evaluation.report import METRICS, remarks
-from evaluation.scene import draw_z, place_on_maps, sample_scene, scene_of
+from evaluation.scene import boxes_on, draw_tall_z, draw_z, places_on_maps, sample_scene, scene_of
 from main import seed_everything
 from model import WhereWhat, load_model, sample
 from options import PRESETS, Options
@@ -243,7 +243,7 @@ def test_the_where_module_alone_gives_the_sample_s_place(root):
     scene = scene_of(content, model.device)
     places = model.where.on(scene.labels_small, scene.ids_small)
     boxes, masks = sample_scene(model, places, scene, *z, batch_size=4)
-    again = place_on_maps(model, view.label_ids, view.instance_ids, z[0])
+    again = boxes_on(places_on_maps(model, view.label_ids, view.instance_ids), z[0], model.device)
     assert np.allclose(boxes, again, atol=1e-5) and masks.shape == (2, 3, *model.maps.compact)
     spatial, appr = (torch.from_numpy(noise[1, 2].copy())[None, :, None, None] for noise in z)
     theta = sample(model, scene, spatial, appr).theta.numpy()
@@ -256,6 +256,28 @@ def density(root):
     write_streets(root / "exact", 24, 4, (256, 128), 5, erased=True)
     write_density_checkpoint(root / "density" / "checkpoints")
     return root / "density"
+
+
+def test_places_and_instances_below_min_height_are_left_out(density, root):
+    tree, cache = root / "exact", root / "cache"
+    args = ("--checkpoint", density, "--db_root", tree, "--cache_dir", cache, "--quick", "--n_z", 9)
+    args += ("--seeds", 1, "--min_height", 0.2, "--out", root / "tall")
+    result = evaluate.evaluate(evaluate.parse([str(arg) for arg in args]))
+    model = load_model(density)
+    options = dataclasses.replace(model.options, db_root=str(tree), cache_dir=str(cache))
+    maps = evaluate.prepare(options, "val", progress=False)
+    (view,) = read_views(maps, 0, [model.target])
+    places = places_on_maps(model, view.label_ids, view.instance_ids)
+    plain = boxes_on(places, draw_z(model, view.name, range(2), 9, "t")[0], model.device)
+    heights = plain[..., 3] - plain[..., 1]
+    kept = heights >= np.median(heights)
+    z, _ = draw_tall_z(model, places, view.name, range(2), 9, "t", np.median(heights))
+    tall = boxes_on(places, z, model.device)
+    assert (tall[..., 3] - tall[..., 1] >= np.median(heights)).all() and not kept.all()
+    assert np.array_equal(plain[kept], tall[kept])
+    of_all = [one.box for index in range(len(maps)) for one in maps.instances(index, "person")]
+    high = sum(y1 + 1 - y0 >= 0.2 * maps.measured[1] for _, y0, _, y1 in of_all)
+    assert 0 < high < len(of_all) and result["settings"]["instances"] == high
 
 
 def of_density(root, db_root: str, *more) -> tuple[dict, dict]:
