@@ -72,7 +72,10 @@ class WhereWhat(nn.Module):
         """The model for one of its classes alone, with the same networks. InputError if it lacks it."""
         names = [target.name for target in self.targets]
         if name not in names:
-            raise InputError(f"--target_class {name}: the checkpoint has places of {', '.join(names)} only")
+            raise InputError(
+                f"--target_class {name}: the checkpoint has places of {', '.join(names)} only; choose of"
+                " these, or take another checkpoint"
+            )
         model, number = copy.copy(self), names.index(name)
         if len(names) > 1:
             model.targets = self.targets[number : number + 1]

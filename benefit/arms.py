@@ -99,6 +99,11 @@ def models_of(arm: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*models, OF_PERSONS] if ARMS[arm].live else models))
 
 
+def shows_shapes(arm: str) -> bool:
+    """Whether an arm shows persons in the shapes that the model of persons draws."""
+    return "inserted" in ARMS[arm].recipes or ARMS[arm].live == "swap"
+
+
 @dataclass(frozen=True)
 class Source:
     """What the recipes of one case start from."""

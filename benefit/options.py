@@ -2,11 +2,16 @@
 
 import argparse
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from benefit.arms import ARMS, OF_ALL, OF_PERSONS
+from augment.placement.options import range_of
+from benefit.arms import ARMS, OF_ALL, OF_PERSONS, models_of, shows_shapes
 from benefit.scenes import BuiltInScenes, Scenes, TreeScenes
 from data.camera import camera_setting
-from segment.models import ARCHS
+from distributed import choose_device
+from model import load_model
+from options import PRESETS, from_dict
+from segment.models import ARCHS, build
 from segment.options import OPTIMISERS, size_of
 from support.checkpoints import find_checkpoint
 from support.errors import InputError, Parser
@@ -20,6 +25,12 @@ SECTIONS = {
 }
 # These extend a measurement or say how it is done: they may change from one command to the next in an --out.
 FREE = ("out", "n", "seeds", "arms", "final", "report", "device")
+
+
+def _range(text: str) -> str:
+    """The same text, what argparse calls a type: a number or a range."""
+    range_of(text)
+    return text
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,9 @@ class BenefitOptions:
     scene_size: tuple[int, int] = setting(
         (1024, 512), "WIDTHxHEIGHT of the scenes, pixels", section="data", read=size_of
     )
-    per_image: str = setting("1-3", "objects tried in each scene, a number or a range", section="data")
+    per_image: str = setting(
+        "1-3", "objects tried in each scene, a number or a range", section="data", read=_range
+    )
     copies: int = setting(
         3,
         "how often each scene is inserted into, pasted into, repainted, every time anew",
@@ -73,7 +86,9 @@ class BenefitOptions:
         "checkpoint of a model of all classes, for cutout-all; always known from elsewhere",
         section="data",
     )
-    place_preset: str = setting("demo", "of main.py, for the model of persons", section="data")
+    place_preset: str = setting(
+        "demo", "of main.py, for the model of persons", tuple(PRESETS), section="data"
+    )
     place_iterations: int = setting(400, "steps of its training", section="data", min=1)
 
     arch: str = setting("maskrcnn_small_fpn", "see scripts.segment", ARCHS, section="segmenter")
@@ -150,9 +165,10 @@ def parser() -> Parser:
 def parse(arguments: list[str] | None = None) -> BenefitOptions:
     """Options of a command line (None: sys.argv). Raises InputError for what can't be used."""
     options = BenefitOptions(**vars(parser().parse_args(arguments)))
-    options = replace(
-        options, n=tuple(options.n), arms=tuple(options.arms), final_cities=tuple(options.final_cities)
-    )
+    named_once = {
+        name: tuple(dict.fromkeys(getattr(options, name))) for name in ("n", "arms", "final_cities")
+    }
+    options = replace(options, **named_once)
     checked(replace(options, arms=None))  # argparse has seen each of them
     if min(options.n) < 2:
         raise InputError("--n: at least 2 scenes, one to paste into and one to paste from")
@@ -162,7 +178,48 @@ def parse(arguments: list[str] | None = None) -> BenefitOptions:
         raise InputError("--final_root and --final_cities: two second sets; give one of them")
     if options.final and options.db_root and not (options.final_root or options.final_cities):
         raise InputError("--final: name the second held-out scenes with --final_root or --final_cities")
+    if options.final_root and Path(options.final_root).resolve() == Path(options.db_root).resolve():
+        raise InputError(
+            f"--final_root {options.final_root}: is --db_root, whose val split is measured on before; give"
+            " another tree, or --final_cities"
+        )
     for checkpoint in filter(None, options.known_places.values()):
         find_checkpoint(checkpoint)
     options.scenes.check(max(options.n), options.held_out, final=options.final)
+    if not options.report:
+        _check_models(options)
     return options
+
+
+def _check_models(options: BenefitOptions) -> None:
+    """Raises InputError, now and not after hours, for a device or a model that an arm can't use."""
+    choose_device(options.device)
+    if options.start != FROM_SCENES:
+        try:
+            build(options.arch, options.start)
+        except InputError as error:
+            raise InputError(str(error).replace("--weights", "--start")) from None
+    for model in dict.fromkeys(model for arm in options.arms for model in models_of(arm)):
+        checkpoint = options.known_places[model]
+        flag = f"--{'places_all' if model == OF_ALL else 'places'} {checkpoint}"
+        if checkpoint:
+            known = load_model(checkpoint).options
+        elif model == OF_PERSONS:
+            flag = f"--place_preset {options.place_preset}"
+            known = from_dict(PRESETS[options.place_preset], flag)
+        else:
+            raise InputError("--places_all: name a checkpoint, or leave cutout-all out of --arms")
+        classes = [target.name for target in known.targets]
+        if model == OF_ALL and len(classes) == 1:
+            raise InputError(
+                f"{flag}: has places of {classes[0]} alone; give a model of all classes, or leave cutout-all"
+                " out of --arms"
+            )
+        if model == OF_PERSONS and "person" not in classes:
+            raise InputError(f"{flag}: has places of {', '.join(classes)}, not of persons; give one that has")
+        drawn = [arm for arm in options.arms if shows_shapes(arm)]
+        if model == OF_PERSONS and known.what == "none" and drawn:
+            raise InputError(
+                f"{flag}: knows places alone and draws no shapes; give another, or leave {', '.join(drawn)}"
+                " out of --arms"
+            )

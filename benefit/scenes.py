@@ -10,13 +10,14 @@ from pathlib import Path
 
 from augment.paint.blend import resize
 from augment.placement.scene import count_instances
-from data.frame import ANNOTATION, CAMERA_KIND, IMAGE_KIND, Frame, list_frames
+from data.frame import ANNOTATION, CAMERA_KIND, IMAGE_KIND, Frame
 from data.images import is_plain_png
 from data.instances import resize_nearest
 from data.writer import encode_png
 from engine.records import write_outputs
-from streets.scenes import write_streets
-from support.errors import InputError
+from segment.samples import frames_of
+from streets.scenes import check_arguments, write_streets
+from support.errors import InputError, name_some
 from support.files import read_bytes
 from support.seeds import generator
 
@@ -38,7 +39,8 @@ class BuiltInScenes:
     size: tuple[int, int]
 
     def check(self, n: int, held_out: int, *, final: bool) -> None:
-        """There are as many as anybody wants."""
+        """Raises InputError for a size or a number that the generator can't make."""
+        check_arguments(n, held_out, self.size, seed=0, workers=1)
 
     def training(self, folder: Path, n: int, seed: int) -> dict:
         report = write_streets(folder / "tree", n, DRAWN_SCENES, self.size, SCENE_SEEDS + seed)
@@ -74,12 +76,13 @@ class TreeScenes:
         wanted = [("--n", self._of_split(SPLIT), n), ("--held_out", self._of_split(HELD_OUT_SPLIT), held_out)]
         if final:
             wanted.append(("--held_out", self._of_final(), held_out))
+        elif self.final_root or self.final_cities:
+            self._of_final()
         for option, frames, count in wanted:
             if count > len(frames):
                 where = f"{frames[0].root}, {frames[0].split}" if frames else self.db_root
-                raise InputError(
-                    f"{option} {count}: there are {len(frames)} scenes in {where}; ask for fewer"
-                )
+                remedy = "ask for fewer" if frames else "leave a city out of --final_cities"
+                raise InputError(f"{option} {count}: there are {len(frames)} scenes in {where}; {remedy}")
 
     def training(self, folder: Path, n: int, seed: int) -> dict:
         frames = drawn(self._of_split(SPLIT), n, seed, "training scenes")
@@ -95,14 +98,20 @@ class TreeScenes:
         return self._write(frames, folder / "tree", HELD_OUT_SPLIT)
 
     def _of_split(self, split: str) -> list[Frame]:
-        return [frame for frame in list_frames(self.db_root, split) if frame.city not in self.final_cities]
+        frames = frames_of(self.db_root, split, "--db_root")
+        return [frame for frame in frames if frame.city not in self.final_cities]
 
     def _of_final(self) -> list[Frame]:
         if self.final_root:
-            return list_frames(self.final_root, HELD_OUT_SPLIT)
-        frames = [frame for split in (SPLIT, HELD_OUT_SPLIT) for frame in list_frames(self.db_root, split)]
-        if lacking := set(self.final_cities) - {frame.city for frame in frames}:
-            raise InputError(f"--final_cities: {self.db_root} has no city {', '.join(sorted(lacking))}")
+            return frames_of(self.final_root, HELD_OUT_SPLIT, "--final_root")
+        splits = (SPLIT, HELD_OUT_SPLIT)
+        frames = [frame for split in splits for frame in frames_of(self.db_root, split, "--db_root")]
+        cities = {frame.city for frame in frames}
+        if lacking := set(self.final_cities) - cities:
+            raise InputError(
+                f"--final_cities: {self.db_root} has no city {', '.join(sorted(lacking))}, only"
+                f" {name_some(sorted(cities))}"
+            )
         return [frame for frame in frames if frame.city in self.final_cities]
 
     def _write(self, frames: list[Frame], out: Path, split: str) -> dict:

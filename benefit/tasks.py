@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
-from filelock import FileLock
-
 from augment.placement.options import range_of
 from benefit.arms import (
     ARMS,
@@ -30,7 +28,7 @@ from segment.options import SegmentOptions, validate
 from segment.samples import GroundTruth
 from segment.training import learn, measure, read_ground_truths, trained
 from support.errors import InputError
-from support.files import write_atomic
+from support.files import in_turn, is_empty, write_atomic
 
 SETTINGS = "settings.json"
 HELD_OUT, FINAL = "held_out", "final"  # the two sets of scenes to be measured on
@@ -248,15 +246,20 @@ def open_folder(options: BenefitOptions) -> Path:
         for one in (options, BenefitOptions())
     )
     ours["arms_version"] = ARMS_VERSION
+    path = out / SETTINGS
     try:
+        empty = not out.is_dir() or is_empty(out)  # looked at first: a measurement begins with its settings
+        if not empty and not path.exists():
+            raise InputError(f"--out {out}: is not empty and holds no measurement; choose another")
         out.mkdir(parents=True, exist_ok=True)
-        with FileLock(out / "settings.lock"):
-            path = out / SETTINGS
+        with in_turn(out):
             theirs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
             if theirs is None:
                 write_atomic(path, (json.dumps(ours, indent=1) + "\n").encode())
     except (OSError, ValueError) as error:
-        raise InputError(f"--out {out}: can't be used ({error}); choose another") from None
+        raise InputError(
+            f"--out {out}: can't be used ({getattr(error, 'strerror', None) or error}); choose another"
+        ) from None
     for name, value in ours.items():
         if theirs is not None and theirs.get(name, defaults.get(name)) != value:
             raise InputError(

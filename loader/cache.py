@@ -358,7 +358,7 @@ def _read_index(folder: Path) -> dict[str, Record]:
         if index["checksum"] != _checksum(index["frames"]):
             raise ValueError("wrong checksum")
         return {name: Record(**entry) for name, entry in index["frames"].items()}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         warn(f"{path}: damaged; made again")

@@ -160,8 +160,8 @@ def evaluate(settings: EvaluateOptions) -> dict:
     if not subjects:
         raise left_out[0]
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):  # rather now than after minutes of work
+        there = next(folder for folder in (out, *out.parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=there):  # rather now than after minutes of work
             pass
     except OSError as error:
         raise InputError(f"--out {out}: can't be written ({error.strerror}); choose another") from None
@@ -298,7 +298,7 @@ def finish(subject: Subject, folder: Path, of_run: dict, settings: EvaluateOptio
             "options": of_run["options"],
         },
     }
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "evaluation.md", markdown(evaluation).encode(errors="backslashreplace"))
     write_plots(folder, boxes, results, subject.fit)
     write_atomic(folder / RESULT, (json.dumps(evaluation, indent=1) + "\n").encode())

@@ -6,7 +6,9 @@ passes the filters of insertion, red: does not), and the boxes with the highest 
 """
 
 import json
+import os
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from data.writer import colour_map, encode_png
 from distributed import choose_device
 from model import load_model
 from support.errors import InputError, Parser, run_program
-from support.files import write_atomic
+from support.files import replacing
 from support.settings import add_flags, checked, setting
 from where import check_temperature
 
@@ -63,10 +65,14 @@ def parser() -> Parser:
 def parse(arguments: list[str] | None = None) -> HeatmapOptions:
     """Options of a command line (None: sys.argv). Raises InputError for what can't be used."""
     settings = checked(HeatmapOptions(**vars(parser().parse_args(arguments))))
-    for option in ("out", "json"):
-        path = getattr(settings, option)
-        if path and Path(path).exists() and not settings.overwrite:
+    files = {"out": settings.out} | ({"json": settings.json} if settings.json else {})
+    for option, path in files.items():
+        if os.path.isdir(path or "."):
+            raise InputError(f"--{option} {path}: is a folder; give the name of a file")
+        if os.path.exists(path) and not settings.overwrite:
             raise InputError(f"--{option} {path} exists: give --overwrite to replace it, or another name")
+    if len(set(map(os.path.abspath, files.values()))) < len(files):
+        raise InputError(f"--json {settings.json}: is --out, too; give another name")
     return settings
 
 
@@ -153,12 +159,13 @@ def heatmap(settings: HeatmapOptions) -> None:
             ],
         }
         files[settings.json] = (json.dumps(content, indent=1) + "\n").encode()
-    for name, content in files.items():
-        try:
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(Path(name), content)
-        except OSError as error:
-            raise InputError(f"{name}: can't be written ({error.strerror}); choose another") from None
+    try:
+        with ExitStack() as all_or_none:
+            for name, content in files.items():
+                Path(name).parent.mkdir(parents=True, exist_ok=True)
+                all_or_none.enter_context(replacing(Path(name))).write_bytes(content)
+    except OSError as error:
+        raise InputError(f"{name}: can't be written ({error.strerror}); choose another") from None
     counts = Counter(rejection or "passes" for rejection in rejections)
     print(f"{len(boxes)} places of a {model.target.name} in {image.name}")
     if concentration:

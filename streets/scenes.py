@@ -325,7 +325,8 @@ class _SceneMaker:
         return [{"instances": count, "outputs": write(frame.files(**vars(scene)))}]
 
 
-def _check_arguments(train: int, val: int, size: tuple[int, int], seed: int, workers: int) -> None:
+def check_arguments(train: int, val: int, size: tuple[int, int], seed: int, workers: int) -> None:
+    """Raises InputError for what `write_streets` can't write."""
     for name, count in (("train", train), ("val", val)):
         if not 0 <= count <= 1_000_000:
             raise InputError(f"the number of {name} scenes must be 0..1000000, not {count}")
@@ -375,7 +376,7 @@ def write_streets(
     Raises InputError for bad arguments and for a folder of anything else.
     """
     out = Path(out)
-    _check_arguments(train, val, size, seed, workers)
+    check_arguments(train, val, size, seed, workers)
     settings = {"train": train, "val": val, "size": list(size), "seed": seed, "generator": GENERATOR_VERSION}
     if erased:
         settings["erased"] = True

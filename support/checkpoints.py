@@ -169,5 +169,8 @@ def load_checkpoint(path: Path) -> dict:
         ) from None
     missing = [key for key in REQUIRED_KEYS if not isinstance(state, dict) or key not in state]
     if missing or state.get("format") != FORMAT:
-        raise InputError(f"{path}: not a checkpoint of this program (format {FORMAT}); missing: {missing}")
+        raise InputError(
+            f"{path}: not a checkpoint of this program (format {FORMAT}), missing: {missing}; take"
+            " another one"
+        )
     return state

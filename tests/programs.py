@@ -15,8 +15,9 @@ from support.errors import run_program
 
 
 def as_flags(given: dict) -> list[str]:
-    """{"size": "64x32", "data": [a, b]} as words of a command line."""
-    return [word for name, value in given.items() for word in (f"--{name}", *map(str, np.atleast_1d(value)))]
+    """{"size": "64x32", "data": [a, b], "quick": [], "out": None} as words of a command line: no --out."""
+    named = {name: value for name, value in given.items() if value is not None}
+    return [word for name, value in named.items() for word in (f"--{name}", *map(str, np.atleast_1d(value)))]
 
 
 def run_here(main: Callable[[list[str]], int | None], *arguments) -> subprocess.CompletedProcess:

@@ -238,9 +238,12 @@ def single_frame(image: str, instances: str | None) -> Frame:
     Raises InputError for a file that isn't there.
     """
     frame = Frame.of_maps(Path(image), Path(instances) if instances else None)
-    for path, option in ((frame.label_path, "--image"), (frame.instance_path, "--instances")):
+    for option, path, what in (
+        ("--image", frame.label_path, "a scene's label map, labelIds.png"),
+        ("--instances", frame.instance_path, "the instance map that belongs to --image"),
+    ):
         if not path.is_file():
-            raise InputError(f"{option} {path}: no such file")
+            raise InputError(f"{option} {path}: no such file; give {what}")
     return frame
 
 

@@ -1,4 +1,4 @@
-"""Scenes of any Cityscapes tree for a measurement: which are drawn, what is written, what is refused."""
+"""Scenes of any Cityscapes tree for a measurement: which are drawn, what is written."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +9,8 @@ import pytest
 from benefit.scenes import TreeScenes
 from data.frame import Frame, list_frames
 from data.instances import resize_nearest
-from scripts import benefit as program
 from streets.scenes import write_streets
 from support.errors import InputError
-from tests.programs import refused
 
 SIZE = (256, 128)
 
@@ -43,6 +41,8 @@ def contents(frame: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_fewer_scenes_of_a_seed_are_the_first_of_more_and_sets_do_not_overlap(tree, tmp_path):
     scenes = TreeScenes(str(tree), "", ("faraway",), "auto", SIZE)
     scenes.check(4, 3, final=False)
+    with pytest.raises(InputError, match="--n 5: there are 4 scenes"):
+        scenes.check(5, 3, final=False)
     for folder, n, seed in (("few", 2, 0), ("more", 4, 0), ("other", 2, 1)):
         found = scenes.training(tmp_path / folder, n, seed)
         assert found["scenes"] == n and found["instances"]["car"] > 0
@@ -70,26 +70,6 @@ def test_scenes_of_the_wanted_size_are_copied_and_others_reduced(tree, tmp_path)
     assert np.abs(rgb - averaged).max() <= 1
     camera, smaller = source.read_camera(), reduced.read_camera()
     assert smaller.horizon == pytest.approx(camera.horizon / 2) and smaller.fx == pytest.approx(camera.fx / 2)
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    (
-        (("--n", "7"), "--n 7: there are 6 scenes in "),
-        (("--n", "5", "--final_cities", "faraway"), "--n 5: there are 4 scenes"),
-        (("--held_out", "4"), "--held_out 4: there are 3 scenes"),
-        (("--final",), "name the second held-out scenes with --final_root or --final_cities"),
-        (("--final", "--final_cities", "nowhere"), "has no city nowhere"),
-        (("--final_cities", "faraway", "--final_root", "x"), "give one of them"),
-        (("--places", "nothing"), "nothing"),
-        (("--db_root", "", "--camera", "cityscapes"), "give --db_root"),
-        (("--db_root", "missing"), "missing: no such folder"),
-    ),
-)
-def test_bad_input_is_refused_in_one_line_and_writes_nothing(tree, tmp_path, flags, words):
-    common = ("--db_root", tree, "--out", tmp_path / "out", "--n", "2", "--held_out", "1", "--scene_size")
-    assert words in refused(program.main, *common, "256x128", *flags)
-    assert not (tmp_path / "out").exists()
 
 
 def test_an_image_of_another_size_than_its_maps_is_refused(tree, tmp_path):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from benefit import tasks
 from benefit.arms import ARMS
@@ -12,17 +13,19 @@ from benefit.report import write_report
 from benefit.sharing import work_off
 from benefit.tasks import Case, open_folder, segmenter_of, tasks_of
 from scripts import benefit as program
+from segment.models import build
 from support.checkpoints import find_checkpoint, load_checkpoint
 from support.errors import InputError
 from tests.equality import assert_same
-from tests.programs import as_flags, run_here
+from tests.programs import as_flags, refused, run_here
+from tests.town import write_checkpoint, write_places_checkpoint, write_town
 
 ROOT = Path(__file__).parents[2]
 SCENES = {"n": 3, "seeds": 1, "held_out": 2, "scene_size": "256x128", "size": "128x64", "window": "64x64"}
 LITTLE = {"start_scenes": 1, "start_iterations": 1, "copies": 1, "place_iterations": 1, "iterations": 2}
 
 
-def flags(out: Path, **more) -> list[str]:
+def flags(out: Path | str, **more) -> list[str]:
     return as_flags({"out": out, **SCENES, **LITTLE, "batch_size": 2, "device": "cpu", **more})
 
 
@@ -103,3 +106,73 @@ def test_a_folder_whose_arms_meant_something_else_is_refused(tmp_path):
     (tmp_path / "settings.json").write_text(json.dumps(earlier))
     with pytest.raises(InputError, match="holds a measurement with arms_version None, this one has"):
         open_folder(options)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    """A tree of three scenes and two held out, one of these without images, models of places, a bad one."""
+    root = tmp_path_factory.mktemp("inputs")
+    write_town(root / "tree", 3)
+    write_town(root / "tree", 2, "val")
+    (root / "bare").mkdir()
+    (root / "bare/gtFine").symlink_to(root / "tree/gtFine")
+    persons = write_checkpoint(root / "persons")
+    (root / "cut.pt").write_bytes(persons.read_bytes()[:-1000])
+    write_places_checkpoint(root / "cars", "car,bus")
+    write_places_checkpoint(root / "both")
+    torch.save(build("maskrcnn_small_fpn", "none").state_dict(), root / "small.pt")
+    return root
+
+
+TREE = {"db_root": "tree"}
+SHAPES = ["real", "cutout", "inserted"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"out": ""}, "is not empty and holds no measurement"),
+        ({"out": "tree"}, "is not empty and holds no measurement"),
+        ({"out": "cut.pt"}, "--out cut.pt: can't be used"),
+        ({"db_root": "nowhere"}, "--db_root nowhere: has no folder gtFine/train"),
+        ({"db_root": "persons"}, "--db_root persons: has no folder gtFine/train"),
+        ({"db_root": "bare"}, "3 of 3 frames have no image in leftImg8bit/train"),
+        (TREE | {"n": 4}, "--n 4: there are 3 scenes in tree, train; ask for fewer"),
+        (TREE | {"held_out": 3}, "--held_out 3: there are 2 scenes in tree, val; ask for fewer"),
+        (TREE | {"final": []}, "name the second held-out scenes with --final_root or --final_cities"),
+        (TREE | {"final_root": "nowhere"}, "--final_root nowhere: has no folder gtFine/val"),
+        (TREE | {"final_root": "./tree"}, "is --db_root, whose val split is measured on before"),
+        (TREE | {"final_root": "tree", "final_cities": "town"}, "give one of them"),
+        (TREE | {"final_cities": "paris"}, "has no city paris, only town"),
+        (TREE | {"final_cities": "town", "final": []}, "leave a city out of --final_cities"),
+        ({"camera": "cityscapes"}, "give --db_root"),
+        ({"n": 1}, "--n: at least 2 scenes"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"arms": ["real", "magic"]}, "choose from 'real', "),
+        ({"per_image": "3-1"}, "no range such as 1-3"),
+        ({"share": 1}, "share must be above 0 and below 1"),
+        ({"scene_size": "8x8"}, "at least 64x32 pixels"),
+        ({"places": "nowhere"}, "nowhere: no checkpoint"),
+        ({"places": "cut.pt"}, "cut.pt: not a readable checkpoint"),
+        ({"places": "cars"}, "--places cars: has places of car, bus, not of persons"),
+        ({"places": "both", "arms": SHAPES}, "draws no shapes; give another, or leave inserted out of"),
+        ({"place_preset": "places", "arms": SHAPES}, "--place_preset places: knows places alone"),
+        ({"place_preset": "huge"}, "choose from 'paper', 'demo'"),
+        ({"places_all": "nowhere"}, "nowhere: no checkpoint"),
+        ({"places_all": ""}, "--places_all: name a checkpoint, or leave cutout-all out"),
+        ({"places_all": "persons"}, "--places_all persons: has places of person alone; give a model of all"),
+        ({"start": "nowhere"}, "--start nowhere: no such file"),
+        ({"start": "cut.pt"}, "cut.pt: can't be read as weights"),
+        ({"start": "persons"}, "holds no weights of a Mask R-CNN"),
+        ({"start": "small.pt", "arch": "maskrcnn_mobilenet_v3_fpn"}, "holds weights of another arch than"),
+        ({"start": "coco"}, "--start coco: there are none for maskrcnn_small_fpn"),
+        ({"start_iterations": -1}, "start_iterations must be at least 0"),
+        ({"learning_rate": "nan"}, "learning_rate must be a finite number"),
+        ({"device": "abacus"}, "abacus"),
+    ],
+)
+def test_bad_input_is_one_line_status_2_and_nothing_written(inputs, change, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in inputs.iterdir():
+        Path(path.name).symlink_to(path)
+    assert words in refused(program.main, *flags(**{"out": "out"} | change), keeps=tmp_path)

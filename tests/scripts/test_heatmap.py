@@ -1,6 +1,7 @@
 """scripts/heatmap.py: where the model would place an object in one image."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from model import WhereWhat, load_model
 from options import PRESETS, from_dict
 from scripts import heatmap
 from scripts.heatmap import best, entropy, paint, share_of_half
-from tests.programs import refused, run_ok
+from tests.programs import as_flags, refused, run_ok
 from tests.town import (
     HEIGHT,
     WIDTH,
@@ -88,7 +89,7 @@ def test_the_image_is_hot_where_the_boxes_are(frame):
     assert (rgb[398:402, 510:514] == (0, 255, 0)).all(2).any()  # a foot that passes
 
 
-def test_it_writes_image_and_boxes_and_never_replaces_them_unasked(frame, checkpoint, tmp_path):
+def test_it_writes_image_and_boxes_and_replaces_them_when_asked(frame, checkpoint, tmp_path):
     image, boxes = tmp_path / "new" / "heat.png", tmp_path / "boxes.json"
     arguments = ("--checkpoint", checkpoint, "--image", frame.label_path, "--out", image, "--json", boxes)
     assert "40 places of a person in town_000000_000019" in run_ok(heatmap.main, *arguments, "--n_z", 40)
@@ -96,9 +97,6 @@ def test_it_writes_image_and_boxes_and_never_replaces_them_unasked(frame, checkp
     content = json.loads(boxes.read_text())
     assert len(content["places"]) == 40 and content["camera"] and content["class"] == "person"
     assert {"box", "score", "refusal"} == set(content["places"][0]) and content["density"] is None
-    before = image.read_bytes()
-    assert "--overwrite" in refused(heatmap.main, *arguments, "--n_z", 5)
-    assert image.read_bytes() == before
     run_ok(heatmap.main, *arguments, "--n_z", 5, "--overwrite")
     assert len(json.loads(boxes.read_text())["places"]) == 5
 
@@ -147,26 +145,45 @@ def test_each_class_has_its_heat(frame, tmp_path):
         found.append(json.loads((tmp_path / f"{name}.json").read_text()))
     assert [one["class"] for one in found] == ["person", "car"]
     assert found[0]["density"]["entropy"] != found[1]["density"]["entropy"]
-    message = refused(heatmap.main, *arguments, "--target_class", "bus", "--overwrite")
-    assert "--target_class bus: the checkpoint has places of person, car only" in message
-    assert "say which with --target_class" in refused(heatmap.main, *arguments, "--overwrite")
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"--temperature": "-1"}, "--temperature must be above 0"),
-        ({"--temperature": "2"}, "the published where module"),
-        ({"--checkpoint": "nowhere"}, "no checkpoint"),
-        ({"--image": "nowhere.png"}, "no such file"),
-        ({"--n_z": "0"}, "at least 1"),
-        ({"--device": "abacus"}, "unknown"),
-        ({"--out": "file/heat.png"}, "can't be written"),
+        ({"checkpoint": "nowhere"}, "no checkpoint"),
+        ({"checkpoint": "cut.pt"}, "cut.pt: not a readable checkpoint"),
+        ({"checkpoint": "places"}, "has places of person, car: say which with --target_class"),
+        ({"checkpoint": "places", "target_class": "bus"}, "has places of person, car only; choose"),
+        ({"target_class": "unicorn"}, "has places of person only"),
+        ({"image": None}, "--image"),
+        ({"image": "nowhere.png"}, "no such file; give a scene's label map"),
+        ({"image": "."}, "no such file; give a scene's label map"),
+        ({"image": "note.txt"}, "no such file; give the instance map"),
+        ({"image": "note.txt", "instances": "note.txt"}, "note.txt: truncated or damaged"),
+        ({"instances": "MAP"}, "an instance map is a 16-bit grey PNG"),
+        ({"out": None}, "--out"),
+        ({"out": ""}, "is a folder; give the name of a file"),
+        ({"out": ".", "overwrite": []}, "is a folder; give the name of a file"),
+        ({"out": "note.txt"}, "give --overwrite"),
+        ({"out": "note.txt/heat.png"}, "note.txt/heat.png: can't be written"),
+        ({"json": "note.txt"}, "--json note.txt exists: give --overwrite"),
+        ({"json": "note.txt/a.json"}, "note.txt/a.json: can't be written"),
+        ({"json": "./heat.png"}, "is --out, too; give another name"),
+        ({"n_z": 0}, "at least 1"),
+        ({"top": -1}, "at least 0"),
+        ({"seed": -1}, "at least 0"),
+        ({"temperature": -1}, "--temperature must be above 0"),
+        ({"temperature": 2}, "the published where module has none; leave it out"),
+        ({"device": "abacus"}, "unknown"),
     ],
 )
-def test_bad_input_is_one_line(change, words, frame, checkpoint, tmp_path, monkeypatch):
+def test_bad_input_is_one_line_status_2_and_nothing_written(
+    change, words, frame, checkpoint, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("")
-    options = {"--checkpoint": checkpoint, "--image": frame.label_path, "--out": "heat.png"} | change
-    assert words in refused(heatmap.main, *[word for pair in options.items() for word in pair])
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    Path("note.txt").write_text("mine")
+    Path("cut.pt").write_bytes(checkpoint.read_bytes()[:-1000])
+    write_places_checkpoint(tmp_path / "places")
+    given = {"checkpoint": checkpoint, "image": frame.label_path, "out": "heat.png", "n_z": 5} | change
+    flags = [word.replace("MAP", str(frame.label_path)) for word in as_flags(given)]
+    assert words in refused(heatmap.main, *flags, keeps=tmp_path)

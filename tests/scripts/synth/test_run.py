@@ -375,8 +375,7 @@ def test_bad_input_is_one_line_and_nothing_written(source, tmp_path, monkeypatch
     Path("empty").mkdir()
     Path("full/notes.txt").touch()
     given = {"db_root": "in", "out": "out", **change}
-    flags = as_flags({name: value for name, value in given.items() if value is not None})
-    assert complaint in refused(run.main, *flags, keeps=tmp_path)
+    assert complaint in refused(run.main, *as_flags(given), keeps=tmp_path)
 
 
 def test_a_run_that_finds_no_instance_is_one_line(source, tmp_path):
