@@ -66,9 +66,10 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
     if ranks.local:
         wait_for_all(NO_LIMIT)
     shown, begin = not ranks.local, ranks.rank / ranks.count
+    # The smaller split first: that it is missing should not be found out after hours.
+    validation = first_scenes(prepare(options, "val", progress=shown, begin=begin), GRID_COLUMNS).to(device)
     maps = prepare(options, "train", progress=shown, begin=begin)
     pairs = TrainingPairs(maps, options, with_places=model.where.has_density)
-    validation = first_scenes(prepare(options, "val", progress=shown, begin=begin), GRID_COLUMNS).to(device)
     if not ranks.local:
         wait_for_all(NO_LIMIT)
     global_batch = options.batch_size * ranks.count
