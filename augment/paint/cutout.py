@@ -81,11 +81,11 @@ def cut_out(
     window = np.s_[y : y + h, x : x + w]
     own = own_pixels(rgb, outline & unit)
     colours = continue_texture(rgb[window], own[window])
-    ridden = None if ridden is None else _ridden(outline[window], mask[window])
+    ridden = None if ridden is None else ridden_part(outline[window], mask[window])
     return Cutout(colours, np.uint8(outline[window]) * 255, light, ridden)
 
 
-def _ridden(outline: np.ndarray, rider: np.ndarray) -> np.ndarray:
+def ridden_part(outline: np.ndarray, rider: np.ndarray) -> np.ndarray:
     """What of an outline (h,w) bool is not the rider's, which is one piece without holes: (h,w) bool."""
     return outline & ~one_piece(outline & rider)
 
@@ -182,7 +182,7 @@ def place(
     if ridden is not None:
         ridden = np.uint8(np.ascontiguousarray(ridden[:, ::step])) * 255
         ridden = cv2.resize(ridden, (new_width, new_height), interpolation=cv2.INTER_AREA) >= 128
-        ridden = _ridden(outline, ~ridden[rows, columns])
+        ridden = ridden_part(outline, ~ridden[rows, columns])
     return Placed(
         MaskPatch(outline, left + columns.start, top + rows.start),
         rgb[rows, columns],

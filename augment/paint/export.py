@@ -1,6 +1,7 @@
 """The instances of a data set as a folder of cut-outs: a frame's files, and sheets that show all of them.
 
-OUT/person/FRAME_ID.png     `augment.paint.folder` reads them, and where each stood
+OUT/person/FRAME_ID.png     `augment.paint.folder` reads them, and where each stood; a rider's shows the
+                            two-wheeler too, and the file says which pixels are its
 OUT/contact_sheets/         what is in the folders of the classes, with names
 """
 
@@ -24,7 +25,7 @@ from support.errors import InputError
 from support.files import listed, read_bytes, write_atomic
 
 STAGE = "cut"
-CUTOUTS = Program("cutouts", "1", "cutouts.json", (STAGE,), (*TARGET_CLASSES, SHEETS))
+CUTOUTS = Program("cutouts", "2", "cutouts.json", (STAGE,), (*TARGET_CLASSES, SHEETS))
 _CELL, _LINE = 160, 16  # pixels of a sheet: side of an image, height of the name below
 _ACROSS, _DOWN = 10, 8  # images of a sheet
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -47,20 +48,22 @@ class Cutter:
             return [{"status": "failed", "reason": str(error)}]
         seen_by = None if camera is None else (camera.fx, camera.u0, camera.fy, float(camera.horizon))
         files, lines, others = {}, [], 0
-        for one in instances_on(ids):
-            name = id2label[one.instance_id // 1000].name
+        found = [(id2label[one.instance_id // 1000].name, one) for one in instances_on(ids)]
+        with_riders = {one.ridden for name, one in found if name in self.classes and one.whole}
+        for name, one in found:
             if name not in self.classes or one.box[3] - one.box[1] < self.min_height:
                 continue
-            if not one.whole or one.ridden:  # a file holds one outline, a rider is shown with what is ridden
-                others += 1
+            if not one.whole:
+                others += one.instance_id not in with_riders
                 continue
             light = light_where(one, rgb, ids)
             window, _ = window_around(one)
-            cutout = cut_out(rgb[window], ids[window] == one.instance_id, light)
+            ridden = ids[window] == one.ridden if one.ridden else None
+            cutout = cut_out(rgb[window], ids[window] == one.instance_id, light, ridden)
             stood = None if light is None else tuple(light.tolist())
             origin = Origin(frame.name, one.instance_id, one.box, one.frame_size, seen_by, stood)
             file = f"{name}/{frame.name}_{one.instance_id}.png"
-            files[file] = png_of_cutout(cutout, origin)
+            files[file] = png_of_cutout(cutout, origin, one.ridden)
             key = f"{frame.name}/{one.instance_id}"
             lines.append(line_of(STAGE, key, "cut", **{"class": name, "file": file}))
         return [*lines, {"others": others, "outputs": write(files)}]

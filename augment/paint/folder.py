@@ -9,7 +9,8 @@ DIR/objects.yaml    optional: for a folder whose places, label or height (metres
       height: [0.3, 0.75]     # metres, min and max; default: as high as the class
 
 `scripts.cutouts` writes the instances of a data set as such a folder. What it knows of an instance (`Origin`)
-is kept in the PNG itself; any other file will do too. Other files right below DIR are not looked at.
+and what of the outline of a rider is the two-wheeler's is kept in the PNG itself; any other file will do too.
+Other files right below DIR are not looked at.
 """
 
 import json
@@ -25,11 +26,12 @@ from cityscapesscripts.helpers.labels import name2label
 
 from augment.compose import one_piece
 from augment.paint.collection import Kind, Shelf, Table, grid_of, shelf_of_rows
-from augment.paint.cutout import Cutout
+from augment.paint.cutout import Cutout, ridden_part
 from augment.paint.registration import continue_texture
 from data.geometry import is_thing
 from data.images import note_of, pixels_of, png_of
-from data.labels import TARGET_CLASSES
+from data.instances import TWO_WHEELERS
+from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
 from data.writer import encode_png
 from support.errors import InputError
 from support.files import digest, listed, read_bytes
@@ -44,6 +46,7 @@ LABELS = tuple(
     name for name, label in name2label.items() if label.id >= 0 and is_thing(np.array(label.id))
 ) + ("static", "dynamic")
 _NOTE = "cutout"  # name of the text in a PNG that holds its origin
+_RIDDEN = "ridden"  # of a rider's that says which pixels are the two-wheeler's
 # The light of a cut-out of which nothing is known: mid-grey, which cameras expose for.
 _USUAL_LIGHT = np.float32([50, 0, 0])
 _OPAQUE = 250  # alpha from which a pixel shows nothing of what was behind the object
@@ -191,23 +194,31 @@ class Opened:
     outline: np.ndarray  # (h,w) bool, one piece
     own: np.ndarray  # (h,w) bool, pixels that show nothing of what was behind it
     origin: Origin
+    ridden_id: int = 0  # instance id of the two-wheeler that a rider is shown with, where it stood
+    ridden: np.ndarray | None = None  # (h,w) bool, what of the outline is the two-wheeler's
 
     def cutout(self, light: np.ndarray) -> Cutout:
         """To be put somewhere, its colours continued beyond its outline."""
-        return Cutout(continue_texture(self.rgb, self.own), np.uint8(self.outline) * 255, light)
+        colours = continue_texture(self.rgb, self.own)
+        return Cutout(colours, np.uint8(self.outline) * 255, light, self.ridden)
 
     def row(self) -> tuple:
-        """What is known of it, in the order of `Table`."""
-        origin, (h, w) = self.origin, self.outline.shape
+        """What is known of it, in the order of `Table`; of a rider with a two-wheeler that of the rider."""
+        origin, outline = self.origin, self.outline
+        if self.ridden is not None:
+            outline = self.outline & ~self.ridden
+            x, y, w, h = cv2.boundingRect(outline.view(np.uint8))
+            outline = outline[y : y + h, x : x + w]
+        h, w = outline.shape
         x0, y0, x1, y1 = origin.box
         hull = np.zeros((h, w), np.uint8)
-        cv2.fillConvexPoly(hull, cv2.convexHull(cv2.findNonZero(self.outline.view(np.uint8))), 1)
+        cv2.fillConvexPoly(hull, cv2.convexHull(cv2.findNonZero(outline.view(np.uint8))), 1)
         return (
             origin.frame,
             np.int32(origin.instance_id),
             np.int32([w, h]),
             np.float32((x1 - x0) / (y1 - y0) if origin.frame else w / h),
-            np.float32(np.count_nonzero(self.outline) / np.count_nonzero(hull)),
+            np.float32(np.count_nonzero(outline) / np.count_nonzero(hull)),
             np.float32(0),
             np.zeros(4, bool),
             np.bool_(True),
@@ -215,8 +226,8 @@ class Opened:
             np.int32(origin.frame_size),
             np.float32([math.nan] * 4 if origin.camera is None else origin.camera),
             np.float32([math.nan] * 3 if origin.light is None else origin.light),
-            np.packbits(grid_of(self.outline)),
-            np.int32(0),
+            np.packbits(grid_of(outline)),
+            np.int32(self.ridden_id),
         )
 
 
@@ -251,14 +262,20 @@ def opened(path: Path, content: bytes) -> Opened:
     rgb, outline, solid = rgba[window][..., :3], outline[window], (alpha >= 128)[window] & outline[window]
     own = (alpha[window] >= _OPAQUE) & outline
     own = own if own.any() else solid
+    ridden_id, ridden = _ridden(path, content, alpha.shape)
+    ridden = None if ridden is None else ridden[window]
     if max(w, h) > LONGEST:
-        rgb, outline, own = _reduced(rgb, outline, own, LONGEST / max(w, h))
-    return Opened(np.ascontiguousarray(rgb), outline, own, _origin(path, content))
+        rgb, outline, own, ridden = _reduced(rgb, outline, own, ridden, LONGEST / max(w, h))
+    if ridden is not None:
+        ridden = ridden_part(outline, ~ridden)
+        if (ridden == outline).all():
+            raise _damaged(path, _RIDDEN)
+    return Opened(np.ascontiguousarray(rgb), outline, own, _origin(path, content), ridden_id, ridden)
 
 
 def _reduced(
-    rgb: np.ndarray, outline: np.ndarray, own: np.ndarray, scale: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rgb: np.ndarray, outline: np.ndarray, own: np.ndarray, ridden: np.ndarray | None, scale: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
     """The same at another size; a pixel is the mean of the object's own ones in it."""
     h, w = outline.shape
     size = max(1, round(w * scale)), max(1, round(h * scale))
@@ -266,7 +283,9 @@ def _reduced(
     total = cv2.resize(rgb * own[..., None].astype(np.float32), size, interpolation=cv2.INTER_AREA)
     covered = cv2.resize(np.uint8(outline) * 255, size, interpolation=cv2.INTER_AREA)
     colours = np.uint8(total / np.maximum(weight, 1e-6)[..., None] + 0.5)
-    return colours, one_piece(covered >= 128), weight >= 0.5
+    if ridden is not None:
+        ridden = cv2.resize(np.uint8(ridden) * 255, size, interpolation=cv2.INTER_AREA) >= 128
+    return colours, one_piece(covered >= 128), weight >= 0.5, ridden
 
 
 def _origin(path: Path, content: bytes) -> Origin:
@@ -287,10 +306,38 @@ def _origin(path: Path, content: bytes) -> Origin:
             return origin
     except (ValueError, TypeError):
         pass
-    raise InputError(f"{path}: its text '{_NOTE}' is damaged; save it without texts")
+    raise _damaged(path, _NOTE)
 
 
-def png_of_cutout(cutout: Cutout, origin: Origin) -> bytes:
-    """A cut-out and where it stood as the file that `opened` reads."""
-    rgba = np.dstack([cutout.rgb, cutout.alpha])
-    return encode_png(rgba, {_NOTE: json.dumps(asdict(origin))})
+def _ridden(path: Path, content: bytes, shape: tuple[int, int]) -> tuple[int, np.ndarray | None]:
+    """Instance id and pixels, of the file's shape (h,w) bool, of the two-wheeler that a rider is shown with.
+
+    As the file tells; 0 and None: of none.
+    """
+    note = note_of(content, _RIDDEN)
+    if note is None:
+        return 0, None
+    try:
+        about = json.loads(note)
+        instance_id, runs = about["instance_id"], about["runs"]
+        numbers = [instance_id, *runs]
+        good = all(type(one) is int and 0 <= one < 2**31 for one in numbers) and sum(runs) == math.prod(shape)
+        if good and instance_id // FIRST_SINGLE_ID in TWO_WHEELERS:
+            return instance_id, np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(shape)
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise _damaged(path, _RIDDEN)
+
+
+def _damaged(path: Path, text: str) -> InputError:
+    return InputError(f"{path}: its text '{text}' is damaged; save it without texts")
+
+
+def png_of_cutout(cutout: Cutout, origin: Origin, ridden_id: int) -> bytes:
+    """A cut-out and where it stood as the file that `opened` reads; ridden_id: of a rider's two-wheeler."""
+    notes = {_NOTE: json.dumps(asdict(origin))}
+    if cutout.ridden is not None:  # row by row: how many pixels are not the two-wheeler's, are, are not, ...
+        changes = np.flatnonzero(np.diff(cutout.ridden.ravel(), prepend=False, append=False))
+        runs = np.diff(changes, prepend=0, append=cutout.ridden.size)
+        notes[_RIDDEN] = json.dumps({"instance_id": ridden_id, "runs": runs.tolist()})
+    return encode_png(np.dstack([cutout.rgb, cutout.alpha]), notes)

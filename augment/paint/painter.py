@@ -187,8 +187,10 @@ class Painter:
         collection, kind = draw_kind(self.collections, wish.class_name, shown, rng)
         wish = wish_of_kind(wish, kind, rng)
         choice = choose(collection, wish, shown, rng)
-        placed = place_in(collection.cutout(choice.row), wish.box, choice.mirrored, wish.size)
-        ridden = int(collection.table.ridden[choice.row])
+        cutout, ridden = collection.cutout(choice.row), int(collection.table.ridden[choice.row])
+        if kind.label != "rider":  # all of it is one object
+            cutout, ridden = replace(cutout, ridden=None), 0
+        placed = place_in(cutout, wish.box, choice.mirrored, wish.size)
         return Shown(choice, kind, placed, id2label[ridden // FIRST_SINGLE_ID].name if ridden else None)
 
     def paste(self, shown: Shown, rgb: np.ndarray, new: NewObject) -> tuple[np.ndarray, dict]:

@@ -22,6 +22,7 @@ from engine.records import WorkItem, write_outputs
 from streets.scenes import write_streets
 from support.errors import InputError
 
+CLASSES = ("person", "car", "rider")
 RED, GREEN = (200, 0, 0), (0, 200, 0)
 CAMERA = Camera(1000.0, 1000.0, 500.0, 200.0, 1.3, 0.02)
 
@@ -76,8 +77,13 @@ def test_a_large_one_is_reduced_by_its_own_pixels(tmp_path):
     large = object_of(600, 2 * LONGEST, 7)
     large[7:, 7::2, :3] = np.where(large[7:, 7::2, 3:] == 255, 100, large[7:, 7::2, :3])
     save(tmp_path, "person/a.png", large)
+    rows_above, width = 7 + LONGEST, large.shape[1]  # of a rider
+    runs = [rows_above * width, large[rows_above:, ..., 0].size]
+    save(tmp_path, "rider/b.png", large, pnginfo=_note("ridden", {"instance_id": 33001, "runs": runs}))
     folder = read_folder(tmp_path)
-    assert folder.table.size.tolist() == [[300, LONGEST]]
+    assert folder.table.size.tolist() == [[300, LONGEST], [300, LONGEST // 2]]
+    assert folder.table.ridden.tolist() == [0, 33001] and folder.cutout(0).ridden is None
+    assert np.array_equal(folder.cutout(1).ridden.any(1), np.arange(LONGEST) >= LONGEST // 2)
     assert np.abs(folder.cutout(0).rgb[2:-2, 2:-2].astype(int) - (150, 50, 50)).max() <= 1
 
 
@@ -119,7 +125,7 @@ def exported(streets, tmp_path_factory):
     out = tmp_path_factory.mktemp("exported")
     for frame in list_frames(streets, "train"):
         item = WorkItem(frame.name, task=frame)
-        lines = Cutter(("person", "car"), 8)(item, lambda files: write_outputs(out, files))
+        lines = Cutter(CLASSES, 8)(item, lambda files: write_outputs(out, files))
         assert lines[-1]["outputs"].keys() == {line["file"] for line in lines[:-1]}
     return out
 
@@ -127,12 +133,13 @@ def exported(streets, tmp_path_factory):
 def test_a_round_trip_keeps_what_the_choice_reads(streets, exported, tmp_path):
     bank = build_bank(streets, "train", tmp_path / "bank.npz", limits=Limits(longest=10**4))
     folder = read_folder(exported)
-    rows = {key: row for name in ("person", "car") for row, key in _keys(bank, name) if bank.table.whole[row]}
+    rows = {key: row for name in CLASSES for row, key in _keys(bank, name) if bank.table.whole[row]}
     assert len(rows) == len(folder.files) > 10
+    assert np.count_nonzero(folder.table.ridden) == len(folder.shelf("rider").rows) > 1
     for row, file in enumerate(folder.files):
         other = rows[f"{folder.table.frame[row]}/{folder.table.instance_id[row]}"]
         assert file.endswith(f"/{folder.table.frame[row]}_{folder.table.instance_id[row]}.png")
-        for column in ("size", "box", "frame_size", "aspect"):
+        for column in ("size", "box", "frame_size", "aspect", "ridden"):
             assert np.array_equal(getattr(folder.table, column)[row], getattr(bank.table, column)[other])
         shapes = (np.unpackbits(one.table.shape[at]) for one, at in ((folder, row), (bank, other)))
         assert np.mean(np.not_equal(*shapes)) < 0.02  # holes are filled
@@ -141,6 +148,7 @@ def test_a_round_trip_keeps_what_the_choice_reads(streets, exported, tmp_path):
             assert found == pytest.approx(known, rel=5e-2, nan_ok=True), column
         cutout, known = folder.cutout(row), bank.cutout(other)
         assert np.array_equal(cutout.alpha, known.alpha) and cutout.light == pytest.approx(known.light)
+        assert np.array_equal(cutout.ridden, known.ridden)
         inside = known.alpha > 0
         assert np.abs(cutout.rgb[inside].astype(int) - known.rgb[inside]).mean() < 6  # JPEG
 
@@ -232,10 +240,14 @@ def _huge(path):
     path.write_bytes(content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:])
 
 
-def _bad_note(path):
+def _note(name, content) -> PngImagePlugin.PngInfo:
     note = PngImagePlugin.PngInfo()
-    note.add_text("cutout", json.dumps({"frame": "a", "box": [1, 2]}))
-    save(path.parent, path.name, pnginfo=note)
+    note.add_text(name, json.dumps(content))
+    return note
+
+
+def _with_note(name, content):
+    return lambda path: save(path.parent, path.name, pnginfo=_note(name, content))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +273,12 @@ def _bad_note(path):
         (_animated, "animated"),
         (_truncated, "its end is missing"),
         (_huge, "too large"),
-        (_bad_note, "its text 'cutout' is damaged"),
+        (_with_note("cutout", {"frame": "a", "box": [1, 2]}), "its text 'cutout' is damaged"),
+        (_with_note("ridden", {"instance_id": 33001, "runs": [5, 5]}), "its text 'ridden' is damaged"),
+        (_with_note("ridden", {"instance_id": 33001, "runs": [0, 30 * 50]}), "its text 'ridden' is damaged"),
+        (_with_note("ridden", {"instance_id": 24001, "runs": [30 * 50]}), "its text 'ridden' is damaged"),
+        (_with_note("ridden", {"instance_id": 33001, "runs": [-1, 30 * 50 + 1]}), "its text 'ridden' is"),
+        (_with_note("ridden", [33001]), "its text 'ridden' is damaged"),
     ],
 )
 def test_a_bad_file_is_named_in_one_line(tmp_path, make, words):

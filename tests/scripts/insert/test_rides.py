@@ -8,13 +8,14 @@ import torch
 from pycocotools import mask as official
 from torchvision import tv_tensors
 
-from augment.paint.bank import open_bank
+from augment.paint.bank import build_bank
 from data.coco import coco_path
 from data.frame import list_frames
 from data.instances import TWO_WHEELERS, rides
 from data.labels import TARGET_CLASSES
 from data.writer import rasterise
 from insertion import InsertInstances, thing_masks
+from scripts import cutouts
 from streets.scenes import write_streets
 from tests.programs import run_ok
 from tests.scripts.insert.inserting import insert, lines
@@ -42,9 +43,24 @@ def bank(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def out(source, places, bank, tmp_path_factory):
+def folder(source, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cutouts") / "cut"
+    given = ("--db_root", source, "--out", folder, "--classes", "rider", "bicycle", "--min_height", 8)
+    run_ok(cutouts.main, *given, "--num_workers", 1)
+    return folder
+
+
+@pytest.fixture(scope="module", params=("bank", pytest.param("cutouts", marks=pytest.mark.slow)))
+def collection(request, bank, folder):
+    """What is shown: the flag, which is the name in the transform too, and its value."""
+    return {"bank": ("bank", bank), "cutouts": ("cutouts", folder)}[request.param]
+
+
+@pytest.fixture(scope="module")
+def out(source, places, collection, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "tree"
-    given = ("--checkpoint", places, "--db_root", source, "--out", out, "--bank", bank, "--coco")
+    flag, value = collection
+    given = ("--checkpoint", places, "--db_root", source, "--out", out, f"--{flag}", value, "--coco")
     off = ("--no_height", "--no_support", "--min_area", 30, "--render", "cutout")
     run_ok(insert, *given, *off, "--per_image", 4)
     return out
@@ -57,8 +73,8 @@ def inserted(out):
     return found
 
 
-def test_the_bank_shows_riders_with_what_they_ride_and_two_wheelers_that_nobody_rides(out, source, bank):
-    table = open_bank(bank).table
+def test_riders_are_shown_with_what_they_ride_and_two_wheelers_that_nobody_rides(source, bank):
+    table = build_bank(source, "train", bank).table
     label = table.instance_id // 1000
     assert (table.ridden[table.whole & (label == RIDER)] > 0).all()
     assert not table.ridden[label != RIDER].any()
@@ -117,8 +133,30 @@ def test_the_rider_alone_has_foot_and_height_of_the_place(out, inserted):
     assert checked > 2
 
 
-def test_the_transform_adds_a_mask_for_each_of_the_two(source, places, bank, out):
-    transform = InsertInstances(places, (3, 3), 1.0, "cutout", bank, classes=["rider"], attempts=40)
+def test_below_another_label_both_are_one_object(source, places, folder, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/cyclist").symlink_to(folder / "rider")
+    (tmp_path / "own/objects.yaml").write_text("cyclist: {places: rider, label: dynamic}")
+    given = ("--checkpoint", places, "--db_root", source, "--out", tmp_path / "out", "--classes", "rider")
+    shown = (
+        "--render",
+        "cutout",
+        "--cutouts",
+        tmp_path / "own",
+        "--no_gate",
+        "--per_image",
+        2,
+        "--scenes",
+        4,
+    )
+    run_ok(insert, *given, *shown)
+    found = [one for one in lines(tmp_path / "out") if one["status"] == "inserted"]
+    assert found and all(one["label"] == "dynamic" and "ridden" not in one for one in found)
+
+
+def test_the_transform_adds_a_mask_for_each_of_the_two(source, places, collection, out):
+    shown = dict([collection])
+    transform = InsertInstances(places, (3, 3), 1.0, "cutout", classes=["rider"], attempts=40, **shown)
     added = 0
     for number, frame in enumerate(list_frames(source, "train")):
         labels, ids = frame.read_maps()
