@@ -87,9 +87,34 @@ def decode_image(path: Path, content: bytes) -> np.ndarray:
         raise _too_large(path) from None
     except _DAMAGE as error:
         raise _damaged(path, error) from None
+    return _opaque(path, rgba, str(png))
+
+
+def decode_webp(path: Path, content: bytes) -> np.ndarray:
+    """The image (H,W,3) uint8 RGB in a WebP file, as `decode_image` has it; a tree holds none, users may.
+
+    Raises InputError, naming `path`, for an animation, transparent pixels, and a file that is not whole.
+    """
+    try:
+        with _opened(content, "WEBP") as image:
+            if getattr(image, "n_frames", 1) > 1:
+                raise InputError(f"{path}: an animation; save one of its images")
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_large(path)
+            rgba = np.array(image.convert("RGBA"))
+    except Image.DecompressionBombError:
+        raise _too_large(path) from None
+    except _DAMAGE as error:
+        raise _damaged(path, error) from None
+    return _opaque(path, rgba, "a WebP")
+
+
+def _opaque(path: Path, rgba: np.ndarray, what: str) -> np.ndarray:
+    """The colours (H,W,3) of an image (H,W,4) uint8. Raises InputError if pixels of it are transparent."""
     if (rgba[..., 3] < 255).any():
         raise InputError(
-            f"{path}: {png} with transparent pixels, whose colour isn't certain; save it without transparency"
+            f"{path}: {what} with transparent pixels, whose colour isn't certain; save it without"
+            " transparency"
         )
     return np.ascontiguousarray(rgba[..., :3])
 

@@ -1,0 +1,265 @@
+"""Things that somebody has annotated: masks and polygons of COCO's format, polygons of YOLO's.
+
+Boxes alone are refused: a map needs to know of each pixel what it shows. An annotation is told by its
+category, its id, and its mask, which is drawn as pycocotools draw it, so clipped at the picture's edges.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from pycocotools import mask as rle
+
+from convert.source import path_below
+from label.pictures import Picture
+from support.errors import InputError, name_some, warn
+from support.files import listed, read_json, read_text
+
+WHAT = "COCO instance annotation"
+NO_BOXES = (
+    "a box doesn't say which of its pixels are the object's, and a label map needs that: make masks of the"
+    " boxes first, with a promptable segmenter for example"
+)
+_FARTHEST = 10**5  # pixels; no coordinate of a polygon lies beyond
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An annotated object. category: place in `Annotations.categories`; mask: what pycocotools read.
+
+    polygons in pixels; of YOLO's they are fractions of the picture, `relative`.
+    """
+
+    number: int | str
+    category: int
+    crowd: bool
+    mask: list[list[float]] | dict
+    relative: bool = False
+
+    def drawn(self, height: int, width: int) -> np.ndarray:
+        """The mask (H,W) bool. Raises ValueError if a run-length code is of another size or damaged."""
+        if isinstance(self.mask, dict):
+            if list(self.mask["size"]) != [height, width]:
+                size = "x".join(map(str, self.mask["size"][::-1]))
+                raise ValueError(f"the mask of annotation {self.number} is made for {size} pixels")
+            runs = self.mask["counts"]
+            if isinstance(runs, list):
+                if sum(runs) != height * width:
+                    raise ValueError(f"the mask of annotation {self.number} doesn't fill the picture")
+                return rle.decode(rle.frPyObjects(self.mask, height, width)).view(bool)
+            return rle.decode(self.mask | {"counts": runs.encode()}).view(bool)
+        scale = (width, height) if self.relative else (1, 1)
+        shapes = [(np.reshape(polygon, (-1, 2)) * scale).ravel().tolist() for polygon in self.mask]
+        return rle.decode(rle.merge(rle.frPyObjects(shapes, height, width))).view(bool)
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """What is known of a picture: its things, its id in the file, and (width, height) if that says so."""
+
+    things: tuple[Thing, ...]
+    image_id: int | str | None = None
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Names of the categories, and what is known of each picture by its name."""
+
+    categories: list[str]
+    of_picture: dict[str, Annotated]
+
+
+def read_annotations(path: Path, folder: Path, pictures: list[Picture]) -> Annotations:
+    """What a COCO file, or a folder of YOLO, says of pictures. InputError if it can't be used.
+
+    folder: of the pictures. What has no counterpart is named in a warning: pictures that a COCO file doesn't
+    list, and entries whose picture isn't there.
+    """
+    found = _read_yolo(path, folder, pictures) if path.is_dir() else _read_coco(path, folder, pictures)
+    if not found.of_picture:
+        raise InputError(f"--annotations {path}: is about none of the pictures; do the two belong together?")
+    return found
+
+
+# ---- COCO ---------------------------------------------------------------------------------------
+
+
+def _read_coco(path: Path, folder: Path, pictures: list[Picture]) -> Annotations:
+    content = read_coco(path)
+    there = {picture.path: picture.name for picture in pictures}
+    missing, name_of, of_picture = [], {}, {}
+    place = {entry["id"]: number for number, entry in enumerate(content["categories"])}
+    things: dict[int | str, list[Thing]] = {}
+    for entry in content["annotations"]:
+        thing = _coco_thing(path, entry, place)
+        things.setdefault(entry["image_id"], []).append(thing)
+    for entry in content["images"]:
+        name = there.get(path_below(folder, entry["file_name"]))
+        if name is None:
+            missing.append(entry["file_name"])
+            continue
+        if name in of_picture:
+            raise InputError(
+                f"--annotations {path}: {entry['file_name']} and {name_of[name]} are both about {name};"
+                " rename one"
+            )
+        name_of[name] = entry["file_name"]
+        size = (entry["width"], entry["height"]) if {"width", "height"} <= entry.keys() else None
+        of_picture[name] = Annotated(tuple(things.pop(entry["id"], ())), entry["id"], size)
+    if orphans := sorted(map(str, things.keys() - {entry["id"] for entry in content["images"]})):
+        warn(f"{path}: annotations of no listed image, left out, of the ids {name_some(orphans)}")
+    if missing:
+        warn(f"{path}: {len(missing)} pictures that aren't in {folder}, left out: {name_some(missing)}")
+    unlisted = [picture.name for picture in pictures if picture.name not in of_picture]
+    if unlisted:
+        warn(f"{path}: doesn't list {len(unlisted)} pictures, which are left out: {name_some(unlisted)}")
+    return Annotations([str(entry["name"]) for entry in content["categories"]], of_picture)
+
+
+def read_coco(path: Path) -> dict:
+    """The content of a COCO file of instances, its fields checked. Raises InputError for anything else."""
+    content = read_json(path, WHAT)
+    wanted = {
+        "images": {"id": (int, str), "file_name": str},
+        "categories": {"id": (int, str), "name": str},
+        "annotations": {"image_id": (int, str), "category_id": (int, str)},
+    }
+    for name, fields in wanted.items():
+        entries = content.get(name)
+        if not isinstance(entries, list) or (name == "categories" and not entries):
+            raise InputError(f"{path}: is no {WHAT}, it has no list “{name}”; give another file")
+        for number, entry in enumerate(entries, 1):
+            for field, kind in fields.items():
+                if not isinstance(entry, dict) or not isinstance(entry.get(field), kind):
+                    raise InputError(f"{path}: number {number} of “{name}” has no {field}; mend the file")
+    return content
+
+
+def _coco_thing(path: Path, entry: dict, place: dict[int | str, int]) -> Thing:
+    """An annotation. Raises InputError if it has no mask, or one that can't be."""
+    number, mask = entry.get("id", 0), entry.get("segmentation")
+    where = f"--annotations {path}: annotation {number} of image {entry['image_id']}"
+    if entry["category_id"] not in place:
+        raise InputError(f"{where} has category {entry['category_id']}, which is not listed; mend the file")
+    if not mask:
+        raise InputError(f"{where} has a box and no mask; {NO_BOXES}")
+    if isinstance(mask, dict):
+        size, runs = mask.get("size"), mask.get("counts")
+        is_size = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)
+        is_code = isinstance(runs, str) and runs.isascii()
+        is_list = isinstance(runs, list) and all(isinstance(run, int) and run >= 0 for run in runs)
+        sound = is_size and (is_code or is_list)
+    else:
+        sound = isinstance(mask, list) and all(map(_is_polygon, mask))
+    if not sound:
+        raise InputError(
+            f"{where} has a mask that is neither polygons of at least three points nor a run-length code;"
+            " mend the file"
+        )
+    return Thing(number, place[entry["category_id"]], bool(entry.get("iscrowd")), mask)
+
+
+def _is_polygon(polygon: object) -> bool:
+    """Whether it is a list x, y, x, y, ... of three points or more that are not absurdly far away."""
+    return (
+        isinstance(polygon, list)
+        and len(polygon) >= 6
+        and len(polygon) % 2 == 0
+        and all(isinstance(number, (int, float)) and abs(number) < _FARTHEST for number in polygon)
+    )
+
+
+# ---- YOLO ---------------------------------------------------------------------------------------
+
+
+def _read_yolo(path: Path, folder: Path, pictures: list[Picture]) -> Annotations:
+    """A folder with a YAML file that has `names`, and a text file for each picture, below labels/ as a rule.
+
+    A picture's file is the one whose path has the longest end in common with the picture's; without one the
+    picture shows none of the categories.
+    """
+    categories = _yolo_names(path)
+    texts: dict[str, list[Path]] = {}
+    for text in listed(path / "labels" if (path / "labels").is_dir() else path, "**/*.txt"):
+        texts.setdefault(text.stem, []).append(text)
+    of_picture, used, count = {}, {}, 0
+    for picture in pictures:
+        file = _nearest(picture, folder, texts.get(picture.path.stem, []))
+        lines = () if file is None else tuple(_yolo_lines(file, len(categories)))
+        if file in used and file is not None:
+            raise InputError(
+                f"--annotations {path}: {file.relative_to(path)} is the file of both {used[file]} and"
+                f" {picture.name}; rename one"
+            )
+        used[file], count = picture.name, count + (file is not None)
+        of_picture[picture.name] = Annotated(lines)
+    if not count:
+        raise InputError(
+            f"--annotations {path}: holds no text file called as a picture; is it a folder of YOLO's format?"
+        )
+    if left := sorted(
+        str(one.relative_to(path)) for ones in texts.values() for one in ones if one not in used
+    ):
+        warn(f"{path}: {len(left)} files of pictures that aren't in {folder}, left out: {name_some(left)}")
+    return Annotations(categories, of_picture)
+
+
+def _yolo_names(path: Path) -> list[str]:
+    """The categories in their order, by the one YAML file with `names`."""
+    found = []
+    for file in [*listed(path, "*.yaml"), *listed(path, "*.yml")]:
+        try:
+            content = yaml.safe_load(read_text(file))
+        except yaml.YAMLError as error:
+            raise InputError(f"{file}: can't be read as YAML ({str(error).splitlines()[0]})") from None
+        names = content.get("names") if isinstance(content, dict) else None
+        if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+            names = [names[number] for number in range(len(names))]
+        if isinstance(names, list) and names:
+            found.append([str(name) for name in names])
+    if len(found) != 1:
+        raise InputError(
+            f"--annotations {path}: {len(found)} YAML files there have “names”, a list of all categories;"
+            " put one data.yaml there"
+        )
+    return found[0]
+
+
+def _nearest(picture: Picture, folder: Path, files: list[Path]) -> Path | None:
+    """The one of these files whose folders agree longest with the picture's, from the end."""
+    parts = (folder.resolve() / picture.name).parent.parts[::-1]
+
+    def agreement(file: Path) -> int:
+        pairs = zip(parts, file.resolve().parent.parts[::-1], strict=False)
+        return next((n for n, (one, other) in enumerate(pairs) if one != other), len(parts))
+
+    ranked = sorted(files, key=agreement, reverse=True)
+    if len(ranked) > 1 and agreement(ranked[0]) == agreement(ranked[1]):
+        raise InputError(f"{ranked[0]} and {ranked[1]} may both be about {picture.name}; remove one")
+    return ranked[0] if ranked else None
+
+
+def _yolo_lines(file: Path, count: int) -> Iterator[Thing]:
+    """The polygons of a file: lines "category x y x y x y ...", fractions of width and height."""
+    for number, line in enumerate(read_text(file).splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        where = f"{file}, line {number}"
+        try:
+            category, numbers = int(words[0]), [float(word) for word in words[1:]]
+        except ValueError:
+            raise InputError(f"{where}: is no list of numbers; mend the file") from None
+        if not 0 <= category < count:
+            raise InputError(f"{where}: there is no category {category}; mend the file or its “names”")
+        if len(numbers) == 4:
+            raise InputError(f"{where}: has a box and no mask; {NO_BOXES}")
+        if len(numbers) < 6 or len(numbers) % 2 or not all(abs(one) < 100 for one in numbers):
+            raise InputError(f"{where}: is no polygon of at least three points; mend the file")
+        if not all(map(math.isfinite, numbers)):
+            raise InputError(f"{where}: is no list of numbers; mend the file")
+        yield Thing(number, category, crowd=False, mask=[numbers], relative=True)

@@ -1,0 +1,213 @@
+"""One picture: what the segmenter finds in it, annotated things above that, and the files of its frame."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from convert.frame import Maps, maps_of
+from convert.mapping import VOID
+from convert.source import Category, Segments
+from data.camera import Camera
+from data.frame import CAMERA_KIND, IMAGE_KIND
+from data.images import read_as_stored
+from data.labels import FIRST_SINGLE_ID
+from engine.records import WorkItem
+from label.annotations import Annotated, Thing
+from label.classes import is_thing
+from label.models import Model, Segmenter
+from label.pictures import Picture, read_picture
+from support.errors import InputError
+from support.files import digest
+
+EGO = "ego vehicle"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A picture and what is annotated in it; None: nobody has annotated anything."""
+
+    picture: Picture
+    annotated: Annotated | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is the same for all pictures.
+
+    names and labels: classes of the model by number, and what they are; own and own_labels: the same of the
+    categories that are annotated, in their order; camera: field of view and pitch in degrees, between them
+    the height in metres.
+    """
+
+    model: Model
+    told_apart: str
+    names: dict[int, str]
+    labels: dict[str, str]
+    own: list[str] = field(default_factory=list)
+    own_labels: dict[str, str] = field(default_factory=dict)
+    ego: str = ""
+    camera: tuple[float, float, float] | None = None
+
+    @cached_property
+    def categories(self) -> dict[int, Category]:
+        """The model's classes, behind them those that are annotated, and the own vehicle."""
+        named = [(name, self.labels[name]) for _, name in sorted(self.names.items())]
+        numbers = [*sorted(self.names), *range(self.first_own, self.first_own + len(self.own) + 1)]
+        named += [(self.own_name(name), self.own_labels[name]) for name in self.own] + [(EGO, EGO)]
+        return {
+            number: Category(name, is_thing(label))
+            for number, (name, label) in zip(numbers, named, strict=True)
+        }
+
+    @property
+    def first_own(self) -> int:
+        """The number of the first category that is annotated."""
+        return max(self.names) + 1
+
+    @staticmethod
+    def own_name(name: str) -> str:
+        """How the report calls a category that is annotated, beside the model's class of that name."""
+        return f"{name} (annotated)"
+
+    @cached_property
+    def mapping(self) -> dict[str, str]:
+        """Label by the name of a category."""
+        own = {self.own_name(name): label for name, label in self.own_labels.items()}
+        return self.labels | own | {EGO: EGO}
+
+    @cached_property
+    def left_out(self) -> frozenset[int]:
+        """The model's classes whose things somebody has annotated."""
+        annotated = {label for label in self.own_labels.values() if is_thing(label)}
+        return frozenset(number for number, name in self.names.items() if self.labels[name] in annotated)
+
+    def settings(self, split: str, facts: dict) -> dict:
+        """What decides the content of the files but for the pictures, as JSON has it; facts: of the model."""
+        labels = {name: label for name, label in self.labels.items() if label != VOID}
+        ego = digest(Path(self.ego).read_bytes()) if self.ego else None
+        content = {"split": split, "segmenter": facts, "instances": self.told_apart, "classes": labels}
+        content |= {"annotated": self.own_labels or None, "ego": ego, "camera": self.camera}
+        return json.loads(json.dumps(content))
+
+
+@dataclass
+class Labeller:
+    """What labels pictures: `engine.tree.Make` for items whose task is a `Task`."""
+
+    wanted: Wanted
+    segmenter: Segmenter
+
+    @classmethod
+    def of(cls, wanted: Wanted) -> "Labeller":
+        """With the model loaded."""
+        torch.set_num_threads(1)  # with more, sums come out otherwise on another machine
+        return cls(wanted, wanted.model.load(wanted.labels))
+
+    @cached_property
+    def ego(self) -> np.ndarray | None:
+        """Where the own vehicle is, (H,W) bool."""
+        return read_ego(self.wanted.ego)
+
+    def __call__(self, item: WorkItem, write: Callable) -> list[dict]:
+        """Write the files of a picture; what the line says of it. OSError where writing fails."""
+        task: Task = item.task
+        try:
+            files, facts = self.files(task)
+        except (InputError, ValueError) as error:
+            reason = str(error) if isinstance(error, InputError) else f"{task.picture.path}: {error}"
+            return [{"status": "failed", "reason": reason}]
+        return [facts | {"outputs": write(files)}]
+
+    def files(self, task: Task) -> tuple[dict[str, bytes], dict]:
+        """The files of a picture by their places, and what its line says.
+
+        Raises InputError for a bad picture, ValueError for what its annotation can't mean.
+        """
+        rgb, png = read_picture(task.picture.path)
+        height, width = rgb.shape[:2]
+        things = task.annotated.things if task.annotated else ()
+        if task.annotated and task.annotated.size not in (None, (width, height)):
+            said = "x".join(map(str, task.annotated.size))
+            raise ValueError(f"has {width}x{height} pixels upright, but its annotation says {said}")
+        segments = self.segmenter(rgb, self.wanted.left_out)
+        segments, drawn = self._with_own(segments, things)
+        if self.ego is not None:
+            segments = _above(segments, fitting_ego(task.picture.path, self.ego, rgb), self._ego_category)
+        maps = maps_of(segments, self.wanted.categories, self.wanted.mapping)
+        frame = task.picture.frame
+        files = {frame.place(IMAGE_KIND, ".png"): png}
+        files |= frame.annotation(maps.label_ids, maps.instance_ids, maps.objects)
+        if self.wanted.camera:
+            content = camera_of(width, height, *self.wanted.camera).to_json()
+            files[frame.place(CAMERA_KIND, ".json")] = json.dumps(content, indent=1).encode()
+        facts = {"instances": self.wanted.told_apart, "counts": maps.counts}
+        if task.annotated:
+            facts |= {"image_id": task.annotated.image_id, "things": values_of(maps, segments, drawn)}
+        return files, facts
+
+    @property
+    def _ego_category(self) -> int:
+        return self.wanted.first_own + len(self.wanted.own)
+
+    def _with_own(self, segments: Segments, things: tuple[Thing, ...]) -> tuple[Segments, dict[int, Thing]]:
+        """Segments with annotated things above them, smaller ones above larger; which key each has."""
+        labels = [self.wanted.own_labels[name] for name in self.wanted.own]
+        masks = [
+            (thing, thing.drawn(*segments.keys.shape)) for thing in things if labels[thing.category] != VOID
+        ]
+        drawn: dict[int, Thing] = {}
+        for thing, mask in sorted(masks, key=lambda pair: -np.count_nonzero(pair[1])):
+            if mask.any():
+                category = self.wanted.first_own + thing.category
+                segments = _above(segments, mask, category, single=not thing.crowd)
+                drawn[max(segments.of_key)] = thing
+        return segments, drawn
+
+
+def _above(segments: Segments, mask: np.ndarray, category: int, *, single: bool = False) -> Segments:
+    """Segments with one more where a mask (H,W) bool is, whose key is the largest."""
+    key = max(max(segments.of_key, default=0), int(segments.keys.max())) + 1
+    return Segments(np.where(mask, np.int32(key), segments.keys), segments.of_key | {key: (category, single)})
+
+
+def values_of(maps: Maps, segments: Segments, drawn: dict[int, Thing]) -> dict[str, int | str]:
+    """Which annotation each value of the instance map is, of single instances that are seen."""
+    if not drawn:
+        return {}
+    present, first = np.unique(segments.keys, return_index=True)
+    values = maps.instance_ids.ravel()[first]
+    seen = {key: int(value) for key, value in zip(present.tolist(), values, strict=True)}
+    found = {seen[key]: thing.number for key, thing in drawn.items() if seen.get(key, 0) >= FIRST_SINGLE_ID}
+    return {str(value): found[value] for value in sorted(found)}
+
+
+def read_ego(path: str) -> np.ndarray | None:
+    """Where a mask is not 0, (H,W) bool; none of none. Raises InputError if it can't be read."""
+    if not path:
+        return None
+    mask = read_as_stored(Path(path))
+    return (mask if mask.ndim == 2 else mask[..., :3].max(2)) > 0
+
+
+def fitting_ego(path: Path, ego: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+    """The mask. Raises InputError if it has another size than a picture."""
+    if ego.shape != rgb.shape[:2]:
+        raise InputError(
+            f"{path}: has {rgb.shape[1]}x{rgb.shape[0]} pixels, but --ego {ego.shape[1]}x{ego.shape[0]}; give"
+            " pictures of one size"
+        )
+    return ego
+
+
+def camera_of(width: int, height: int, view: float, above: float, pitch: float) -> Camera:
+    """A camera with the picture's middle as its principal point.
+
+    view: degrees across the longer side; above: metres above the ground; pitch: degrees downwards.
+    """
+    focal = max(width, height) / 2 / np.tan(np.radians(view) / 2)
+    return Camera(float(focal), float(focal), width / 2, height / 2, above, float(np.radians(pitch)))

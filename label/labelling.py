@@ -1,0 +1,108 @@
+"""The tree of a folder of pictures: finding what there is to do, doing it, the report.
+
+A program of the engine; OUT/label.json has the settings and the report, OUT/manifest.jsonl a line for each
+picture with its name, how its instances were told apart, and which annotation each of them is.
+"""
+
+from functools import partial
+from pathlib import Path
+
+from convert.conversion import check_names, report_of, report_text
+from convert.mapping import VOID
+from data.frame import CAMERA_KIND, GT_KINDS, IMAGE_KIND
+from engine.records import WorkItem, fingerprint
+from engine.shards import Shard, shard_of_process
+from engine.tree import Program, opened
+from label.annotations import Annotations, read_annotations
+from label.classes import known_labels, labels_of_annotation, labels_of_model
+from label.labeller import Labeller, Task, Wanted, read_ego
+from label.models import Model, PretrainedModel
+from label.options import LabelOptions
+from label.pictures import Picture, find_pictures
+from support.errors import InputError, name_some, warn
+from support.files import writing_to
+from support.processes import share_of_cores
+
+LABEL = Program("label", "1", "label.json", ("label",), (IMAGE_KIND, GT_KINDS[0], CAMERA_KIND))
+
+
+def label(options: LabelOptions, model: Model | None = None) -> int:
+    """Label all pictures, write the tree and print the report; the exit status.
+
+    model: what finds the segments instead of the model that the options name.
+    """
+    out, known = Path(options.out), known_labels(Path(options.mapping) if options.mapping else None)
+    shard = Shard() if options.merge else shard_of_process(options.shard)
+    pictures = find_pictures(Path(options.pictures), out, options.split)
+    annotations = annotated_in(options, pictures)
+    own = annotations.categories if annotations else []
+    own_labels = labels_of_annotation(own, known, Path(options.annotations))
+    read_ego(options.ego)
+    model = model or PretrainedModel(
+        options.model, options.revision, options.offline, options.device, options.semantic
+    )
+    about = model.about()
+    labels = labels_of_model([about.names[number] for number in sorted(about.names)], known, model.name)
+    camera = None if options.camera is None else (options.camera, options.camera_height, options.camera_pitch)
+    wanted = Wanted(model, about.told_apart, about.names, labels, own, own_labels, options.ego, camera)
+    void = [name for name, label in labels.items() if label == VOID]
+    if void:
+        warn(f"classes of the model that mean nothing here: {name_some(void)}; --mapping says otherwise")
+    items = items_of(Path(options.pictures), pictures, annotations)
+    workers = options.num_workers
+    if workers is None:
+        workers = 1 if about.facts.get("device") == "cuda" else share_of_cores()
+
+    settings = wanted.settings(options.split, about.facts)
+    with opened(LABEL, out, settings, shard, overwrite=options.overwrite) as tree:
+        check_names(tree, items)
+        mine, todo = shard.of(items), [] if options.merge else tree.to_do(items)
+        if todo and len(todo) < len(mine):
+            print(f"{out} holds {len(mine) - len(todo)} of {len(mine)} pictures already")
+        with tree.pool(partial(Labeller.of, wanted), workers) as pool:
+            tree.make(todo, pool, "label", "picture")
+        if not tree.merge(items):
+            return int(shard.count == 1)
+        lines = [tree.records.get(item.key)[-1] for item in items]
+        report = report_of(lines, wanted.mapping)
+        failed = [line["reason"] for line in lines if line["status"] == "failed"]
+        state = "with failures" if failed else "complete"
+        summary = {"state": state, "pictures": len(lines), "failed": failed, "categories": report}
+        with writing_to(out):
+            tree.write_summary(summary)
+    print(report_text(report))
+    if nothing := [line["picture"] for line in lines if line["status"] == "ok" and not line["counts"]]:
+        warn(f"the model is sure of nothing in {len(nothing)} pictures, all void: {name_some(nothing)}")
+    print(f"instances: {about.told_apart}" + (", and those annotated" if annotations else ""))
+    print(f"{len(lines) - len(failed)} of {len(lines)} pictures are in {out}")
+    if failed:
+        warn(f"{len(failed)} failed: {name_some(failed)}")
+    return 1 if failed else 0
+
+
+def annotated_in(options: LabelOptions, pictures: list[Picture]) -> Annotations | None:
+    """What `--annotations` says; None: nothing is given. Raises InputError if it can't be used."""
+    if not options.annotations:
+        return None
+    path = Path(options.annotations)
+    if not path.exists():
+        raise InputError(f"--annotations {path}: is not there; give a COCO file or a folder of YOLO's format")
+    return read_annotations(path, Path(options.pictures), pictures)
+
+
+def items_of(folder: Path, pictures: list[Picture], annotations: Annotations | None) -> list[WorkItem]:
+    """What there is to make: all pictures, or those that an annotation is about."""
+    items = []
+    for picture in pictures:
+        annotated = annotations and annotations.of_picture.get(picture.name)
+        if annotations and annotated is None:
+            continue
+        asked = None
+        if annotated:
+            names = annotations.categories
+            things = [(one.number, names[one.category], one.crowd, one.mask) for one in annotated.things]
+            asked = fingerprint([annotated.image_id, annotated.size, things])
+        key = f"{picture.frame.split}/{picture.frame.key}"
+        facts = {"picture": picture.name}
+        items.append(WorkItem(key, {picture.name: picture.path}, asked, facts, Task(picture, annotated)))
+    return items

@@ -1,0 +1,26 @@
+"""python -m scripts.label --pictures photos --out datasets/photos
+
+Makes the Cityscapes tree that everything here reads of pictures alone: a pretrained segmenter says what each
+pixel shows, and --annotations whose things somebody has outlined. The same command goes on where a run was
+cut short; torchrun, a Slurm job array or --shard share the pictures out.
+"""
+
+from label.labelling import label
+from label.options import SECTIONS, LabelOptions, options_of
+from support.errors import SAME_COMMAND, Parser, run_program
+from support.settings import add_flags
+
+
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser("python -m scripts.label", "Make a Cityscapes tree of pictures, with a segmenter's maps.")
+    add_flags(parser, LabelOptions, SECTIONS)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return label(options_of(vars(parser().parse_args(arguments))))
+
+
+if __name__ == "__main__":
+    run_program(main, SAME_COMMAND)
