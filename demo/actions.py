@@ -20,8 +20,11 @@ from data.camera import published_camera
 from data.frame import Frame, official_name
 from data.geometry import boxes_of_theta, metric_heights
 from data.images import decode_image, fitting
+from data.outlines import Outlines
 from demo.state import FORCED, DemoScene, Placed, State, Wishes
 from demo.studio import Studio
+from label.labeller import Labeller
+from label.pictures import read_picture
 from support.errors import InputError
 from support.files import read_bytes
 from support.seeds import generator
@@ -90,7 +93,10 @@ def upload(label: str | None, instance: str | None, image: str | None, cityscape
     naming the files as they were called, if one is missing or bad, or if they don't belong together.
     """
     if not label or not instance:
-        raise InputError("Two maps are needed: label ids (8-bit grey PNG) and instance ids (16-bit grey PNG)")
+        raise InputError(
+            "Two maps are needed: label ids (8-bit grey PNG) and instance ids (16-bit grey PNG); a page"
+            " that was started with --segmenter takes an image alone"
+        )
     try:
         name = official_name(label)
     except ValueError:
@@ -114,6 +120,34 @@ def upload(label: str | None, instance: str | None, image: str | None, cityscape
 def in_scene_of(state: State | None, begun: State) -> State:
     """Another scene, where what was uploaded as an object may still stand."""
     return begun if state is None else replace(begun, own=state.own)
+
+
+def own_scene(
+    studio: Studio, label: str | None, instance: str | None, image: str | None, cityscapes: bool
+) -> State:
+    """As `upload`; of an image alone the segmenter makes the maps, if there is one."""
+    if image and not label and not instance and studio.labeller is not None:
+        return upload_picture(studio.labeller, Path(image), cityscapes)
+    return upload(label, instance, image, cityscapes)
+
+
+def upload_picture(labeller: Labeller, path: Path, cityscapes: bool) -> State:
+    """A scene of a picture alone. Raises InputError, naming the file as it was called, if it is bad."""
+    try:
+        rgb, _ = read_picture(path)
+        maps = labeller.maps(rgb)
+    except (InputError, ValueError) as error:
+        raise InputError(str(error).replace(str(path), path.name)) from None
+    try:
+        name = official_name(path.name)
+    except ValueError:
+        name = UPLOADED
+    frame = Frame(None, "", name.split("_")[0], name)
+    camera = published_camera(name, *maps.label_ids.shape[::-1]) if cityscapes else None
+    image = EditedImage.of_maps(
+        name, maps.label_ids, maps.instance_ids, rgb, camera, Outlines(tuple(maps.objects))
+    )
+    return begin(DemoScene(frame, image))
 
 
 # ---- somebody's own object ----------------------------------------------------------------------

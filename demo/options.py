@@ -29,6 +29,10 @@ class DemoOptions:
     bank: str = setting(
         "", "file to keep the instances in that new objects show (default: one in cache/ for each data set)"
     )
+    segmenter: str = setting(
+        "",
+        "model of scripts.label, an ID on the hub or a folder; with it a picture of one's own needs no maps",
+    )
     host: str = setting("127.0.0.1", "address to listen at; 0.0.0.0 lets other machines in")
     port: int = setting(7860, "port to listen at", min=1, max=65535)
     share: bool = setting(False, "open a public link through gradio's servers too")

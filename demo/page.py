@@ -93,7 +93,7 @@ def build(studio: Studio) -> gr.Blocks:
                             for label, name in (
                                 ("label ids, PNG", "label_map"),
                                 ("instance ids, PNG", "instance_map"),
-                                ("image, if any", "own_picture"),
+                                ("image" if studio.labeller else "image, if any", "own_picture"),
                             )
                         ]
                     with gr.Row():
@@ -184,7 +184,7 @@ def build(studio: Studio) -> gr.Blocks:
         on(objects.input, lambda state, wishes, number: actions.choose(state, number), objects)
         on(
             use.click,
-            lambda state, wishes, *paths: actions.in_scene_of(state, actions.upload(*paths)),
+            lambda state, wishes, *paths: actions.in_scene_of(state, actions.own_scene(studio, *paths)),
             *own,
             cityscapes,
         )

@@ -15,6 +15,9 @@ from data.frame import Frame, list_frames
 from demo.options import STREETS, DemoOptions
 from demo.state import DemoScene, Wishes
 from distributed import choose_device
+from label.classes import known_labels
+from label.labeller import Labeller, Wanted
+from label.models import PretrainedModel
 from streets.scenes import write_streets
 from support.errors import InputError, warn
 from support.processes import Pool
@@ -54,6 +57,10 @@ class Studio:
         cameras = options.camera == "cityscapes" or all(frame.camera_path for frame in self.frames)
         fits = needed_fits(self.frames, models, cameras)
         self.inserter = loaded.changed(None, fits=fits)
+        self.labeller = None
+        if options.segmenter:
+            segmenter = PretrainedModel(options.segmenter, device=device)
+            self.labeller = Labeller.of(Wanted.of_model(segmenter, known_labels(None)))
         self.draws_shapes = all(model.what.draws_shapes for model in models.values())
         self.painters = {"overlay": self._painter(root, "overlay", options.bank)} if self.draws_shapes else {}
         names = ("cutout", "swap") if self.draws_shapes else ("cutout",)

@@ -15,7 +15,7 @@ from pycocotools import mask as rle
 
 from convert.source import path_below
 from label.pictures import Picture
-from support.errors import InputError, name_some, warn
+from support.errors import InputError, name_some
 from support.files import listed, read_json, read_text
 
 WHAT = "COCO instance annotation"
@@ -58,26 +58,26 @@ class Thing:
 
 @dataclass(frozen=True)
 class Annotated:
-    """What is known of a picture: its things, its id in the file, and (width, height) if that says so."""
+    """What is known of a picture: its things, and (width, height) if the file says so."""
 
     things: tuple[Thing, ...]
-    image_id: int | str | None = None
     size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """Names of the categories, and what is known of each picture by its name."""
+    """Names of the categories, what is known of each picture by its name, and lines on what is left out."""
 
     categories: list[str]
     of_picture: dict[str, Annotated]
+    left_out: list[str]
 
 
 def read_annotations(path: Path, folder: Path, pictures: list[Picture]) -> Annotations:
     """What a COCO file, or a folder of YOLO, says of pictures. InputError if it can't be used.
 
-    folder: of the pictures. What has no counterpart is named in a warning: pictures that a COCO file doesn't
-    list, and entries whose picture isn't there.
+    folder: of the pictures. Left out is what has no counterpart: pictures that a COCO file doesn't list, and
+    entries whose picture isn't there.
     """
     found = _read_yolo(path, folder, pictures) if path.is_dir() else _read_coco(path, folder, pictures)
     if not found.of_picture:
@@ -91,11 +91,11 @@ def read_annotations(path: Path, folder: Path, pictures: list[Picture]) -> Annot
 def _read_coco(path: Path, folder: Path, pictures: list[Picture]) -> Annotations:
     content = read_coco(path)
     there = {picture.path: picture.name for picture in pictures}
-    missing, name_of, of_picture = [], {}, {}
+    missing, name_of, of_picture, left_out = [], {}, {}, []
     place = {entry["id"]: number for number, entry in enumerate(content["categories"])}
     things: dict[int | str, list[Thing]] = {}
     for entry in content["annotations"]:
-        thing = _coco_thing(path, entry, place)
+        thing = coco_thing(path, entry, place)
         things.setdefault(entry["image_id"], []).append(thing)
     for entry in content["images"]:
         name = there.get(path_below(folder, entry["file_name"]))
@@ -109,15 +109,19 @@ def _read_coco(path: Path, folder: Path, pictures: list[Picture]) -> Annotations
             )
         name_of[name] = entry["file_name"]
         size = (entry["width"], entry["height"]) if {"width", "height"} <= entry.keys() else None
-        of_picture[name] = Annotated(tuple(things.pop(entry["id"], ())), entry["id"], size)
+        of_picture[name] = Annotated(tuple(things.pop(entry["id"], ())), size)
     if orphans := sorted(map(str, things.keys() - {entry["id"] for entry in content["images"]})):
-        warn(f"{path}: annotations of no listed image, left out, of the ids {name_some(orphans)}")
+        left_out.append(f"{path}: annotations of no listed image, left out, of the ids {name_some(orphans)}")
     if missing:
-        warn(f"{path}: {len(missing)} pictures that aren't in {folder}, left out: {name_some(missing)}")
+        left_out.append(
+            f"{path}: {len(missing)} pictures that aren't in {folder}, left out: {name_some(missing)}"
+        )
     unlisted = [picture.name for picture in pictures if picture.name not in of_picture]
     if unlisted:
-        warn(f"{path}: doesn't list {len(unlisted)} pictures, which are left out: {name_some(unlisted)}")
-    return Annotations([str(entry["name"]) for entry in content["categories"]], of_picture)
+        left_out.append(
+            f"{path}: doesn't list {len(unlisted)} pictures, which are left out: {name_some(unlisted)}"
+        )
+    return Annotations([str(entry["name"]) for entry in content["categories"]], of_picture, left_out)
 
 
 def read_coco(path: Path) -> dict:
@@ -139,7 +143,7 @@ def read_coco(path: Path) -> dict:
     return content
 
 
-def _coco_thing(path: Path, entry: dict, place: dict[int | str, int]) -> Thing:
+def coco_thing(path: Path, entry: dict, place: dict[int | str, int]) -> Thing:
     """An annotation. Raises InputError if it has no mask, or one that can't be."""
     number, mask = entry.get("id", 0), entry.get("segmentation")
     where = f"--annotations {path}: annotation {number} of image {entry['image_id']}"
@@ -201,11 +205,12 @@ def _read_yolo(path: Path, folder: Path, pictures: list[Picture]) -> Annotations
         raise InputError(
             f"--annotations {path}: holds no text file called as a picture; is it a folder of YOLO's format?"
         )
-    if left := sorted(
-        str(one.relative_to(path)) for ones in texts.values() for one in ones if one not in used
-    ):
-        warn(f"{path}: {len(left)} files of pictures that aren't in {folder}, left out: {name_some(left)}")
-    return Annotations(categories, of_picture)
+    others = [one for ones in texts.values() for one in ones if one not in used]
+    left_out = []
+    if others:
+        names = name_some(sorted(str(one.relative_to(path)) for one in others))
+        left_out = [f"{path}: {len(others)} files of pictures that aren't in {folder}, left out: {names}"]
+    return Annotations(categories, of_picture, left_out)
 
 
 def _yolo_names(path: Path) -> list[str]:

@@ -15,10 +15,9 @@ from convert.source import Category, Segments
 from data.camera import Camera
 from data.frame import CAMERA_KIND, IMAGE_KIND
 from data.images import read_as_stored
-from data.labels import FIRST_SINGLE_ID
 from engine.records import WorkItem
 from label.annotations import Annotated, Thing
-from label.classes import is_thing
+from label.classes import is_thing, labels_of_model
 from label.models import Model, Segmenter
 from label.pictures import Picture, read_picture
 from support.errors import InputError
@@ -52,6 +51,16 @@ class Wanted:
     own_labels: dict[str, str] = field(default_factory=dict)
     ego: str = ""
     camera: tuple[float, float, float] | None = None
+
+    @classmethod
+    def of_model(cls, model: Model, known: dict[str, str], **more) -> "Wanted":
+        """With the labels of a model's classes; known: see `known_labels`; more: what else is wanted.
+
+        Raises InputError if there is no such model, or if its classes are not enough.
+        """
+        about = model.about()
+        names = [name for _, name in sorted(about.names.items())]
+        return cls(model, about.told_apart, about.names, labels_of_model(names, known, model.name), **more)
 
     @cached_property
     def categories(self) -> dict[int, Category]:
@@ -117,56 +126,55 @@ class Labeller:
         """Write the files of a picture; what the line says of it. OSError where writing fails."""
         task: Task = item.task
         try:
-            files, facts = self.files(task)
+            rgb, png = read_picture(task.picture.path)
+            maps = self.maps(rgb, task.annotated)
         except (InputError, ValueError) as error:
             reason = str(error) if isinstance(error, InputError) else f"{task.picture.path}: {error}"
             return [{"status": "failed", "reason": reason}]
-        return [facts | {"outputs": write(files)}]
-
-    def files(self, task: Task) -> tuple[dict[str, bytes], dict]:
-        """The files of a picture by their places, and what its line says.
-
-        Raises InputError for a bad picture, ValueError for what its annotation can't mean.
-        """
-        rgb, png = read_picture(task.picture.path)
-        height, width = rgb.shape[:2]
-        things = task.annotated.things if task.annotated else ()
-        if task.annotated and task.annotated.size not in (None, (width, height)):
-            said = "x".join(map(str, task.annotated.size))
-            raise ValueError(f"has {width}x{height} pixels upright, but its annotation says {said}")
-        segments = self.segmenter(rgb, self.wanted.left_out)
-        segments, drawn = self._with_own(segments, things)
-        if self.ego is not None:
-            segments = _above(segments, fitting_ego(task.picture.path, self.ego, rgb), self._ego_category)
-        maps = maps_of(segments, self.wanted.categories, self.wanted.mapping)
         frame = task.picture.frame
         files = {frame.place(IMAGE_KIND, ".png"): png}
         files |= frame.annotation(maps.label_ids, maps.instance_ids, maps.objects)
         if self.wanted.camera:
+            height, width = maps.label_ids.shape
             content = camera_of(width, height, *self.wanted.camera).to_json()
             files[frame.place(CAMERA_KIND, ".json")] = json.dumps(content, indent=1).encode()
         facts = {"instances": self.wanted.told_apart, "counts": maps.counts}
-        if task.annotated:
-            facts |= {"image_id": task.annotated.image_id, "things": values_of(maps, segments, drawn)}
-        return files, facts
+        return [facts | {"outputs": write(files)}]
+
+    def maps(self, rgb: np.ndarray, annotated: Annotated | None = None) -> Maps:
+        """The maps of a picture (H,W,3) uint8 RGB.
+
+        Raises ValueError for an annotation that can't mean this picture, for another size than that of the
+        own vehicle's mask, and for too many instances of a class.
+        """
+        height, width = rgb.shape[:2]
+        if annotated and annotated.size not in (None, (width, height)):
+            said = "x".join(map(str, annotated.size))
+            raise ValueError(f"has {width}x{height} pixels upright, but its annotation says {said}")
+        if self.ego is not None and self.ego.shape != (height, width):
+            said = "x".join(map(str, self.ego.shape[::-1]))
+            raise ValueError(f"has {width}x{height} pixels, but --ego {said}; give pictures of one size")
+        segments = self.segmenter(rgb, self.wanted.left_out)
+        if annotated:
+            segments = self._with_own(segments, annotated.things)
+        if self.ego is not None:
+            segments = _above(segments, self.ego, self._ego_category)
+        return maps_of(segments, self.wanted.categories, self.wanted.mapping)
 
     @property
     def _ego_category(self) -> int:
         return self.wanted.first_own + len(self.wanted.own)
 
-    def _with_own(self, segments: Segments, things: tuple[Thing, ...]) -> tuple[Segments, dict[int, Thing]]:
-        """Segments with annotated things above them, smaller ones above larger; which key each has."""
+    def _with_own(self, segments: Segments, things: tuple[Thing, ...]) -> Segments:
+        """Segments with annotated things above them, smaller ones above larger."""
         labels = [self.wanted.own_labels[name] for name in self.wanted.own]
-        masks = [
-            (thing, thing.drawn(*segments.keys.shape)) for thing in things if labels[thing.category] != VOID
-        ]
-        drawn: dict[int, Thing] = {}
-        for thing, mask in sorted(masks, key=lambda pair: -np.count_nonzero(pair[1])):
+        meant = [thing for thing in things if labels[thing.category] != VOID]
+        masks = [(thing.drawn(*segments.keys.shape), thing) for thing in meant]
+        for mask, thing in sorted(masks, key=lambda pair: -np.count_nonzero(pair[0])):
             if mask.any():
                 category = self.wanted.first_own + thing.category
                 segments = _above(segments, mask, category, single=not thing.crowd)
-                drawn[max(segments.of_key)] = thing
-        return segments, drawn
+        return segments
 
 
 def _above(segments: Segments, mask: np.ndarray, category: int, *, single: bool = False) -> Segments:
@@ -175,33 +183,12 @@ def _above(segments: Segments, mask: np.ndarray, category: int, *, single: bool 
     return Segments(np.where(mask, np.int32(key), segments.keys), segments.of_key | {key: (category, single)})
 
 
-def values_of(maps: Maps, segments: Segments, drawn: dict[int, Thing]) -> dict[str, int | str]:
-    """Which annotation each value of the instance map is, of single instances that are seen."""
-    if not drawn:
-        return {}
-    present, first = np.unique(segments.keys, return_index=True)
-    values = maps.instance_ids.ravel()[first]
-    seen = {key: int(value) for key, value in zip(present.tolist(), values, strict=True)}
-    found = {seen[key]: thing.number for key, thing in drawn.items() if seen.get(key, 0) >= FIRST_SINGLE_ID}
-    return {str(value): found[value] for value in sorted(found)}
-
-
 def read_ego(path: str) -> np.ndarray | None:
     """Where a mask is not 0, (H,W) bool; none of none. Raises InputError if it can't be read."""
     if not path:
         return None
     mask = read_as_stored(Path(path))
     return (mask if mask.ndim == 2 else mask[..., :3].max(2)) > 0
-
-
-def fitting_ego(path: Path, ego: np.ndarray, rgb: np.ndarray) -> np.ndarray:
-    """The mask. Raises InputError if it has another size than a picture."""
-    if ego.shape != rgb.shape[:2]:
-        raise InputError(
-            f"{path}: has {rgb.shape[1]}x{rgb.shape[0]} pixels, but --ego {ego.shape[1]}x{ego.shape[0]}; give"
-            " pictures of one size"
-        )
-    return ego
 
 
 def camera_of(width: int, height: int, view: float, above: float, pitch: float) -> Camera:

@@ -1,7 +1,7 @@
 """The tree of a folder of pictures: finding what there is to do, doing it, the report.
 
 A program of the engine; OUT/label.json has the settings and the report, OUT/manifest.jsonl a line for each
-picture with its name, how its instances were told apart, and which annotation each of them is.
+picture with its name and how its instances were told apart.
 """
 
 from functools import partial
@@ -14,7 +14,7 @@ from engine.records import WorkItem, fingerprint
 from engine.shards import Shard, shard_of_process
 from engine.tree import Program, opened
 from label.annotations import Annotations, read_annotations
-from label.classes import known_labels, labels_of_annotation, labels_of_model
+from label.classes import known_labels, labels_of_annotation
 from label.labeller import Labeller, Task, Wanted, read_ego
 from label.models import Model, PretrainedModel
 from label.options import LabelOptions
@@ -41,19 +41,15 @@ def label(options: LabelOptions, model: Model | None = None) -> int:
     model = model or PretrainedModel(
         options.model, options.revision, options.offline, options.device, options.semantic
     )
-    about = model.about()
-    labels = labels_of_model([about.names[number] for number in sorted(about.names)], known, model.name)
     camera = None if options.camera is None else (options.camera, options.camera_height, options.camera_pitch)
-    wanted = Wanted(model, about.told_apart, about.names, labels, own, own_labels, options.ego, camera)
-    void = [name for name, label in labels.items() if label == VOID]
-    if void:
-        warn(f"classes of the model that mean nothing here: {name_some(void)}; --mapping says otherwise")
+    more = {"own": own, "own_labels": own_labels, "ego": options.ego, "camera": camera}
+    wanted, facts = Wanted.of_model(model, known, **more), model.about().facts
     items = items_of(Path(options.pictures), pictures, annotations)
     workers = options.num_workers
     if workers is None:
-        workers = 1 if about.facts.get("device") == "cuda" else share_of_cores()
+        workers = 1 if facts.get("device") == "cuda" else share_of_cores()
 
-    settings = wanted.settings(options.split, about.facts)
+    settings = wanted.settings(options.split, facts)
     with opened(LABEL, out, settings, shard, overwrite=options.overwrite) as tree:
         check_names(tree, items)
         mine, todo = shard.of(items), [] if options.merge else tree.to_do(items)
@@ -70,10 +66,14 @@ def label(options: LabelOptions, model: Model | None = None) -> int:
         summary = {"state": state, "pictures": len(lines), "failed": failed, "categories": report}
         with writing_to(out):
             tree.write_summary(summary)
+    for line in annotations.left_out if annotations else ():
+        warn(line)
+    if void := [name for name, found in wanted.labels.items() if found == VOID]:
+        warn(f"classes of the model that mean nothing here: {name_some(void)}; --mapping says otherwise")
     print(report_text(report))
     if nothing := [line["picture"] for line in lines if line["status"] == "ok" and not line["counts"]]:
         warn(f"the model is sure of nothing in {len(nothing)} pictures, all void: {name_some(nothing)}")
-    print(f"instances: {about.told_apart}" + (", and those annotated" if annotations else ""))
+    print(f"instances: {wanted.told_apart}" + (", and those annotated" if annotations else ""))
     print(f"{len(lines) - len(failed)} of {len(lines)} pictures are in {out}")
     if failed:
         warn(f"{len(failed)} failed: {name_some(failed)}")
@@ -101,7 +101,7 @@ def items_of(folder: Path, pictures: list[Picture], annotations: Annotations | N
         if annotated:
             names = annotations.categories
             things = [(one.number, names[one.category], one.crowd, one.mask) for one in annotated.things]
-            asked = fingerprint([annotated.image_id, annotated.size, things])
+            asked = fingerprint([annotated.size, things])
         key = f"{picture.frame.split}/{picture.frame.key}"
         facts = {"picture": picture.name}
         items.append(WorkItem(key, {picture.name: picture.path}, asked, facts, Task(picture, annotated)))

@@ -16,12 +16,15 @@ from support.errors import SAME_COMMAND, InputError, Parser, name_some, run_prog
 from support.files import writing_to
 from support.threads import cores
 
+THINGS_ALONE = ("coco", "yolo")  # what scripts.label reads, which needs a segmenter for all else
+
 
 def parser() -> Parser:
     """The command line."""
     parser = Parser("python -m scripts.convert", "Make a Cityscapes tree of another data set.")
     about = "; ".join(f"{name} ({text})" for name, text in FORMATS.items())
-    parser.add_argument("--from", dest="format", required=True, choices=FORMATS, metavar="FORMAT", help=about)
+    choices = (*FORMATS, *THINGS_ALONE)
+    parser.add_argument("--from", dest="format", required=True, choices=choices, metavar="FORMAT", help=about)
     parser.add_argument("--root", type=Path, help="folder of the data set, as its archives unpack")
     parser.add_argument("--out", type=Path, help="folder of the tree; made if absent")
     parser.add_argument(
@@ -44,6 +47,12 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     flags = parser().parse_args(arguments)
+    if flags.format in THINGS_ALONE:
+        raise InputError(
+            f"--from {flags.format}: masks of things say nothing of stuff, there is no road to stand on;"
+            " python -m scripts.label --pictures DIR --annotations FILE_OR_DIR --out TREE takes the things"
+            " from them, and the stuff from a segmenter"
+        )
     mapping = mapping_of(flags.format, flags.mapping)
     if flags.show_mapping:
         print("\n".join(f"{category}: {label}" for category, label in mapping.items()))

@@ -38,6 +38,7 @@ from distributed import choose_device
 from engine.records import Records, WorkItem, fingerprint
 from engine.shards import Shard, shard_of_process
 from engine.tree import Tree, opened
+from label.coco_like import matched, write_coco_like
 from model import WhereWhat
 from support.errors import SAME_COMMAND, InputError, name_some, run_program, warn
 from support.files import digest, in_turn, write_atomic, writing_to
@@ -161,6 +162,8 @@ def insert(settings: InsertOptions) -> int:
             "--distance needs the data set's camera files; give --camera cityscapes if the images are"
             " Cityscapes', or use --height or --region instead"
         )
+    if settings.coco_like:
+        matched(Path(settings.coco_like), Path(settings.db_root), frames)  # rather now than at the end
     assumed = assumed_cameras(settings, frames)
     fingerprinted = fingerprint_settings(settings, bool(assumed))
 
@@ -288,6 +291,13 @@ def add_extras(
             add_train_ids(out, pool.map)
         if settings.coco and splits:
             print(f"COCO annotation: {export_coco(out, splits, map_function=pool.map)[0][0]}")
+        if settings.coco_like and splits:
+            new = [(one, new_frame(one, out, settings.split, settings.beside)) for one in frames]
+            given = Path(settings.coco_like), Path(settings.db_root), new[: settings.scenes], out
+            path, left_out = write_coco_like(*given, pool.map)
+            print(f"COCO annotation like {settings.coco_like}: {path}")
+            for line in left_out:
+                warn(f"left out: {line}")
     if settings.panoptic and splits:
         print(f"panoptic annotation: {add_panoptic(out, splits)[0]}")
     if settings.preview:

@@ -19,13 +19,14 @@ from augment.paint.folder import SHEETS
 from augment.validate import validate_tree
 from data.coco import coco_path
 from engine.records import MANIFEST, WORK
-from scripts import convert, cutouts, insert, make_streets
+from scripts import convert, cutouts, insert, label, make_streets
 from scripts.synth import export
 from scripts.synth import run as synth
 from streets.scenes import write_streets
 from support.files import LOCK, at_work_in
 from tests.convert import miniatures
 from tests.equality import tree_in
+from tests.label import tiny_models
 from tests.mini_frames import write_mini
 from tests.programs import refused, run_here, run_ok
 from tests.town import write_checkpoint, write_places_checkpoint, write_town
@@ -95,13 +96,22 @@ def cutting_out(root: Path) -> Program:
     return Program(cutouts.main, ("--db_root", root / "in", "--num_workers", 1), root / "in")
 
 
+def labelling(root: Path) -> Program:
+    pytest.importorskip("transformers")
+    write_streets(root / "streets", 5, 0, (256, 128), seed=0)
+    model = tiny_models.save("segformer", root / "model")
+    flags = ("--pictures", root / "streets/leftImg8bit/train", "--model", model)
+    return Program(label.main, (*flags, "--num_workers", 1), root / "streets")
+
+
 def done_in(out: Path) -> int:
     """How many items a run that has not ended has finished."""
     return sum(path.read_text().count('"sources"') for path in out.glob(f"{WORK}/*.jsonl"))
 
 
 SHARED = (inserting, repainting)  # among several processes or machines
-ALL = (*SHARED, converting, cutting_out, making_streets)
+SHARDED = (*SHARED, labelling)
+ALL = (*SHARDED, converting, cutting_out, making_streets)
 
 
 @pytest.fixture(scope="module", params=ALL, ids=lambda make: make.__name__)
@@ -132,7 +142,7 @@ def test_any_number_of_workers_makes_the_same_tree(program, whole, tmp_path):
     assert tree_in(tmp_path / "out") == whole
 
 
-@of(*SHARED)
+@of(*SHARDED)
 def test_shards_one_after_the_other_make_the_same_tree(program, whole, tmp_path):
     out = tmp_path / "out"
     assert "of shards 2/2; the last shard to end merges" in program.here(out, "--shard", "1/2")
@@ -147,7 +157,7 @@ def test_shards_one_after_the_other_make_the_same_tree(program, whole, tmp_path)
 
 
 @pytest.mark.slow
-@of(*SHARED)
+@of(*SHARDED)
 def test_torchrun_makes_the_same_tree(program, whole, tmp_path):
     command = [sys.executable, *TORCHRUN, *program.line(tmp_path / "out")]
     done = subprocess.run(command, cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, timeout=300)
@@ -193,7 +203,7 @@ def children(process: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@of(*SHARED)
+@of(*SHARDED)
 def test_workers_end_with_a_killed_parent(program, tmp_path):
     command = [sys.executable, *program.line(tmp_path / "out", "--num_workers", 2)]
     parent = subprocess.Popen(command, cwd=ROOT, env=ONE_THREAD, stdout=subprocess.DEVNULL)
@@ -233,8 +243,8 @@ def test_a_second_process_on_the_same_tree_is_one_line_and_status_2(program, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "how", "workers"),  # a conversion of three images would end too soon
-    [(one, "KILL", 1) for one in (*SHARED, inserting_cutouts, inserting_classes, making_streets)]
-    + [(repainting, "INT", 2)],
+    [(one, "KILL", 1) for one in (*SHARDED, inserting_cutouts, inserting_classes, making_streets)]
+    + [(repainting, "INT", 2), (labelling, "INT", 2)],
     indirect=["program"],
 )
 def test_a_run_that_was_cut_short_goes_on_to_the_same_tree(program, whole, tmp_path, how, workers):

@@ -194,6 +194,13 @@ class InsertOptions(Insertion):
         section="output",
     )
     coco: bool = setting(False, "write a COCO annotation file too", section="output")
+    coco_like: str = setting(
+        "",
+        "write the annotation of a COCO file of yours anew, with its ids, categories and image names; see"
+        " docs/label.md",
+        section="output",
+        flag={"metavar": "FILE"},
+    )
     panoptic: bool = setting(
         False, "write COCO panoptic annotation too, by the official tool", section="output"
     )
@@ -258,6 +265,8 @@ def parse(arguments: list[str] | None = None) -> InsertOptions:
         raise InputError("--instances belongs to --image")
     if options.raw != "none" and (options.image or options.render == "none"):
         raise InputError("--raw: belongs to a split (--db_root) whose new frames have images (--render)")
+    if options.coco_like and (options.image or options.beside):
+        raise InputError("--coco_like: belongs to a split (--db_root) without --raw, names of images stay")
     if options.per_image and options.target:
         raise InputError("--per_image and --target exclude each other")
     if options.classes != ALL and options.target:

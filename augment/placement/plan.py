@@ -22,7 +22,7 @@ INSERT = Program(
     "8",
     "insert.json",
     (STAGE,),
-    (*GT_KINDS, "camera", "leftImg8bit", "inserted", "annotations", PREVIEW, VOID_FILE),
+    (*GT_KINDS, "camera", "leftImg8bit", "inserted", "annotations", "images", PREVIEW, VOID_FILE),
 )
 MAX_OBJECTS = 255  # in one image; the mask of inserted pixels has 8 bits
 

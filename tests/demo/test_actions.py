@@ -22,10 +22,13 @@ from demo.images import before_and_after, in_scene, scene_image
 from demo.options import DemoOptions
 from demo.state import FORCED, Wishes
 from demo.studio import Studio
+from label.classes import known_labels
+from label.labeller import Labeller, Wanted
 from streets.scenes import write_streets
 from support.errors import InputError
 from tests.augment.paint.test_folder import object_of
 from tests.demo.readers import check_official
+from tests.label.stand_in import StandIn
 from tests.miniature import write_miniature, write_png
 from tests.programs import refused
 from tests.town import (
@@ -205,6 +208,31 @@ def test_a_scene_of_ones_own(studio, tmp_path):
     check_official(tmp_path / "tree", "train", persons=3)
     without = actions.click(studio, actions.upload(*maps, None, False), WISHES, *FREE)
     assert without.image.rgb is None and len(without.objects) == 1
+
+
+def test_a_picture_alone_is_a_scene_where_a_segmenter_is_there(studio, tmp_path, monkeypatch):
+    """The maps are those that the segmenter gives, here the ground truth; the picture stands upright."""
+    frame, rgb = studio.frames[1], studio.scene(1).image.rgb
+    path, note = tmp_path / "mine.webp", Image.Exif()
+    note[0x0112] = 3  # held upside down
+    Image.fromarray(np.rot90(rgb, 2)).save(path, lossless=True, exif=note)
+    alone = None, None, str(path), False
+    with pytest.raises(InputError, match="started with --segmenter"):
+        actions.own_scene(studio, *alone)
+    model = StandIn.of([(frame.image_path, frame.label_path, frame.instance_path)])
+    monkeypatch.setattr(studio, "labeller", Labeller.of(Wanted.of_model(model, known_labels(None))))
+    begun = actions.own_scene(studio, *alone)
+    assert np.array_equal(begun.image.rgb, rgb)
+    assert np.array_equal(begun.image.label_ids, frame.read_maps()[0])
+    state = actions.click(studio, begun, WISHES, *FREE)
+    with zipfile.ZipFile(write_zip(state, tmp_path / "own.zip")) as archive:
+        archive.extractall(tmp_path / "tree")
+    check_official(tmp_path / "tree", "train", persons=3)
+    (tmp_path / "junk.jpg").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"^junk\.jpg: truncated or damaged"):
+        actions.own_scene(studio, None, None, str(tmp_path / "junk.jpg"), False)
+    maps = str(frame.label_path), str(frame.instance_path)
+    assert actions.own_scene(studio, *maps, None, True).scene.frame.name == frame.name
 
 
 @pytest.mark.parametrize(
