@@ -44,7 +44,7 @@ def label(options: LabelOptions, model: Model | None = None) -> int:
     camera = None if options.camera is None else (options.camera, options.camera_height, options.camera_pitch)
     more = {"own": own, "own_labels": own_labels, "ego": options.ego, "camera": camera}
     wanted, facts = Wanted.of_model(model, known, **more), model.about().facts
-    items = items_of(Path(options.pictures), pictures, annotations)
+    items = items_of(pictures, annotations)
     workers = options.num_workers
     if workers is None:
         workers = 1 if facts.get("device") == "cuda" else share_of_cores()
@@ -90,7 +90,7 @@ def annotated_in(options: LabelOptions, pictures: list[Picture]) -> Annotations 
     return read_annotations(path, Path(options.pictures), pictures)
 
 
-def items_of(folder: Path, pictures: list[Picture], annotations: Annotations | None) -> list[WorkItem]:
+def items_of(pictures: list[Picture], annotations: Annotations | None) -> list[WorkItem]:
     """What there is to make: all pictures, or those that an annotation is about."""
     items = []
     for picture in pictures:
