@@ -254,7 +254,7 @@ def _loaded(name: str, folder: Path, head: str, device: str) -> Network:
     except Exception as error:  # anything from a missing file to a damaged one
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"--model {name}: can't be loaded ({reason}); copy its folder again") from None
-    if missing := sorted(report["missing_keys"]):
+    if missing := sorted(set(report["missing_keys"]) & dict(model.named_parameters()).keys()):
         raise InputError(f"--model {name}: its weights lack {missing[0]}; take a model that is whole")
     try:
         return Network(name, model.eval().to(device), prepare, task, device)
