@@ -103,21 +103,22 @@ def matched(like: Path, source: Path, frames: list[Frame]) -> tuple[dict, list[d
     Raises InputError if the file can't be used, or lists none of them.
     """
     content, names = read_coco(like), picture_names(source)
-    entries = _entries(like, content["images"], [names.get(frame.name, _own(frame)) for frame in frames])
+    called = [names.get(f"{frame.split}/{frame.key}") or _own(frame) for frame in frames]
+    entries = _entries(like, content["images"], called)
     if not any(entries):
         raise InputError(f"--coco_like {like}: lists none of the images of {source}; give the file that does")
     return content, entries
 
 
 def picture_names(source: Path) -> dict[str, str]:
-    """What the picture of each frame was called, by the frame's name, in a tree of `scripts.label`."""
+    """What the picture of each frame was called, in a tree of `scripts.label`, by "split/city/seq/frame"."""
     found: dict[str, str] = {}
     if not (source / LABEL_SUMMARY).exists():
         return found
     try:
         for text in (source / MANIFEST).read_text(encoding="utf-8").splitlines():
             line = json.loads(text)
-            found["_".join(line["key"].split("/")[1:])] = line["picture"]
+            found[line["key"]] = line["picture"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{source / MANIFEST}: damaged; give the command of scripts.label again") from None
     return found

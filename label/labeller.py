@@ -95,11 +95,14 @@ class Wanted:
         annotated = {label for label in self.own_labels.values() if is_thing(label)}
         return frozenset(number for number, name in self.names.items() if self.labels[name] in annotated)
 
-    def settings(self, split: str, facts: dict) -> dict:
-        """What decides the content of the files but for the pictures, as JSON has it; facts: of the model."""
+    def settings(self, facts: dict) -> dict:
+        """What decides the content of the files but for the pictures, as JSON has it; facts: of the model.
+
+        Splits may come one after the other.
+        """
         labels = {name: label for name, label in self.labels.items() if label != VOID}
         ego = digest(Path(self.ego).read_bytes()) if self.ego else None
-        content = {"split": split, "segmenter": facts, "instances": self.told_apart, "classes": labels}
+        content = {"segmenter": facts, "instances": self.told_apart, "classes": labels}
         content |= {"annotated": self.own_labels or None, "ego": ego, "camera": self.camera}
         return json.loads(json.dumps(content))
 

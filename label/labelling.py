@@ -49,7 +49,7 @@ def label(options: LabelOptions, model: Model | None = None) -> int:
     if workers is None:
         workers = 1 if facts.get("device") == "cuda" else share_of_cores()
 
-    settings = wanted.settings(options.split, facts)
+    settings = wanted.settings(facts)
     with opened(LABEL, out, settings, shard, overwrite=options.overwrite) as tree:
         check_names(tree, items)
         mine, todo = shard.of(items), [] if options.merge else tree.to_do(items)

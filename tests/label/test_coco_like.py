@@ -80,7 +80,7 @@ def test_ids_names_and_what_nothing_hides_stay_and_new_objects_are_added(annotat
     picture_of = {entry["id"]: out / "images" / entry["file_name"] for entry in after["images"]}
     same = changed = gone = added = 0
     names = picture_names(annotated / "tree")
-    frames = {names[frame.name]: frame for frame in list_frames(out, "train")}
+    frames = {names[f"train/{frame.key}"]: frame for frame in list_frames(out, "train")}
     for entry in after["images"]:
         frame = frames[entry["file_name"].removeprefix("old/place/")]
         new = read_label_map(out / frame.place("inserted", ".png"))

@@ -98,6 +98,17 @@ def test_pictures_become_a_tree_that_others_read(pictures, model, tmp_path):
     assert tree_in(out) == before
 
 
+def test_another_folder_may_become_another_split_of_the_tree(pictures, model, tmp_path):
+    run_ok(label.main, *flags(pictures / "day", tmp_path / "out", model))
+    before = {path: path.read_bytes() for path in tmp_path.glob("out/*/train/*/*")}
+    run_ok(label.main, *flags(pictures / "night", tmp_path / "out", model, "--split", "val"))
+    assert all(path.read_bytes() == content for path, content in before.items()) and len(before) == 5
+    for split, shape in (("train", (60, 90)), ("val", (80, 64))):
+        (frame,) = list_frames(tmp_path / "out", split)
+        assert frame.read_maps()[0].shape == shape
+    assert list(manifest(tmp_path / "out")) == ["x.jpg", "x.png"]
+
+
 def test_a_semantic_output_is_told_so(pictures, model, tmp_path):
     printed = run_ok(label.main, *flags(pictures, tmp_path / "out", model, "--semantic"))
     assert "instances: connected pieces" in printed
@@ -220,6 +231,28 @@ def test_annotated_things_lie_above_the_model_s_stuff(pictures, model, tmp_path)
     assert np.array_equal(label_ids, wanted)
     assert ids[12, 12] == 26000 and ids[20, 25] == 24000 and ids[45, 75] == PERSON
     assert list(manifest(tmp_path / "out")) == ["day/x.jpg"]
+
+
+def test_yolo_s_folder_with_its_pictures_is_taken(model, tmp_path):
+    """As it is usually laid out: images/train beside labels/train; a note turns one picture."""
+    root = tmp_path / "yolo"
+    for name in ("images/train/a.jpg", "images/train/b.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        note = Image.Exif()
+        note[0x0112] = 6 if name.endswith("a.jpg") else 1
+        Image.fromarray(noise(60, 90)).save(root / name, exif=note)
+    (root / "labels/train").mkdir(parents=True)
+    (root / "labels/train/a.txt").write_text("1 0 0 0.5 0 0.5 0.5 0 0.5\n0 0.5 0.5 1 0.5 1 1 0.5 1\n")
+    (root / "data.yaml").write_text("path: ..\nnames: [pedestrian, car]\n")
+    (tmp_path / "map.yaml").write_text("pedestrian: person\n")
+    more = ("--annotations", root, "--mapping", tmp_path / "map.yaml")
+    printed = run_ok(label.main, *flags(root / "images/train", tmp_path / "out", model, *more))
+    assert "pedestrian (annotated)" in printed and "2 of 2 pictures" in printed
+    label_ids, ids = maps(tmp_path / "out", "pictures_000000_000000")
+    wanted = np.full((90, 60), ROAD)
+    wanted[:45, :30], wanted[45:, 30:] = CAR, PERSON
+    assert np.array_equal(label_ids, wanted) and ids[0, 0] == 26000 and ids[89, 59] == 24000
+    assert (maps(tmp_path / "out", "pictures_000000_000001")[0] == ROAD).all()
 
 
 def test_an_annotation_of_another_size_fails_its_picture_alone(pictures, model, tmp_path):
