@@ -21,6 +21,7 @@ from evaluation.shapes import mask_spread, shapes_of
 from loader.cache import FrameMaps
 from loader.pairs import SceneMaps
 from model import WhereWhat
+from support.errors import InputError
 from support.seeds import normal
 from where import Places
 
@@ -35,7 +36,7 @@ class Sampling:
     min_height: float = 0.0  # of its boxes, in parts of the image; lower ones are drawn again
 
 
-REDRAWN = 50  # times at most
+REDRAWN = 1000  # times at most
 
 
 def place(
@@ -91,18 +92,25 @@ def draw_tall_z(
     purpose: str,
     min_height: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`draw_z`, drawn again where `places` puts a box lower than min_height, in parts of the image."""
+    """`draw_z`, drawn again where `places` puts a box lower than min_height, in parts of the image.
+
+    Raises InputError if the model places nothing that high.
+    """
     z_spatial, z_appr = draw_z(model, name, seeds, count, purpose)
-    for attempt in range(1, REDRAWN if min_height else 0):
+    if not min_height:
+        return z_spatial, z_appr
+    for attempt in range(1, REDRAWN + 1):
         boxes = boxes_on(places, z_spatial, model.device)
         low = boxes[..., 3] - boxes[..., 1] < min_height
         if not low.any():
-            break
+            return z_spatial, z_appr
         for z, other in zip(
             (z_spatial, z_appr), draw_z(model, name, seeds, count, f"{purpose} {attempt}"), strict=True
         ):
             z[low] = other[low]
-    return z_spatial, z_appr
+    raise InputError(
+        f"--min_height {min_height:g}: {REDRAWN} places drawn in {name}, and some are still lower; give less"
+    )
 
 
 def scene_of(content: FrameMaps, device: torch.device) -> SceneMaps:

@@ -219,8 +219,9 @@ def subject_of(
     instances = sum(len(maps.instances(index, name)) for index in range(count))
     if not instances:
         raise InputError(
-            f"{settings.db_root}: none of {count} images of {settings.split} holds a usable {name};"
-            " choose another --split or --db_root, or more --scenes"
+            f"{settings.db_root}: none of {count} images of {settings.split} holds a usable {name}"
+            f"{restrictions(1, settings.min_height)}; choose another --split or --db_root, or more --scenes"
+            + (", or a lower --min_height" if settings.min_height else "")
         )
     training = read_training(training_maps, name)
     return Subject(model, instances, training, fit_heights(training.boxes), Collected(settings.seeds))

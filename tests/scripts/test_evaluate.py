@@ -20,6 +20,7 @@ from options import PRESETS, Options
 from scripts import evaluate
 from streets.scenes import write_streets
 from support.checkpoints import find_checkpoint, save_checkpoint
+from support.errors import InputError
 from tests.miniature import CITY, write_miniature
 from tests.programs import as_flags, refused
 from tests.town import write_density_checkpoint, write_places_checkpoint
@@ -264,7 +265,7 @@ def density(root):
     return root / "density"
 
 
-def test_places_and_instances_below_min_height_are_left_out(density, root):
+def test_places_and_instances_below_min_height_are_left_out(density, root, monkeypatch):
     tree, cache = root / "exact", root / "cache"
     args = ("--checkpoint", density, "--db_root", tree, "--cache_dir", cache, "--quick", "--n_z", 9)
     args += ("--seeds", 1, "--min_height", 0.2, "--out", root / "tall")
@@ -281,6 +282,9 @@ def test_places_and_instances_below_min_height_are_left_out(density, root):
     tall = boxes_on(places, z, model.device)
     assert (tall[..., 3] - tall[..., 1] >= np.median(heights)).all() and not kept.all()
     assert np.array_equal(plain[kept], tall[kept])
+    monkeypatch.setattr("evaluation.scene.REDRAWN", 3)
+    with pytest.raises(InputError, match=r"--min_height 1.5: 3 places drawn in .*, and some are still"):
+        draw_tall_z(model, places, view.name, range(2), 9, "t", 1.5)
     of_all = [one.box for index in range(len(maps)) for one in maps.instances(index, "person")]
     high = sum(y1 + 1 - y0 >= 0.2 * maps.measured[1] for _, y0, _, y1 in of_all)
     assert 0 < high < len(of_all) and result["settings"]["instances"] == high
