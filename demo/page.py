@@ -12,10 +12,10 @@ import gradio as gr
 
 from augment.paint.folder import MAX_METRES
 from augment.placement.filters import FILTERS, Filters
-from demo import actions
+from demo import actions, uploads
 from demo.files import write_zip
 from demo.images import before_and_after, in_scene, scene_image, thumbnail
-from demo.state import FORCED, PIXELS, State, Wishes
+from demo.state import FORCED, PIXELS, State, Wishes, begin
 from demo.studio import SHAPE_SLIDERS, Studio
 from support.errors import InputError
 
@@ -173,7 +173,7 @@ def build(studio: Studio) -> gr.Blocks:
             event(partial(act, function), inputs, [*seen, *sliders], **ONE_AT_A_TIME)
 
         def open_scene(state: State | None, number: int) -> State:
-            return actions.in_scene_of(state, actions.begin(studio.scene(number)))
+            return actions.in_scene_of(state, begin(studio.scene(number)))
 
         on(page.load, lambda state, wishes: open_scene(state, 0))
         on(surprise.click, partial(actions.surprise, studio))
@@ -184,7 +184,7 @@ def build(studio: Studio) -> gr.Blocks:
         on(objects.input, lambda state, wishes, number: actions.choose(state, number), objects)
         on(
             use.click,
-            lambda state, wishes, *paths: actions.in_scene_of(state, actions.own_scene(studio, *paths)),
+            lambda state, wishes, *paths: actions.in_scene_of(state, uploads.own_scene(studio, *paths)),
             *own,
             cityscapes,
         )
@@ -237,7 +237,7 @@ def take(
 ) -> State:
     """The state with an uploaded object, or none; unchanged if there was none and is none."""
     if path or state.own is not None:
-        return actions.take_object(studio, state, path, metres or 0, no_class)
+        return uploads.take_object(studio, state, path, metres or 0, no_class)
     return state
 
 

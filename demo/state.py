@@ -75,3 +75,10 @@ class State:
     def image(self) -> EditedImage:
         """The scene with all objects."""
         return self.steps[-1]
+
+
+def begin(scene: DemoScene) -> State:
+    """A scene without new objects."""
+    height, width = scene.image.label_ids.shape
+    message = f"Scene {scene.frame.name}, {width}x{height} pixels. Click where an object is to stand."
+    return State(scene, (scene.image,), message=message)

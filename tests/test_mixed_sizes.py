@@ -14,7 +14,7 @@ from demo import actions
 from demo.files import write_zip
 from demo.images import thumbnail
 from demo.options import DemoOptions
-from demo.state import FORCED, Wishes
+from demo.state import FORCED, Wishes, begin
 from demo.studio import Studio
 from engine.records import write_outputs
 from insertion import InsertInstances, make_bank
@@ -113,6 +113,6 @@ def test_the_page_takes_them_too(folder, tmp_path):
     for number in range(len(studio.frames)):
         assert thumbnail(studio.scene(number).image).shape[1] == 256
         wishes = Wishes("person", FORCED)
-        state = actions.surprise(studio, actions.begin(studio.scene(number)), wishes)
+        state = actions.surprise(studio, begin(studio.scene(number)), wishes)
         assert len(state.objects) == 1, state.message
         assert write_zip(state, tmp_path / "scene.zip").stat().st_size > 1000

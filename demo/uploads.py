@@ -1,0 +1,106 @@
+"""What a person brings along: a scene of maps or of a picture alone, and an object to put into scenes.
+
+Raises InputError, naming a file as it was called, for one that can't be used.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from augment.paint.folder import folder_of_one
+from augment.placement.scene import EditedImage
+from data.camera import published_camera
+from data.frame import Frame, official_name
+from data.images import decode_image, fitting
+from data.outlines import Outlines
+from demo.state import DemoScene, State, begin
+from demo.studio import Studio
+from label.labeller import Labeller
+from label.pictures import read_picture
+from support.errors import InputError
+from support.files import read_bytes
+
+UPLOADED = "upload_000000_000000"  # for maps whose file names are no frame's
+
+
+def own_scene(
+    studio: Studio, label: str | None, instance: str | None, image: str | None, cityscapes: bool
+) -> State:
+    """As `upload`; of an image alone the segmenter makes the maps, if there is one."""
+    if image and not label and not instance and studio.labeller is not None:
+        return upload_picture(studio.labeller, Path(image), cityscapes)
+    return upload(label, instance, image, cityscapes)
+
+
+def upload(label: str | None, instance: str | None, image: str | None, cityscapes: bool) -> State:
+    """A scene of a person's own: paths of label map, instance map and, if there is one, the image.
+
+    cityscapes: whether Cityscapes' camera took it, so that heights in metres are known. Raises InputError,
+    naming the files as they were called, if one is missing or bad, or if they don't belong together.
+    """
+    if not label or not instance:
+        raise InputError(
+            "Two maps are needed: label ids (8-bit grey PNG) and instance ids (16-bit grey PNG); a page"
+            " that was started with --segmenter takes an image alone"
+        )
+    try:
+        name = official_name(label)
+    except ValueError:
+        name = UPLOADED
+    frame = Frame.of_maps(Path(label), Path(instance), name)
+    try:
+        label_ids, instance_ids = frame.read_maps()
+    except InputError as error:
+        sentence = str(error)
+        for path in (frame.label_path, frame.instance_path):
+            sentence = sentence.replace(str(path), path.name)
+        raise InputError(sentence) from None
+    rgb = None
+    if image:
+        path = Path(image)
+        rgb = fitting(Path(path.name), decode_image(Path(path.name), read_bytes(path)), label_ids.shape)
+    camera = published_camera(name, *label_ids.shape[::-1]) if cityscapes else None
+    return begin(DemoScene(frame, EditedImage.of_maps(name, label_ids, instance_ids, rgb, camera)))
+
+
+def upload_picture(labeller: Labeller, path: Path, cityscapes: bool) -> State:
+    """A scene of a picture alone. Raises InputError, naming the file as it was called, if it is bad."""
+    try:
+        rgb, _ = read_picture(path)
+        maps = labeller.maps(rgb)
+    except (InputError, ValueError) as error:
+        raise InputError(str(error).replace(str(path), path.name)) from None
+    try:
+        name = official_name(path.name)
+    except ValueError:
+        name = UPLOADED
+    frame = Frame(None, "", name.split("_")[0], name)
+    camera = published_camera(name, *maps.label_ids.shape[::-1]) if cityscapes else None
+    image = EditedImage.of_maps(
+        name, maps.label_ids, maps.instance_ids, rgb, camera, Outlines(tuple(maps.objects))
+    )
+    return begin(DemoScene(frame, image))
+
+
+def take_object(studio: Studio, state: State, path: str | None, metres: float, no_class: bool) -> State:
+    """Let the next objects show a cut-out, PNG with an alpha channel; None: as before.
+
+    metres: its height, 0: as the class; no_class: its label is dynamic. Raises InputError, naming the file as
+    it was called, if it is none.
+    """
+    if not path:
+        return replace(state, own=None, message="New objects are the model's again.")
+    height, label = (metres, metres) if metres > 0 else None, "dynamic" if no_class else ""
+    try:
+        own = folder_of_one(Path(path), studio.classes, label, height)
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), Path(path).name)) from None
+    own.cutout(0)  # read now: uploads don't stay for ever
+    width, length = own.table.size[0].tolist()
+    what = [
+        f"{width}x{length} pixels",
+        *([f"{metres:g} m high"] if height else []),
+        *([label] if label else []),
+    ]
+    if height and state.image.camera is None:
+        what.append("but this scene has no camera, so it is as high as the class is there")
+    return replace(state, own=own, message=f"Your cut-out: {', '.join(what)}. Click where it is to stand.")
