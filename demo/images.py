@@ -1,5 +1,8 @@
 """What the page shows: the scene with its objects, the density over it, the scene as it was."""
 
+import hashlib
+from pathlib import Path
+
 import cv2
 import numpy as np
 
@@ -9,9 +12,11 @@ from data.drawing import outline
 from data.writer import colour_map
 from demo.state import State, Wishes
 from demo.studio import Studio
+from support.files import write_atomic
 
 LARGEST_WIDTH = 1024  # pixels; larger images travel too slowly
 THUMBNAIL_WIDTH = 256  # pixels
+_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 90]
 
 
 def shown(image: EditedImage) -> np.ndarray:
@@ -49,6 +54,19 @@ def scene_image(studio: Studio, state: State, wishes: Wishes, opacity: float) ->
 def before_and_after(state: State) -> tuple[np.ndarray, np.ndarray]:
     """The scene without and with its new objects, each (h,w,3) uint8."""
     return shown(state.steps[0]), shown(state.image)
+
+
+def jpeg_file(rgb: np.ndarray, folder: Path) -> str:
+    """The path of a JPEG of an image (h,w,3) uint8 RGB in a folder, named by its content.
+
+    Written whole and once: given arrays, gradio writes the same file anew each time an image is shown again,
+    and a browser that reads it meanwhile gets nothing.
+    """
+    jpeg = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), _JPEG)[1].tobytes()
+    path = folder / f"{hashlib.blake2b(jpeg, digest_size=16).hexdigest()}.jpeg"
+    if not path.exists():
+        write_atomic(path, jpeg)
+    return str(path)
 
 
 def in_scene(state: State, x: float, y: float) -> tuple[float, float]:

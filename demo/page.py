@@ -14,7 +14,7 @@ from augment.paint.folder import MAX_METRES
 from augment.placement.filters import FILTERS, Filters
 from demo import actions, uploads
 from demo.files import write_zip
-from demo.images import before_and_after, in_scene, scene_image, thumbnail
+from demo.images import before_and_after, in_scene, jpeg_file, scene_image, thumbnail
 from demo.state import FORCED, PIXELS, State, Wishes, begin
 from demo.studio import SHAPE_SLIDERS, Studio
 from support.errors import InputError
@@ -136,13 +136,15 @@ def build(studio: Studio) -> gr.Blocks:
         switches = [class_name, temperature, pixels, rules, min_score, force]
         seen = [state, image, compared, objects, message]
         sliders = [*place, *shape]
+        folder = Path(mkdtemp())  # of what is shown
 
         def show(state: State, wishes: Wishes, opacity: float) -> list:
             """Values of `seen`."""
             names = [actions.named(state, number) for number in range(len(state.objects))]
             chosen = None if state.chosen is None else names[state.chosen]
-            scene = scene_image(studio, state, wishes, opacity)
-            return [state, scene, before_and_after(state), gr.Radio(names, value=chosen), state.message]
+            scene = jpeg_file(scene_image(studio, state, wishes, opacity), folder)
+            pair = tuple(jpeg_file(one, folder) for one in before_and_after(state))
+            return [state, scene, pair, gr.Radio(names, value=chosen), state.message]
 
         def show_sliders(state: State, wishes: Wishes) -> list:
             """Values of `sliders`."""

@@ -5,10 +5,12 @@ import sys
 import time
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools.coco import COCO
 
 import scripts.demo
@@ -17,7 +19,7 @@ from data.coco import coco_path
 from data.frame import list_frames
 from demo import actions, uploads
 from demo.files import write_zip
-from demo.images import before_and_after, in_scene, scene_image
+from demo.images import before_and_after, in_scene, jpeg_file, scene_image
 from demo.options import DemoOptions
 from demo.state import FORCED, Wishes, begin
 from demo.studio import Studio
@@ -133,6 +135,15 @@ def test_heat_is_painted_over_as_strongly_as_wished(studio, begun):
     plain, half, full = (scene_image(studio, begun, WISHES, opacity).astype(int) for opacity in (0, 0.5, 1))
     assert np.array_equal(plain, begun.image.rgb)
     assert np.abs(half - (plain + full) / 2).max() <= 1 and np.abs(full - plain).max() > 50
+
+
+def test_an_image_that_is_shown_again_is_not_written_again(tmp_path):
+    red = np.full((128, 256, 3), (220, 20, 60), np.uint8)
+    path = Path(jpeg_file(red, tmp_path))
+    stamp = path.stat().st_mtime_ns
+    assert jpeg_file(red.copy(), tmp_path) == str(path) and path.stat().st_mtime_ns == stamp
+    assert np.abs(np.asarray(Image.open(path), int) - red).max() <= 3
+    assert jpeg_file(255 - red, tmp_path) != str(path) and len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_large_image_is_shown_smaller_and_clicks_are_meant_in_its_pixels(studio, tmp_path):
