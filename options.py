@@ -348,9 +348,10 @@ flags.
 {table}
 
 Presets: `paper` (the defaults), `demo` (small maps and networks, for a CPU: what the quickstart trains),
-`street` (what we recommend for Cityscapes on one GPU), `places` (where all classes stand, no shapes, for a
-CPU), `tiny` (seconds, for tests). How `demo` and `street` depart from the published settings stands in
-[differences.md](differences.md#the-wherewhat-model).
+`street` (places and shapes on finer maps, for a GPU), `places` (where all classes stand, no shapes, for a
+CPU), `tiny` (seconds, for tests). Which to take for Cityscapes:
+[cityscapes.md](cityscapes.md#beside-demo-and-street). How `demo` and `street` depart from the published
+settings stands in [differences.md](differences.md#the-wherewhat-model).
 """
 
 
