@@ -32,7 +32,8 @@ def softness(grey: np.ndarray, area: np.ndarray) -> float | None:
 
 def _gradients(grey: np.ndarray) -> np.ndarray:
     across, down = cv2.Sobel(grey, cv2.CV_32F, 1, 0, ksize=1), cv2.Sobel(grey, cv2.CV_32F, 0, 1, ksize=1)
-    return cv2.magnitude(across, down)
+    # Not cv2.magnitude: the last bit of what it says depends on where in memory the arrays are.
+    return np.sqrt(across * across + down * down)
 
 
 def as_soft_as(rgb: np.ndarray, area: np.ndarray, wanted: float | None) -> np.ndarray:

@@ -54,3 +54,17 @@ def test_what_is_beside_an_object_does_not_include_its_edge():
     image = picture(1.2)
     image[mask] = np.indices((40, 40)).sum(0).reshape(-1, 1) % 2 * 255
     assert softness_around(image, mask) == pytest.approx(softness_around(picture(1.2), mask), abs=0.01)
+
+
+def test_softness_is_the_same_wherever_its_arrays_are_in_memory():
+    others = []  # of other sizes each time, so that the next arrays lie elsewhere
+    area = np.zeros((57, 63), bool)
+    area[-4:] = True
+    for seed in range(30):
+        noise = np.random.default_rng(seed).normal(100, 3, area.shape).astype(np.float32)
+        noise[-2:, -8:] *= np.linspace(1, 5, 8)  # the strongest edges are the last, where loops end unevenly
+        found = set()
+        for number in range(40):
+            others.append(np.empty(16 * number + 8, np.uint8))
+            found.add(softness(noise, area))
+        assert len(found) == 1
