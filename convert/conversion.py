@@ -18,6 +18,7 @@ from data.images import find_image
 from engine.records import WorkItem
 from engine.tree import Program, Tree
 from support.errors import InputError
+from support.files import check_apart
 
 CONVERT = Program("convert", "2", "convert.json", ("convert",), (IMAGE_KIND, GT_KINDS[0]))
 _PLACES = 10**6  # sequences, and frames of each
@@ -71,20 +72,16 @@ def find(conversion: Conversion, split: str | None) -> tuple[list[WorkItem], Dat
     Raises InputError if the folder holds no data set of the format, if the mapping lacks categories, if
     there is no such split, or if OUT lies in the data set or around it.
     """
-    root = existing_folder(conversion.root, "the data set").resolve()
-    out = conversion.out.resolve()
-    if out == root or root in out.parents or out in root.parents:
-        raise InputError(
-            f"--out {conversion.out}: inside the data set {conversion.root} or around it; choose another"
-        )
-    data_set = module_of(conversion.format_name).find(conversion.root)
+    root = existing_folder(conversion.root, "the data set")
+    check_apart(conversion.out, root, f"the data set {root} or around it")
+    data_set = module_of(conversion.format_name).find(root)
     check_complete(conversion.mapping, data_set.categories)
     splits = sorted({item.split for item in data_set.items})
     if split is not None and split not in splits:
         raise InputError(f"--split {split}: no such split, only {', '.join(splits)}")
     found = [replace(item, image=find_image(item.image) or item.image) for item in data_set.items]
     tasks = _named(found, conversion.out)
-    return [task.tree_item(conversion.root) for task in tasks if split in (None, task.item.split)], data_set
+    return [task.tree_item(root) for task in tasks if split in (None, task.item.split)], data_set
 
 
 def _named(items: list[SourceImage], out: Path) -> list[Task]:

@@ -23,6 +23,11 @@ def allowed(target: object) -> bool:
     return label is not None and label.id >= 0 and (label.name == target or label.hasInstances)
 
 
+def is_thing(label: str) -> bool:
+    """Whether a label has instances; a group has none."""
+    return label in name2label and name2label[label].hasInstances
+
+
 def read_table(path: Path) -> dict[str, str]:
     """Category name -> label name. Raises InputError for what is no such table."""
     try:

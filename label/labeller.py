@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from convert.frame import Maps, maps_of
-from convert.mapping import VOID
+from convert.mapping import VOID, is_thing
 from convert.source import Category, Segments
 from data.camera import Camera
 from data.frame import CAMERA_KIND, IMAGE_KIND
 from data.images import read_as_stored
 from engine.records import WorkItem
 from label.annotations import Annotated, Thing
-from label.classes import is_thing, labels_of_model
+from label.classes import labels_of_model
 from label.models import Model, Segmenter
 from label.pictures import Picture, read_picture
 from support.errors import InputError

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from convert.mapping import is_thing
 from convert.source import Segments
 from distributed import choose_device
-from label.classes import is_thing
 from label.segments import class_scores, likeliest, of_classes, of_masks
 from support.errors import InputError
 from support.files import listed, read_json
