@@ -17,8 +17,8 @@ from data.frame import GT_KINDS, IMAGE_KIND, Frame
 from data.images import find_image
 from engine.records import WorkItem
 from engine.tree import Program, Tree
-from support.errors import InputError
-from support.files import check_apart
+from support.errors import InputError, name_some, warn
+from support.files import check_apart, writing_to
 
 CONVERT = Program("convert", "2", "convert.json", ("convert",), (IMAGE_KIND, GT_KINDS[0]))
 _PLACES = 10**6  # sequences, and frames of each
@@ -139,6 +139,31 @@ def check_names(tree: Tree, items: list[WorkItem]) -> None:
 
 
 # ---- the report ---------------------------------------------------------------------------------
+
+
+def summed_up(tree: Tree, items: list[WorkItem], mapping: dict[str, str]) -> tuple[list[dict], str]:
+    """Write the summary of a merged tree: each item's line, and what became of the categories as a table."""
+    lines = [tree.records.get(item.key)[-1] for item in items]
+    failed, report = reasons(lines), report_of(lines, mapping)
+    state = "with failures" if failed else "complete"
+    summary = {"state": state, "pictures": len(lines), "failed": failed, "categories": report}
+    with writing_to(tree.out):
+        tree.write_summary(summary)
+    return lines, report_text(report)
+
+
+def tell_end(lines: list[dict], out: Path, what: str) -> int:
+    """Print how many of `what` are in OUT and name those that failed; the exit status."""
+    failed = reasons(lines)
+    print(f"{len(lines) - len(failed)} of {len(lines)} {what} are in {out}")
+    if failed:
+        warn(f"{len(failed)} failed: {name_some(failed)}")
+    return 1 if failed else 0
+
+
+def reasons(lines: list[dict]) -> list[str]:
+    """Why items failed."""
+    return [line["reason"] for line in lines if line["status"] == "failed"]
 
 
 def report_of(lines: list[dict], mapping: dict[str, str]) -> dict[str, dict]:
