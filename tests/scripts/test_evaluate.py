@@ -11,9 +11,11 @@ import torch
 
 from data.camera import published_camera
 from data.geometry import MIN_INSTANCES, boxes_of_theta
-from evaluation.metrics import HEIGHT_METRICS, OVERLAP_METRICS, read_views
+from evaluation.collected import HEIGHT_METRICS, OVERLAP_METRICS
+from evaluation.metrics import read_views
 from evaluation.report import METRICS, remarks
-from evaluation.scene import boxes_on, draw_tall_z, draw_z, places_on_maps, sample_scene, scene_of
+from evaluation.scene import boxes_on, draw_tall_z, draw_z, places_on_maps, sample_scene
+from loader.pairs import scene_of
 from main import seed_everything
 from model import WhereWhat, load_model, sample
 from options import PRESETS, Options
@@ -247,7 +249,7 @@ def test_the_where_module_alone_gives_the_sample_s_place(root):
     maps = evaluate.prepare(options, "val", progress=False)
     (view,), content = read_views(maps, 0, [model.target]), maps.load(0)
     z = draw_z(model, view.name, range(2), 3, "test")
-    scene = scene_of(content, model.device)
+    scene = scene_of(content).to(model.device)
     places = model.where.on(scene.labels_small, scene.ids_small)
     boxes, masks = sample_scene(model, places, scene, *z, batch_size=4)
     again = boxes_on(places_on_maps(model, view.label_ids, view.instance_ids), z[0], model.device)
