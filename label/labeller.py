@@ -161,12 +161,9 @@ class Labeller:
         if annotated:
             segments = self._with_own(segments, annotated.things)
         if self.ego is not None:
-            segments = _above(segments, self.ego, self._ego_category)
+            category = self.wanted.first_own + len(self.wanted.own)
+            segments = _above(segments, self.ego, category)
         return maps_of(segments, self.wanted.categories, self.wanted.mapping)
-
-    @property
-    def _ego_category(self) -> int:
-        return self.wanted.first_own + len(self.wanted.own)
 
     def _with_own(self, segments: Segments, things: tuple[Thing, ...]) -> Segments:
         """Segments with annotated things above them, smaller ones above larger."""

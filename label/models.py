@@ -122,10 +122,8 @@ class PretrainedModel:
             return folder
         if folder.is_absolute() or self.name.startswith(".") or self.name.count("/") != 1:
             raise InputError(f"--model {folder}: no such folder; give that of a model, or an ID of the hub")
-        return _fetched(self.name, self._revision(), self.offline)
-
-    def _revision(self) -> str:
-        return self.revision or (DEFAULT_REVISION if self.name == DEFAULT_MODEL else "main")
+        revision = self.revision or (DEFAULT_REVISION if self.name == DEFAULT_MODEL else "main")
+        return _fetched(self.name, revision, self.offline)
 
 
 # ---- files --------------------------------------------------------------------------------------
