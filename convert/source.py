@@ -38,6 +38,10 @@ class SourceImage:
     segments: tuple[tuple[int, int, bool], ...] = ()
     problem: str = ""
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.image, *self.annotations)
+
 
 @dataclass(frozen=True)
 class DataSet:

@@ -19,19 +19,11 @@ from engine.records import WorkItem
 from label.annotations import Annotated, Thing
 from label.classes import labels_of_model
 from label.models import Model, Segmenter
-from label.pictures import Picture, read_picture
+from label.pictures import read_picture
 from support.errors import InputError
 from support.files import digest
 
 EGO = "ego vehicle"
-
-
-@dataclass(frozen=True)
-class Task:
-    """A picture and what is annotated in it; None: nobody has annotated anything."""
-
-    picture: Picture
-    annotated: Annotated | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +101,7 @@ class Wanted:
 
 @dataclass
 class Labeller:
-    """What labels pictures: `engine.tree.Make` for items whose task is a `Task`."""
+    """What labels pictures: `engine.tree.Make`. The task of an item: `Picture`, `Annotated` or None."""
 
     wanted: Wanted
     segmenter: Segmenter
@@ -127,14 +119,14 @@ class Labeller:
 
     def __call__(self, item: WorkItem, write: Callable) -> list[dict]:
         """Write the files of a picture; what the line says of it. OSError where writing fails."""
-        task: Task = item.task
+        picture, annotated = item.task
         try:
-            rgb, png = read_picture(task.picture.path)
-            maps = self.maps(rgb, task.annotated)
+            rgb, png = read_picture(picture.path)
+            maps = self.maps(rgb, annotated)
         except (InputError, ValueError) as error:
-            reason = str(error) if isinstance(error, InputError) else f"{task.picture.path}: {error}"
+            reason = str(error) if isinstance(error, InputError) else f"{picture.path}: {error}"
             return [{"status": "failed", "reason": reason}]
-        frame = task.picture.frame
+        frame = picture.frame
         files = {frame.place(IMAGE_KIND, ".png"): png}
         files |= frame.annotation(maps.label_ids, maps.instance_ids, maps.objects)
         if self.wanted.camera:

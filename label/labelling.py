@@ -15,7 +15,7 @@ from engine.shards import Shard, shard_of_process
 from engine.tree import Program, opened
 from label.annotations import Annotations, read_annotations
 from label.classes import known_labels, labels_of_annotation
-from label.labeller import Labeller, Task, Wanted, read_ego
+from label.labeller import Labeller, Wanted, read_ego
 from label.models import Model, PretrainedModel
 from label.options import LabelOptions
 from label.pictures import Picture, find_pictures
@@ -94,5 +94,5 @@ def items_of(pictures: list[Picture], annotations: Annotations | None) -> list[W
             asked = fingerprint([annotated.size, things])
         key = f"{picture.frame.split}/{picture.frame.key}"
         facts = {"picture": picture.name}
-        items.append(WorkItem(key, {picture.name: picture.path}, asked, facts, Task(picture, annotated)))
+        items.append(WorkItem(key, {picture.name: picture.path}, asked, facts, (picture, annotated)))
     return items
