@@ -12,12 +12,13 @@ from pathlib import Path
 from convert.formats import module_of
 from convert.frame import files_of, maps_of
 from convert.mapping import VOID, check_complete
-from convert.source import Category, DataSet, SourceImage, existing_folder
+from convert.source import Category, DataSet, existing_folder
 from data.frame import GT_KINDS, IMAGE_KIND, Frame
 from data.images import find_image
 from engine.records import WorkItem
 from engine.tree import Program, Tree
-from support.errors import InputError
+from support.errors import InputError, name_some, warn
+from support.files import check_apart, writing_to
 
 CONVERT = Program("convert", "2", "convert.json", ("convert",), (IMAGE_KIND, GT_KINDS[0]))
 _PLACES = 10**6  # sequences, and frames of each
@@ -39,29 +40,6 @@ class Conversion:
         return {"format": self.format_name, "root": root, "link": self.link, "mapping": self.mapping}
 
 
-@dataclass(frozen=True)
-class Task:
-    """An item and the frame of the tree that it becomes."""
-
-    frame: Frame
-    item: SourceImage
-
-    @property
-    def key(self) -> str:
-        """ "split/city/seq/frame" """
-        return f"{self.frame.split}/{self.frame.key}"
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.item.image, *self.item.annotations)
-
-    def tree_item(self, root: Path) -> WorkItem:
-        """As the engine sees it; root: of the data set."""
-        sources = {os.path.relpath(path, root): path for path in self.files}
-        image, *annotations = sources
-        return WorkItem(self.key, sources, None, {"picture": image, "annotations": annotations}, self)
-
-
 # ---- input --------------------------------------------------------------------------------------
 
 
@@ -71,36 +49,31 @@ def find(conversion: Conversion, split: str | None) -> tuple[list[WorkItem], Dat
     Raises InputError if the folder holds no data set of the format, if the mapping lacks categories, if
     there is no such split, or if OUT lies in the data set or around it.
     """
-    root = existing_folder(conversion.root, "the data set").resolve()
-    out = conversion.out.resolve()
-    if out == root or root in out.parents or out in root.parents:
-        raise InputError(
-            f"--out {conversion.out}: inside the data set {conversion.root} or around it; choose another"
-        )
-    data_set = module_of(conversion.format_name).find(conversion.root)
+    root = existing_folder(conversion.root, "the data set")
+    check_apart(conversion.out, root, f"the data set {root} or around it")
+    data_set = module_of(conversion.format_name).find(root)
     check_complete(conversion.mapping, data_set.categories)
     splits = sorted({item.split for item in data_set.items})
     if split is not None and split not in splits:
         raise InputError(f"--split {split}: no such split, only {', '.join(splits)}")
-    found = [replace(item, image=find_image(item.image) or item.image) for item in data_set.items]
-    tasks = _named(found, conversion.out)
-    return [task.tree_item(conversion.root) for task in tasks if split in (None, task.item.split)], data_set
-
-
-def _named(items: list[SourceImage], out: Path) -> list[Task]:
-    """Every item with a name; those without a place of their own are counted within split and city."""
-    count: Counter[tuple[str, str]] = Counter()
-    tasks = []
-    for item in items:
+    found: dict[str, WorkItem] = {}
+    count: Counter[tuple[str, str]] = Counter()  # of items without a place of their own
+    for item in data_set.items:
+        item = replace(item, image=find_image(item.image) or item.image)
         place = item.place
         if place is None:
             place = divmod(count[item.split, item.city], _PLACES)
             count[item.split, item.city] += 1
-        tasks.append(Task(Frame.official(out, item.split, item.city, *place), item))
-    twice = [key for key, number in Counter(task.key for task in tasks).items() if number > 1]
-    if twice:
-        raise InputError(f"two images would have the name {twice[0]} in the tree; rename a folder of one")
-    return tasks
+        frame = Frame.official(conversion.out, item.split, item.city, *place)
+        key = f"{item.split}/{frame.key}"
+        if key in found:
+            raise InputError(f"two images would have the name {key} in the tree; rename a folder of one")
+        sources = {os.path.relpath(path, root): path for path in item.files}
+        image, *annotations = sources
+        found[key] = WorkItem(
+            key, sources, None, {"picture": image, "annotations": annotations}, (frame, item)
+        )
+    return [one for one in found.values() if split in (None, one.task[1].split)], data_set
 
 
 # ---- one image --------------------------------------------------------------------------------
@@ -108,22 +81,22 @@ def _named(items: list[SourceImage], out: Path) -> list[Task]:
 
 @dataclass(frozen=True)
 class Converter:
-    """What converts images: `engine.tree.Make` for items whose task is a `Task`."""
+    """What converts images: `engine.tree.Make` for items whose task is a `Frame` and a `SourceImage`."""
 
     conversion: Conversion
     categories: dict[int, Category]
 
     def __call__(self, item: WorkItem, write: Callable) -> list[dict]:
         """Write the files of a frame; what the line says of it. OSError where writing fails."""
-        task, source, conversion = item.task, item.task.item, self.conversion
+        (frame, source), conversion = item.task, self.conversion
         try:
-            if missing := [path for path in task.files if not path.is_file()]:
+            if missing := [path for path in source.files if not path.is_file()]:
                 raise InputError(f"{missing[0]}: is not there; unpack all archives of the data set")
             if source.problem:
                 raise InputError(source.problem)
             segments = module_of(conversion.format_name).read(source, self.categories)
             maps = maps_of(segments, self.categories, conversion.mapping)
-            files = files_of(task.frame, source, maps, conversion.link)
+            files = files_of(frame, source, maps, conversion.link)
         except (InputError, ValueError) as error:
             reason = str(error) if isinstance(error, InputError) else f"{source.annotations[0]}: {error}"
             return [{"status": "failed", "reason": reason}]
@@ -142,6 +115,31 @@ def check_names(tree: Tree, items: list[WorkItem]) -> None:
 
 
 # ---- the report ---------------------------------------------------------------------------------
+
+
+def summed_up(tree: Tree, items: list[WorkItem], mapping: dict[str, str]) -> tuple[list[dict], str]:
+    """Write the summary of a merged tree: each item's line, and what became of the categories as a table."""
+    lines = [tree.records.get(item.key)[-1] for item in items]
+    failed, report = reasons(lines), report_of(lines, mapping)
+    state = "with failures" if failed else "complete"
+    summary = {"state": state, "pictures": len(lines), "failed": failed, "categories": report}
+    with writing_to(tree.out):
+        tree.write_summary(summary)
+    return lines, report_text(report)
+
+
+def tell_end(lines: list[dict], out: Path, what: str) -> int:
+    """Print how many of `what` are in OUT and name those that failed; the exit status."""
+    failed = reasons(lines)
+    print(f"{len(lines) - len(failed)} of {len(lines)} {what} are in {out}")
+    if failed:
+        warn(f"{len(failed)} failed: {name_some(failed)}")
+    return 1 if failed else 0
+
+
+def reasons(lines: list[dict]) -> list[str]:
+    """Why items failed."""
+    return [line["reason"] for line in lines if line["status"] == "failed"]
 
 
 def report_of(lines: list[dict], mapping: dict[str, str]) -> dict[str, dict]:

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from cityscapesscripts.helpers.labels import name2label
 
-from convert.mapping import GROUP, VOID
+from convert.mapping import GROUP, VOID, is_thing
 from convert.polygons import polygons_of
 from convert.source import Category, Segments, SourceImage, values_in
 from data.frame import IMAGE_KIND, Frame
@@ -50,14 +49,14 @@ def maps_of(segments: Segments, categories: dict[int, Category], mapping: dict[s
         label = mapping[category]
         if label == VOID:
             continue
-        is_thing = label in name2label and name2label[label].hasInstances
-        if is_thing and not is_single:
+        is_instance = is_single and is_thing(label)
+        if is_thing(label) and not is_single:
             label += GROUP
         # Each single instance is a part, and so is all else of a label together.
-        part_of_index[place] = part_of.setdefault(key if is_thing and is_single else label, len(labels))
+        part_of_index[place] = part_of.setdefault(key if is_instance else label, len(labels))
         if part_of_index[place] == len(labels):
             labels.append(label)
-            single.append(is_thing and is_single)
+            single.append(is_instance)
     parts = part_of_index[index]
     drawn = polygons_of(parts, labels, np.array(single))
     objects = [polygon for _, polygon in drawn]

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import yaml
 from cityscapesscripts.helpers.labels import name2label
 
 from convert.source import Category
 from support.errors import InputError
+from support.settings import read_yaml
 
 VOID = "void"  # not annotated: label 0
 GROUP = "group"  # behind a thing's name: several that are not told apart
@@ -23,15 +23,17 @@ def allowed(target: object) -> bool:
     return label is not None and label.id >= 0 and (label.name == target or label.hasInstances)
 
 
+def is_thing(label: str) -> bool:
+    """Whether a label has instances; a group has none."""
+    return label in name2label and name2label[label].hasInstances
+
+
 def read_table(path: Path) -> dict[str, str]:
     """Category name -> label name. Raises InputError for what is no such table."""
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
-        reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
-        raise InputError(f"--mapping {path}: can't be read as YAML ({reason})") from None
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise InputError(f"--mapping {path}: must hold lines 'category: Cityscapes label'")
+    wanted = "lines 'category: Cityscapes label'"
+    content = read_yaml(path, wanted, flag="--mapping ")
+    if not all(isinstance(name, str) for name in content):
+        raise InputError(f"--mapping {path}: must hold {wanted}")
     for name, target in content.items():
         if not allowed(target):
             raise InputError(

@@ -10,7 +10,7 @@ import numpy as np
 from data.images import read_png
 from support.errors import InputError
 
-_NUMBERS = 1001  # of one label in the keys that `keys_of` makes: none, and 0 to 999
+_NUMBERS = 1001  # of one label in the keys of `segments_of_maps`: none, and 0 to 999
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class SourceImage:
     annotations: tuple[Path, ...]
     segments: tuple[tuple[int, int, bool], ...] = ()
     problem: str = ""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.image, *self.annotations)
 
 
 @dataclass(frozen=True)
@@ -88,29 +92,26 @@ def colour_keys(path: Path) -> np.ndarray:
     return colours[..., :3].astype(np.int32) @ np.array([1, 256, 65536], np.int32)
 
 
-def keys_of(labels: np.ndarray, instances: np.ndarray, first: int) -> np.ndarray:
-    """Keys (H,W) int32 of a label map and an instance map of values label * 1000 + number, or bare labels.
+def segments_of_maps(
+    labels: np.ndarray, instances: np.ndarray, categories: dict[int, Category], *, first: int = 0
+) -> Segments:
+    """Segments of a label map and an instance map of values label * 1000 + number, or bare labels.
 
     Numbers below `first` mean no single instance, and so does an instance of another label than the label map
-    has there. Raises ValueError if the maps differ in size.
+    has there. Raises ValueError if the maps differ in size, and for labels that are no category.
     """
     if labels.shape != instances.shape:
         sizes = " and ".join(f"{a.shape[1]}x{a.shape[0]}" for a in (labels, instances))
         raise ValueError(f"label map and instance map differ in size: {sizes} pixels")
     label, number = np.divmod(instances.astype(np.int32), 1000)
     single = (label == labels) & (number >= first) & (instances >= 1000)
-    return labels * np.int32(_NUMBERS) + np.where(single, number + 1, 0)
-
-
-def segments_of_keys(keys: np.ndarray, categories: dict[int, Category]) -> Segments:
-    """What keys made by `keys_of` mean. Raises ValueError for labels that are no category."""
-    present = values_in(keys)
-    labels = {key: divmod(key, _NUMBERS) for key in present}
-    check_known((label for label, _ in labels.values()), categories)
-    return Segments(
-        keys,
-        {key: (label, number > 0 and categories[label].thing) for key, (label, number) in labels.items()},
-    )
+    keys = labels * np.int32(_NUMBERS) + np.where(single, number + 1, 0)
+    present = {key: divmod(key, _NUMBERS) for key in values_in(keys)}
+    check_known((label for label, _ in present.values()), categories)
+    of_key = {
+        key: (label, number > 0 and categories[label].thing) for key, (label, number) in present.items()
+    }
+    return Segments(keys, of_key)
 
 
 def check_known(labels: Iterable[int], categories: dict[int, Category]) -> None:

@@ -113,6 +113,12 @@ def edge_polygons(mask: np.ndarray, box: list[int]) -> list[list[int]]:
     return outlines
 
 
+def file_name(frame: Frame) -> str:
+    """What the annotation of a split calls the image of a frame: its place below leftImg8bit/SPLIT."""
+    path = frame.image_path or Path(frame.place(IMAGE_KIND, ".png"))
+    return f"{frame.city}/{path.name}"
+
+
 def coco_path(root: Path, split: str) -> Path:
     """Where official tools look for the annotation of a split."""
     return Path(root) / "annotations" / f"instancesonly_filtered_gtFine_{split}.json"
@@ -159,9 +165,7 @@ def write_coco(
             continue
         size, found = result
         image_id = len(images) + 1
-        path = frame.image_path or Path(frame.place(IMAGE_KIND, ".png"))
-        file_name = f"{frame.city}/{path.name}"
-        images.append({"id": image_id, "width": size[1], "height": size[0], "file_name": file_name})
+        images.append({"id": image_id, "width": size[1], "height": size[0], "file_name": file_name(frame)})
         for one in found:
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **one})
     content = {

@@ -12,8 +12,7 @@ def enlarged(image: np.ndarray, min_width: int) -> np.ndarray:
     return np.ascontiguousarray(image.repeat(times, 0).repeat(times, 1))
 
 
-def outline(image: np.ndarray, mask: np.ndarray, width: int = 1) -> None:
-    """Draw a line of `width` pixels around a mask (h,w) bool on an image (h,w,3) uint8 RGB, in place."""
-    square = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
-    grown = cv2.dilate(mask.astype(np.uint8), square) > 0
+def outline(image: np.ndarray, mask: np.ndarray) -> None:
+    """Draw a line of one pixel around a mask (h,w) bool on an image (h,w,3) uint8 RGB, in place."""
+    grown = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     image[grown & ~mask] = OUTLINE

@@ -4,8 +4,6 @@ Only a tree whose scenes can be drawn again has them. One file a frame, for all 
 """
 
 import io
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +11,7 @@ import numpy as np
 
 from data.labels import FIRST_SINGLE_ID, LABEL_OF_VALUE
 from support.errors import InputError
-
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+from support.files import DAMAGE
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ def decode_erasures(path: Path, content: bytes) -> dict[int, Erasure]:
     try:
         with np.lib.npyio.NpzFile(io.BytesIO(content), allow_pickle=False) as file:
             return _erasures(file["removed"], file["windows"], file["masks"], file["shown"])
-    except _DAMAGE as error:
+    except DAMAGE as error:
         text = " ".join(str(error).split())
         raise InputError(
             f"{path}: damaged ({text}); write the tree again with scripts.make_streets --erased, or remove"

@@ -28,8 +28,8 @@ from data.labels import (
     LABEL_OF_VALUE,
     LAST_ID,
     LICENSE_PLATE_ID,
-    TRAIN_ID_OF_ID,
     conversion_needed,
+    disagreement,
     foreign_labels,
     unknown_labels,
     without_void,
@@ -52,8 +52,6 @@ ANNOTATION = (LABELS, INSTANCES, COLOR, POLYGONS)  # how the names of these file
 TRAIN_IDS = "_labelTrainIds.png"  # the official tools make it on demand
 VOID_FILE = "void.txt"  # in the folder of a data set: label ids that mean nothing
 
-# fraction of pixels where label and instance map may differ; in the real data it is 0
-MAX_DISAGREEMENT = 0.01
 _OFFICIAL_NAME = re.compile(r"[^_/]+_\d{6}_\d{6}")
 
 
@@ -165,10 +163,12 @@ class Frame:
         if void := self.void_labels():
             labels, instances = without_void(labels, instances, void)
         unknown = unknown_labels(labels, instances)
+        wrong = ""
         if unknown in ([], [LICENSE_PLATE_ID]):  # train ids, which it tells by name, hold 255 too
-            self._check_agreement(labels, instances)
-        if unknown:
-            raise InputError(f"{self.label_path}: {conversion_needed(unknown, self._how_to_void())}")
+            wrong = disagreement(labels, instances, self.instance_path.name)
+        if wrong or unknown:
+            wrong = wrong or conversion_needed(unknown, f"list them in {self.void_path}")
+            raise InputError(f"{self.label_path}: {wrong}")
         return labels, instances
 
     def read_instance_ids(self, read: Callable[[Path], bytes] = read_bytes) -> np.ndarray:
@@ -181,7 +181,7 @@ class Frame:
         if void := self.void_labels():
             _, ids = without_void(LABEL_OF_VALUE[ids], ids, void)
         if labels := foreign_labels(ids):
-            raise InputError(f"{path}: {conversion_needed(labels, self._how_to_void())}")
+            raise InputError(f"{path}: {conversion_needed(labels, f'list them in {self.void_path}')}")
         return np.where(ids < FIRST_PLATE, ids, np.uint16(0))
 
     def read_image(
@@ -262,28 +262,6 @@ class Frame:
                 f"{self.void_path}: must hold numbers from {LAST_ID + 1} to 255, separated by blanks"
             )
         return numbers
-
-    def _how_to_void(self) -> str:
-        """The first half of a sentence for `conversion_needed`."""
-        return f"list them in {self.void_path}"
-
-    def _check_agreement(self, labels: np.ndarray, instances: np.ndarray) -> None:
-        """The instance map repeats the label map, which tells label ids from train ids and mixed-up files."""
-        expected = LABEL_OF_VALUE.take(instances)
-        differ = (labels != expected) & (labels != LICENSE_PLATE_ID)
-        disagreement = np.count_nonzero(differ) / differ.size
-        if disagreement <= MAX_DISAGREEMENT:
-            return
-        train_ids = TRAIN_ID_OF_ID[expected]
-        if (train_ids == labels).mean() > 0.9:
-            raise InputError(
-                f"{self.label_path}: holds train ids (0..18 and 255), not label ids; take the file ending in"
-                " labelIds.png of the official archive"
-            )
-        raise InputError(
-            f"{self.label_path}: disagrees with {self.instance_path.name} on {100 * disagreement:.0f} % of"
-            " the pixels; take both from the same archive"
-        )
 
     # ---- writing --------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ obey notes on orientation, of which maps know nothing, and bring other pixels to
 import io
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,18 +59,13 @@ def find_image(path: Path) -> Path | None:
 # ---- images -----------------------------------------------------------------------------------
 
 
-def read_image(path: Path) -> np.ndarray:
-    """The image in a file, see `decode_image`."""
-    return decode_image(path, read_bytes(path))
-
-
 def decode_image(path: Path, content: bytes) -> np.ndarray:
     """An image (H,W,3) uint8 RGB, its pixels as they are stored: not turned, whatever notes there are.
 
     A PNG or JPEG of 8 bits, in colour, grey, with a palette, or with an alpha channel that is opaque.
     Raises InputError, naming `path`, for anything else and for a file that is not whole.
     """
-    try:
+    with _decoding(path):
         if content.startswith(_JPEG):
             with _opened(content, "JPEG") as image:
                 if image.mode not in ("L", "RGB"):
@@ -83,10 +80,6 @@ def decode_image(path: Path, content: bytes) -> np.ndarray:
             if not png.transparent:
                 return np.array(image.convert("RGB"))
             rgba = np.array(image.convert("RGBA"))
-    except Image.DecompressionBombError:
-        raise _too_large(path) from None
-    except _DAMAGE as error:
-        raise _damaged(path, error) from None
     return _opaque(path, rgba, str(png))
 
 
@@ -95,17 +88,12 @@ def decode_webp(path: Path, content: bytes) -> np.ndarray:
 
     Raises InputError, naming `path`, for an animation, transparent pixels, and a file that is not whole.
     """
-    try:
-        with _opened(content, "WEBP") as image:
-            if getattr(image, "n_frames", 1) > 1:
-                raise InputError(f"{path}: an animation; save one of its images")
-            if image.width * image.height > MAX_PIXELS:
-                raise _too_large(path)
-            rgba = np.array(image.convert("RGBA"))
-    except Image.DecompressionBombError:
-        raise _too_large(path) from None
-    except _DAMAGE as error:
-        raise _damaged(path, error) from None
+    with _decoding(path), _opened(content, "WEBP") as image:
+        if getattr(image, "n_frames", 1) > 1:
+            raise InputError(f"{path}: an animation; save one of its images")
+        if image.width * image.height > MAX_PIXELS:
+            raise _too_large(path)
+        rgba = np.array(image.convert("RGBA"))
     return _opaque(path, rgba, "a WebP")
 
 
@@ -208,10 +196,8 @@ def png_of(path: Path, content: bytes, wanted: str, remedy: str = _TAKE) -> Png:
     for start, kind in _OTHERS.items():
         if content.startswith(start):
             raise InputError(f"{path}: {kind}, but {wanted}; {remedy}")
-    try:
+    with _decoding(path):
         png = _png(content)
-    except ValueError as error:
-        raise _damaged(path, error) from None
     if png.width * png.height > MAX_PIXELS:
         raise _too_large(path)
     return png
@@ -252,7 +238,7 @@ def note_of(content: bytes, name: str) -> str | None:
 
 def pixels_of(path: Path, content: bytes, png: Png) -> np.ndarray:
     """The pixels of a PNG as they are stored, of a palette its indices. InputError if they are damaged."""
-    try:
+    with _decoding(path):
         if png.kind not in _FAST or (png.transparent and not png.kind.endswith("RGBA")):
             with _opened(content, "PNG") as image:
                 return np.array(image)
@@ -260,17 +246,22 @@ def pixels_of(path: Path, content: bytes, png: Png) -> np.ndarray:
         if pixels is None:
             raise ValueError("its pixels can't be decoded")
         return pixels if order is None else cv2.cvtColor(pixels, order)
-    except _DAMAGE as error:
-        raise _damaged(path, error) from None
 
 
 def _opened(content: bytes, kind: str) -> Image.Image:
     return Image.open(io.BytesIO(content), formats=(kind,))
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
-    text = " ".join(str(error).split())
-    return InputError(f"{path}: truncated or damaged ({text}); copy it from the archive again")
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """What libraries raise becomes one line."""
+    try:
+        yield
+    except Image.DecompressionBombError:
+        raise _too_large(path) from None
+    except _DAMAGE as error:
+        text = " ".join(str(error).split())
+        raise InputError(f"{path}: truncated or damaged ({text}); copy it from the archive again") from None
 
 
 def _too_large(path: Path) -> InputError:

@@ -133,6 +133,8 @@ for _label in OFFICIAL_LABELS:
         TRAIN_ID_OF_ID[_label.id] = _label.trainId
 
 LAST_ID = max(label.id for label in OFFICIAL_LABELS)
+# fraction of pixels where label and instance map may differ; in the real data it is 0
+MAX_DISAGREEMENT = 0.01
 FIRST_PLATE = 64000  # values from here on are of label -1 in 16 bits, licence plates
 _IS_VEHICLE = np.isin(np.arange(256), [label.id for label in OFFICIAL_LABELS if label.category == "vehicle"])
 
@@ -181,6 +183,25 @@ def without_void(
         np.where(nothing, np.uint8(0), label_ids),
         np.where(nothing | is_void[LABEL_OF_VALUE[instance_ids]], np.uint16(0), instance_ids),
     )
+
+
+def disagreement(label_ids: np.ndarray, instance_ids: np.ndarray, name: str) -> str:
+    """What is wrong with a label map (H,W) uint8 that its instance map (H,W) uint16 does not repeat, a line.
+
+    Nothing if it does: that tells label ids from train ids and from mixed-up files. name: of the file of the
+    instance map. Licence plates don't count.
+    """
+    expected = LABEL_OF_VALUE.take(instance_ids)
+    differ = (label_ids != expected) & (label_ids != LICENSE_PLATE_ID)
+    fraction = np.count_nonzero(differ) / differ.size
+    if fraction <= MAX_DISAGREEMENT:
+        return ""
+    if (TRAIN_ID_OF_ID[expected] == label_ids).mean() > 0.9:
+        return (
+            "holds train ids (0..18 and 255), not label ids; take the file ending in labelIds.png of the"
+            " official archive"
+        )
+    return f"disagrees with {name} on {100 * fraction:.0f} % of the pixels; take both from the same archive"
 
 
 def conversion_needed(labels: list[int], if_void: str) -> str:

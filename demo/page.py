@@ -248,11 +248,8 @@ def _slider(label: str, name: str) -> gr.Slider:
     return gr.Slider(-4.8, 4.8, 0, step=0.01, label=label, elem_id=name, buttons=[])
 
 
-def serve(page: gr.Blocks, host: str, port: int, *, share: bool = False, wait: bool = True) -> str:
-    """Open the page, and unless `wait` come back; its address.
-
-    Raises InputError if the port is in use.
-    """
+def serve(page: gr.Blocks, host: str, port: int, *, share: bool) -> None:
+    """Open the page and say where it is, until the program is stopped. InputError if the port is in use."""
     try:
         _, address, _ = page.launch(
             server_name=host,
@@ -269,6 +266,4 @@ def serve(page: gr.Blocks, host: str, port: int, *, share: bool = False, wait: b
     except OSError as error:
         raise InputError(f"--port {port}: can't be opened at {host} ({error}); choose another") from None
     print(f"open {address}", flush=True)
-    if wait:
-        page.block_thread()
-    return address
+    page.block_thread()

@@ -44,14 +44,14 @@ class Training:
         return min(others, key=lambda position: differing[position], default=None)
 
 
-def read_training(maps: WorkingMaps, target_class: str, *, progress: bool = True) -> Training:
+def read_training(maps: WorkingMaps, target_class: str) -> Training:
     """Usable instances of a class in a split (with a progress bar on stderr).
 
     Raises InputError if there are none.
     """
     boxes, masks, scene, names, labels_small = [], [], [], [], []
     width, height = maps.measured
-    for index in progress_bar(range(len(maps)), "training instances", show=progress):
+    for index in progress_bar(range(len(maps)), "training instances"):
         instances = maps.instances(index, target_class)
         if not instances:
             continue

@@ -16,7 +16,8 @@ from data.fill import fill_hole
 from data.geometry import is_thing
 from data.instances import bounding_box, resize_nearest
 from data.labels import CHANNEL_OF_ID
-from evaluation.metrics import LEAK_METRICS, LIKELIHOOD_METRICS, Collected, EvaluatedScene
+from evaluation.collected import LEAK_METRICS, LIKELIHOOD_METRICS, Collected
+from evaluation.metrics import EvaluatedScene
 from model import WhereWhat
 from support.seeds import generator
 
@@ -30,7 +31,7 @@ def collect_leak(
     model: WhereWhat,
     view: EvaluatedScene,
     erasures: dict[int, Erasure],
-    temperature: float = 1.0,
+    temperature: float,
 ) -> None:
     """Add what a scene says about leak; the model must have a density of places."""
     masses = partial(masses_of, model, temperature)

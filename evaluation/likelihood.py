@@ -11,7 +11,7 @@ import torch
 from scipy.special import logsumexp
 
 from evaluation.baselines import Training
-from evaluation.metrics import Collected
+from evaluation.collected import Collected
 from model import WhereWhat
 
 SMALLEST_BANDWIDTH = 1e-3  # of a kernel, in the numbers of a place

@@ -1,6 +1,6 @@
 """How the pixels of inserted objects compare with those of real instances: contrast, softness, repeats."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,6 +41,15 @@ class Looks:
         if own is not None and beside is not None:
             self.softness.append(own - beside)
 
+    def add_large(self, frame: Frame, ids: np.ndarray, values: Iterable[int]) -> None:
+        """Those of some instances on a frame's map (H,W) uint16 that the filter "visible" would pass."""
+        areas, limit = np.bincount(ids.ravel(), minlength=2**16), Filters().area_limit(ids.size)
+        large = [value for value in values if areas[value] >= limit]
+        if large:
+            rgb = frame.read_image(ids.shape)
+            for value in large:
+                self.add(rgb, patch_of(ids == value))
+
 
 def softness_of(rgb: np.ndarray, mask: np.ndarray) -> tuple[float | None, float | None]:
     """Softness of an object, mask (h,w) bool, and of what is beside it on an image (h,w,3) uint8."""
@@ -50,17 +59,9 @@ def softness_of(rgb: np.ndarray, mask: np.ndarray) -> tuple[float | None, float 
 
 def real_looks(frames: list[Frame], class_name: str) -> Looks:
     """Of the instances of a class that the filter "visible" would pass."""
-    looks = Looks()
+    looks, first = Looks(), name2label[class_name].id * FIRST_SINGLE_ID
     for frame in frames:
-        ids = frame.read_instance_ids()
-        areas = np.bincount(ids.ravel())
-        label_id, limit = name2label[class_name].id, Filters().area_limit(ids.size)
-        values = np.flatnonzero(areas >= limit)
-        values = values[values // FIRST_SINGLE_ID == label_id]
-        if len(values):
-            rgb = frame.read_image(ids.shape)
-            for value in values.tolist():
-                looks.add(rgb, patch_of(ids == value))
+        looks.add_large(frame, frame.read_instance_ids(), range(first, first + FIRST_SINGLE_ID))
     return looks
 
 
@@ -70,11 +71,7 @@ def new_looks(frames: list[Frame], objects: list[dict], class_name: str) -> Look
     for frame in frames:
         new = [one for one in objects if one["image"] == frame.name and one["class"] == class_name]
         if new:
-            _, ids = frame.read_maps()
-            rgb, limit = frame.read_image(ids.shape), Filters().area_limit(ids.size)
-            for mask in (ids == one["instance_id"] for one in new):
-                if np.count_nonzero(mask) >= limit:
-                    looks.add(rgb, patch_of(mask))
+            looks.add_large(frame, frame.read_maps()[1], [one["instance_id"] for one in new])
     return looks
 
 

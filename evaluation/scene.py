@@ -14,9 +14,10 @@ from data.fill import fill_hole
 from data.geometry import boxes_of_theta
 from data.instances import Instance, rides
 from evaluation.baselines import Training, draw_boxes
+from evaluation.collected import Collected
 from evaluation.leak import small_labels
 from evaluation.likelihood import collect_likelihood
-from evaluation.metrics import REPLACEMENT_SAMPLES, Collected, EvaluatedScene, draw_masks, replacement_scores
+from evaluation.metrics import REPLACEMENT_SAMPLES, EvaluatedScene, draw_masks, replacement_scores
 from evaluation.shapes import mask_spread, shapes_of
 from loader.cache import FrameMaps
 from loader.pairs import SceneMaps
@@ -113,15 +114,6 @@ def draw_tall_z(
     )
 
 
-def scene_of(content: FrameMaps, device: torch.device) -> SceneMaps:
-    """The maps of one frame as the model takes them, a batch of one."""
-    maps = (content.labels_small, content.ids_small, content.labels_big, content.ids_big)
-    kinds = (np.uint8, np.int32, np.uint8, np.int32)
-    return SceneMaps(
-        *(torch.from_numpy(a.astype(kind))[None].to(device) for a, kind in zip(maps, kinds, strict=True))
-    )
-
-
 def sample_scene(
     model: WhereWhat,
     places: Places,
@@ -201,8 +193,7 @@ def replace_erased(
     """Erase each real instance of a scene alone and place it again, by the model and by the baselines.
 
     erasures: those of the tree, by instance; where there is none, the hole is filled, a rider's together with
-    that of the two-wheeler. A density of places
-    tells how likely its true place is, too.
+    that of the two-wheeler. A density of places tells how likely its true place is, too.
     """
     unit_of = {one: pair for pair in rides(view.instance_ids) for one in pair}
     for instance_id, true_box in zip(view.real_ids, view.real_boxes, strict=True):

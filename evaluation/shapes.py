@@ -57,12 +57,13 @@ class ShapeFeature:
         return (shapes - self.mean) @ self.components
 
 
-def precision_recall(real: np.ndarray, made: np.ndarray, k: int = NEIGHBOURS) -> tuple[float, float]:
+def precision_recall(real: np.ndarray, made: np.ndarray) -> tuple[float, float]:
     """Improved precision and recall (Kynkaanniemi et al. 2019) of features made (N,D) against real (M,D).
 
     Precision: fraction of the made points that lie within some real point's distance to its k-th nearest real
-    point; recall: the same the other way round. NaN unless both samples hold more than k points.
+    point; recall: the same the other way round. NaN unless both samples hold more than k = 3 points.
     """
+    k = NEIGHBOURS
     if min(len(real), len(made)) <= k:
         return float("nan"), float("nan")
     between = _distances(made, real)  # (N,M)

@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from cityscapesscripts.helpers.labels import name2label
-
 from convert.mapping import VOID, mapping_of, read_table
 from data.labels import OFFICIAL_LABELS
 from support.errors import InputError, name_some
@@ -56,8 +54,3 @@ def labels_of_annotation(names: Iterable[str], known: dict[str, str], path: Path
             f" {_REMEDY}"
         )
     return {name: known[plain(name)] for name in names}
-
-
-def is_thing(label: str) -> bool:
-    """Whether a label has instances."""
-    return label in name2label and name2label[label].hasInstances

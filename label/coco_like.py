@@ -18,7 +18,8 @@ import numpy as np
 from cityscapesscripts.helpers.labels import id2label
 from pycocotools import mask as rle
 
-from data.frame import IMAGE_KIND, Frame
+from data.coco import file_name
+from data.frame import Frame
 from data.images import read_instance_map, read_label_map
 from data.labels import LABEL_OF_VALUE
 from engine.records import MANIFEST
@@ -103,7 +104,7 @@ def matched(like: Path, source: Path, frames: list[Frame]) -> tuple[dict, list[d
     Raises InputError if the file can't be used, or lists none of them.
     """
     content, names = read_coco(like), picture_names(source)
-    called = [names.get(f"{frame.split}/{frame.key}") or _own(frame) for frame in frames]
+    called = [names.get(f"{frame.split}/{frame.key}") or file_name(frame) for frame in frames]
     entries = _entries(like, content["images"], called)
     if not any(entries):
         raise InputError(f"--coco_like {like}: lists none of the images of {source}; give the file that does")
@@ -122,12 +123,6 @@ def picture_names(source: Path) -> dict[str, str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{source / MANIFEST}: damaged; give the command of scripts.label again") from None
     return found
-
-
-def _own(frame: Frame) -> str:
-    """The name of a frame's image in its split."""
-    path = frame.image_path or Path(frame.place(IMAGE_KIND, ".png"))
-    return f"{frame.city}/{path.name}"
 
 
 def _relative(name: str) -> Path:

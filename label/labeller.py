@@ -10,28 +10,20 @@ import numpy as np
 import torch
 
 from convert.frame import Maps, maps_of
-from convert.mapping import VOID
+from convert.mapping import VOID, is_thing
 from convert.source import Category, Segments
 from data.camera import Camera
 from data.frame import CAMERA_KIND, IMAGE_KIND
 from data.images import read_as_stored
 from engine.records import WorkItem
 from label.annotations import Annotated, Thing
-from label.classes import is_thing, labels_of_model
+from label.classes import labels_of_model
 from label.models import Model, Segmenter
-from label.pictures import Picture, read_picture
+from label.pictures import read_picture
 from support.errors import InputError
 from support.files import digest
 
 EGO = "ego vehicle"
-
-
-@dataclass(frozen=True)
-class Task:
-    """A picture and what is annotated in it; None: nobody has annotated anything."""
-
-    picture: Picture
-    annotated: Annotated | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +101,7 @@ class Wanted:
 
 @dataclass
 class Labeller:
-    """What labels pictures: `engine.tree.Make` for items whose task is a `Task`."""
+    """What labels pictures: `engine.tree.Make`. The task of an item: `Picture`, `Annotated` or None."""
 
     wanted: Wanted
     segmenter: Segmenter
@@ -127,14 +119,14 @@ class Labeller:
 
     def __call__(self, item: WorkItem, write: Callable) -> list[dict]:
         """Write the files of a picture; what the line says of it. OSError where writing fails."""
-        task: Task = item.task
+        picture, annotated = item.task
         try:
-            rgb, png = read_picture(task.picture.path)
-            maps = self.maps(rgb, task.annotated)
+            rgb, png = read_picture(picture.path)
+            maps = self.maps(rgb, annotated)
         except (InputError, ValueError) as error:
-            reason = str(error) if isinstance(error, InputError) else f"{task.picture.path}: {error}"
+            reason = str(error) if isinstance(error, InputError) else f"{picture.path}: {error}"
             return [{"status": "failed", "reason": reason}]
-        frame = task.picture.frame
+        frame = picture.frame
         files = {frame.place(IMAGE_KIND, ".png"): png}
         files |= frame.annotation(maps.label_ids, maps.instance_ids, maps.objects)
         if self.wanted.camera:
@@ -161,12 +153,9 @@ class Labeller:
         if annotated:
             segments = self._with_own(segments, annotated.things)
         if self.ego is not None:
-            segments = _above(segments, self.ego, self._ego_category)
+            category = self.wanted.first_own + len(self.wanted.own)
+            segments = _above(segments, self.ego, category)
         return maps_of(segments, self.wanted.categories, self.wanted.mapping)
-
-    @property
-    def _ego_category(self) -> int:
-        return self.wanted.first_own + len(self.wanted.own)
 
     def _with_own(self, segments: Segments, things: tuple[Thing, ...]) -> Segments:
         """Segments with annotated things above them, smaller ones above larger."""

@@ -7,7 +7,7 @@ picture with its name and how its instances were told apart.
 from functools import partial
 from pathlib import Path
 
-from convert.conversion import check_names, report_of, report_text
+from convert.conversion import check_names, summed_up, tell_end
 from convert.mapping import VOID
 from data.frame import CAMERA_KIND, GT_KINDS, IMAGE_KIND
 from engine.records import WorkItem, fingerprint
@@ -15,12 +15,11 @@ from engine.shards import Shard, shard_of_process
 from engine.tree import Program, opened
 from label.annotations import Annotations, read_annotations
 from label.classes import known_labels, labels_of_annotation
-from label.labeller import Labeller, Task, Wanted, read_ego
+from label.labeller import Labeller, Wanted, read_ego
 from label.models import Model, PretrainedModel
 from label.options import LabelOptions
 from label.pictures import Picture, find_pictures
 from support.errors import InputError, name_some, warn
-from support.files import writing_to
 from support.processes import share_of_cores
 
 LABEL = Program("label", "1", "label.json", ("label",), (IMAGE_KIND, GT_KINDS[0], CAMERA_KIND))
@@ -59,25 +58,16 @@ def label(options: LabelOptions, model: Model | None = None) -> int:
             tree.make(todo, pool, "label", "picture")
         if not tree.merge(items):
             return int(shard.count == 1)
-        lines = [tree.records.get(item.key)[-1] for item in items]
-        report = report_of(lines, wanted.mapping)
-        failed = [line["reason"] for line in lines if line["status"] == "failed"]
-        state = "with failures" if failed else "complete"
-        summary = {"state": state, "pictures": len(lines), "failed": failed, "categories": report}
-        with writing_to(out):
-            tree.write_summary(summary)
+        lines, report = summed_up(tree, items, wanted.mapping)
     for line in annotations.left_out if annotations else ():
         warn(line)
     if void := [name for name, found in wanted.labels.items() if found == VOID]:
         warn(f"classes of the model that mean nothing here: {name_some(void)}; --mapping says otherwise")
-    print(report_text(report))
+    print(report)
     if nothing := [line["picture"] for line in lines if line["status"] == "ok" and not line["counts"]]:
         warn(f"the model is sure of nothing in {len(nothing)} pictures, all void: {name_some(nothing)}")
     print(f"instances: {wanted.told_apart}" + (", and those annotated" if annotations else ""))
-    print(f"{len(lines) - len(failed)} of {len(lines)} pictures are in {out}")
-    if failed:
-        warn(f"{len(failed)} failed: {name_some(failed)}")
-    return 1 if failed else 0
+    return tell_end(lines, out, "pictures")
 
 
 def annotated_in(options: LabelOptions, pictures: list[Picture]) -> Annotations | None:
@@ -104,5 +94,5 @@ def items_of(pictures: list[Picture], annotations: Annotations | None) -> list[W
             asked = fingerprint([annotated.size, things])
         key = f"{picture.frame.split}/{picture.frame.key}"
         facts = {"picture": picture.name}
-        items.append(WorkItem(key, {picture.name: picture.path}, asked, facts, Task(picture, annotated)))
+        items.append(WorkItem(key, {picture.name: picture.path}, asked, facts, (picture, annotated)))
     return items

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from convert.mapping import is_thing
 from convert.source import Segments
 from distributed import choose_device
-from label.classes import is_thing
 from label.segments import class_scores, likeliest, of_classes, of_masks
 from support.errors import InputError
 from support.files import listed, read_json
@@ -122,10 +122,8 @@ class PretrainedModel:
             return folder
         if folder.is_absolute() or self.name.startswith(".") or self.name.count("/") != 1:
             raise InputError(f"--model {folder}: no such folder; give that of a model, or an ID of the hub")
-        return _fetched(self.name, self._revision(), self.offline)
-
-    def _revision(self) -> str:
-        return self.revision or (DEFAULT_REVISION if self.name == DEFAULT_MODEL else "main")
+        revision = self.revision or (DEFAULT_REVISION if self.name == DEFAULT_MODEL else "main")
+        return _fetched(self.name, revision, self.offline)
 
 
 # ---- files --------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from data.frame import Frame, official_name
 from data.images import decode_image, decode_webp, is_plain_png
 from data.writer import encode_png
 from support.errors import InputError
-from support.files import listed, read_bytes
+from support.files import check_apart, listed, read_bytes
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # in any case
 CITY = "pictures"  # of frames whose file has no official name
@@ -46,9 +46,7 @@ def find_pictures(folder: Path, out: Path, split: str) -> list[Picture]:
     their names. Raises InputError if there are none, if two would have one name, or if OUT lies in the
     folder or around it.
     """
-    root, tree = existing_folder(folder, "pictures").resolve(), out.resolve()
-    if tree == root or root in tree.parents or tree in root.parents:
-        raise InputError(f"--out {out}: inside the pictures {folder} or around them; choose another")
+    check_apart(out, existing_folder(folder, "pictures"), f"the pictures {folder} or around them")
     paths = [path for path in listed(folder, "**/*") if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not paths:
         raise InputError(f"--pictures {folder}: holds no {', '.join(SUFFIXES)}; choose another")

@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -38,7 +37,7 @@ from data.labels import CHANNEL_OF_ID, FIRST_SINGLE_ID, TARGET_CLASSES, TargetCl
 from loader.erased_maps import Erasable, find_erasable
 from options import Options
 from support.errors import InputError, name_some, warn
-from support.files import stamp, write_atomic
+from support.files import DAMAGE, stamp, write_atomic
 from support.processes import Pool
 from support.progress import progress_bar
 from support.threads import cores
@@ -47,18 +46,6 @@ FORMAT_VERSION = 3
 INDEX_NAME = "index.json"
 CLASS_NAMES = tuple(TARGET_CLASSES)
 FRAMES_WORTH_A_PROCESS = 30  # about as many as are read in the time that a process takes to start
-
-# Whatever a damaged zip or array makes the readers raise; the entry is then made again.
-_DAMAGE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-)
 
 
 @dataclass(frozen=True)
@@ -142,7 +129,7 @@ class WorkingMaps:
         path = entry_path(self.folder, frame)
         try:
             return _read_entry(path, self.records[index].stamp)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             reason = " ".join(str(error).split())
             warn(f"{path}: can't be used ({reason}); making it again from {frame.label_path}")
         record, maps = _make_entry(frame, self.sizes, self.places_alone)
@@ -267,7 +254,7 @@ def _scan(frame: Frame, folder: Path, sizes: Sizes, places_alone: bool) -> Recor
         record = _read_record(path)
         if record.stamp == _stamp(frame):
             return record
-    except _DAMAGE:
+    except DAMAGE:
         pass  # missing or damaged: made again
     try:
         record, maps = _make_entry(frame, sizes, places_alone)

@@ -128,9 +128,6 @@ class TrainingPairs:
         """Images that hold a usable instance: the samples of one epoch."""
         return len(self.usable)
 
-    def __len__(self) -> int:
-        return self.usable_count
-
     def __getitem__(self, position: int) -> Batch:
         """Sample `position` (0, 1, 2, ... without end)."""
         real_index = self.usable[_walk(self.seed, REAL_ORDER, self.usable_count, position)]
@@ -151,8 +148,8 @@ class TrainingPairs:
         if flip_real:  # the box changes sides: t13 = -(xr+xl)/(xr-xl) changes its sign
             compact, theta = compact[:, ::-1], theta * np.array([1, 1, -1, 1, 1, 1], np.float32)
         return Batch(
-            real=_scene_of(real, flip=flip_real),
-            cond=_scene_of(self.maps.load(cond_index), flip=flip_cond),
+            real=scene_of(real, flip=flip_real),
+            cond=scene_of(self.maps.load(cond_index), flip=flip_cond),
             compact=torch.from_numpy(compact.astype(np.float32))[None, None] / 255,
             theta=torch.from_numpy(theta)[None].clone(),
             places=places,
@@ -198,8 +195,8 @@ def _order(seed: int, stream: int, count: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, stream, epoch]).permutation(count)
 
 
-def _scene_of(maps: FrameMaps, *, flip: bool = False) -> SceneMaps:
-    """SceneMaps of one frame, mirrored left to right if asked."""
+def scene_of(maps: FrameMaps, *, flip: bool = False) -> SceneMaps:
+    """SceneMaps of one frame, a batch of one, mirrored left to right if asked."""
 
     def tensor(array: np.ndarray, dtype: type) -> Tensor:
         array = array[:, ::-1] if flip else array
@@ -227,7 +224,7 @@ def concatenate(items: list):
 
 def first_scenes(maps: WorkingMaps, count: int) -> SceneMaps:
     """The first `count` frames of a split by name, unflipped; a smaller split starts over."""
-    return concatenate([_scene_of(maps.load(index % len(maps))) for index in range(count)])
+    return concatenate([scene_of(maps.load(index % len(maps))) for index in range(count)])
 
 
 # ---- loading ------------------------------------------------------------------------------------

@@ -7,13 +7,12 @@ a run was cut short. --show_mapping prints which category becomes which label.
 from functools import partial
 from pathlib import Path
 
-from convert.conversion import CONVERT, Conversion, Converter, check_names, find, report_of, report_text
+from convert.conversion import CONVERT, Conversion, Converter, check_names, find, summed_up, tell_end
 from convert.formats import FORMATS
 from convert.mapping import mapping_of
 from engine.shards import Shard
 from engine.tree import opened
-from support.errors import SAME_COMMAND, InputError, Parser, name_some, run_program, warn
-from support.files import writing_to
+from support.errors import SAME_COMMAND, InputError, Parser, run_program
 from support.threads import cores
 
 THINGS_ALONE = ("coco", "yolo")  # what scripts.label reads, which needs a segmenter for all else
@@ -69,18 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
         with tree.pool(partial(Converter, conversion, data_set.categories), flags.num_workers) as pool:
             tree.make(todo, pool, "convert", "picture")
         tree.merge(items)
-        lines = [tree.records.get(item.key)[-1] for item in items]
-        report = report_of(lines, mapping)
-        failed = [line["reason"] for line in lines if line["status"] == "failed"]
-        state = "with failures" if failed else "complete"
-        with writing_to(flags.out):
-            summary = {"state": state, "pictures": len(lines), "failed": failed, "categories": report}
-            tree.write_summary(summary)
-    print(report_text(report))
-    print(f"{len(lines) - len(failed)} of {len(lines)} images are in {flags.out}")
-    if failed:
-        warn(f"{len(failed)} failed: {name_some(failed)}")
-    return 1 if failed else 0
+        lines, report = summed_up(tree, items, mapping)
+    print(report)
+    return tell_end(lines, flags.out, "images")
 
 
 if __name__ == "__main__":

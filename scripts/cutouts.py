@@ -17,7 +17,7 @@ from engine.records import WorkItem
 from engine.shards import Shard
 from engine.tree import opened
 from support.errors import SAME_COMMAND, InputError, Parser, name_some, run_program, warn
-from support.files import listed, writing_to
+from support.files import check_apart, listed, writing_to
 from support.threads import cores
 
 MIN_HEIGHT = 32
@@ -50,9 +50,7 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     flags = parser().parse_args(arguments)
-    out, root = flags.out.resolve(), flags.db_root.resolve()
-    if out == root or root in out.parents or out in root.parents:
-        raise InputError(f"--out {flags.out}: inside the input {flags.db_root} or around it; choose another")
+    check_apart(flags.out, flags.db_root, f"the input {flags.db_root} or around it")
     frames = list_frames(flags.db_root, flags.split, skip_incomplete=True)
     with_image = [frame for frame in frames if frame.image_path]
     if not with_image:

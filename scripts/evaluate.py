@@ -6,7 +6,6 @@ model of several classes a table of all, and these files for each.
 """
 
 import dataclasses
-import hashlib
 import json
 import tempfile
 from collections import Counter
@@ -21,16 +20,15 @@ from data.geometry import HeightFit, fit_heights
 from data.labels import classes_named
 from distributed import choose_device
 from evaluation.baselines import Training, read_training
+from evaluation.collected import Collected, summarise
 from evaluation.leak import absent_metrics, collect_leak
 from evaluation.likelihood import collect_entropy
 from evaluation.metrics import (
     REPLACEMENT_SAMPLES,
-    Collected,
     EvaluatedScene,
     distance_sample,
     read_views,
     shape_sample,
-    summarise,
 )
 from evaluation.report import (
     erasing,
@@ -48,13 +46,13 @@ from evaluation.scene import (
     place,
     reconstruct,
     replace_erased,
-    scene_of,
 )
 from loader.cache import WorkingMaps, prepare
+from loader.pairs import scene_of
 from model import WhereWhat, load_model
 from support.checkpoints import PACKED, find_checkpoint
 from support.errors import InputError, Parser, run_program
-from support.files import write_atomic
+from support.files import digest, write_atomic
 from support.progress import progress_bar
 from support.settings import add_flags, checked, setting
 from where import check_temperature
@@ -176,7 +174,7 @@ def evaluate(settings: EvaluateOptions) -> dict:
     # ---- metrics
     of_run = {
         "checkpoint": str(checkpoint),
-        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "checkpoint_sha256": digest(checkpoint.read_bytes()),
         "data_identity": data_identity(maps, training_maps),
         "scenes": count,
         "device": str(device),
@@ -233,7 +231,7 @@ def measure_scene(
     """Collect all that scene `index` says about a class."""
     model, collected, training = subject.model, subject.collected, subject.training
     content = maps.load(index)
-    scene = scene_of(content, model.device)
+    scene = scene_of(content).to(model.device)
     places = model.where.on(scene.labels_small, scene.ids_small, settings.temperature)
     sampling = Sampling(settings.n_z, settings.batch_size, settings.temperature, settings.min_height)
     masks = place(collected, model, places, scene, view, content, training, sampling)
@@ -318,7 +316,7 @@ def data_identity(*splits: WorkingMaps) -> str:
         for maps in splits
         for frame, record in zip(maps.frames, maps.records, strict=True)
     ]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return digest(json.dumps(rows).encode())
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -41,7 +41,7 @@ from engine.tree import Tree, opened
 from label.coco_like import matched, write_coco_like
 from model import WhereWhat
 from support.errors import SAME_COMMAND, InputError, name_some, run_program, warn
-from support.files import digest, in_turn, write_atomic, writing_to
+from support.files import check_apart, digest, in_turn, write_atomic, writing_to
 from support.processes import Pool
 from where import check_temperature
 
@@ -94,14 +94,12 @@ def frames_of(settings: InsertOptions) -> list[Frame]:
     Raises InputError if there are none, or if OUT lies in the input or around it.
     """
     single = single_frame(settings.image, settings.instances) if settings.image else None
-    out = Path(settings.out).resolve()
     inputs = [Path(settings.db_root).resolve()] if settings.db_root else []
     if single:
         for path in (single.label_path.resolve(), single.instance_path.resolve()):
             inputs.append(root_above(path) or path)
     for root in inputs:
-        if out == root or root in out.parents or out in root.parents:
-            raise InputError(f"--out {settings.out}: inside the input {root} or around it; choose another")
+        check_apart(Path(settings.out), root, f"the input {root} or around it")
     return [single] if single else all_frames(settings.db_root, settings.split)
 
 

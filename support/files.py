@@ -4,17 +4,22 @@ import fcntl
 import hashlib
 import json
 import os
+import struct
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+from zipfile import BadZipFile
 
 from filelock import FileLock
 
 from support.errors import InputError
 
 LOCK = ".lock"  # begins the name of what is in a folder for locking only
+# Whatever a damaged zip of arrays makes its readers raise.
+DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, struct.error, zlib.error, BadZipFile)
 _MOMENT = 0.5  # seconds; who leaves a folder has it alone for less
 
 
@@ -188,6 +193,13 @@ def in_turn(out: Path) -> Iterator[None]:
 def is_lock(path: Path) -> bool:
     """Whether a file is there for locking only."""
     return path.name.startswith(LOCK)
+
+
+def check_apart(out: Path, root: Path, place: str) -> None:
+    """Raises InputError, naming `place`, if OUT lies in the folder `root` or around it."""
+    out_at, root_at = Path(out).resolve(), Path(root).resolve()
+    if out_at.is_relative_to(root_at) or root_at.is_relative_to(out_at):
+        raise InputError(f"--out {out}: inside {place}; choose another")
 
 
 def is_empty(out: Path) -> bool:

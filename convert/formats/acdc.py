@@ -22,10 +22,9 @@ from convert.source import (
     SourceImage,
     colour_keys,
     existing_folder,
-    keys_of,
     path_below,
     read_map,
-    segments_of_keys,
+    segments_of_maps,
 )
 from support.errors import InputError
 from support.files import listed, read_json
@@ -93,4 +92,4 @@ def read(item: SourceImage, categories: dict[int, Category]) -> Segments:
             instances[keys == key] = label * 1000 + number
     else:
         instances = read_map(item.annotations[1], 16)
-    return segments_of_keys(keys_of(labels, instances, first=0), categories)
+    return segments_of_maps(labels, instances, categories)

@@ -16,9 +16,8 @@ from convert.source import (
     Segments,
     SourceImage,
     existing_folder,
-    keys_of,
     read_map,
-    segments_of_keys,
+    segments_of_maps,
 )
 from support.errors import InputError
 from support.files import listed, read_text
@@ -76,4 +75,4 @@ def find(root: Path) -> DataSet:
 def read(item: SourceImage, categories: dict[int, Category]) -> Segments:
     """See `convert.formats`."""
     labels, instances = item.annotations
-    return segments_of_keys(keys_of(read_map(labels, 8), read_map(instances, 16), first=1), categories)
+    return segments_of_maps(read_map(labels, 8), read_map(instances, 16), categories, first=1)

@@ -10,8 +10,9 @@ import evaluation.leak
 from data.erasures import Erasure
 from data.fill import fill_hole
 from data.labels import CHANNEL_OF_ID
+from evaluation.collected import LEAK_METRICS, Collected
 from evaluation.leak import DECOYS, collect_leak, decoys, mass_around
-from evaluation.metrics import LEAK_METRICS, Collected, EvaluatedScene
+from evaluation.metrics import EvaluatedScene
 
 ROAD, FENCE, PERSON, CAR = 7, 13, 24, 26
 HEIGHT, WIDTH = 64, 128
@@ -47,7 +48,7 @@ def model_of(weight_of_fence: float) -> SimpleNamespace:
 def ratios(model, erasures: dict[int, Erasure]) -> dict[str, np.ndarray]:
     """Filled over fair, (S,), of each metric that was collected."""
     collected = Collected(2)
-    collect_leak(collected, model, view(), erasures)
+    collect_leak(collected, model, view(), erasures, 1.0)
     values = collected.values["model"]
     assert collected.decoys == 2 * DECOYS
     return {

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.collected import Collected
 from evaluation.likelihood import collect_entropy, collect_likelihood, kernel_nats, place_numbers
-from evaluation.metrics import Collected
 from layers.place_density import PlaceDensity
 
 H, W = 16, 32

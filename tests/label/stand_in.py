@@ -7,8 +7,9 @@ import numpy as np
 from cityscapesscripts.helpers.labels import labels as official_labels
 
 from convert.source import Segments
-from data.images import read_image, read_instance_map, read_label_map
+from data.images import read_instance_map, read_label_map
 from label.models import PANOPTIC, About, Segmenter
+from label.pictures import read_picture
 from support.files import digest
 
 NAMES = {label.id: label.name for label in official_labels if label.id >= 0}
@@ -24,7 +25,7 @@ class StandIn:
     @classmethod
     def of(cls, triples: list[tuple[Path, Path, Path]]) -> "StandIn":
         """triples: paths of picture, label map and instance map."""
-        return cls({digest(read_image(rgb).tobytes()): (labels, ids) for rgb, labels, ids in triples})
+        return cls({digest(read_picture(rgb)[0].tobytes()): (labels, ids) for rgb, labels, ids in triples})
 
     def about(self) -> About:
         return About(NAMES, PANOPTIC, {"model": "stand-in", "device": "cpu"})

@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from data.frame import list_frames
-from data.images import read_image, read_label_map
+from data.images import read_label_map
 from label.coco_like import picture_names
 from label.labelling import label as label_pictures
 from label.options import options_of
@@ -37,12 +37,12 @@ def annotated(tmp_path_factory) -> Path:
         name = f"cam {number % 2}/photo {number}.webp"
         path = root / "pictures" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(read_image(frame.image_path)).save(path, lossless=True)
+        Image.fromarray(frame.read_image()).save(path, lossless=True)
         images.append({"id": 500 + number, "file_name": f"old/place/{name}", "height": ids.shape[0]})
         images[-1] |= {"width": ids.shape[1], "weather": "fine"}
         png = root / "png" / f"{number}.png"
         png.parent.mkdir(exist_ok=True)
-        Image.fromarray(read_image(frame.image_path)).save(png)
+        Image.fromarray(frame.read_image()).save(png)
         triples.append((png, frame.label_path, frame.instance_path))
         for value in np.unique(ids[ids >= 1000]).tolist():
             if value // 1000 == 24:

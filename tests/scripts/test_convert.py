@@ -7,10 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from cityscapesscripts.helpers.annotation import Annotation
 from cityscapesscripts.helpers.labels import name2label
-from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
-from cityscapesscripts.preparation.json2labelImg import createLabelImage
 from kitti360scripts.evaluation.semantic_2d.instances2dict import instances2dict
 from PIL import Image
 from torchvision.datasets import Cityscapes
@@ -21,7 +18,7 @@ from data.images import is_plain_png
 from scripts import convert
 from scripts.synth import validate
 from tests.convert import miniatures
-from tests.equality import files_in
+from tests.equality import drawn_officially, files_in
 from tests.miniature import litter
 from tests.programs import as_flags, refused, run_here
 
@@ -75,10 +72,7 @@ def test_maps_are_the_source_to_the_pixel(converted):
 
 def test_polygons_are_drawn_to_the_same_maps_by_the_official_tools(converted):
     for path in (converted[2] / "gtFine").glob("*/*/*_polygons.json"):
-        annotation = Annotation()
-        annotation.fromJsonFile(str(path))
-        for ending, draw in (("labelIds", createLabelImage), ("instanceIds", createInstanceImage)):
-            official = np.asarray(draw(annotation, "ids"))
+        for ending, official in zip(("labelIds", "instanceIds"), drawn_officially(path), strict=True):
             ours = cv2.imread(str(path).replace("polygons.json", f"{ending}.png"), cv2.IMREAD_UNCHANGED)
             assert np.mean(official != ours) < 0.002  # a line to the person behind the bicycle
 

@@ -11,9 +11,11 @@ import torch
 
 from data.camera import published_camera
 from data.geometry import MIN_INSTANCES, boxes_of_theta
-from evaluation.metrics import HEIGHT_METRICS, OVERLAP_METRICS, read_views
+from evaluation.collected import HEIGHT_METRICS, OVERLAP_METRICS
+from evaluation.metrics import read_views
 from evaluation.report import METRICS, remarks
-from evaluation.scene import boxes_on, draw_tall_z, draw_z, places_on_maps, sample_scene, scene_of
+from evaluation.scene import boxes_on, draw_tall_z, draw_z, places_on_maps, sample_scene
+from loader.pairs import scene_of
 from main import seed_everything
 from model import WhereWhat, load_model, sample
 from options import PRESETS, Options
@@ -74,12 +76,17 @@ def root(tmp_path_factory):
     camera.parent.mkdir(parents=True)
     camera.write_text('{"intrinsic": {}}')
     save_model(root / "run", Options(**PRESETS["tiny"], cache_dir=str(root / "cache")))
-    evaluate.evaluate(evaluate.parse(flags(root, "--n_z", "3", "--seeds", "2")))
+    run(root, "--n_z", 3, "--seeds", 2)
     return root
 
 
 def flags(root, *more, checkpoint="run", db_root="tree") -> list[str]:
     return ["--checkpoint", str(root / checkpoint), "--db_root", str(root / db_root), *map(str, more)]
+
+
+def run(root, *more, **inputs) -> dict:
+    """What an evaluation returns; inputs: see `flags`."""
+    return evaluate.evaluate(evaluate.parse(flags(root, *more, **inputs)))
 
 
 def read(folder) -> dict:
@@ -128,31 +135,28 @@ def test_real_instances_are_the_ceiling_and_uniform_boxes_are_not(root):
 
 @pytest.mark.slow
 def test_a_repeated_evaluation_gives_the_same_bytes(root, tmp_path, capsys):
-    short = flags(root, "--n_z", 2, "--seeds", 2, "--scenes", 2, "--out", tmp_path / "out")
-    evaluate.evaluate(evaluate.parse(short))
+    short = ("--n_z", 2, "--seeds", 2, "--scenes", 2, "--out", tmp_path / "out")
+    run(root, *short)
     before = (tmp_path / "out" / "evaluation.json").read_bytes()
     assert "support_rate" in capsys.readouterr().out
     np.random.seed(1)
     torch.manual_seed(1)
-    evaluate.evaluate(evaluate.parse([*short, "--overwrite"]))
+    run(root, *short, "--overwrite")
     assert (tmp_path / "out" / "evaluation.json").read_bytes() == before
 
 
 @pytest.mark.slow
 def test_quick_measures_placements_only_and_the_same(root, tmp_path):
-    result = evaluate.evaluate(evaluate.parse(flags(root, "--quick", "--seeds", 2, "--out", tmp_path)))
+    result = run(root, "--quick", "--seeds", 2, "--out", tmp_path)
     assert all(set(metrics) == PLACEMENT for metrics in result["methods"].values())
     assert result["settings"]["n_z"] == 4 and "replacement" not in result["settings"]["sample_sizes"]
-    three = evaluate.evaluate(
-        evaluate.parse(flags(root, "--quick", "--n_z", 3, "--seeds", 2, "--out", tmp_path, "--overwrite"))
-    )
+    three = run(root, "--quick", "--n_z", 3, "--seeds", 2, "--out", tmp_path, "--overwrite")
     full = read(root / "run" / "evaluation")["methods"]
     assert all(three["methods"][method][f] == full[method][f] for method in full for f in PLACEMENT)
 
 
 def test_without_camera_files_heights_are_judged_by_foot_row(root, tmp_path):
-    arguments = flags(root, "--quick", "--seeds", 1, "--out", tmp_path, db_root="mini")
-    methods = evaluate.evaluate(evaluate.parse(arguments))["methods"]
+    methods = run(root, "--quick", "--seeds", 1, "--out", tmp_path, db_root="mini")["methods"]
     assert "metric_height_rate" not in methods["real"] and "plausible_rate" in methods["real"]
     assert "height_band_rate" in methods["real"] and methods["real"]["support_rate"]["std"] is None
     assert "placement_distance" not in methods["real"]  # two real boxes are too few
@@ -160,8 +164,7 @@ def test_without_camera_files_heights_are_judged_by_foot_row(root, tmp_path):
 
 def evaluated(root, out, *more) -> tuple[dict, dict]:
     """Methods of a quick evaluation of the miniature tree, and its settings."""
-    arguments = flags(root, "--quick", "--seeds", 2, "--out", out, *more, db_root="mini")
-    result = evaluate.evaluate(evaluate.parse(arguments))
+    result = run(root, "--quick", "--seeds", 2, "--out", out, *more, db_root="mini")
     return result["methods"], result["settings"]
 
 
@@ -186,10 +189,8 @@ def test_one_training_instance_is_no_foundation(root, tmp_path, capsys):
 
 
 def test_shapes_are_not_compared_with_one_training_instance_and_the_model_is_still_measured(root, tmp_path):
-    arguments = flags(
-        root, "--n_z", 2, "--seeds", 1, "--out", tmp_path, "--train_split", "one", db_root="mini"
-    )
-    result = evaluate.evaluate(evaluate.parse(arguments))
+    more = ("--n_z", 2, "--seeds", 1, "--out", tmp_path, "--train_split", "one")
+    result = run(root, *more, db_root="mini")
     methods = result["methods"]
     assert all(methods[method][name]["mean"] is None for method in ("model", "real") for name in SHAPES)
     assert not SHAPES & set(methods["prior"]) and "shapes" not in result["settings"]["sample_sizes"]
@@ -225,8 +226,7 @@ def test_an_assumed_camera_gives_metrics_in_metres_and_is_named(root, tmp_path, 
 
 
 def test_a_camera_file_comes_before_an_assumed_one(root, tmp_path):
-    arguments = flags(root, "--quick", "--n_z", 3, "--seeds", 2, "--out", tmp_path, "--camera", "cityscapes")
-    result = evaluate.evaluate(evaluate.parse(arguments))
+    result = run(root, "--quick", "--n_z", 3, "--seeds", 2, "--out", tmp_path, "--camera", "cityscapes")
     full = read(root / "run" / "evaluation")["methods"]
     assert all(result["methods"][method][f] == full[method][f] for method in full for f in PLACEMENT)
     assert result["settings"]["assumed_cameras"] == {} and result["settings"]["camera_files"] == 10
@@ -247,7 +247,7 @@ def test_the_where_module_alone_gives_the_sample_s_place(root):
     maps = evaluate.prepare(options, "val", progress=False)
     (view,), content = read_views(maps, 0, [model.target]), maps.load(0)
     z = draw_z(model, view.name, range(2), 3, "test")
-    scene = scene_of(content, model.device)
+    scene = scene_of(content).to(model.device)
     places = model.where.on(scene.labels_small, scene.ids_small)
     boxes, masks = sample_scene(model, places, scene, *z, batch_size=4)
     again = boxes_on(places_on_maps(model, view.label_ids, view.instance_ids), z[0], model.device)
@@ -266,12 +266,11 @@ def density(root):
 
 
 def test_places_and_instances_below_min_height_are_left_out(density, root, monkeypatch):
-    tree, cache = root / "exact", root / "cache"
-    args = ("--checkpoint", density, "--db_root", tree, "--cache_dir", cache, "--quick", "--n_z", 9)
-    args += ("--seeds", 1, "--min_height", 0.2, "--out", root / "tall")
-    result = evaluate.evaluate(evaluate.parse([str(arg) for arg in args]))
+    cache, more = root / "cache", ("--quick", "--n_z", 9, "--seeds", 1, "--min_height", 0.2)
+    more += ("--cache_dir", cache, "--out", root / "tall")
+    result = run(root, *more, checkpoint="density", db_root="exact")
     model = load_model(density)
-    options = dataclasses.replace(model.options, db_root=str(tree), cache_dir=str(cache))
+    options = dataclasses.replace(model.options, db_root=str(root / "exact"), cache_dir=str(cache))
     maps = evaluate.prepare(options, "val", progress=False)
     (view,) = read_views(maps, 0, [model.target])
     places = places_on_maps(model, view.label_ids, view.instance_ids)
@@ -292,8 +291,8 @@ def test_places_and_instances_below_min_height_are_left_out(density, root, monke
 
 def of_density(root, db_root: str, *more) -> tuple[dict, dict]:
     """The model's metrics in a full evaluation of the density, and its settings."""
-    arguments = flags(root, "--n_z", 2, "--seeds", 2, "--scenes", 4, *more, checkpoint="density")
-    result = evaluate.evaluate(evaluate.parse([*arguments, "--db_root", str(root / db_root)]))
+    short = ("--n_z", 2, "--seeds", 2, "--scenes", 4)
+    result = run(root, *short, *more, checkpoint="density", db_root=db_root)
     return result["methods"]["model"], result["settings"]
 
 
@@ -353,8 +352,7 @@ def places(root):
 def test_all_classes_are_measured_in_one_run(root, density, places, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ("--n_z", 2, "--seeds", 2, "--scenes", 4, "--cache_dir", root / "cache", "--out", out)
-    db_root = ("--db_root", root / "exact")
-    result = evaluate.evaluate(evaluate.parse(flags(root, *arguments, *db_root, checkpoint="places")))
+    result = run(root, *arguments, checkpoint="places", db_root="exact")
     printed = capsys.readouterr().out
     assert list(result["classes"]) == ["person", "car"] and "usable bus" in result["left_out"][0]
     assert result == read(out) and "usable bus" in printed and "2 seeds" in printed
@@ -372,8 +370,8 @@ def test_all_classes_are_measured_in_one_run(root, density, places, tmp_path, ca
     persons, cars = (result["classes"][name]["methods"]["model"] for name in ("person", "car"))
     assert persons["nll_foot"] != cars["nll_foot"]
 
-    alone = flags(root, *arguments, *db_root, "--target_class", "car", "--overwrite", checkpoint="places")
-    (single,) = [evaluate.evaluate(evaluate.parse(alone))]
+    more = (*arguments, "--target_class", "car", "--overwrite")
+    single = run(root, *more, checkpoint="places", db_root="exact")
     assert single["methods"] == result["classes"]["car"]["methods"]
 
 

@@ -6,8 +6,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from cityscapesscripts.helpers.annotation import Annotation
-from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from PIL import Image
 from torchvision.datasets import Cityscapes
 
@@ -18,7 +16,7 @@ from label.labelling import label as label_pictures
 from label.options import options_of
 from scripts import convert, label
 from scripts.synth import validate
-from tests.equality import tree_in
+from tests.equality import drawn_officially, tree_in
 from tests.label.stand_in import StandIn
 from tests.label.test_annotations import runs_of
 from tests.label.tiny_models import NAMES, build, save, says_everywhere
@@ -147,10 +145,15 @@ def test_camera_and_own_vehicle(pictures, model, tmp_path):
     assert camera.height == 1.5 and camera.pitch == pytest.approx(np.radians(2))
 
 
-@pytest.mark.skipif(not SAMPLE.exists(), reason="the Cityscapes sample is not here (../shared/data)")
-def test_with_the_ground_truth_for_the_model_s_output_the_maps_are_those_of_cityscapes(tmp_path):
+NO_SAMPLE = pytest.mark.skipif(not SAMPLE.exists(), reason="the Cityscapes sample is not here")
+
+
+@pytest.mark.parametrize("drawn", [True, pytest.param(False, marks=NO_SAMPLE)])
+def test_with_the_ground_truth_for_the_model_s_output_the_maps_are_those_of_the_tree(drawn, tmp_path):
     """All labels to the pixel; the same instances, which are numbered anew; its polygons draw them again."""
-    frames = list_frames(SAMPLE, "train")[:3]
+    if drawn:
+        write_mini(tmp_path / "source")
+    frames = list_frames(tmp_path / "source" if drawn else SAMPLE, "train")[:3]
     for frame in frames:
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / frame.image_path.name).symlink_to(frame.image_path)
@@ -167,24 +170,7 @@ def test_with_the_ground_truth_for_the_model_s_output_the_maps_are_those_of_city
         pairs = np.unique(np.stack([instance_ids.ravel(), new_ids.ravel()]), axis=1)
         assert pairs.shape[1] == len(np.unique(instance_ids)) == len(np.unique(new_ids))
         assert np.array_equal(LABEL_OF_VALUE[pairs[0]], LABEL_OF_VALUE[pairs[1]])
-        annotation = Annotation()
-        annotation.fromJsonFile(str(made.annotation_path("_polygons.json")))
-        drawn = np.array(createInstanceImage(annotation, "ids"))
-        assert (drawn == new_ids).mean() > 0.999
-
-
-def test_with_the_ground_truth_of_drawn_frames_the_tree_is_that_of_its_maps(tmp_path):
-    write_mini(tmp_path / "source")
-    frames = list_frames(tmp_path / "source", "train")
-    model = StandIn.of([(frame.image_path, frame.label_path, frame.instance_path) for frame in frames])
-    folder = tmp_path / "source/leftImg8bit/train"
-    options = {"pictures": str(folder), "out": str(tmp_path / "out"), "num_workers": 1}
-    assert label_pictures(options_of(options), model) == 0
-    for frame, made in zip(frames, list_frames(tmp_path / "out", "train"), strict=True):
-        (label_ids, instance_ids), (new_labels, new_ids) = frame.read_maps(), made.read_maps()
-        assert np.array_equal(new_labels, label_ids)
-        pairs = np.unique(np.stack([instance_ids.ravel(), new_ids.ravel()]), axis=1)
-        assert pairs.shape[1] == len(np.unique(instance_ids)) == len(np.unique(new_ids))
+        assert (drawn_officially(made.annotation_path("_polygons.json"))[1] == new_ids).mean() > 0.999
 
 
 # ---- annotated things ---------------------------------------------------------------------------
