@@ -8,10 +8,8 @@ import math
 import cv2
 import numpy as np
 
+from augment.compose import hull_of
 from data.geometry import MaskPatch
-from support.errors import InputError
-
-MODES = ("ring", "none", "legacy")
 
 _RING_FRACTION = 0.12  # width of the ring, in parts of the side of a square of the box's area
 _RING_WIDTHS = (3, 40)  # its bounds, pixels
@@ -150,14 +148,11 @@ def match_colours(patch: np.ndarray, original: np.ndarray, mask: np.ndarray, mod
         changes nothing (docs/synthesis.md#colours-and-pasting).
 
     A patch that equals the original on the ring (all weight-free back ends) comes back as it is.
-    Raises InputError for an unknown mode.
     """
     if mode == "none":
         return patch
     if mode == "legacy":
         return _legacy(patch, original, mask)
-    if mode != "ring":
-        raise InputError(f"colour match '{mode}' is unknown: choose {', '.join(MODES)}")
     ring = ring_of(mask)
     if np.array_equal(patch[ring], original[ring]):
         return patch
@@ -210,17 +205,6 @@ def paste(
     return result
 
 
-def cast_shadow(
-    rgb: np.ndarray, mask: np.ndarray, ground: np.ndarray, strength: float, *, under: bool = False
-) -> np.ndarray:
-    """A crop (h,w,3) uint8 with the contact shadow of a new object on it; only pixels of `ground` change.
-
-    mask: (h,w) bool, the whole object, also where something hides it; ground: (h,w) bool, what the shadow
-    may fall on, besides the mask; strength and under: see `shadow_of`.
-    """
-    return in_shadow(rgb, shadow_of(mask, strength, under=under), ground & ~mask)
-
-
 def in_shadow(rgb: np.ndarray, dark: np.ndarray, where: np.ndarray) -> np.ndarray:
     """A crop (h,w,3) uint8 darkened by the fractions dark (h,w) float32 where it says so, (h,w) bool."""
     rows, columns = np.flatnonzero(dark.any(1)), np.flatnonzero(dark.any(0))
@@ -267,11 +251,8 @@ def _underside(lowest: np.ndarray, soft: float) -> np.ndarray:
 
     soft: deviation of the blur, pixels.
     """
-    points = cv2.findNonZero(lowest.view(np.uint8))
-    hull = np.zeros(lowest.shape, np.uint8)
-    if points is not None:
-        cv2.fillConvexPoly(hull, cv2.convexHull(points), 1)
-    return cv2.GaussianBlur(hull.astype(np.float32), (0, 0), soft, borderType=cv2.BORDER_CONSTANT)
+    hull = hull_of(lowest).astype(np.float32)
+    return cv2.GaussianBlur(hull, (0, 0), soft, borderType=cv2.BORDER_CONSTANT)
 
 
 def resize(rgb: np.ndarray, width: int, height: int) -> np.ndarray:

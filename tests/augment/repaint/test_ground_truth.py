@@ -39,9 +39,6 @@ def annotation_of(ground_truth: CropGroundTruth) -> dict[str, bytes]:
     return {place.partition(TRAIN[0] + "_gtFine")[2]: content for place, content in files.items()}
 
 
-# ---- windows ------------------------------------------------------------------------------------
-
-
 # ---- raster mode --------------------------------------------------------------------------------
 
 
@@ -113,13 +110,6 @@ def test_a_window_forced_over_a_tiny_fragment_gives_ground_truth_without_it(mode
 
     kept = crop_ground_truth(ids, objects, window, (WIDTH, HEIGHT), mode, "keep")
     assert kept.dropped == [] and kept.instance_ids[row, column] == kept.id_map[24002]
-
-
-def test_unknown_modes_are_refused():
-    ids, objects = _mini()
-    for mode, fragments in (("vector", "void"), ("raster", "drop")):
-        with pytest.raises(ValueError, match="no ground truth of mode"):
-            crop_ground_truth(ids, objects, Window(0, 0, 100, 50, 1), (WIDTH, HEIGHT), mode, fragments)
 
 
 # ---- polygons -----------------------------------------------------------------------------------
