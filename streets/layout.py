@@ -116,8 +116,7 @@ class Population:
 
     street: Street
     camera: Camera
-    width: int
-    height: int
+    width: int  # of the image, pixels
     ground: list[Thing] = field(default_factory=list)
     things: list[Thing] = field(default_factory=list)
     shadows: list[np.ndarray] = field(default_factory=list)

@@ -262,7 +262,7 @@ def make_scene(
     rng = np.random.default_rng([seed, SPLITS[split][1], index])
     camera = make_camera(rng, width, height)
     traffic = MIXED if mixed else USUAL
-    town = populate(rng, camera, width, height, with_people=with_people, traffic=traffic)
+    town = populate(rng, camera, width, with_people=with_people, traffic=traffic)
     corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], float)
     sky = Thing(FARTHEST, "sky", Shape([], [], corners), flat=True)
     standing = sorted(town.things, key=lambda thing: -thing.ahead)

@@ -80,9 +80,6 @@ class Recolor:
         return images
 
 
-MAKER = Recolor
-
-
 def wanted_colour(prompt: str, middle: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Lab (3,) float32: the colour the prompt names, else one unlike `middle`; with a little variation."""
     if found := _WORD.search(prompt):
