@@ -4,8 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from cityscapesscripts.helpers.annotation import Annotation
-from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 
 from augment.compose import (
     FURTHER_DOWN,
@@ -19,6 +17,7 @@ from augment.compose import (
 from data.geometry import MaskPatch
 from data.outlines import Outlines
 from data.writer import polygons_to_json, rasterise
+from tests.official import official_maps
 from tests.town import box
 
 ROAD, CAR, PERSON = 7, 26, 24
@@ -194,9 +193,7 @@ def test_remains_become_unlabeled_where_there_is_no_ground():
 
 
 def official(outlines: Outlines, width: int, height: int) -> np.ndarray:
-    annotation = Annotation()
-    annotation.fromJsonText(json.dumps(polygons_to_json(list(outlines.objects), width, height)))
-    return np.asarray(createInstanceImage(annotation, "ids"))
+    return official_maps(json.dumps(polygons_to_json(list(outlines.objects), width, height)))[1]
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,6 @@ import json
 import cv2
 import numpy as np
 import pytest
-from cityscapesscripts.helpers.annotation import Annotation
-from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
-from cityscapesscripts.preparation.json2labelImg import createLabelImage
 from PIL import Image
 
 from augment.repaint.focus import Window, draw_window
@@ -27,6 +24,7 @@ from tests.mini_frames import (
     mini_objects,
     write_mini,
 )
+from tests.official import official_maps
 
 WIDTH, HEIGHT = 256, 128
 
@@ -172,16 +170,13 @@ def test_outlines_grow_by_the_margin_and_keep_their_corners():
     assert np.array_equal(grown(square, 0), square)
 
 
-def test_polygon_ground_truth_is_drawn_from_its_file_as_the_official_tools_draw_it(tmp_path):
+def test_polygon_ground_truth_is_drawn_from_its_file_as_the_official_tools_draw_it():
     ids, objects = _mini()
     window = Window(90, 45, 160, 80, 4)
     ground_truth = crop_ground_truth(ids, objects, window, (WIDTH, HEIGHT), mode="polygon", fragments="keep")
-    path = tmp_path / "polygons.json"
-    path.write_bytes(annotation_of(ground_truth)["_polygons.json"])
-    annotation = Annotation()
-    annotation.fromJsonFile(str(path))
-    assert np.array_equal(np.asarray(createLabelImage(annotation, "ids")), ground_truth.label_ids)
-    assert np.array_equal(np.asarray(createInstanceImage(annotation, "ids")), ground_truth.instance_ids)
+    labels, values = official_maps(annotation_of(ground_truth)["_polygons.json"])
+    assert np.array_equal(labels, ground_truth.label_ids)
+    assert np.array_equal(values, ground_truth.instance_ids)
 
     labels = [thing.label for thing in ground_truth.objects]
     assert {"persongroup", "caravan", "vegetation"} <= set(labels)
