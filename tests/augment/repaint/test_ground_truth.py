@@ -22,7 +22,6 @@ from tests.mini_frames import (
     TWO_PARTS_ID,
     mini_frame,
     mini_objects,
-    write_mini,
 )
 from tests.official import official_maps
 
@@ -203,9 +202,8 @@ def test_polygon_ground_truth_tells_old_ids_from_new_ones():
 
 
 @pytest.mark.parametrize("mode", ["raster", "polygon"])
-def test_licence_plates_stay_undrawn_and_deleted_objects_away(tmp_path, mode):
-    write_mini(tmp_path)
-    frame, (ids, _) = mini_frame(tmp_path, TRAIN[0]), _mini()
+def test_licence_plates_stay_undrawn_and_deleted_objects_away(mini, mode):
+    frame, (ids, _) = mini_frame(mini, TRAIN[0]), _mini()
     assert "deleted" in frame.annotation_path(POLYGONS).read_text()
     objects = frame.read_polygons(ids.shape)
     ground_truth = crop_ground_truth(ids, objects, Window(0, 0, 256, 128, 1), (WIDTH, HEIGHT), mode)
