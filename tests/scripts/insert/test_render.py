@@ -6,7 +6,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from torchvision.datasets import Cityscapes
 
 import augment.paint.painter
 from augment.options import SynthOptions
@@ -90,14 +89,6 @@ def test_the_manifest_and_the_summary_say_how_it_was_painted(out):
     assert found[0]["details"][0]["params"]["choices"] == 8
     settings = json.loads((out / "insert.json").read_text())["settings"]["render"]
     assert (settings["backend"], settings["shadow"], settings["feather"]) == ("swap", 0.5, 2.0)
-
-
-def test_torchvision_reads_the_tree(source, out):
-    assert {name for name in files_in(source) if "/train/" in name} < set(files_in(out))
-    dataset = Cityscapes(str(out), split="train", mode="fine", target_type="instance")
-    assert len(dataset) == FRAMES
-    image, instance = dataset[0]
-    assert image.size == instance.size == (WIDTH, HEIGHT) and image.mode == "RGB"
 
 
 def test_the_contact_sheet_shows_images(source, out):
