@@ -16,10 +16,8 @@ _RING_WIDTHS = (3, 40)  # its bounds, pixels
 _ENOUGH = 5000  # pixels that tell the statistics of a larger ring
 _MAX_SHIFT = np.array([20, 12, 12], np.float32)  # how far "ring" may move the mean of L, a, b
 _MAX_GAIN = 1.25  # by how much it may stretch or squeeze their deviation
-_LOW, _LOW_WEIGHT = (
-    0.2,
-    0.6,
-)  # lowest part of an object beside which the light is told, and how much it counts
+_LOW = 0.2  # lowest part of an object beside which the light is told
+_LOW_WEIGHT = 0.6  # how much that counts
 # Slope of log L of real persons over that of the light around them .8, of cars .6; of a and b .6 to .8.
 _LIGHT_FRACTION = 0.8  # how much of the difference in light and tint between two places is made up for
 _LIGHT_FACTORS = (1 / 3, 1.8)  # least and largest factor on L

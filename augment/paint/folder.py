@@ -138,16 +138,10 @@ def table_of(rows: list[tuple]) -> Table:
 def read_kinds(root: Path, folders: list[str]) -> tuple[Kind, ...]:
     """What the folders hold, by their names. Raises InputError for unknown ones and bad settings."""
     path = root / OBJECTS
-    said = (
-        read_yaml(
-            path,
-            "a folder's name on each line, and below it places, label or height",
-            flag="",
-            may_be_empty=True,
-        )
-        if path.exists()
-        else {}
-    )
+    said = {}
+    if path.exists():
+        what = "a folder's name on each line, and below it places, label or height"
+        said = read_yaml(path, what, flag="", may_be_empty=True)
     if absent := sorted(str(name) for name in said if name not in folders):
         raise InputError(
             f"{path}: {absent[0]}: there is no folder {root / absent[0]}; make it, or remove that entry"

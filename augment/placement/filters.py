@@ -73,9 +73,7 @@ class Filters:
     max_overlap: float = setting(0.3, "fraction of the mask behind things in front", min=0, max=1)
     max_overlap_any: float = setting(1.0, "fraction of the mask on things, in front or behind", min=0, max=1)
     min_apart: float = setting(
-        0.5,
-        "gap in the image between the feet of two new objects, in heights of the taller one",
-        min=0,
+        0.5, "gap in the image between the feet of two new objects, in heights of the taller one", min=0
     )
     min_area: int | None = setting(
         None,

@@ -236,10 +236,8 @@ def test_an_occluded_object_is_uncut_where_the_order_permits(order, label, whole
     ],
 )
 def test_pieces_are_joined_without_a_trace_on_what_stands_in_front(in_front):
-    later = [
-        box("road", 0, 10, 24, 39),
-        box("road", 35, 10, 59, 39),
-    ]  # so that nothing fits under what is before
+    # So that nothing fits under what is before.
+    later = [box("road", 0, 10, 24, 39), box("road", 35, 10, 59, 39)]
     objects = [box("building", 0, 0, 59, 39), *in_front, *later]
     _, ids = rasterise(objects, 60, 40)
     patch = full_patch(12, 12, 50, 26)

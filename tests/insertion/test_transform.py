@@ -224,9 +224,8 @@ def test_loader_workers_follow_torchs_seed_however_they_are_started(source, chec
     transform = InsertInstances(checkpoint, (1, 2), 0.7, bank=bank, filters=LOOSE)
     transform(*data_set(source)[0])  # loaded here too: workers load for themselves
     cv2.setNumThreads(2)
-    cv2.resize(
-        np.zeros((1000, 1000, 3), np.uint8), (900, 1100)
-    )  # large enough to start threads, which no fork has
+    large = np.zeros((1000, 1000, 3), np.uint8)  # enough to start threads, which no fork has
+    cv2.resize(large, (900, 1100))
     data = data_set(source, transforms=v2.Compose([pickle.loads(pickle.dumps(transform))]))
     runs = []
     for start in ("fork", "spawn", "fork"):

@@ -97,9 +97,8 @@ def paint_weight(lab: np.ndarray, mask: np.ndarray, class_name: str) -> np.ndarr
     light = lab[:, 0]
     middle = np.median(lab, axis=0)
     weight = np.clip((light / max(middle[0], 1) - 0.3) / 0.3, 0.15, 1)
-    weight = np.maximum(
-        weight, np.clip((20 - middle[0]) / 10, 0, 1)
-    )  # dark clothes and paint have no darker part
+    # Dark clothes and paint have no darker part.
+    weight = np.maximum(weight, np.clip((20 - middle[0]) / 10, 0, 1))
     weight *= np.clip((102 - light) / 10, 0, 1)
     if class_name in _HEAD:
         x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
