@@ -278,7 +278,7 @@ def test_cv_inpaint_removes_the_object():
 # ---- making them --------------------------------------------------------------------------------
 
 
-def test_bad_names_and_settings_are_one_line(tree, tmp_path):
+def test_bad_names_and_settings_are_one_line(tree):
     for name, settings, wanted in (
         ("gligen", {}, "choose swap, recolor"),
         ("recolor", {"hue": 3}, "unknown setting 'hue'; it has strength"),

@@ -127,7 +127,7 @@ def test_the_tree_is_sound_for_validators_and_official_readers(out, inserted):
     assert DYNAMIC not in categories and 24 in categories
 
 
-def test_a_later_object_does_not_make_one_of_no_class_vanish(out, inserted):
+def test_a_later_object_does_not_make_one_of_no_class_vanish(inserted):
     assert all(one["pixels"] >= 512 * 256 // 40000 for one in inserted)
 
 

@@ -102,7 +102,7 @@ def test_the_contact_sheet_shows_images(source, out):
     assert 0.005 < (before != after).any(2).mean() < 0.3
 
 
-def test_an_object_behind_a_car_is_cut_from_a_whole_one(source, checkpoint, monkeypatch):
+def test_an_object_behind_a_car_is_cut_from_a_whole_one(source, monkeypatch):
     """The back end sees the whole mask, the image only changes where the object is seen."""
     requests = []
 
@@ -183,7 +183,7 @@ def test_what_can_not_be_painted_is_not_put_on_the_maps_either(source, tmp_path)
     assert not (out / ".work").exists()
 
 
-def test_a_back_end_that_breaks_down_fails_its_image_alone(source, arguments, tmp_path, monkeypatch):
+def test_a_back_end_that_breaks_down_fails_its_image_alone(arguments, tmp_path, monkeypatch):
     real = make_backend
 
     def make(*given):
