@@ -64,6 +64,13 @@ def one_piece(mask: np.ndarray) -> np.ndarray:
     return piece[1:-1, 1:-1] != 2
 
 
+def hull_of(mask: np.ndarray) -> np.ndarray:
+    """The pixels in the convex hull of a mask (h,w) bool or uint8: (h,w) uint8, 0 or 1; none of none."""
+    hull = np.zeros(mask.shape, np.uint8)
+    points = cv2.findNonZero(mask.view(np.uint8))
+    return hull if points is None else cv2.fillConvexPoly(hull, cv2.convexHull(points), 1)
+
+
 # ---- who is in front ----------------------------------------------------------------------------
 
 

@@ -21,6 +21,11 @@ class Crop:
         return self.x0, self.y0, self.x0 + self.width, self.y0 + self.height
 
     @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the frame: `box` as an index."""
+        return np.s_[self.y0 : self.y0 + self.height, self.x0 : self.x0 + self.width]
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height of what `cut` gives, pixels."""
         left, top, right, bottom = self.pad
@@ -37,7 +42,7 @@ class Crop:
 
     def inside(self, array: np.ndarray) -> np.ndarray:
         """What `cut` gives without the padding: (height, width[, C]), at `box`, a copy."""
-        return array[self.y0 : self.y0 + self.height, self.x0 : self.x0 + self.width].copy()
+        return array[self.window].copy()
 
     def back(self, patch: np.ndarray) -> np.ndarray:
         """The part of a patch (size, size[, C]) that lies in the frame: (height, width[, C]), at `box`.

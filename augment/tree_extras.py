@@ -45,12 +45,10 @@ def add_raw(db_root: Path, out: Path, splits: list[str], mode: str) -> int:
     """Put the raw frames of some splits into the tree `out`; the number of files that are there then.
 
     Files that are there already stay, if they are the source's, so that a second call changes nothing; what
-    entered in another mode is replaced. A split that the source lacks is passed over. Raises InputError if it
-    has none of them, if one of the two trees lies in the other, if another file stands where one would go, or
-    if the disk does not permit `mode`.
+    entered in another mode, of RAW_MODES, is replaced. A split that the source lacks is passed over. Raises
+    InputError if it has none of them, if one of the two trees lies in the other, if another file stands where
+    one would go, or if the disk does not permit `mode`.
     """
-    if mode not in RAW_MODES:
-        raise InputError(f"mode must be one of {', '.join(RAW_MODES)}, not {mode!r}")
     root, out = Path(db_root).resolve(), Path(out).resolve()
     if out == root or root in out.parents:
         raise InputError(f"--out {out}: inside the input {root}; choose another")

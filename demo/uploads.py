@@ -59,7 +59,7 @@ def upload(label: str | None, instance: str | None, image: str | None, cityscape
         path = Path(image)
         rgb = fitting(Path(path.name), decode_image(Path(path.name), read_bytes(path)), label_ids.shape)
     camera = published_camera(name, *label_ids.shape[::-1]) if cityscapes else None
-    return begin(DemoScene(frame, EditedImage.of_maps(name, label_ids, instance_ids, rgb, camera)))
+    return begin(DemoScene(frame, EditedImage(name, label_ids, instance_ids, rgb, camera)))
 
 
 def upload_picture(labeller: Labeller, path: Path, cityscapes: bool) -> State:
@@ -75,9 +75,7 @@ def upload_picture(labeller: Labeller, path: Path, cityscapes: bool) -> State:
         name = UPLOADED
     frame = Frame(None, "", name.split("_")[0], name)
     camera = published_camera(name, *maps.label_ids.shape[::-1]) if cityscapes else None
-    image = EditedImage.of_maps(
-        name, maps.label_ids, maps.instance_ids, rgb, camera, Outlines(tuple(maps.objects))
-    )
+    image = EditedImage(name, maps.label_ids, maps.instance_ids, rgb, camera, Outlines(tuple(maps.objects)))
     return begin(DemoScene(frame, image))
 
 

@@ -65,7 +65,7 @@ class EditedSample:
         label_ids, instance_ids = checked_maps(label_ids, instance_ids, void)
         if own_camera is None and camera == "cityscapes":
             own_camera = published_camera(name, shape[1], shape[0])
-        scene = EditedImage.of_maps(name, label_ids, instance_ids, rgb, own_camera)
+        scene = EditedImage(name, label_ids, instance_ids, rgb, own_camera)
         return cls(image, target, scene, values, (label_ids, instance_ids))
 
     def after(self) -> tuple:

@@ -133,12 +133,7 @@ class InsertInstances(v2.Transform):
         if render != "none":
             folder = None if cutouts is None else read_folder(Path(cutouts))
             rendering = Rendering(
-                render,
-                shadow=shadow,
-                bank=str(bank),
-                device=device,
-                cutouts=folder,
-                beside=bank is not None,
+                render, shadow=shadow, bank=str(bank), device=device, cutouts=folder, beside=bank is not None
             )
         paths = [checkpoint] if isinstance(checkpoint, str | Path) else checkpoint
         if not all(LAST_ID < label < 256 for label in void):

@@ -70,10 +70,6 @@ class Street:
         inner = 0.0 if self.lawn_first[side > 0] else self.sidewalk[side > 0]
         return inner, inner + self.verge[side > 0]
 
-    def frontage_out(self, side: int) -> float:
-        """Where the houses begin, metres outside the kerb."""
-        return self.sidewalk[side > 0] + self.verge[side > 0]
-
 
 def draw_street(rng: np.random.Generator) -> Street:
     """A street at random."""
@@ -120,8 +116,7 @@ class Population:
 
     street: Street
     camera: Camera
-    width: int
-    height: int
+    width: int  # of the image, pixels
     ground: list[Thing] = field(default_factory=list)
     things: list[Thing] = field(default_factory=list)
     shadows: list[np.ndarray] = field(default_factory=list)
@@ -259,7 +254,7 @@ def build_frontage(rng: np.random.Generator, town: Population) -> None:
     town.things += scenery.skyline(rng, camera, FARTHEST + 5, street.green * 0.7)
     for side in (-1, 1):
         kind = street.frontage[side > 0]
-        out = street.frontage_out(side)
+        out = street.sidewalk[side > 0] + street.verge[side > 0]  # metres from the kerb to the houses
         for number, (near, far) in enumerate(_stretches(street, side)):
             ahead = near = max(near, _FRONTAGE_NEAREST)
             while ahead < far - 3:

@@ -243,13 +243,12 @@ def populate(
     rng: np.random.Generator,
     camera: Camera,
     width: int,
-    height: int,
     *,
     with_people: bool = True,
     traffic: Traffic = USUAL,
 ) -> Population:
-    """A whole street for an image of width x height pixels, with or without persons and riders."""
-    town = Population(draw_street(rng), camera, width, height)
+    """A whole street for an image so many pixels wide, with or without persons and riders."""
+    town = Population(draw_street(rng), camera, width)
     lay_ground(rng, town)
     build_frontage(rng, town)
     if traffic != USUAL:

@@ -35,6 +35,7 @@ SPLITS = {"train": ("streets", 0), "val": ("streetsval", 1)}  # split -> city na
 SETTINGS_FILE = "streets.json"
 SMALLEST = (64, 32)  # pixels
 GENERATOR_VERSION = 1  # raise it when the same seed gives other scenes
+_USUAL = {"erased": False, "with_people": True, "mixed": False}  # kind of tree that settings do not name
 STREETS = Program(
     "streets",
     str(GENERATOR_VERSION),
@@ -261,7 +262,7 @@ def make_scene(
     rng = np.random.default_rng([seed, SPLITS[split][1], index])
     camera = make_camera(rng, width, height)
     traffic = MIXED if mixed else USUAL
-    town = populate(rng, camera, width, height, with_people=with_people, traffic=traffic)
+    town = populate(rng, camera, width, with_people=with_people, traffic=traffic)
     corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], float)
     sky = Thing(FARTHEST, "sky", Shape([], [], corners), flat=True)
     standing = sorted(town.things, key=lambda thing: -thing.ahead)
@@ -297,32 +298,15 @@ class TreeReport:
     found: bool = False
 
 
-@dataclass(frozen=True)
-class _SceneMaker:
-    """What makes scenes: `engine.tree.Make` for items whose task is split and index."""
-
-    out: Path
-    seed: int
-    size: tuple[int, int]
-    erased: bool
-    with_people: bool
-    mixed: bool
-
-    def __call__(self, item: WorkItem, write: Callable) -> list[dict]:
-        """Make and write one scene; the number of its instances by class."""
-        split, index = item.task
-        scene = make_scene(
-            self.seed,
-            split,
-            index,
-            *self.size,
-            erased=self.erased,
-            with_people=self.with_people,
-            mixed=self.mixed,
-        )
-        frame = Frame.official(self.out, split, SPLITS[split][0], index, 19)
-        count = Counter(thing.label for thing in scene.objects if thing.is_instance)
-        return [{"instances": count, "outputs": write(frame.files(**vars(scene)))}]
+def _make(
+    item: WorkItem, write: Callable, *, out: Path, seed: int, size: tuple[int, int], kind: dict[str, bool]
+) -> list[dict]:
+    """`engine.tree.Make` for items whose task is split and index; kind: flags of `make_scene`."""
+    split, index = item.task
+    scene = make_scene(seed, split, index, *size, **kind)
+    frame = Frame.official(out, split, SPLITS[split][0], index, 19)
+    count = Counter(thing.label for thing in scene.objects if thing.is_instance)
+    return [{"instances": count, "outputs": write(frame.files(**vars(scene)))}]
 
 
 def check_arguments(train: int, val: int, size: tuple[int, int], seed: int, workers: int) -> None:
@@ -378,12 +362,8 @@ def write_streets(
     out = Path(out)
     check_arguments(train, val, size, seed, workers)
     settings = {"train": train, "val": val, "size": list(size), "seed": seed, "generator": GENERATOR_VERSION}
-    if erased:
-        settings["erased"] = True
-    if not with_people:
-        settings["with_people"] = False
-    if mixed:
-        settings["mixed"] = True
+    kind = {"erased": erased, "with_people": with_people, "mixed": mixed}
+    settings |= {name: value for name, value in kind.items() if value != _USUAL[name]}
     if not overwrite and (found := _finished(out, settings)):
         if any((out / name).exists() for name in (WORK, MANIFEST, LOCK)):  # a run was killed at its very end
             with at_work_in(out), writing_to(out):
@@ -397,7 +377,7 @@ def write_streets(
     ]
     instances: Counter[str] = Counter()
     with opened(STREETS, out, settings, Shard(), overwrite=overwrite) as tree:
-        prepare = partial(partial, _SceneMaker(out, seed, size, erased, with_people, mixed))
+        prepare = partial(partial, _make, out=out, seed=seed, size=size, kind=kind)
         with tree.pool(prepare, workers) as pool:
             tree.make(tree.to_do(items), pool, title, "scene")
         tree.merge(items)

@@ -120,9 +120,8 @@ def add_crops(root: Path, out: Path, mode: str = "raster", seed: int = 0) -> Non
             city = source.city.replace("-", "") + "syn"
             new = Frame.official(out, "train", city, 0, numbers.setdefault(city, 0))
             numbers[city] += 1
-            cut = rgb[window.y0 : window.y0 + window.height, window.x0 : window.x0 + window.width]
             files = new.annotation(ground_truth.label_ids, ground_truth.instance_ids, ground_truth.objects)
-            files[new.place(IMAGE_KIND, ".png")] = encode_png(cv2.resize(cut, size))
+            files[new.place(IMAGE_KIND, ".png")] = encode_png(cv2.resize(window.cut(rgb), size))
             files[new.panorama_place] = encode_png(rgb)
             outputs = write_outputs(out, files)
             id_map = {str(old): new for old, new in ground_truth.id_map.items()}

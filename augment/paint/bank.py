@@ -213,12 +213,7 @@ def _reduced(
 
 
 def _write(
-    path: Path,
-    stamp: str,
-    frames: list[Frame],
-    chosen: list[Found],
-    map_function: Callable,
-    limits: Limits,
+    path: Path, stamp: str, frames: list[Frame], chosen: list[Found], map_function: Callable, limits: Limits
 ) -> None:
     """Write the bank's file, image by image as they come; rows are renumbered if a frame is bad."""
     by_frame: dict[int, list[Found]] = {}

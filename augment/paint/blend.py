@@ -8,20 +8,16 @@ import math
 import cv2
 import numpy as np
 
+from augment.compose import hull_of
 from data.geometry import MaskPatch
-from support.errors import InputError
-
-MODES = ("ring", "none", "legacy")
 
 _RING_FRACTION = 0.12  # width of the ring, in parts of the side of a square of the box's area
 _RING_WIDTHS = (3, 40)  # its bounds, pixels
 _ENOUGH = 5000  # pixels that tell the statistics of a larger ring
 _MAX_SHIFT = np.array([20, 12, 12], np.float32)  # how far "ring" may move the mean of L, a, b
 _MAX_GAIN = 1.25  # by how much it may stretch or squeeze their deviation
-_LOW, _LOW_WEIGHT = (
-    0.2,
-    0.6,
-)  # lowest part of an object beside which the light is told, and how much it counts
+_LOW = 0.2  # lowest part of an object beside which the light is told
+_LOW_WEIGHT = 0.6  # how much that counts
 # Slope of log L of real persons over that of the light around them .8, of cars .6; of a and b .6 to .8.
 _LIGHT_FRACTION = 0.8  # how much of the difference in light and tint between two places is made up for
 _LIGHT_FACTORS = (1 / 3, 1.8)  # least and largest factor on L
@@ -150,14 +146,11 @@ def match_colours(patch: np.ndarray, original: np.ndarray, mask: np.ndarray, mod
         changes nothing (docs/synthesis.md#colours-and-pasting).
 
     A patch that equals the original on the ring (all weight-free back ends) comes back as it is.
-    Raises InputError for an unknown mode.
     """
     if mode == "none":
         return patch
     if mode == "legacy":
         return _legacy(patch, original, mask)
-    if mode != "ring":
-        raise InputError(f"colour match '{mode}' is unknown: choose {', '.join(MODES)}")
     ring = ring_of(mask)
     if np.array_equal(patch[ring], original[ring]):
         return patch
@@ -210,17 +203,6 @@ def paste(
     return result
 
 
-def cast_shadow(
-    rgb: np.ndarray, mask: np.ndarray, ground: np.ndarray, strength: float, *, under: bool = False
-) -> np.ndarray:
-    """A crop (h,w,3) uint8 with the contact shadow of a new object on it; only pixels of `ground` change.
-
-    mask: (h,w) bool, the whole object, also where something hides it; ground: (h,w) bool, what the shadow
-    may fall on, besides the mask; strength and under: see `shadow_of`.
-    """
-    return in_shadow(rgb, shadow_of(mask, strength, under=under), ground & ~mask)
-
-
 def in_shadow(rgb: np.ndarray, dark: np.ndarray, where: np.ndarray) -> np.ndarray:
     """A crop (h,w,3) uint8 darkened by the fractions dark (h,w) float32 where it says so, (h,w) bool."""
     rows, columns = np.flatnonzero(dark.any(1)), np.flatnonzero(dark.any(0))
@@ -267,11 +249,8 @@ def _underside(lowest: np.ndarray, soft: float) -> np.ndarray:
 
     soft: deviation of the blur, pixels.
     """
-    points = cv2.findNonZero(lowest.view(np.uint8))
-    hull = np.zeros(lowest.shape, np.uint8)
-    if points is not None:
-        cv2.fillConvexPoly(hull, cv2.convexHull(points), 1)
-    return cv2.GaussianBlur(hull.astype(np.float32), (0, 0), soft, borderType=cv2.BORDER_CONSTANT)
+    hull = hull_of(lowest).astype(np.float32)
+    return cv2.GaussianBlur(hull, (0, 0), soft, borderType=cv2.BORDER_CONSTANT)
 
 
 def resize(rgb: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -62,10 +62,6 @@ class Shelf:
     shapes: np.ndarray  # (len(PARTS),m,GRID*GRID/8) uint8, packed: each part stretched to the grid
     areas: np.ndarray  # (len(PARTS),m) float32, ones in `shapes`
 
-    def row_of(self, key: str) -> int:
-        """The row of an instance that is there."""
-        return int(self.rows[self.keys == key][0])
-
     def overlaps(self, mask: np.ndarray) -> np.ndarray:
         """Intersection over union of each part of each instance with a mask (GRID,GRID) bool.
 

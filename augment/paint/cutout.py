@@ -24,9 +24,8 @@ from data.instances import bounding_box
 VERSION = "1"  # of what decides the pixels
 _RIM_FRACTION = 0.004  # rim inside an annotated outline that may show what was behind it, in parts of h + w
 _RIM_WIDTHS = (2, 4)  # its bounds, pixels
-_OWN_FRACTION = (
-    0.75  # a pixel of the rim is its own if it is so far from what was behind, of the way to the core
-)
+# A pixel of the rim is its own if it is so far from what was behind, of the way to the core.
+_OWN_FRACTION = 0.75
 _OWN_DISTANCE = 20.0  # the same where no core is near, in levels of RGB
 _AROUND = 0.5  # what is beside an object that tells how sharp a place is, in parts of its longer side
 _AROUND_WIDTHS = (40, 96)  # its bounds, pixels
@@ -96,11 +95,8 @@ def own_pixels(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
     All of its core; of the rim those far enough from the colours outside, nearby. All if nothing is outside.
     """
     h, w = mask.shape
-    reach = int(
-        np.clip(
-            round(_RIM_FRACTION * np.sum(mask.any(0)) + _RIM_FRACTION * np.sum(mask.any(1))), *_RIM_WIDTHS
-        )
-    )
+    width = _RIM_FRACTION * np.sum(mask.any(0)) + _RIM_FRACTION * np.sum(mask.any(1))
+    reach = int(np.clip(round(width), *_RIM_WIDTHS))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)
     border = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 1}
     core = cv2.erode(mask.view(np.uint8), kernel, **border) > 0  # what the frame cuts off has no rim there
@@ -146,11 +142,7 @@ def place_in(cutout: Cutout, box: np.ndarray, mirrored: bool, size: tuple[int, i
 
 
 def place(
-    cutout: Cutout,
-    foot: tuple[float, float],
-    height: float,
-    mirrored: bool,
-    size: tuple[int, int],
+    cutout: Cutout, foot: tuple[float, float], height: float, mirrored: bool, size: tuple[int, int]
 ) -> Placed:
     """A cut-out with the middle of its lower edge at `foot`, as high as asked for, in whole pixels.
 

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 from cityscapesscripts.helpers.labels import name2label
 
-from augment.compose import one_piece
+from augment.compose import hull_of, one_piece
 from augment.paint.collection import Kind, Shelf, Table, grid_of, shelf_of_rows
 from augment.paint.cutout import Cutout, ridden_part
 from augment.paint.registration import continue_texture
@@ -138,16 +138,10 @@ def table_of(rows: list[tuple]) -> Table:
 def read_kinds(root: Path, folders: list[str]) -> tuple[Kind, ...]:
     """What the folders hold, by their names. Raises InputError for unknown ones and bad settings."""
     path = root / OBJECTS
-    said = (
-        read_yaml(
-            path,
-            "a folder's name on each line, and below it places, label or height",
-            flag="",
-            may_be_empty=True,
-        )
-        if path.exists()
-        else {}
-    )
+    said = {}
+    if path.exists():
+        what = "a folder's name on each line, and below it places, label or height"
+        said = read_yaml(path, what, flag="", may_be_empty=True)
     if absent := sorted(str(name) for name in said if name not in folders):
         raise InputError(
             f"{path}: {absent[0]}: there is no folder {root / absent[0]}; make it, or remove that entry"
@@ -211,14 +205,12 @@ class Opened:
             outline = outline[y : y + h, x : x + w]
         h, w = outline.shape
         x0, y0, x1, y1 = origin.box
-        hull = np.zeros((h, w), np.uint8)
-        cv2.fillConvexPoly(hull, cv2.convexHull(cv2.findNonZero(outline.view(np.uint8))), 1)
         return (
             origin.frame,
             np.int32(origin.instance_id),
             np.int32([w, h]),
             np.float32((x1 - x0) / (y1 - y0) if origin.frame else w / h),
-            np.float32(np.count_nonzero(outline) / np.count_nonzero(hull)),
+            np.float32(np.count_nonzero(outline) / np.count_nonzero(hull_of(outline))),
             np.float32(0),
             np.zeros(4, bool),
             np.bool_(True),

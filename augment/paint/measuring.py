@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from augment.compose import GROUND, contact_rows, one_piece, rides
+from augment.compose import contact_rows, hull_of, one_piece
 from augment.paint.blend import light_around
-from data.instances import RIDER, TWO_WHEELERS
-from data.labels import FIRST_SINGLE_ID, LABEL_OF_VALUE
+from data.instances import RIDER, TWO_WHEELERS, rides
+from data.labels import FIRST_SINGLE_ID, GROUND, LABEL_OF_VALUE
 
 MIN_SIDE, MIN_AREA = 8, 100  # pixels; smaller instances are not worth showing again
 MARGIN_FRACTION = 1 / 16  # kept around an instance, in parts of its longer side, and 4 pixels besides
@@ -68,10 +68,7 @@ def instances_on(ids: np.ndarray, number: int = 0) -> list[Found]:
         if area < MIN_AREA:
             continue
         covered = _covered(mask, feet[window])
-        hull = cv2.convexHull(cv2.findNonZero(mask))
-        solid = np.zeros_like(mask)
-        cv2.fillConvexPoly(solid, hull, 1)
-        solidity = area / max(np.count_nonzero(solid), 1)
+        solidity = area / np.count_nonzero(hull_of(mask))
         box = unit_box = columns.start, rows.start, columns.stop, rows.stop
         ridden = ridden_by.get(value, 0)
         if ridden:
@@ -121,7 +118,9 @@ def _is_whole(
         return False
     if label_id not in _PEOPLE + TWO_WHEELERS and x1 - x0 < _WHOLE_ASPECT * (y1 - y0):
         return False
-    return _stands(mask, ids[window]) and _is_one_piece(mask)
+    if not _stands(mask, ids[window]):
+        return False
+    return np.count_nonzero(one_piece(mask) & mask) >= _WHOLE_PIECE * np.count_nonzero(mask)
 
 
 def _stands(mask: np.ndarray, ids: np.ndarray) -> bool:
@@ -131,10 +130,6 @@ def _stands(mask: np.ndarray, ids: np.ndarray) -> bool:
     rows = np.flatnonzero(mask.any(1))
     below[: rows[-1] + 1 - len(rows) // 20] = False
     return bool(below.any() and np.isin(ids[below], GROUND).mean() >= _WHOLE_GROUND)
-
-
-def _is_one_piece(mask: np.ndarray) -> bool:
-    return np.count_nonzero(one_piece(mask) & mask) >= _WHOLE_PIECE * np.count_nonzero(mask)
 
 
 def _straight_side(mask: np.ndarray) -> float:

@@ -27,7 +27,7 @@ from augment.paint.backends import (
     prepare_backend,
     settings_of,
 )
-from augment.paint.blend import CLOSED_BELOW, cast_shadow, contrast_at, match_colours, paste
+from augment.paint.blend import CLOSED_BELOW, contrast_at, in_shadow, match_colours, paste, shadow_of
 from augment.paint.choosing import Choice, Wish, choose, draw_kind, wish_of_kind
 from augment.paint.collection import Collection, Kind
 from augment.paint.cutout import VERSION as CUTOUT_VERSION
@@ -243,11 +243,10 @@ class Painter:
 
         original, mask, seen = crop.inside(rgb), crop.inside(whole), crop.inside(seen)
         image = match_colours(crop.back(image), original, mask, options.colour_match)
-        ground = shadow_ground(crop.inside(new.composed.label_ids))
+        ground = shadow_ground(crop.inside(new.composed.label_ids)) & ~mask
+        dark = shadow_of(mask, self.rendering.shadow, under=new.class_name in CLOSED_BELOW)
         shaded = rgb.copy()
-        shaded[crop.y0 : crop.y0 + crop.height, crop.x0 : crop.x0 + crop.width] = cast_shadow(
-            original, mask, ground, self.rendering.shadow, under=new.class_name in CLOSED_BELOW
-        )
+        shaded[crop.window] = in_shadow(original, dark, ground)
         feather = min(options.feather, _FEATHER_FRACTION * np.sqrt(mask.sum()))
         painted = paste(shaded, image, seen, crop.box, feather)
         facts = {"backend": self.rendering.name, "prompt": prompts[0], "negative": negative, "seed": seed}

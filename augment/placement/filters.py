@@ -73,9 +73,7 @@ class Filters:
     max_overlap: float = setting(0.3, "fraction of the mask behind things in front", min=0, max=1)
     max_overlap_any: float = setting(1.0, "fraction of the mask on things, in front or behind", min=0, max=1)
     min_apart: float = setting(
-        0.5,
-        "gap in the image between the feet of two new objects, in heights of the taller one",
-        min=0,
+        0.5, "gap in the image between the feet of two new objects, in heights of the taller one", min=0
     )
     min_area: int | None = setting(
         None,
@@ -157,8 +155,10 @@ def box_rejection(box: np.ndarray, target: TargetClass, around: Surroundings, fi
         low = max(low, SMALLEST_PLACE * height)
     if not low <= box[3] - box[1] <= high:
         return "height_range"
-    if filters.distance and not in_distance(box, around.camera, filters.distance):
-        return "distance"
+    if filters.distance:
+        near, far = filters.distance  # never without a camera
+        if around.camera is None or not near <= around.camera.ground_depth(box[3]) <= far:
+            return "distance"
     if "apart" in filters.rules and not is_apart(box, around.new_boxes, filters.min_apart):
         return "apart"
     if "support" in filters.rules and not stands(box, target, around):
@@ -191,11 +191,6 @@ def is_apart(box: np.ndarray, others: tuple[tuple[int, int, int, int], ...], min
         np.hypot(max(x0 - box[2], box[0] - x1, 0), y1 - box[3]) >= min_gap * max(y1 - y0, box[3] - box[1])
         for x0, y0, x1, y1 in others
     )
-
-
-def in_distance(box: np.ndarray, camera: Camera | None, limits: tuple[float, float]) -> bool:
-    """Whether the foot is so many metres ahead of the camera; never without a camera."""
-    return camera is not None and limits[0] <= camera.ground_depth(box[3]) <= limits[1]
 
 
 def stands(box: np.ndarray, target: TargetClass, around: Surroundings) -> bool:

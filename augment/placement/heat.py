@@ -23,16 +23,16 @@ def density_of_feet(model: WhereWhat, image: EditedImage, temperature: float = 1
     return model.where.density(labels, temperature).mass()[0].cpu().numpy()
 
 
-def heat_map(model: WhereWhat, image: EditedImage, temperature: float = 1.0) -> np.ndarray:
+def heat_map(model: WhereWhat, image: EditedImage) -> np.ndarray:
     """How often an object stands at each pixel of an image, (H,W), at least 0 and without a unit.
 
     The density of feet; of a model without one, how many of PLACES boxes cover the pixel.
     """
     height, width = image.label_ids.shape
-    mass = density_of_feet(model, image, temperature)
+    mass = density_of_feet(model, image)
     if mass is not None:
         return cv2.resize(mass, (width, height))
-    boxes, _ = draw_places(model, image, PLACES, 0, temperature)
+    boxes, _ = draw_places(model, image, PLACES, 0)
     return coverage(boxes, width, height)
 
 

@@ -74,12 +74,7 @@ def _numbers(text: str) -> tuple[float, ...]:
     return numbers
 
 
-SECTIONS = {
-    "input": "input",
-    "what": "what is inserted",
-    "rgb": "RGB of the new objects",
-    "output": "output",
-}
+SECTIONS = {"input": "input", "what": "what is inserted", "rgb": "RGB of the new objects", "output": "output"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +90,7 @@ class Insertion:
     seed: int = setting(0, "seed of everything random", section="what", min=0)
     attempts: int = setting(20, "places tried for each object", section="what", min=1)
     temperature: float = setting(
-        1.0,
-        "of the density of places; below 1 gathers places where it is high, 1: as learnt",
-        section="what",
+        1.0, "of the density of places; below 1 gathers places where it is high, 1: as learnt", section="what"
     )
     z_spatial: tuple[float, ...] | None = setting(
         None, "fixed noise of the place, numbers separated by commas", section="what", read=_numbers

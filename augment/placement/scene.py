@@ -4,8 +4,9 @@ Reads one frame of a Cityscapes tree, or takes an image that is in memory alread
 after another, and makes the contents of the frame's files in the new tree. No model here.
 """
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -31,51 +32,36 @@ from support.files import read_bytes
 
 @dataclass
 class EditedImage:
-    """An image at its own size H x W that objects are inserted into one after another."""
+    """An image at its own size H x W that objects are inserted into one after another.
+
+    The arrays it is made of are not copied, and never written to: each object makes new ones.
+    """
 
     name: str  # with a seed it decides everything random
     label_ids: np.ndarray  # (H,W) uint8
     instance_ids: np.ndarray  # (H,W) uint16
-    feet: np.ndarray  # (H,W) int32, `contact_rows`
-    inserted: np.ndarray  # (H,W) uint8, 1, 2, ... where an inserted object is seen
     rgb: np.ndarray | None = None  # (H,W,3) uint8, where objects are painted
     camera: Camera | None = None
     outlines: Outlines | None = None  # where the source has polygons
+    feet: np.ndarray = field(init=False)  # (H,W) int32, `contact_rows`
+    inserted: np.ndarray = field(init=False)  # (H,W) uint8, 1, 2, ... where an inserted object is seen
     new_ids: list[int] = field(default_factory=list)  # of the inserted objects 1, 2, ...
     ridden_ids: dict[int, int] = field(default_factory=dict)  # of what new riders ride, by their number
     new_masks: list[MaskPatch] = field(default_factory=list)  # theirs, occluded parts included
     taken: dict[str, set[int]] = field(default_factory=dict)  # numbers of instances, by class
     shown: dict[str, Shown] = field(default_factory=dict)  # what new objects show of collections, by key
 
-    @classmethod
-    def of_maps(
-        cls,
-        name: str,
-        label_ids: np.ndarray,
-        instance_ids: np.ndarray,
-        rgb: np.ndarray | None = None,
-        camera: Camera | None = None,
-        outlines: Outlines | None = None,
-    ) -> "EditedImage":
-        """An image as it is before anything is inserted: label map (H,W) uint8, instance map (H,W) uint16.
-
-        The arrays are not copied, and never written to: each object makes new ones.
-        """
-        feet, inserted = contact_rows(label_ids, instance_ids), np.zeros(label_ids.shape, np.uint8)
-        return cls(name, label_ids, instance_ids, feet, inserted, rgb, camera, outlines)
+    def __post_init__(self):
+        self.feet = contact_rows(self.label_ids, self.instance_ids)
+        self.inserted = np.zeros(self.label_ids.shape, np.uint8)
 
     def copy(self) -> "EditedImage":
         """The image as it is now, whatever is inserted into this one later."""
-        return replace(
-            self,
-            feet=self.feet.copy(),
-            inserted=self.inserted.copy(),
-            new_ids=list(self.new_ids),
-            ridden_ids=dict(self.ridden_ids),
-            new_masks=list(self.new_masks),
-            taken={name: set(numbers) for name, numbers in self.taken.items()},
-            shown=dict(self.shown),
-        )
+        other = copy.copy(self)
+        for name in ("feet", "inserted", "new_ids", "ridden_ids", "new_masks", "shown"):
+            setattr(other, name, getattr(self, name).copy())
+        other.taken = {name: set(numbers) for name, numbers in self.taken.items()}
+        return other
 
     def new_id(self, name: str) -> int | None:
         """A free instance id of a label: after the highest in use, or else the lowest; None if all are taken.
@@ -213,7 +199,7 @@ def read_image(frame: Frame, *, rgb: bool = False, camera: str = "auto") -> Edit
     label_ids, instance_ids = frame.read_maps()
     rows, columns = label_ids.shape
     objects = frame.read_polygons(label_ids.shape)
-    return EditedImage.of_maps(
+    return EditedImage(
         frame.name,
         label_ids.copy(),
         instance_ids.copy(),

@@ -24,6 +24,10 @@ class Window:
     height: int
     multiple: int  # n: the area as a multiple of the smallest one, before rounding
 
+    def cut(self, frame: np.ndarray) -> np.ndarray:
+        """What of a frame (H,W) or (H,W,C) it shows: (height,width[,C]), a view."""
+        return frame[self.y0 : self.y0 + self.height, self.x0 : self.x0 + self.width]
+
 
 def multiple_probabilities() -> np.ndarray:
     """P(n) (12,) float64 for n = 1, 2, ..., 12, where all multiples fit; sums to 1."""

@@ -20,9 +20,6 @@ from data.outlines import match_instances
 from data.writer import LabelledPolygon, instance_values, rasterise, topmost
 from support.errors import InputError
 
-MODES = ("raster", "polygon")
-FRAGMENT_POLICIES = ("void", "keep", "resample")
-
 
 @dataclass(frozen=True)
 class CropGroundTruth:
@@ -49,18 +46,16 @@ def crop_ground_truth(
     Args:
       instance_ids: (H,W) uint16, the whole frame; not changed.
       objects: the frame's polygons in painter's order, None if it has none.
-      mode: "raster" or "polygon".
+      mode: "raster" or "polygon", a `truth` of `augment.options`.
       fragments: "keep", or "void": instances of which fewer than `min_pixels` pixels of the frame show in the
         window become unlabeled, on the maps and in the list. "resample", of which the caller has done the
         drawing anew, is the same as "void" here.
 
-    Raises InputError for mode "polygon" without polygons, ValueError for another mode or policy.
+    Raises InputError for mode "polygon" without polygons.
     """
-    if mode not in MODES or fragments not in FRAGMENT_POLICIES:
-        raise ValueError(f"no ground truth of mode {mode!r} with fragments {fragments!r}")
     if mode == "polygon" and objects is None:
         raise InputError("truth mode polygon needs a polygons.json beside each label map; take mode raster")
-    cut = _cut(instance_ids, window)
+    cut = window.cut(instance_ids)
     dropped = _fragments(cut, min_pixels) if fragments != "keep" else []
     owners = _owners(cut, objects, window) if objects is not None and (dropped or mode == "polygon") else {}
     crop_objects, numbers = None, []
@@ -87,11 +82,7 @@ def crop_ground_truth(
 
 def has_fragment(instance_ids: np.ndarray, window: Window, min_pixels: int) -> bool:
     """Whether an instance of a frame's map (H,W) uint16 has 1 to `min_pixels` - 1 pixels in a window."""
-    return bool(_fragments(_cut(instance_ids, window), min_pixels))
-
-
-def _cut(array: np.ndarray, window: Window) -> np.ndarray:
-    return array[window.y0 : window.y0 + window.height, window.x0 : window.x0 + window.width]
+    return bool(_fragments(window.cut(instance_ids), min_pixels))
 
 
 def _fragments(cut: np.ndarray, min_pixels: int) -> list[int]:

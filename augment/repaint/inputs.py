@@ -22,14 +22,13 @@ class Inputs:
         self.digests[path.relative_to(root).as_posix()] = digest(content)
         return content
 
-    def instance_ids(self, frame: Frame) -> np.ndarray:
-        """The instance map (H,W) uint16 of a frame. Raises InputError if it is bad."""
-        return frame.read_instance_ids(partial(self._read, root=frame.root))
-
     def frame(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H,W,3) uint8 and instance map of a frame. InputError if one is bad, or if sizes differ."""
-        rgb = frame.read_image(read=partial(self._read, root=frame.root))
-        ids = self.instance_ids(frame)
+        """Image (H,W,3) uint8 and instance map (H,W) uint16 of a frame.
+
+        Raises InputError if one is bad, or if sizes differ.
+        """
+        read = partial(self._read, root=frame.root)
+        rgb, ids = frame.read_image(read=read), frame.read_instance_ids(read)
         return fitting(frame.image_path, rgb, ids.shape), ids
 
     def objects(self, frame: Frame, shape: tuple[int, int]) -> list[LabelledPolygon] | None:

@@ -265,9 +265,8 @@ class Repainter:
         size = width, max(1, width // 2)  # 2:1 as its window, whatever the frame
         rules = options.truth, options.fragments, options.min_pixels
         ground_truth = crop_ground_truth(scene.instance_ids, objects, window, size, *rules)
-        cut = edited[window.y0 : window.y0 + window.height, window.x0 : window.x0 + window.width]
         files = new.annotation(ground_truth.label_ids, ground_truth.instance_ids, ground_truth.objects)
-        files[new.place(IMAGE_KIND, ".png")] = encode_png(resize(cut, *size))
+        files[new.place(IMAGE_KIND, ".png")] = encode_png(resize(window.cut(edited), *size))
         id_map = {str(old): new for old, new in sorted(ground_truth.id_map.items())}
         return files, {"id_map": id_map, "dropped": sorted(ground_truth.dropped)}
 

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 
 from augment.crops import Crop
+from augment.paint.blend import resize
 from augment.repaint.inputs import Inputs
 from augment.repaint.select import Source
 from data.images import decode_png
@@ -130,8 +131,7 @@ def object_image(rgb: np.ndarray, mask: np.ndarray, box: list[int]) -> np.ndarra
     left, top = (side - (x1 - x0)) // 2, (side - (y1 - y0)) // 2
     inner = square[top : top + y1 - y0, left : left + x1 - x0]
     inner[mask[window]] = rgb[window][mask[window]]
-    shrinks = side > 299
-    return cv2.resize(square, (299, 299), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4)
+    return resize(square, 299, 299)
 
 
 class Mean:

@@ -44,16 +44,13 @@ class Networks:
         self.missing: dict[str, str] = {}
         self.pending: list[tuple[np.ndarray, np.ndarray, str]] = []
         self.count = 0
+        inception = weights.inception, "--inception_weights", "torch-fidelity's Inception v3, .pth"
+        clip = weights.clip, "--clip_model", "a folder such as clip-vit-base-patch32"
         makers = {
-            "fid": (_fid, weights.inception, "--inception_weights", "torch-fidelity's Inception v3, .pth"),
-            "kid": (_kid, weights.inception, "--inception_weights", "torch-fidelity's Inception v3, .pth"),
+            "fid": (_fid, *inception),
+            "kid": (_kid, *inception),
             "lpips_alex": (_lpips, weights.lpips, "--lpips_weights", "torchvision's AlexNet, .pth"),
-            "clip_text_image": (
-                _clip,
-                weights.clip,
-                "--clip_model",
-                "a folder such as clip-vit-base-patch32",
-            ),
+            "clip_text_image": (_clip, *clip),
         }
         for name, (make, path, flag, what) in makers.items():
             if not path:

@@ -4,8 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from cityscapesscripts.helpers.annotation import Annotation
-from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 
 from augment.compose import (
     FURTHER_DOWN,
@@ -19,6 +17,7 @@ from augment.compose import (
 from data.geometry import MaskPatch
 from data.outlines import Outlines
 from data.writer import polygons_to_json, rasterise
+from tests.official import official_maps
 from tests.town import box
 
 ROAD, CAR, PERSON = 7, 26, 24
@@ -194,9 +193,7 @@ def test_remains_become_unlabeled_where_there_is_no_ground():
 
 
 def official(outlines: Outlines, width: int, height: int) -> np.ndarray:
-    annotation = Annotation()
-    annotation.fromJsonText(json.dumps(polygons_to_json(list(outlines.objects), width, height)))
-    return np.asarray(createInstanceImage(annotation, "ids"))
+    return official_maps(json.dumps(polygons_to_json(list(outlines.objects), width, height)))[1]
 
 
 @pytest.mark.parametrize(
@@ -239,10 +236,8 @@ def test_an_occluded_object_is_uncut_where_the_order_permits(order, label, whole
     ],
 )
 def test_pieces_are_joined_without_a_trace_on_what_stands_in_front(in_front):
-    later = [
-        box("road", 0, 10, 24, 39),
-        box("road", 35, 10, 59, 39),
-    ]  # so that nothing fits under what is before
+    # So that nothing fits under what is before.
+    later = [box("road", 0, 10, 24, 39), box("road", 35, 10, 59, 39)]
     objects = [box("building", 0, 0, 59, 39), *in_front, *later]
     _, ids = rasterise(objects, 60, 40)
     patch = full_patch(12, 12, 50, 26)

@@ -25,16 +25,11 @@ from tests.programs import refused, run_ok
 
 
 @pytest.fixture(scope="module")
-def source(mini):
-    return mini
-
-
-@pytest.fixture(scope="module")
-def tree(source, tmp_path_factory):
+def tree(mini, tmp_path_factory):
     """Raw and synthetic frames, with COCO annotation of both; tests that change anything make their own."""
     out = tmp_path_factory.mktemp("tree")
-    add_crops(source, out)
-    add_raw(source, out, ["train", "val"], "symlink")
+    add_crops(mini, out)
+    add_raw(mini, out, ["train", "val"], "symlink")
     export_coco(out, ["train", "val"])
     return out
 
@@ -42,41 +37,41 @@ def tree(source, tmp_path_factory):
 # ---- build --------------------------------------------------------------------------------------
 
 
-def test_raw_frames_enter_by_link_or_copy_and_a_second_time_changes_nothing(source, tmp_path):
-    before, stamps = files_in(source), {p: p.stat().st_mtime_ns for p in source.rglob("*")}
+def test_raw_frames_enter_by_link_or_copy_and_a_second_time_changes_nothing(mini, tmp_path):
+    before, stamps = files_in(mini), {p: p.stat().st_mtime_ns for p in mini.rglob("*")}
     for mode in ("symlink", "hardlink", "copy"):
         out = tmp_path / mode
-        add_crops(source, out)
+        add_crops(mini, out)
         synthetic = files_in(out)
-        assert add_raw(source, out, ["train", "val"], mode) == len(before)
+        assert add_raw(mini, out, ["train", "val"], mode) == len(before)
         assert files_in(out) == before | synthetic
         there = {path: path.lstat().st_ino for path in out.rglob("*")}
-        assert add_raw(source, out, ["train", "val"], mode) == len(before)
+        assert add_raw(mini, out, ["train", "val"], mode) == len(before)
         assert {path: path.lstat().st_ino for path in out.rglob("*")} == there
         image = out / "leftImg8bit" / "train" / "ash" / "ash_000000_000019_leftImg8bit.png"
         assert image.is_symlink() == (mode == "symlink")
-        assert image.samefile(source / image.relative_to(out)) == (mode != "copy")
+        assert image.samefile(mini / image.relative_to(out)) == (mode != "copy")
         assert not list(out.rglob("*.tmp"))
-    assert files_in(source) == before
-    assert {p: p.stat().st_mtime_ns for p in source.rglob("*")} == stamps
+    assert files_in(mini) == before
+    assert {p: p.stat().st_mtime_ns for p in mini.rglob("*")} == stamps
 
 
-def test_another_mode_replaces_and_only_the_splits_asked_for_enter(source, tmp_path):
-    assert add_raw(source, tmp_path, ["val", "test"], "symlink") == 12
+def test_another_mode_replaces_and_only_the_splits_asked_for_enter(mini, tmp_path):
+    assert add_raw(mini, tmp_path, ["val", "test"], "symlink") == 12
     assert splits_of(tmp_path) == ["val"]
-    add_raw(source, tmp_path, ["val"], "copy")
+    add_raw(mini, tmp_path, ["val"], "copy")
     assert not [path for path in tmp_path.rglob("*") if path.is_symlink()]
-    add_raw(source, tmp_path, ["val"], "hardlink")
+    add_raw(mini, tmp_path, ["val"], "hardlink")
     image = "leftImg8bit/val/oak/oak_000000_000576_leftImg8bit.png"
-    assert (tmp_path / image).samefile(source / image)
+    assert (tmp_path / image).samefile(mini / image)
     with pytest.raises(InputError, match="has no frames of test"):
-        add_raw(source, tmp_path, ["test"], "copy")
+        add_raw(mini, tmp_path, ["test"], "copy")
 
 
-def test_links_are_relative_so_that_a_tree_moves_with_its_source(source, tmp_path):
+def test_links_are_relative_so_that_a_tree_moves_with_its_source(mini, tmp_path):
     before = tmp_path / "before"
     root, out = before / "data" / "city", before / "made" / "deep" / "tree"
-    shutil.copytree(source, root)
+    shutil.copytree(mini, root)
     wanted = files_in(root)
     add_raw(root, out, ["train", "val"], "symlink")
     before.rename(tmp_path / "after")
@@ -90,20 +85,20 @@ def test_links_are_relative_so_that_a_tree_moves_with_its_source(source, tmp_pat
     assert files_in(tmp_path / "tree") == wanted
 
 
-def test_a_file_of_another_content_is_never_replaced(source, tmp_path):
+def test_a_file_of_another_content_is_never_replaced(mini, tmp_path):
     mine = tmp_path / "gtFine" / "train" / "ash" / "ash_000000_000019_gtFine_labelIds.png"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"of a synthetic frame")
     for mode in ("symlink", "hardlink", "copy"):
         with pytest.raises(InputError, match=r"labelIds\.png: is not the file of .*; remove it"):
-            add_raw(source, tmp_path, ["train"], mode)
+            add_raw(mini, tmp_path, ["train"], mode)
         assert mine.read_bytes() == b"of a synthetic frame"
 
 
-def test_the_tree_may_not_lie_in_the_source_nor_the_source_in_the_tree(source, tmp_path):
-    for out in (source, source / "out", source.parent):
+def test_the_tree_may_not_lie_in_the_source_nor_the_source_in_the_tree(mini, tmp_path):
+    for out in (mini, mini / "out", mini.parent):
         with pytest.raises(InputError, match="choose another"):
-            add_raw(source, out, ["train"], "symlink")
+            add_raw(mini, out, ["train"], "symlink")
     scenes = tmp_path / "work" / "streets"  # where a run puts the built-in scenes
     write_mini(scenes)
     assert add_raw(scenes, tmp_path, ["val"], "symlink") == 12
@@ -113,21 +108,19 @@ def test_the_tree_may_not_lie_in_the_source_nor_the_source_in_the_tree(source, t
     ("mode", "number", "remedy"),
     [("hardlink", errno.EXDEV, "another disk; .* symlink or copy"), ("symlink", errno.EPERM, "mode copy")],
 )
-def test_disks_that_cannot_link_are_named_with_the_remedy(
-    source, tmp_path, monkeypatch, mode, number, remedy
-):
+def test_disks_that_cannot_link_are_named_with_the_remedy(mini, tmp_path, monkeypatch, mode, number, remedy):
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, f"{mode}_to", refuse)
     with pytest.raises(InputError, match=remedy):
-        add_raw(source, tmp_path, ["val"], mode)
+        add_raw(mini, tmp_path, ["val"], mode)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_build_takes_what_it_needs_from_flags_and_says_what_it_lacks(source, tmp_path):
+def test_build_takes_what_it_needs_from_flags_and_says_what_it_lacks(mini, tmp_path):
     flags = ("--out", tmp_path, "--db_root")
-    printed = run_ok(build.main, *flags, source, "--splits", "val", "--mode", "copy")
+    printed = run_ok(build.main, *flags, mini, "--splits", "val", "--mode", "copy")
     assert "12 raw files of val by copy" in printed
     assert "name the data set with --db_root" in refused(build.main, *flags[:2])
     failed = refused(build.main, *flags, "/nowhere")
@@ -151,8 +144,8 @@ def test_the_file_lists_raw_and_synthetic_frames_and_which_instances_are_repaint
 
 
 @pytest.mark.slow
-def test_category_ids_of_cityscapes_and_outlines_along_pixel_edges(source, tmp_path):
-    add_raw(source, tmp_path, ["val"], "symlink")
+def test_category_ids_of_cityscapes_and_outlines_along_pixel_edges(mini, tmp_path):
+    add_raw(mini, tmp_path, ["val"], "symlink")
     flags = ("--out", tmp_path, "--category_ids", "cityscapes", "--polygons", "--num_workers", 2)
     assert "2 images" in run_ok(export.main, *flags)
     ground_truth = COCO(str(coco_path(tmp_path, "val")))
@@ -225,11 +218,11 @@ def test_perfect_predictions_score_one_in_the_official_evaluation(tree, tmp_path
     assert {path.name for path in (*package.iterdir(), *Path().iterdir())} == before
 
 
-def test_a_frame_without_instances_and_a_crowd_that_absorbs_a_prediction(source, tmp_path, monkeypatch):
+def test_a_frame_without_instances_and_a_crowd_that_absorbs_a_prediction(mini, tmp_path, monkeypatch):
     """Of one frame all instances go; on the others a prediction lies on the group of persons."""
     tree, results = tmp_path / "tree", tmp_path / "results"
     results.mkdir()
-    add_raw(source, tree, ["train"], "copy")
+    add_raw(mini, tree, ["train"], "copy")
     empty, *others = list_frames(tree, "train")
     ids = cv2.imread(str(empty.instance_path), cv2.IMREAD_UNCHANGED)
     ids[ids >= 24] = 7

@@ -14,7 +14,7 @@ from augment.validate import RULES, validate_tree
 from data.writer import encode_png
 from scripts.synth import validate
 from support.errors import InputError
-from tests.mini_frames import add_crops, write_mini
+from tests.mini_frames import add_crops
 from tests.miniature import write_miniature
 from tests.programs import refused, run_here, run_ok
 
@@ -25,11 +25,10 @@ COCO_FILE = "annotations/instancesonly_filtered_gtFine_train.json"
 
 
 @pytest.fixture(scope="module", params=["raster", "polygon"])
-def sound(request, tmp_path_factory):
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp(request.param)
-    write_mini(source)
-    add_crops(source, out, request.param)
-    add_raw(source, out, ["train", "val"], "copy")
+def sound(request, mini, tmp_path_factory):
+    out = tmp_path_factory.mktemp(request.param)
+    add_crops(mini, out, request.param)
+    add_raw(mini, out, ["train", "val"], "copy")
     export_coco(out, ["train", "val"])
     return out
 
@@ -65,10 +64,9 @@ def rules_of(root: Path, **options) -> dict[str, str]:
     return found
 
 
-def test_sound_trees_have_no_findings(sound, tmp_path):
+def test_sound_trees_have_no_findings(sound, mini):
     assert validate_tree(sound, verify=True) == []
-    write_mini(tmp_path)
-    assert validate_tree(tmp_path) == []  # with objects marked deleted, as official data have them
+    assert validate_tree(mini) == []  # with objects marked deleted, as official data have them
 
 
 def test_a_part_of_the_data_set_is_sound_too(tmp_path):

@@ -6,19 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cityscapesscripts.evaluation.instance import Instance
-from cityscapesscripts.helpers.annotation import Annotation
 from cityscapesscripts.helpers.labels import id2label, name2label
-from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
-from cityscapesscripts.preparation.json2labelImg import createLabelImage
-from PIL import Image
 
 from data.camera import Camera
+from data.frame import POLYGONS, list_frames
 from data.labels import TARGET_CLASSES
 from data.writer import colour_map, rasterise
 from scripts import make_streets
 from streets.scenes import SETTINGS_FILE, make_scene, write_streets
 from support.errors import InputError
 from tests.equality import files_in
+from tests.official import assert_drawn_as_by_official_tools
 from tests.programs import refused, run_here, run_ok
 
 REPOSITORY = Path(__file__).parents[2]
@@ -117,17 +115,12 @@ def test_torchvision_reads_the_tree(tree):
 
 
 def test_official_code_rebuilds_the_maps_from_the_polygons(tree):
-    files = sorted(tree.glob("gtFine/*/*/*_polygons.json"))
-    assert len(files) == 6
-    for path in files:
-        annotation = Annotation()
-        annotation.fromJsonFile(str(path))
-        stem = str(path).removesuffix("polygons.json")
-        labels = np.asarray(Image.open(stem + "labelIds.png"))
-        instances = np.asarray(Image.open(stem + "instanceIds.png")).astype(np.uint16)
-        assert np.array_equal(np.asarray(createLabelImage(annotation, "ids")), labels)
-        assert np.array_equal(np.asarray(createInstanceImage(annotation, "ids")), instances)
-        assert "deleted" not in path.read_text()
+    frames = [frame for split in ("train", "val") for frame in list_frames(tree, split)]
+    assert len(frames) == 6
+    for frame in frames:
+        assert_drawn_as_by_official_tools(frame)
+        assert "deleted" not in frame.annotation_path(POLYGONS).read_text()
+        instances = frame.read_instance_ids()
         for value in np.unique(instances[instances >= 1000]):
             assert Instance(instances.astype(np.int32), int(value)).pixelCount == (instances == value).sum()
 
@@ -150,14 +143,9 @@ def test_persons_have_human_height_under_the_written_camera(scenes):
     heights = []
     for scene in scenes:
         camera = Camera.from_json(json.loads(json.dumps(scene.camera.to_json())))
-        whole = {}
-        ordinal = 0
-        for thing in scene.objects:
-            if thing.label == "person":
-                alone = rasterise([thing], WIDTH, HEIGHT)[1] > 0
-                whole[24000 + ordinal] = alone
-                ordinal += 1
-        for value, alone in whole.items():
+        persons = [thing for thing in scene.objects if thing.label == "person"]
+        for value, person in enumerate(persons, 24000):
+            alone = rasterise([person], WIDTH, HEIGHT)[1] > 0
             rows = np.flatnonzero(alone.any(1))
             top, foot = rows[0], rows[-1] + 1
             at_edge = top <= 2 or foot >= HEIGHT - 2

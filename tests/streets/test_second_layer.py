@@ -125,15 +125,6 @@ def test_the_first_layer_is_topmost():
     assert (beneath[np.array([one.is_instance for one in scene.objects])[top]] >= 0).all()
 
 
-def test_asking_for_erasures_changes_nothing_else():
-    plain = make_scene(4, "val", 0, WIDTH, HEIGHT)
-    with_erasures = make_scene(4, "val", 0, WIDTH, HEIGHT, erased=True)
-    assert plain.erasures is None and with_erasures.erasures
-    for field in dataclasses.fields(plain):
-        if field.name in ("rgb", "label_ids", "instance_ids"):
-            assert np.array_equal(getattr(plain, field.name), getattr(with_erasures, field.name))
-
-
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("streets") / "tree"

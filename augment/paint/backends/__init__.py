@@ -24,12 +24,12 @@ from augment.options import BACKENDS, is_own
 from support.errors import InputError
 from support.settings import changed, checked
 
-_MODULES = {
-    "swap": "swap",
-    "recolor": "recolor",
-    "cv_inpaint": "inpaint",
-    "sd_inpaint": "diffusion",
-    "sdxl_blend": "diffusion",
+_CLASSES = {  # module here and class of each of BACKENDS
+    "swap": ("swap", "Swap"),
+    "recolor": ("recolor", "Recolor"),
+    "cv_inpaint": ("inpaint", "Inpaint"),
+    "sd_inpaint": ("diffusion", "Diffusion"),
+    "sdxl_blend": ("diffusion", "Diffusion"),
 }
 
 
@@ -149,7 +149,8 @@ def _maker(name: str) -> type:
         return _own(name)
     if name not in BACKENDS:
         raise InputError(f"back end '{name}' is unknown: choose {', '.join(BACKENDS)}, or module:Class")
-    return import_module(f"{__name__}.{_MODULES[name]}").MAKER
+    module, class_name = _CLASSES[name]
+    return getattr(import_module(f"{__name__}.{module}"), class_name)
 
 
 def _own(name: str) -> type:

@@ -147,9 +147,6 @@ class Diffusion:
         return np.uint8(np.clip(np.nan_to_num(painted), 0, 1) * 255 + 0.5)
 
 
-MAKER = Diffusion
-
-
 # ---- the model ----------------------------------------------------------------------------------
 
 

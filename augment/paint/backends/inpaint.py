@@ -75,6 +75,3 @@ class Inpaint:
         flags = cv2.INPAINT_TELEA if self.settings.method == "telea" else cv2.INPAINT_NS
         filled = cv2.inpaint(small, small_hole, 5, flags)
         return cv2.resize(filled, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-MAKER = Inpaint

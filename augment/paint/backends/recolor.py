@@ -80,9 +80,6 @@ class Recolor:
         return images
 
 
-MAKER = Recolor
-
-
 def wanted_colour(prompt: str, middle: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Lab (3,) float32: the colour the prompt names, else one unlike `middle`; with a little variation."""
     if found := _WORD.search(prompt):
@@ -100,9 +97,8 @@ def paint_weight(lab: np.ndarray, mask: np.ndarray, class_name: str) -> np.ndarr
     light = lab[:, 0]
     middle = np.median(lab, axis=0)
     weight = np.clip((light / max(middle[0], 1) - 0.3) / 0.3, 0.15, 1)
-    weight = np.maximum(
-        weight, np.clip((20 - middle[0]) / 10, 0, 1)
-    )  # dark clothes and paint have no darker part
+    # Dark clothes and paint have no darker part.
+    weight = np.maximum(weight, np.clip((20 - middle[0]) / 10, 0, 1))
     weight *= np.clip((102 - light) / 10, 0, 1)
     if class_name in _HEAD:
         x, y, w, h = cv2.boundingRect(mask.view(np.uint8))

@@ -160,9 +160,6 @@ class Swap:
         ]
 
 
-MAKER = Swap
-
-
 def _joined(mask: np.ndarray) -> np.ndarray:
     """A mask (h,w) bool with its parts joined and gaps closed: what would be seen without a pole before it.
 

@@ -69,12 +69,7 @@ def test_none_is_cut_covered_shown_already_from_the_image_itself_or_enlarged_muc
 def test_what_fits_better_is_shown_more_often():
     left = FULL.copy()
     left[:, GRID // 2 :] = False
-    for worse in (
-        {"shape": np.packbits(left)},
-        {"aspect": 0.8},
-        {"light": (5, 0, 0)},
-        {"size": (28, 70)},
-    ):
+    for worse in ({"shape": np.packbits(left)}, {"aspect": 0.8}, {"light": (5, 0, 0)}, {"size": (28, 70)}):
         light = np.array([50, 0, 0])
         counts = Counter(
             choice.row for choice in chosen(collection({}, worse), replace(WISH, light=light), draws=200)

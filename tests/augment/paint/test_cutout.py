@@ -5,11 +5,8 @@ import numpy as np
 import pytest
 
 from augment.compose import one_piece
-from augment.paint.bank import build_bank
 from augment.paint.cutout import Cutout, blend, cut_out, place
 from augment.paint.sharpness import inner
-from data.geometry import MaskPatch
-from tests.mini_frames import MOTORCYCLE_ID, mini_frame, write_mini
 
 OWN, BEHIND = np.array((180, 60, 40)), np.array((20, 200, 60))
 SIZE = 400, 300  # width and height of the image that is pasted into
@@ -127,24 +124,3 @@ def test_edges_are_a_mixture_of_object_and_what_is_behind():
     colours = painted[placed.patch.window][placed.patch.mask][:, 0]
     assert (colours == 10).mean() > 0.7
     assert np.count_nonzero((colours > 20) & (colours < 140)) > 40
-
-
-def test_the_bank_knows_whom_nobody_cuts_or_covers_and_from_where_they_were_seen(tmp_path):
-    write_mini(tmp_path / "tree", 512, 256)
-    bank = build_bank(tmp_path / "tree", "train", tmp_path / "bank.npz")
-    table = bank.table
-    assert not table.whole[table.instance_id == 26000].any()  # behind a pole
-    assert table.whole[table.instance_id == MOTORCYCLE_ID].all()
-    assert (table.frame_size == (512, 256)).all()
-    for row in np.flatnonzero(table.whole).tolist():
-        frame = mini_frame(tmp_path / "tree", str(table.frame[row]))
-        ids = frame.read_instance_ids()
-        patch = MaskPatch(ids == table.instance_id[row], 0, 0)
-        assert tuple(table.box[row]) == patch.box
-        camera = frame.camera(512, 256)
-        known = [np.nan] * 4 if camera is None else [camera.fx, camera.u0, camera.fy, camera.horizon]
-        np.testing.assert_allclose(table.camera[row], known, rtol=1e-6)
-        cutout = bank.cutout(row)
-        x0, y0, x1, y1 = patch.box
-        assert np.array_equal(cutout.alpha > 0, one_piece(patch.mask[y0:y1, x0:x1]))
-        assert cutout.rgb.shape[:2] == (y1 - y0, x1 - x0)

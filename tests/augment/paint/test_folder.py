@@ -189,16 +189,8 @@ def test_each_instance_of_any_kind_is_as_likely_as_any_other(tmp_path):
 
 
 def test_a_height_in_metres_counts_where_there_is_a_camera():
-    wish = Wish(
-        "person",
-        np.array([480.0, 100, 520, 300]),
-        0.4,
-        np.ones((32, 32), bool),
-        None,
-        CAMERA,
-        (1000, 500),
-        "",
-    )
+    box, silhouette = np.array([480.0, 100, 520, 300]), np.ones((32, 32), bool)
+    wish = Wish("person", box, 0.4, silhouette, None, CAMERA, (1000, 500), "")
     cone = Kind("cone", "person", "dynamic", (0.4, 0.6))
     metres = []
     for seed in range(50):

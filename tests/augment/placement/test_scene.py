@@ -21,7 +21,7 @@ PAINTER = Painter(Rendering("cutout", shadow=1.0), 0)
 @pytest.fixture
 def image() -> EditedImage:
     labels, ids = rasterise(town_objects(0), WIDTH, HEIGHT)
-    return EditedImage.of_maps("town", labels, ids, np.full((HEIGHT, WIDTH, 3), 200, np.uint8))
+    return EditedImage("town", labels, ids, np.full((HEIGHT, WIDTH, 3), 200, np.uint8))
 
 
 def shown(label: str, x0: int, y0: int, x1: int, y1: int, colour: int = 50) -> Shown:

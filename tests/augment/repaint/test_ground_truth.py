@@ -5,9 +5,6 @@ import json
 import cv2
 import numpy as np
 import pytest
-from cityscapesscripts.helpers.annotation import Annotation
-from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
-from cityscapesscripts.preparation.json2labelImg import createLabelImage
 from PIL import Image
 
 from augment.repaint.focus import Window, draw_window
@@ -25,8 +22,8 @@ from tests.mini_frames import (
     TWO_PARTS_ID,
     mini_frame,
     mini_objects,
-    write_mini,
 )
+from tests.official import official_maps
 
 WIDTH, HEIGHT = 256, 128
 
@@ -37,9 +34,6 @@ def annotation_of(ground_truth: CropGroundTruth) -> dict[str, bytes]:
         ground_truth.label_ids, ground_truth.instance_ids, ground_truth.objects
     )
     return {place.partition(TRAIN[0] + "_gtFine")[2]: content for place, content in files.items()}
-
-
-# ---- windows ------------------------------------------------------------------------------------
 
 
 # ---- raster mode --------------------------------------------------------------------------------
@@ -115,13 +109,6 @@ def test_a_window_forced_over_a_tiny_fragment_gives_ground_truth_without_it(mode
     assert kept.dropped == [] and kept.instance_ids[row, column] == kept.id_map[24002]
 
 
-def test_unknown_modes_are_refused():
-    ids, objects = _mini()
-    for mode, fragments in (("vector", "void"), ("raster", "drop")):
-        with pytest.raises(ValueError, match="no ground truth of mode"):
-            crop_ground_truth(ids, objects, Window(0, 0, 100, 50, 1), (WIDTH, HEIGHT), mode, fragments)
-
-
 # ---- polygons -----------------------------------------------------------------------------------
 
 
@@ -182,16 +169,13 @@ def test_outlines_grow_by_the_margin_and_keep_their_corners():
     assert np.array_equal(grown(square, 0), square)
 
 
-def test_polygon_ground_truth_is_drawn_from_its_file_as_the_official_tools_draw_it(tmp_path):
+def test_polygon_ground_truth_is_drawn_from_its_file_as_the_official_tools_draw_it():
     ids, objects = _mini()
     window = Window(90, 45, 160, 80, 4)
     ground_truth = crop_ground_truth(ids, objects, window, (WIDTH, HEIGHT), mode="polygon", fragments="keep")
-    path = tmp_path / "polygons.json"
-    path.write_bytes(annotation_of(ground_truth)["_polygons.json"])
-    annotation = Annotation()
-    annotation.fromJsonFile(str(path))
-    assert np.array_equal(np.asarray(createLabelImage(annotation, "ids")), ground_truth.label_ids)
-    assert np.array_equal(np.asarray(createInstanceImage(annotation, "ids")), ground_truth.instance_ids)
+    labels, values = official_maps(annotation_of(ground_truth)["_polygons.json"])
+    assert np.array_equal(labels, ground_truth.label_ids)
+    assert np.array_equal(values, ground_truth.instance_ids)
 
     labels = [thing.label for thing in ground_truth.objects]
     assert {"persongroup", "caravan", "vegetation"} <= set(labels)
@@ -218,9 +202,8 @@ def test_polygon_ground_truth_tells_old_ids_from_new_ones():
 
 
 @pytest.mark.parametrize("mode", ["raster", "polygon"])
-def test_licence_plates_stay_undrawn_and_deleted_objects_away(tmp_path, mode):
-    write_mini(tmp_path)
-    frame, (ids, _) = mini_frame(tmp_path, TRAIN[0]), _mini()
+def test_licence_plates_stay_undrawn_and_deleted_objects_away(mini, mode):
+    frame, (ids, _) = mini_frame(mini, TRAIN[0]), _mini()
     assert "deleted" in frame.annotation_path(POLYGONS).read_text()
     objects = frame.read_polygons(ids.shape)
     ground_truth = crop_ground_truth(ids, objects, Window(0, 0, 256, 128, 1), (WIDTH, HEIGHT), mode)

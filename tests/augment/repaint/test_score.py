@@ -138,7 +138,7 @@ def noise_images(count: int) -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 256, (count, 299, 299, 3), np.uint8))
 
 
-def test_weights_that_are_not_there_are_named(tmp_path):
+def test_weights_that_are_not_there_are_named():
     for weights, flag in (
         (Weights(inception="none.pth"), "--inception_weights none.pth: no such file"),
         (Weights(lpips="none.pth"), "--lpips_weights none.pth: no such file"),

@@ -57,7 +57,7 @@ def test_new_frames_lie_beside_those_of_the_source(source, arguments, tmp_path):
     assert files_in(out) == before
 
 
-def test_a_dry_run_counts_and_writes_nothing(source, arguments, tmp_path):
+def test_a_dry_run_counts_and_writes_nothing(arguments, tmp_path):
     out = tmp_path / "out"
     printed = run_ok(insert, *arguments, "--out", out, "--dry_run")
     assert not out.exists()

@@ -58,7 +58,8 @@ def test_the_mask_is_the_outline_of_the_instance_at_the_foot_and_height_of_the_m
     shelves = open_bank(bank)
     frames = {frame.name: frame for frame in list_frames(out, "train")}
     for one in inserted:
-        row = shelves.shelf(one["class"]).row_of(one["render"]["source"])
+        shelf = shelves.shelf(one["class"])
+        (row,) = shelf.rows[shelf.keys == one["render"]["source"]].tolist()
         x0, y0, x1, y1 = one["box"]
         placed = place(shelves.cutout(row), ((x0 + x1) / 2, y1), y1 - y0, one["render"]["mirrored"], SIZE)
         whole = np.zeros(SIZE[::-1], bool)

@@ -7,9 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cityscapesscripts.evaluation.instances2dict import instances2dict
-from cityscapesscripts.helpers.annotation import Annotation
-from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
-from cityscapesscripts.preparation.json2labelImg import createLabelImage
 from PIL import Image
 from pycocotools import mask as official
 from pycocotools.coco import COCO
@@ -21,6 +18,7 @@ from data.coco import coco_path
 from data.frame import list_frames
 from tests.augment.paint.test_folder import object_of
 from tests.equality import files_in
+from tests.official import assert_drawn_as_by_official_tools
 from tests.programs import refused, run_ok
 from tests.scripts.insert.inserting import insert, lines
 
@@ -109,11 +107,7 @@ def test_its_height_in_metres_decides_its_size(inserted, source):
 
 def test_official_rasterising_of_the_polygons_gives_the_same_maps(out):
     for frame in list_frames(out, "train"):
-        labels, ids = frame.read_maps()
-        annotation = Annotation()
-        annotation.fromJsonFile(str(frame.label_path).replace("labelIds.png", "polygons.json"))
-        assert np.array_equal(np.asarray(createInstanceImage(annotation, "ids")), ids)
-        assert np.array_equal(np.asarray(createLabelImage(annotation, "ids")), labels)
+        assert_drawn_as_by_official_tools(frame)
 
 
 def test_the_tree_is_sound_for_validators_and_official_readers(out, inserted):
@@ -133,7 +127,7 @@ def test_the_tree_is_sound_for_validators_and_official_readers(out, inserted):
     assert DYNAMIC not in categories and 24 in categories
 
 
-def test_a_later_object_does_not_make_one_of_no_class_vanish(out, inserted):
+def test_a_later_object_does_not_make_one_of_no_class_vanish(inserted):
     assert all(one["pixels"] >= 512 * 256 // 40000 for one in inserted)
 
 

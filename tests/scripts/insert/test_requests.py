@@ -141,18 +141,9 @@ def test_a_density_gives_likelihoods_as_scores_and_its_temperature_is_one_of_the
     capsys.readouterr()
     assert "--overwrite" in refused(insert, *arguments, tmp_path / "cool", "--temperature", 0.5)
     limit = max(scores["learnt"])
-    strict = (
-        "--checkpoint",
-        checkpoint,
-        "--db_root",
-        source,
-        "--out",
-        tmp_path / "strict",
-        "--min_score",
-        limit,
-    )
+    strict = ("--checkpoint", checkpoint, "--db_root", source, "--out", tmp_path / "strict")
     off = [f"--no_{filter_name}" for filter_name in FILTERS if filter_name != "score"]
-    run_ok(insert, *strict, *off, "--region", "0,0,128,128", "--attempts", 40)
+    run_ok(insert, *strict, *off, "--min_score", limit, "--region", "0,0,128,128", "--attempts", 40)
     chosen = [one for one in lines(tmp_path / "strict") if one["status"] == "inserted"]
     assert all(one["score_place"] >= limit and one["box"][0] + one["box"][2] < 256 for one in chosen)
     rejections = json.loads((tmp_path / "strict" / "insert.json").read_text())["refusals"]["person"]

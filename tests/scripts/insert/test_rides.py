@@ -138,18 +138,8 @@ def test_below_another_label_both_are_one_object(source, places, folder, tmp_pat
     (tmp_path / "own/cyclist").symlink_to(folder / "rider")
     (tmp_path / "own/objects.yaml").write_text("cyclist: {places: rider, label: dynamic}")
     given = ("--checkpoint", places, "--db_root", source, "--out", tmp_path / "out", "--classes", "rider")
-    shown = (
-        "--render",
-        "cutout",
-        "--cutouts",
-        tmp_path / "own",
-        "--no_gate",
-        "--per_image",
-        2,
-        "--scenes",
-        4,
-    )
-    run_ok(insert, *given, *shown)
+    shown = ("--render", "cutout", "--cutouts", tmp_path / "own")
+    run_ok(insert, *given, *shown, "--no_gate", "--per_image", 2, "--scenes", 4)
     found = [one for one in lines(tmp_path / "out") if one["status"] == "inserted"]
     assert found and all(one["label"] == "dynamic" and "ridden" not in one for one in found)
 

@@ -9,9 +9,6 @@ import pytest
 import torch
 from cityscapesscripts.evaluation.instance import Instance
 from cityscapesscripts.evaluation.instances2dict import instances2dict
-from cityscapesscripts.helpers.annotation import Annotation
-from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
-from cityscapesscripts.preparation.json2labelImg import createLabelImage
 from pycocotools.coco import COCO
 from torchvision.datasets import Cityscapes
 
@@ -23,6 +20,7 @@ from data.frame import list_frames
 from data.writer import colour_map
 from model import load_model
 from tests.equality import files_in
+from tests.official import assert_drawn_as_by_official_tools
 from tests.scripts.insert.inserting import FRAMES, lines, maps
 
 # ---- the tree -----------------------------------------------------------------------------------
@@ -70,11 +68,7 @@ def test_maps_change_only_under_the_objects_and_ids_go_on_counting(out, source):
 
 def test_official_rasterising_of_the_polygons_gives_the_same_maps(out):
     for frame in list_frames(out, "train"):
-        labels, ids = frame.read_maps()
-        annotation = Annotation()
-        annotation.fromJsonFile(str(frame.label_path).replace("labelIds.png", "polygons.json"))
-        assert np.array_equal(np.asarray(createInstanceImage(annotation, "ids")), ids)
-        assert np.array_equal(np.asarray(createLabelImage(annotation, "ids")), labels)
+        assert_drawn_as_by_official_tools(frame)
 
 
 def test_official_readers_read_the_tree(out):
