@@ -4,11 +4,7 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import torch
-from cityscapesscripts.helpers.annotation import Annotation
-from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
-from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
 
 def files_in(root: Path, *left_out: str) -> dict[str, bytes]:
@@ -24,14 +20,6 @@ def tree_in(root: Path, *left_out: str) -> dict[str, bytes]:
         name: re.sub(rb'"seconds": [\d.e+-]+', b"", content) if ".json" in name else content
         for name, content in files.items()
     }
-
-
-def drawn_officially(polygons: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Label ids and instance ids (H,W) of a file of polygons, as the official tools draw them."""
-    annotation = Annotation()
-    annotation.fromJsonFile(str(polygons))
-    labels, instances = (draw(annotation, "ids") for draw in (createLabelImage, createInstanceImage))
-    return np.asarray(labels), np.asarray(instances)
 
 
 def assert_same(a, b, where="state") -> None:

@@ -25,12 +25,11 @@ from data.frame import Frame, list_frames
 from data.images import read_instance_map
 from data.labels import TARGET_CLASSES
 from support.errors import InputError, name_some, warn
-from support.files import replacing, stamp
+from support.files import DAMAGE, replacing, stamp
 
 VERSION = 4
 OWN, RIDDEN = 255, 128  # in the stored mask
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def open_bank(path: Path) -> Bank:
     """A bank that was made before, without a look at its data set. InputError if it can't be read."""
     try:
         return Bank(path)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: no bank of instances ({reason}); make one with build_bank") from None
 
@@ -101,7 +100,7 @@ def build_bank(
     try:
         if str(np.load(cache_file, allow_pickle=False)["stamp"]) == state:
             return Bank(cache_file)
-    except _DAMAGE:
+    except DAMAGE:
         pass  # missing or damaged: made again
     chosen = _choose(frames, map_function, limits)
     if not chosen:

@@ -25,7 +25,7 @@ from engine.records import WorkItem, are_there, fingerprint, outputs_of
 from engine.tree import Tree
 from streets.scenes import write_streets
 from support.errors import InputError
-from support.files import digest, in_turn, writing_to
+from support.files import check_apart, digest, in_turn, writing_to
 from support.processes import Pool, share_of_cores
 from support.progress import progress_bar
 
@@ -84,9 +84,7 @@ def check_out(out: Path, options: SynthOptions) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; choose another")
     if options.db_root:
-        root, there = Path(options.db_root).resolve(), out.resolve()
-        if there == root or root in there.parents or there in root.parents:
-            raise InputError(f"--out {out}: inside the input {root} or around it; choose another")
+        check_apart(out, Path(options.db_root), f"the input {options.db_root} or around it")
         source_frames(Path(options.db_root), options.split)  # rather now than when OUT is begun
 
 

@@ -15,7 +15,7 @@ from data.images import note_of
 from data.writer import LabelledPolygon, colour_map, encode_png, rasterise, topmost, visible_only
 from engine.records import write_outputs
 from support.files import write_atomic
-from tests.equality import drawn_officially
+from tests.official import official_maps
 
 WIDTH, HEIGHT = 48, 24
 
@@ -92,7 +92,7 @@ def test_a_written_frame_reads_back_and_rerasters_with_the_official_code(tmp_pat
 
     polygons = path("_polygons.json")
     assert "deleted" not in polygons.read_text()
-    assert all(map(np.array_equal, drawn_officially(polygons), (labels, instances)))
+    assert all(map(np.array_equal, official_maps(polygons.read_text()), (labels, instances)))
     annotation = Annotation()
     annotation.fromJsonFile(str(polygons))
     assert np.array_equal(np.asarray(createLabelImage(annotation, "color")), colour_map(labels))

@@ -231,7 +231,7 @@ def test_loader_workers_follow_torchs_seed_however_they_are_started(source, chec
     for start in ("fork", "spawn", "fork"):
         torch.manual_seed(3 if len(runs) < 2 else 4)
         loader = DataLoader(
-            data, None, num_workers=2, collate_fn=as_it_is, multiprocessing_context=start, timeout=60
+            data, None, num_workers=2, collate_fn=as_it_is, multiprocessing_context=start, timeout=300
         )
         runs.append(list(loader))
     assert all(map(same, runs[0], runs[1]))

@@ -16,11 +16,12 @@ from label.labelling import label as label_pictures
 from label.options import options_of
 from scripts import convert, label
 from scripts.synth import validate
-from tests.equality import drawn_officially, tree_in
+from tests.equality import tree_in
 from tests.label.stand_in import StandIn
 from tests.label.test_annotations import runs_of
 from tests.label.tiny_models import NAMES, build, save, says_everywhere
 from tests.mini_frames import write_mini
+from tests.official import official_maps
 from tests.programs import refused, run_here, run_ok
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "cityscapes_sample"
@@ -170,7 +171,9 @@ def test_with_the_ground_truth_for_the_model_s_output_the_maps_are_those_of_the_
         pairs = np.unique(np.stack([instance_ids.ravel(), new_ids.ravel()]), axis=1)
         assert pairs.shape[1] == len(np.unique(instance_ids)) == len(np.unique(new_ids))
         assert np.array_equal(LABEL_OF_VALUE[pairs[0]], LABEL_OF_VALUE[pairs[1]])
-        assert (drawn_officially(made.annotation_path("_polygons.json"))[1] == new_ids).mean() > 0.999
+        assert (
+            official_maps(made.annotation_path("_polygons.json").read_text())[1] == new_ids
+        ).mean() > 0.999
 
 
 # ---- annotated things ---------------------------------------------------------------------------
