@@ -235,9 +235,9 @@ FACTS = (
 
 def _with_own(state: State, wishes: Wishes) -> Wishes:
     """The wishes for a new object, which may be somebody's own. RejectedError if it can't be seen."""
-    if state.own is not None and state.image.rgb is None:
+    if state.own.cutouts is not None and state.image.rgb is None:
         raise RejectedError("this scene has no image that could show your cut-out")
-    return replace(wishes, own=state.own)
+    return replace(wishes, own=state.own.cutouts)
 
 
 def _inserter_and_view(

@@ -15,7 +15,7 @@ from augment.placement.filters import FILTERS, Filters
 from demo import actions, uploads
 from demo.files import write_zip
 from demo.images import before_and_after, in_scene, jpeg_file, scene_image, thumbnail
-from demo.state import FORCED, PIXELS, State, Wishes, begin
+from demo.state import FORCED, PIXELS, OwnObject, State, Wishes, begin
 from demo.studio import SHAPE_SLIDERS, Studio
 from support.errors import InputError
 
@@ -190,8 +190,13 @@ def build(studio: Studio) -> gr.Blocks:
             *own,
             cityscapes,
         )
-        for event in (cutout.upload, cutout.clear, metres.submit, metres.blur, no_class.input):
-            on(event, partial(take, studio), cutout, metres, no_class)
+        # Each says what it changes alone: one may overtake another on the way.
+        for event, component, name in (
+            *((event, cutout, "path") for event in (cutout.upload, cutout.clear)),
+            *((event, metres, "metres") for event in (metres.submit, metres.blur)),
+            (no_class.input, no_class, "no_class"),
+        ):
+            on(event, partial(take, studio, name), component)
         for unchanged in (class_name.input, temperature.release, opacity.release):
             on(unchanged, lambda state, wishes: state)
 
@@ -234,13 +239,9 @@ def build(studio: Studio) -> gr.Blocks:
     return page
 
 
-def take(
-    studio: Studio, state: State, wishes: Wishes, path: str | None, metres: float, no_class: bool
-) -> State:
-    """The state with an uploaded object, or none; unchanged if there was none and is none."""
-    if path or state.own is not None:
-        return uploads.take_object(studio, state, path, metres or 0, no_class)
-    return state
+def take(studio: Studio, name: str, state: State, wishes: Wishes, value: str | float | bool | None) -> State:
+    """The state when a field of `OwnObject` was given."""
+    return uploads.take_object(studio, state, **{name: value or getattr(OwnObject(), name)})
 
 
 def _slider(label: str, name: str) -> gr.Slider:

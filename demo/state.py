@@ -47,6 +47,16 @@ class Placed:
 
 
 @dataclass(frozen=True)
+class OwnObject:
+    """What was given for an object of somebody's own, piece by piece, and the cut-out that follows."""
+
+    path: str | None = None
+    metres: float = 0  # its height; 0: as the class
+    no_class: bool = False  # labelled dynamic
+    cutouts: CutoutFolder | None = None  # of it alone; None: new objects are the model's
+
+
+@dataclass(frozen=True)
 class Wishes:
     """What the page's switches say when an action is asked for."""
 
@@ -65,7 +75,7 @@ class State:
     steps: tuple[EditedImage, ...]  # the image with 0, 1, ... objects
     objects: tuple[Placed, ...] = ()
     chosen: int | None = None  # the object that sliders and buttons work on
-    own: CutoutFolder | None = None  # an object that somebody uploaded, which the next one is to show
+    own: OwnObject = OwnObject()  # what the next object is to show
     draws: int = 0  # how often chance was asked; the next seed
     message: str = ""
     earlier: tuple["State", ...] = ()  # for undo, the latest last

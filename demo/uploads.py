@@ -79,26 +79,29 @@ def upload_picture(labeller: Labeller, path: Path, cityscapes: bool) -> State:
     return begin(DemoScene(frame, image))
 
 
-def take_object(studio: Studio, state: State, path: str | None, metres: float, no_class: bool) -> State:
-    """Let the next objects show a cut-out, PNG with an alpha channel; None: as before.
+def take_object(studio: Studio, state: State, **given: str | float | bool | None) -> State:
+    """Let the next objects show a cut-out; given: the fields of `OwnObject` that changed.
 
-    metres: its height, 0: as the class; no_class: its label is dynamic. Raises InputError, naming the file as
-    it was called, if it is none.
+    path: PNG with an alpha channel; None: as before. Raises InputError, naming the file as it was called, if
+    it is none.
     """
-    if not path:
-        return replace(state, own=None, message="New objects are the model's again.")
-    height, label = (metres, metres) if metres > 0 else None, "dynamic" if no_class else ""
+    own = replace(state.own, **given)
+    if not own.path:
+        message = state.message if state.own.path is None else "New objects are the model's again."
+        return replace(state, own=replace(own, cutouts=None), message=message)
+    height, label = (own.metres, own.metres) if own.metres > 0 else None, "dynamic" if own.no_class else ""
     try:
-        own = folder_of_one(Path(path), studio.classes, label, height)
+        cutouts = folder_of_one(Path(own.path), studio.classes, label, height)
     except InputError as error:
-        raise InputError(str(error).replace(str(path), Path(path).name)) from None
-    own.cutout(0)  # read now: uploads don't stay for ever
-    width, length = own.table.size[0].tolist()
+        raise InputError(str(error).replace(own.path, Path(own.path).name)) from None
+    cutouts.cutout(0)  # read now: uploads don't stay for ever
+    width, length = cutouts.table.size[0].tolist()
     what = [
         f"{width}x{length} pixels",
-        *([f"{metres:g} m high"] if height else []),
+        *([f"{own.metres:g} m high"] if height else []),
         *([label] if label else []),
     ]
     if height and state.image.camera is None:
         what.append("but this scene has no camera, so it is as high as the class is there")
+    own = replace(own, cutouts=cutouts)
     return replace(state, own=own, message=f"Your cut-out: {', '.join(what)}. Click where it is to stand.")

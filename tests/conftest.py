@@ -1,5 +1,6 @@
 """Inputs that tests of several packages read; whoever changes one copies it first."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,12 @@ from engine.records import write_outputs
 from streets.scenes import write_streets
 from tests.mini_frames import mini_image, mini_objects, write_mini
 from tests.town import CAMERA, write_checkpoint
+
+
+def pytest_configure():
+    """Ctrl-C is tested, also in a job that a shell began in the background, where it is ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -110,7 +111,31 @@ def click_scene(page, x: float, y: float) -> None:
 
 
 def says(page, words: str) -> None:
-    page.wait_for_function("words => document.querySelector('#message').innerText.includes(words)", arg=words)
+    try:
+        page.wait_for_function(
+            "words => document.querySelector('#message').innerText.includes(words)", arg=words
+        )
+    except playwright.TimeoutError:
+        pytest.fail(f"{words!r} was not said, but {page.locator('#message').inner_text()!r}")
+
+
+@contextmanager
+def slow_request(page):
+    """The first request for an action takes a second longer than what is asked for meanwhile."""
+    held = []
+
+    def hold(route):
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route("**/queue/join*", hold)
+    yield
+    page.wait_for_timeout(1000)
+    held[0].continue_()
+    page.wait_for_timeout(1000)
+    page.unroute("**/queue/join*")
 
 
 def drag(page, slider: str, fraction: float) -> None:
@@ -185,8 +210,9 @@ def test_an_uploaded_cutout_stands_where_is_clicked(page, tmp_path):
     page.locator("#own_object").get_by_role("button", name="Your own object").click()
     page.locator("#cutout input[type=file]").set_input_files(path)
     says(page, "Your cut-out: 120x240 pixels")
-    page.locator("#metres input").fill("0.8")
-    page.locator("#no_class input").check()
+    with slow_request(page):  # that of the height, which the box may not overtake
+        page.locator("#metres input").fill("0.8")
+        page.locator("#no_class input").check()
     says(page, "0.8 m high, dynamic")
     changed = changes_image(page, lambda: click_scene(page, X, Y))
     check_foot(changed, X, Y)

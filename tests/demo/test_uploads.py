@@ -91,7 +91,7 @@ def test_a_wrong_upload_gets_a_sentence(studio, tmp_path, names, words):
 def taken(studio, begun, tmp_path):
     path = tmp_path / "cone.png"
     Image.fromarray(object_of(40, 80)).save(path)
-    return uploads.take_object(studio, begun, str(path), 0.0, False)
+    return uploads.take_object(studio, begun, path=str(path))
 
 
 def test_an_uploaded_object_stands_where_is_clicked_as_often_as_wanted(studio, taken):
@@ -111,9 +111,9 @@ def test_an_uploaded_object_stands_where_is_clicked_as_often_as_wanted(studio, t
 
 
 def test_it_may_be_of_no_class_and_have_a_height(studio, taken):
-    own = next(iter(taken.own.files))
-    path = taken.own.root / own
-    state = uploads.take_object(studio, taken, str(path), 0.8, True)
+    own = next(iter(taken.own.cutouts.files))
+    path = taken.own.cutouts.root / own
+    state = uploads.take_object(studio, taken, path=str(path), metres=0.8, no_class=True)
     assert "40x80 pixels, 0.8 m high, dynamic. Click" in state.message
     state = actions.click(studio, state, WISHES, *FREE)
     mask = state.image.inserted == 1
@@ -127,9 +127,9 @@ def test_it_may_be_of_no_class_and_have_a_height(studio, taken):
 
 def test_it_stays_what_it_is_whatever_is_done_with_others(studio, taken, tmp_path):
     state = actions.click(studio, taken, WISHES, *FREE)
-    without = uploads.take_object(studio, state, None, 0, False)
+    without = uploads.take_object(studio, state, path=None)
     state = actions.click(studio, without, WISHES, 90.5, 105.5)
-    assert without.own is None and "render" in state.objects[1].facts
+    assert without.own.cutouts is None and "render" in state.objects[1].facts
     own = state.image.inserted == 1
     repainted = actions.repaint(studio, state, replace(WISHES, pixels="overlay"))
     assert np.array_equal(repainted.image.rgb[own], state.steps[1].rgb[own])
@@ -147,7 +147,7 @@ def test_it_stays_what_it_is_whatever_is_done_with_others(studio, taken, tmp_pat
 
 def test_surprise_shows_it_too_and_another_scene_keeps_it(studio, taken):
     state = actions.surprise(studio, taken, WISHES)
-    assert state.objects[0].own is taken.own and "Drawn: person 1" in state.message
+    assert state.objects[0].own is taken.own.cutouts and "Drawn: person 1" in state.message
     other = actions.in_scene_of(state, begin(studio.scene(1)))
     assert other.own is taken.own and not other.objects
 
@@ -155,12 +155,12 @@ def test_surprise_shows_it_too_and_another_scene_keeps_it(studio, taken):
 def test_what_is_no_cutout_is_named_as_it_was_called(studio, begun, tmp_path):
     Image.new("RGB", (40, 40)).save(tmp_path / "photo.png")
     with pytest.raises(InputError, match=r"^photo.png: an 8-bit RGB image, but a cut-out is") as error:
-        uploads.take_object(studio, begun, str(tmp_path / "photo.png"), 0, False)
+        uploads.take_object(studio, begun, path=str(tmp_path / "photo.png"))
     assert str(tmp_path) not in str(error.value)
 
 
 def test_one_with_too_few_pixels_is_rejected_in_words(studio, begun, tmp_path):
     Image.fromarray(object_of(10, 12)).save(tmp_path / "small.png")
-    state = uploads.take_object(studio, begun, str(tmp_path / "small.png"), 0, False)
+    state = uploads.take_object(studio, begun, path=str(tmp_path / "small.png"))
     state = actions.click(studio, state, WISHES, *FREE)
     assert not state.objects and "too few pixels" in state.message
