@@ -10,7 +10,7 @@ import pytest
 
 from augment.compose import one_piece
 from augment.paint.backends import make_backend
-from augment.paint.bank import Limits, build_bank
+from augment.paint.bank import Limits, build_bank, open_bank
 from data.frame import list_frames
 from data.geometry import MaskPatch
 from support.errors import InputError
@@ -62,6 +62,19 @@ def test_the_bank_is_kept_until_something_changes(tree, tmp_path):
     assert path.stat().st_mtime_ns != second
     path.write_bytes(path.read_bytes()[:1000])
     assert len(build_bank(root, "train", path).table.frame)  # damaged: made again
+
+
+@pytest.mark.parametrize(("offset", "value", "reason"), [(0, 0, "magic number"), (6, 255, "version")])
+def test_a_bank_whose_directory_is_damaged_is_one_line(tree, tmp_path, offset, value, reason):
+    path = tmp_path / "b.npz"
+    build_bank(tree, "train", path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + offset] = value
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"b.npz: no bank of instances .*{reason}"):
+        open_bank(path)
+    build_bank(tree, "train", path)
+    open_bank(path)  # made anew
 
 
 def test_the_bank_keeps_the_freest_of_each_size(tree, tmp_path):
