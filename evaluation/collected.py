@@ -53,9 +53,7 @@ class Collected:
         self.real_shapes: list[np.ndarray] = []  # (R,1024) one a scene that holds some
         self.cameras = 0  # scenes with a camera file
         self.assumed: list[str] = []  # names of the scenes whose camera is assumed
-        self.erased: Counter[str] = (
-            Counter()
-        )  # instances placed again, by how they were erased: exact, filled
+        self.erased: Counter[str] = Counter()  # instances placed again: erased exact, or filled
         self.decoys = 0  # holes where nothing stood, all seeds
         self.absent: dict[str, str] = {}  # metrics that this model or these scenes can't have, and the reason
 

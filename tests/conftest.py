@@ -11,6 +11,7 @@ from data.writer import LabelledPolygon, rasterise
 from engine.records import write_outputs
 from streets.scenes import write_streets
 from tests.mini_frames import mini_image, mini_objects, write_mini
+from tests.miniature import write_miniature
 from tests.town import CAMERA, write_checkpoint
 
 
@@ -53,4 +54,13 @@ def street_scenes(tmp_path_factory) -> Path:
     """Eight built-in scenes of 512x256 pixels to insert into, and one to validate on."""
     root = tmp_path_factory.mktemp("street_scenes")
     write_streets(root, 8, 1, (512, 256), seed=0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def streets(tmp_path_factory):
+    """A miniature data set and a cache folder, shared by all that train."""
+    root = tmp_path_factory.mktemp("data")
+    write_miniature(root / "set", "train", count=5, seed=1)
+    write_miniature(root / "set", "val", count=3, seed=2)
     return root
