@@ -146,7 +146,7 @@ def _load_packed(path: Path) -> dict:
     try:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {})[_HEADER])
-            networks = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            networks = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (no dict)
         if header["format"] != FORMAT:
             raise ValueError(f"format {header['format']}, not {FORMAT}")
         return {"options": header["options"], "iteration": header["iteration"], "networks": networks}

@@ -451,7 +451,7 @@ def test_a_model_of_several_classes_must_be_told_which():
     train = model.of_class("train")
     assert train.target.name == "train" and train.networks is model.networks and len(model.targets) == 2
     with pytest.raises(InputError, match=r"places of bus, train: say which with --target_class"):
-        model.target  # noqa: B018
+        model.target  # noqa: B018 (it raises)
     with pytest.raises(InputError, match=r"--target_class car: the checkpoint has places of bus, train only"):
         model.of_class("car")
     assert distribution().target.name == "person"
