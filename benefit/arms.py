@@ -5,16 +5,18 @@ project are called by name with the arguments that a shell would give them, in t
 measurement leaves none behind.
 """
 
+import argparse
 import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 import torch
 
+from augment.placement.options import parse as parse_insert
 from augment.placement.options import range_of
 from benefit.pasting import paste_tree
 from benefit.scenes import SPLIT
@@ -35,11 +37,22 @@ class Arm:
     differs: str = ""  # from which other arm, and in what alone
     recipes: tuple[str, ...] = ()
     live: str = ""  # how new persons are painted each time a scene is drawn; empty: none are
+    # One factor or more taken otherwise than the measurement has it:
+    share: float | None = None  # of what is learnt from that is made; None: as everywhere
+    flags: dict[str, str | None] = field(default_factory=dict)  # of scripts.insert; None: without a value
+
+    def data(self, recipe: str) -> str:
+        """Name of what a recipe makes for this arm, which arms of other shares have in common."""
+        flags = [name if value is None else f"{name}={value}" for name, value in self.flags.items()]
+        return "+".join([recipe, *flags])
 
 
 # Models of places: of persons, with shapes; of all classes, places alone.
 OF_PERSONS, OF_ALL = "placement", "placement_all"
 MODEL_OF = {"cutout": OF_PERSONS, "cutout_all": OF_ALL, "inserted": OF_PERSONS}  # by recipe
+# Flags of scripts.insert that the measurement sets, or that would change what the arms are compared by.
+_GIVEN = ("checkpoint", "db_root", "split", "scenes", "image", "out", "render", "bank", "seed", "num_workers")
+_GIVEN += ("shard", "device", "raw", "target", "overwrite", "merge", "dry_run", "help")
 ARMS = {
     "real": Arm("the n scenes alone"),
     "copy-paste": Arm(
@@ -93,15 +106,58 @@ ARMS = {
 }
 
 
-def models_of(arm: str) -> tuple[str, ...]:
+def arm_of(name: str) -> Arm:
+    """An arm by its name, or one that differs from it: "cutout-all+share=0.25+height=60-200+no_overlap".
+
+    After each + stands `share` or a flag of scripts.insert. What argparse calls a type: raises
+    argparse.ArgumentTypeError for an unknown arm and for a change that it can't have.
+    """
+    base, *changes = name.split("+")
+    if base not in ARMS:
+        raise argparse.ArgumentTypeError(f"{base!r} is no arm: choose from {', '.join(ARMS)}")
+    arm = ARMS[base]
+    for change in changes:
+        flag, equals, value = change.partition("=")
+        if flag == "share" and (arm.recipes or arm.live):
+            arm = replace(arm, share=_share(value, name))
+        elif flag in _GIVEN or not arm.recipes or not set(arm.recipes) <= MODEL_OF.keys():
+            raise argparse.ArgumentTypeError(f"{name}: {flag!r} can't be changed in {base}")
+        else:
+            arm = replace(arm, flags=arm.flags | {flag: value if equals else None})
+    if arm.flags:
+        try:
+            render = "swap" if "inserted" in arm.recipes else "cutout"
+            given = {"checkpoint": "-", "db_root": "-", "out": "-", "render": render}
+            parse_insert(_as_words(given | arm.flags))
+        except InputError as error:
+            text = str(error).removesuffix(" (see --help)")
+            raise argparse.ArgumentTypeError(f"{name}: {text}") from None
+    if changes:
+        arm = replace(arm, differs=f"from {base} in {', '.join(changes)}")
+    return arm
+
+
+def base_of(name: str) -> str:
+    """The arm of ARMS that an arm is, or differs from."""
+    return name.split("+")[0]
+
+
+def _share(text: str, name: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{name}: share must be above 0 and below 1")
+
+
+def models_of(arm: Arm) -> tuple[str, ...]:
     """The models of places that an arm wants."""
-    models = [MODEL_OF[recipe] for recipe in ARMS[arm].recipes if recipe in MODEL_OF]
-    return tuple(dict.fromkeys([*models, OF_PERSONS] if ARMS[arm].live else models))
+    models = [MODEL_OF[recipe] for recipe in arm.recipes if recipe in MODEL_OF]
+    return tuple(dict.fromkeys([*models, OF_PERSONS] if arm.live else models))
 
 
-def shows_shapes(arm: str) -> bool:
+def shows_shapes(arm: Arm) -> bool:
     """Whether an arm shows persons in the shapes that the model of persons draws."""
-    return "inserted" in ARMS[arm].recipes or ARMS[arm].live == "swap"
+    return "inserted" in arm.recipes or arm.live == "swap"
 
 
 @dataclass(frozen=True)
@@ -114,6 +170,7 @@ class Source:
     copies: int
     per_image: str
     device: str
+    flags: dict[str, str | None] = field(default_factory=dict)  # further ones of scripts.insert
 
 
 def run_program(name: str, arguments: dict, log: Path) -> None:
@@ -121,9 +178,7 @@ def run_program(name: str, arguments: dict, log: Path) -> None:
 
     A value None leaves a flag without a value. Raises InputError if it ends with a status other than 0.
     """
-    words = [
-        str(word) for flag, value in arguments.items() for word in (f"--{flag}", value) if word is not None
-    ]
+    words = _as_words(arguments)
     threads = torch.get_num_threads()
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -136,6 +191,12 @@ def run_program(name: str, arguments: dict, log: Path) -> None:
     torch.set_num_threads(threads)  # some of them want only one
     if status:
         raise InputError(f"{name} ended with status {status}: see {log}")
+
+
+def _as_words(arguments: dict) -> list[str]:
+    return [
+        str(word) for flag, value in arguments.items() for word in (f"--{flag}", value) if word is not None
+    ]
 
 
 # ---- model ---------------------------------------------------------------------------
@@ -182,7 +243,9 @@ def inserted(model: str, classes: str, render: str, folder: Path, source: Source
             "shard": "1/1",  # whatever job this process is part of
             "device": source.device,
         }
-        run_program("scripts.insert", arguments, folder / "log.txt")
+        if "cutouts" in source.flags:  # instead of what the scenes show
+            del arguments["bank"]
+        run_program("scripts.insert", arguments | source.flags, folder / "log.txt")
         report = json.loads((out / "insert.json").read_text(encoding="utf-8"))
         objects += sum(report["objects_inserted"].values())
     return {"objects": objects, "frames": _frames(folder)}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from augment.placement.options import range_of
-from benefit.arms import ARMS, OF_ALL, OF_PERSONS, models_of, shows_shapes
+from benefit.arms import ARMS, OF_ALL, OF_PERSONS, arm_of, models_of, shows_shapes
 from benefit.scenes import BuiltInScenes, Scenes, TreeScenes
 from data.camera import camera_setting
 from distributed import choose_device
@@ -33,6 +33,12 @@ def _range(text: str) -> str:
     return text
 
 
+def _arm(text: str) -> str:
+    """The same text, what argparse calls a type: the name of an arm, or of a changed one."""
+    arm_of(text)
+    return text
+
+
 @dataclass(frozen=True)
 class BenefitOptions:
     """One measurement."""
@@ -51,7 +57,11 @@ class BenefitOptions:
     n: tuple[int, ...] = setting((20, 80), "training scenes", read=int, flag={"nargs": "+"})
     seeds: int = setting(3, "repetitions, each with scenes of its own", min=1)
     arms: tuple[str, ...] = setting(
-        tuple(ARMS), "those of the table", tuple(ARMS), flag={"nargs": "+"}, read=str
+        tuple(ARMS),
+        "those of the table below; ARM+share=0.25 is one of them with another --share, ARM+FLAG=VALUE with"
+        " a flag of scripts.insert, where an arm is made by that; changes may be several",
+        flag={"nargs": "+", "metavar": "ARM"},
+        read=_arm,
     )
     held_out: int = setting(100, "scenes to be measured on", min=1)
     final: bool = setting(
@@ -169,7 +179,7 @@ def parse(arguments: list[str] | None = None) -> BenefitOptions:
         name: tuple(dict.fromkeys(getattr(options, name))) for name in ("n", "arms", "final_cities")
     }
     options = replace(options, **named_once)
-    checked(replace(options, arms=None))  # argparse has seen each of them
+    checked(options)
     if min(options.n) < 2:
         raise InputError("--n: at least 2 scenes, one to paste into and one to paste from")
     if not options.db_root and (options.final_root or options.final_cities or options.camera != "auto"):
@@ -199,7 +209,8 @@ def _check_models(options: BenefitOptions) -> None:
             build(options.arch, options.start)
         except InputError as error:
             raise InputError(str(error).replace("--weights", "--start")) from None
-    for model in dict.fromkeys(model for arm in options.arms for model in models_of(arm)):
+    arms = {name: arm_of(name) for name in options.arms}
+    for model in dict.fromkeys(model for arm in arms.values() for model in models_of(arm)):
         checkpoint = options.known_places[model]
         flag = f"--{'places_all' if model == OF_ALL else 'places'} {checkpoint}"
         if checkpoint:
@@ -217,7 +228,7 @@ def _check_models(options: BenefitOptions) -> None:
             )
         if model == OF_PERSONS and "person" not in classes:
             raise InputError(f"{flag}: has places of {', '.join(classes)}, not of persons; give one that has")
-        drawn = [arm for arm in options.arms if shows_shapes(arm)]
+        drawn = [name for name, arm in arms.items() if shows_shapes(arm)]
         if model == OF_PERSONS and known.what == "none" and drawn:
             raise InputError(
                 f"{flag}: knows places alone and draws no shapes; give another, or leave {', '.join(drawn)}"

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from benefit.arms import ARMS, models_of
+from benefit.arms import ARMS, arm_of, base_of, models_of
 from benefit.options import BenefitOptions
 from benefit.sharing import read_result
 from benefit.tasks import SETTINGS, Case, cases_of
@@ -92,28 +92,30 @@ def difference(pairs: list[tuple[float, float]]) -> dict | None:
 
 
 def _rows(options: BenefitOptions) -> list[tuple[int, str]]:
-    return [(n, arm) for n in options.n for arm in ARMS if arm in options.arms]
+    arms = sorted(options.arms, key=lambda name: list(ARMS).index(base_of(name)))
+    return [(n, arm) for n in options.n for arm in arms]
 
 
 def _cost(options: BenefitOptions, out: Path, n: int, arm: str) -> dict:
     """Mean seconds over the seeds that are finished: training the model of places, making data, training."""
-    recipes = ARMS[arm].recipes
+    about = arm_of(arm)
+    made = [about.data(recipe) for recipe in about.recipes]
     cases = [case for case in cases_of(options) if case.n == n]
     parts = {
-        "placement": [case.model(model) for case in cases for model in models_of(arm)],
-        "data": [case.data(recipe) for case in cases for recipe in recipes],
+        "placement": [case.model(model) for case in cases for model in models_of(about)],
+        "data": [case.data(one) for case in cases for one in made],
         "training": [case.arm(arm) for case in cases],
     }
     cost = {"n": n, "arm": arm}
     for part, names in parts.items():
         seconds = [result["seconds"] for name in names if (result := read_result(out, name))]
-        per_case = len(recipes) if part == "data" else 1
+        per_case = len(made) if part == "data" else 1
         cost[part] = float(np.mean(seconds)) * per_case if seconds else 0.0
     objects = [
         result["objects"]
         for case in cases
-        for recipe in recipes
-        if (result := read_result(out, case.data(recipe))) and "objects" in result
+        for one in made
+        if (result := read_result(out, case.data(one))) and "objects" in result
     ]
     return cost | {"objects": float(np.mean(objects)) if objects else 0.0}
 
@@ -161,7 +163,7 @@ def markdown(content: dict) -> str:
     heads = ["training data", "beside the scenes", "differs"]
     lines = ["What is compared:", "", _line(heads), _line(["---"] * len(heads))]
     for name in dict.fromkeys(row["arm"] for row in content["cost"] if row["training"]):
-        lines.append(_line([name, ARMS[name].meaning, ARMS[name].differs]))
+        lines.append(_line([name, arm_of(name).meaning, arm_of(name).differs]))
     return "\n\n".join([*parts, "\n".join(lines)]) + "\n"
 
 
@@ -204,7 +206,7 @@ def plot(rows: list[dict], path: Path) -> None:
         of_size = [row for row in rows if row["n"] == n and row.get("person", {}).get("by_seed")]
         found = {row["arm"]: row["person"] for row in of_size}
         names, places = list(found), range(len(found))
-        colours = [f"C{list(ARMS).index(name)}" for name in names]
+        colours = [f"C{list(ARMS).index(base_of(name))}" for name in names]
         absolute.bar(places, [100 * found[name]["mean"] for name in names], color=colours, alpha=0.6)
         for seed in sorted({seed for name in names for seed in found[name]["by_seed"]}):
             line = [100 * found[name]["by_seed"].get(seed, np.nan) for name in names]

@@ -6,15 +6,16 @@ import json
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from urllib.parse import quote
 
 from augment.placement.options import range_of
 from benefit.arms import (
-    ARMS,
     ARMS_VERSION,
     MODEL_OF,
     OF_PERSONS,
     RECIPES,
     Source,
+    arm_of,
     models_of,
     train_placement,
     trees_of,
@@ -47,16 +48,21 @@ class Case:
         return f"n{self.n:03d}_seed{self.seed}"
 
     def arm(self, arm: str) -> str:
-        return f"{self.name}/arms/{arm}"
+        return f"{self.name}/arms/{folder_of(arm)}"
 
-    def data(self, recipe: str) -> str:
-        return f"{self.name}/data/{recipe}"
+    def data(self, made: str) -> str:
+        return f"{self.name}/data/{folder_of(made)}"
 
     def final(self, arm: str) -> str:
-        return f"{self.name}/final/{arm}"
+        return f"{self.name}/final/{folder_of(arm)}"
 
     def model(self, model: str) -> str:
         return f"{self.name}/{model}"
+
+
+def folder_of(name: str) -> str:
+    """The folder of an arm, or of what is made for it, by its name, whose flags may hold anything."""
+    return quote(name, safe="+=,")
 
 
 def cases_of(options: BenefitOptions) -> list[Case]:
@@ -78,9 +84,12 @@ def tasks_of(options: BenefitOptions) -> list[BenefitTask]:
     start = (START,) if options.trains_start else ()
     if start:
         models.append(BenefitTask(START, (), partial(train_start, options=options)))
+    wanted = {name: arm_of(name) for name in options.arms}
+    # Arms that differ in their share alone have their data in common.
+    recipes = {arm.data(recipe): (recipe, arm.flags) for arm in wanted.values() for recipe in arm.recipes}
+    models_wanted = dict.fromkeys(model for arm in wanted.values() for model in models_of(arm))
     for case in cases_of(options):
         scenes = f"{case.name}/scenes"
-        models_wanted = dict.fromkeys(model for arm in options.arms for model in models_of(arm))
         source = Source(
             out / scenes / "tree",
             {model: model_checkpoint(options, case, model) for model in models_wanted},
@@ -90,7 +99,6 @@ def tasks_of(options: BenefitOptions) -> list[BenefitTask]:
             options.device,
         )
         first.append(BenefitTask(scenes, (), partial(drawn.training, n=case.n, seed=case.seed)))
-        recipes = dict.fromkeys(recipe for arm in options.arms for recipe in ARMS[arm].recipes)
         trained = {model: case.model(model) for model in models_wanted if not options.known_places[model]}
         for name in trained.values():
             work = partial(
@@ -102,23 +110,18 @@ def tasks_of(options: BenefitOptions) -> list[BenefitTask]:
                 device=options.device,
             )
             models.append(BenefitTask(name, (scenes,), work))
-        for recipe in recipes:
+        for made, (recipe, flags) in recipes.items():
             needs = [trained[model] for model in (MODEL_OF.get(recipe),) if model in trained]
-            work = partial(RECIPES[recipe], source=source)
-            data.append(BenefitTask(case.data(recipe), (scenes, *needs), work))
-        for arm in options.arms:
-            made = tuple(case.data(recipe) for recipe in ARMS[arm].recipes)
-            made += tuple(trained[model] for model in models_of(arm) if model in trained)
-            arms.append(
-                BenefitTask(
-                    case.arm(arm),
-                    (HELD_OUT, scenes, *start, *made),
-                    partial(train_arm, options=options, case=case, arm=arm),
-                )
-            )
+            work = partial(RECIPES[recipe], source=replace(source, flags=flags))
+            data.append(BenefitTask(case.data(made), (scenes, *needs), work))
+        for name, arm in wanted.items():
+            needs = [case.data(arm.data(recipe)) for recipe in arm.recipes]
+            needs += [trained[model] for model in models_of(arm) if model in trained]
+            work = partial(train_arm, options=options, case=case, name=name)
+            arms.append(BenefitTask(case.arm(name), (HELD_OUT, scenes, *start, *needs), work))
             if options.final:
-                work = partial(measure_finally, options=options, case=case, arm=arm)
-                last.append(BenefitTask(case.final(arm), (FINAL, case.arm(arm)), work))
+                work = partial(measure_finally, options=options, case=case, name=name)
+                last.append(BenefitTask(case.final(name), (FINAL, case.arm(name)), work))
     return [*first, *models, *data, *arms, *last]
 
 
@@ -136,14 +139,14 @@ def train_start(folder: Path, options: BenefitOptions) -> dict:
     return {"scenes": options.start_scenes, "iterations": options.start_iterations}
 
 
-def train_arm(folder: Path, options: BenefitOptions, case: Case, arm: str) -> dict:
+def train_arm(folder: Path, options: BenefitOptions, case: Case, name: str) -> dict:
     """Train the segmenter of an arm and measure it on the held-out scenes."""
-    settings = segmenter_of(options, case, arm, HELD_OUT)
+    settings = segmenter_of(options, case, name, HELD_OUT)
     settings = replace(settings, weights=first_weights(options))
     ground_truths = ground_truths_of(settings.val, settings.size)
     device = choose_device(options.device)
     with contextlib.redirect_stdout(io.StringIO()):  # log.txt in its folder says the same
-        live = live_frames(folder, options, case, arm) if ARMS[arm].live else None
+        live = live_frames(folder, options, case, arm_of(name).live) if arm_of(name).live else None
         model = learn(settings, list(ground_truths), device, Ranks(), live)
     return measure(model, settings, list(ground_truths), device)
 
@@ -155,13 +158,13 @@ def first_weights(options: BenefitOptions) -> str:
     return str(Path(options.out).absolute() / START / "run") if options.trains_start else "none"
 
 
-def live_frames(folder: Path, options: BenefitOptions, case: Case, arm: str) -> LiveFrames:
-    """The scenes of a case with new persons each time they are drawn."""
+def live_frames(folder: Path, options: BenefitOptions, case: Case, render: str) -> LiveFrames:
+    """The scenes of a case with new persons each time they are drawn, painted so."""
     return LiveFrames(
         Path(options.out).absolute() / case.name / "scenes/tree",
         SPLIT,
         model_checkpoint(options, case, OF_PERSONS),
-        ARMS[arm].live,
+        render,
         folder / "bank.npz",
         range_of(options.per_image),
         case.seed,
@@ -169,23 +172,29 @@ def live_frames(folder: Path, options: BenefitOptions, case: Case, arm: str) -> 
     )
 
 
-def measure_finally(folder: Path, options: BenefitOptions, case: Case, arm: str) -> dict:
+def measure_finally(folder: Path, options: BenefitOptions, case: Case, name: str) -> dict:
     """Measure the segmenter of an arm on the second set of held-out scenes."""
-    settings = segmenter_of(options, case, arm, FINAL)
+    settings = segmenter_of(options, case, name, FINAL)
     device = choose_device(options.device)
     ground_truths = ground_truths_of(settings.val, settings.size)
     return measure(trained(settings, device), settings, list(ground_truths), device)
 
 
-def segmenter_of(options: BenefitOptions, case: Case, arm: str, measured_on: str) -> SegmentOptions:
+def segmenter_of(options: BenefitOptions, case: Case, name: str, measured_on: str) -> SegmentOptions:
     """What scripts.segment would be told for an arm: real scenes and made ones, `share` of these."""
-    out = Path(options.out).absolute()
+    out, arm = Path(options.out).absolute(), arm_of(name)
     real = out / case.name / "scenes/tree"
-    made = [[real]] if ARMS[arm].live else [trees_of(out / case.data(recipe)) for recipe in ARMS[arm].recipes]
-    shares = [options.share / len(made) / len(trees) for trees in made for _ in trees]
+    made = [trees_of(out / case.data(arm.data(recipe))) for recipe in arm.recipes]
+    made = [[real]] if arm.live else made
+    shares = [(arm.share or options.share) / len(made) / len(trees) for trees in made for _ in trees]
     trees = [tree for part in [[real], *made] for tree in part]
     settings = training_of(
-        options, out / case.arm(arm) / "run", trees, (1 - sum(shares), *shares), options.iterations, case.seed
+        options,
+        out / case.arm(name) / "run",
+        trees,
+        (1 - sum(shares), *shares),
+        options.iterations,
+        case.seed,
     )
     return replace(
         settings,

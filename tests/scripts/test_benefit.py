@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -40,6 +41,22 @@ def test_an_arm_learns_as_long_as_another_and_half_from_made_data(tmp_path):
     assert "/final/" not in str([task.name for task in tasks_of(options)])
 
 
+def test_changed_arms_have_data_of_their_own_unless_they_differ_in_their_share_alone(tmp_path):
+    few, large = "cutout+share=0.25", "cutout+share=0.25+height=0.1-1+no_overlap"
+    away = f"cutout+cutouts={tmp_path}"
+    options = parse(flags(tmp_path, arms=["real", "cutout", few, large, away], places="builtin:person"))
+    names = {task.name.removeprefix("n003_seed0/"): task for task in tasks_of(options)}
+    data, own = {name for name in names if name.startswith("data")}, "data/cutout+height=0.1-1+no_overlap"
+    assert data == {"data/cutout", own, f"data/cutout+cutouts={quote(str(tmp_path), '')}"}
+    assert "n003_seed0/data/cutout" in names[f"arms/{few}"].needs
+    assert f"n003_seed0/{own}" in names[f"arms/{large}"].needs
+    assert names[own].work.keywords["source"].flags == {"height": "0.1-1", "no_overlap": None}
+    for name in data:
+        (tmp_path / f"n003_seed0/{name}/tree0").mkdir(parents=True)
+    shares = [segmenter_of(options, Case(3, 0), arm, "held_out").share for arm in options.arms]
+    assert shares == [(1.0,), (0.5, 0.5), (0.75, 0.25), (0.75, 0.25), (0.5, 0.5)]
+
+
 def test_a_model_of_places_is_trained_only_where_an_arm_wants_one_that_is_not_known(tmp_path):
     def trained(**given) -> set[str]:
         arms = given.pop("arms", ["real", "cutout", "cutout-all", "on-the-fly"])
@@ -53,7 +70,9 @@ def test_a_model_of_places_is_trained_only_where_an_arm_wants_one_that_is_not_kn
 
 @pytest.mark.slow
 def test_a_miniature_from_start_to_end_with_a_stop_on_the_way(tmp_path, monkeypatch):
-    arguments = flags(tmp_path / "out")
+    changed = "cutout+share=0.25+per_image=1+no_gate"
+    wanted = [*ARMS, changed]
+    arguments = flags(tmp_path / "out", arms=wanted)
     real_learn, calls = tasks.learn, []
 
     def stopped_learn(*given):
@@ -70,16 +89,21 @@ def test_a_miniature_from_start_to_end_with_a_stop_on_the_way(tmp_path, monkeypa
     done = run_here(program.main, *arguments)
     assert done.returncode == 0, done.stderr
     assert [path.stat().st_mtime_ns for path in results] == stamps
-    assert len(calls) == len(ARMS) + 2 and len(set(calls)) == len(ARMS) + 1  # the start; one was stopped
+    assert len(calls) == len(wanted) + 2 and len(set(calls)) == len(wanted) + 1  # the start; one was stopped
 
     content = json.loads((tmp_path / "out/benefit.json").read_text())
     arms = [row["arm"] for row in content["held_out"]]
-    assert arms == list(ARMS)
+    assert sorted(arms) == sorted(wanted) and arms[arms.index("cutout") + 1] == changed
     assert all(row["mean"]["mean"] is not None for row in content["held_out"])
     cost = {row["arm"]: row for row in content["cost"]}
     assert cost["copy-paste"]["objects"] > 0 and cost["real"]["data"] == 0 < cost["inserted"]["placement"]
     table = (tmp_path / "out/benefit.md").read_text()
-    assert all(f"| 3 | {arm} | 1 |" in table and f"| {ARMS[arm].meaning} |" in table for arm in arms)
+    assert all(f"| 3 | {arm} | 1 |" in table for arm in arms)
+    assert all(f"| {arm} | {ARMS[arm].meaning} |" in table for arm in ARMS)
+    assert f"| {ARMS['cutout'].meaning} | from cutout in share=0.25, per_image=1, no_gate |" in table
+    made = tmp_path / "out/n003_seed0/data/cutout+per_image=1+no_gate/tree0/insert.json"
+    asked = json.loads(made.read_text())["settings"]
+    assert asked["per_image"] == [1, 1] and not asked["gates"]["rules"]
     assert (tmp_path / "out/benefit_held_out.png").stat().st_size > 1000
 
     final, real_measure, measured = parse([*arguments, "--final"]), tasks.measure, []
@@ -90,7 +114,7 @@ def test_a_miniature_from_start_to_end_with_a_stop_on_the_way(tmp_path, monkeypa
 
     monkeypatch.setattr(tasks, "measure", noted_measure)
     work_off(tmp_path / "out", tasks_of(final), lambda name, result: None)
-    assert len(calls) == len(ARMS) + 2 and "Second held-out scenes" in write_report(final, tmp_path / "out")
+    assert len(calls) == len(wanted) + 2 and "Second held-out scenes" in write_report(final, tmp_path / "out")
     assert len(measured) == len(arms)
     for run, networks in measured:  # what is measured last is what each arm has learnt
         assert_same(networks, load_checkpoint(find_checkpoint(run))["networks"])
@@ -148,7 +172,13 @@ SHAPES = ["real", "cutout", "inserted"]
         ({"camera": "cityscapes"}, "give --db_root"),
         ({"n": 1}, "--n: at least 2 scenes"),
         ({"seeds": 0}, "seeds must be at least 1"),
-        ({"arms": ["real", "magic"]}, "choose from 'real', "),
+        ({"arms": ["real", "magic"]}, "'magic' is no arm: choose from real, "),
+        ({"arms": "real+share=0.2"}, "real+share=0.2: 'share' can't be changed in real"),
+        ({"arms": "cutout+share=1"}, "cutout+share=1: share must be above 0 and below 1"),
+        ({"arms": "prior+max_overlap=0"}, "prior+max_overlap=0: 'max_overlap' can't be changed in prior"),
+        ({"arms": "cutout+seed=3"}, "cutout+seed=3: 'seed' can't be changed in cutout"),
+        ({"arms": "cutout+height=x"}, "cutout+height=x: argument --height: 'x' is no range such as 5-30"),
+        ({"arms": "cutout+magic=1"}, "cutout+magic=1: unrecognized arguments: --magic 1"),
         ({"per_image": "3-1"}, "no range such as 1-3"),
         ({"share": 1}, "share must be above 0 and below 1"),
         ({"scene_size": "8x8"}, "at least 64x32 pixels"),
