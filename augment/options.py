@@ -126,7 +126,7 @@ class SynthOptions:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The label names to choose instances of."""
-        return THINGS if self.classes == "all" else tuple(self.classes.split(","))
+        return THINGS if self.classes == "all" else tuple(name.strip() for name in self.classes.split(","))
 
 
 def is_own(backend: str) -> bool:

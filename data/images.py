@@ -44,6 +44,7 @@ _FAST = {
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _WANTED = "an image is a PNG or JPEG"
 _TAKE = "take the official file of that name, or save it as one"
+_UNDECODABLE = "its pixels can't be decoded"
 _NOTES = (b"Raw profile type", b"XML:com.adobe.xmp")  # how texts begin that may hold an orientation
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error)  # what Pillow raises
 
@@ -67,7 +68,7 @@ def decode_image(path: Path, content: bytes) -> np.ndarray:
     """
     with _decoding(path):
         if content.startswith(_JPEG):
-            with _opened(content, "JPEG") as image:
+            with _opened(path, content, "JPEG") as image:
                 if image.mode not in ("L", "RGB"):
                     raise InputError(f"{path}: a JPEG in {image.mode}; save it in RGB")
                 return np.array(image.convert("RGB"))
@@ -76,7 +77,7 @@ def decode_image(path: Path, content: bytes) -> np.ndarray:
             raise InputError(f"{path}: {png}; save it with 8 bits a channel")
         if png.kind == "8-bit RGB" and not png.transparent:
             return pixels_of(path, content, png)
-        with _opened(content, "PNG") as image:
+        with _opened(path, content, "PNG") as image:
             if not png.transparent:
                 return np.array(image.convert("RGB"))
             rgba = np.array(image.convert("RGBA"))
@@ -88,11 +89,9 @@ def decode_webp(path: Path, content: bytes) -> np.ndarray:
 
     Raises InputError, naming `path`, for an animation, transparent pixels, and a file that is not whole.
     """
-    with _decoding(path), _opened(content, "WEBP") as image:
+    with _decoding(path), _opened(path, content, "WEBP") as image:
         if getattr(image, "n_frames", 1) > 1:
             raise InputError(f"{path}: an animation; save one of its images")
-        if image.width * image.height > MAX_PIXELS:
-            raise _too_large(path)
         rgba = np.array(image.convert("RGBA"))
     return _opaque(path, rgba, "a WebP")
 
@@ -118,16 +117,20 @@ def fitting(path: Path, image: np.ndarray, shape: tuple[int, int]) -> np.ndarray
     return image
 
 
-def read_as_stored(path: Path) -> np.ndarray:
-    """A PNG or JPEG of any kind: (H,W) or (H,W,C) uint8 or uint16, colours first and in any order.
+def read_mask(path: Path) -> np.ndarray:
+    """Where a PNG or JPEG of any kind is not zero in any colour, (H,W) bool; alpha does not count.
 
     Raises InputError for what is neither, or not whole.
     """
     content = read_bytes(path)
     if content.startswith(_JPEG):
-        return decode_image(path, content)
+        return decode_image(path, content).any(2)
     png_of(path, content, _WANTED)
-    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    with _decoding(path):
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if pixels is None:
+            raise ValueError(_UNDECODABLE)
+    return pixels > 0 if pixels.ndim == 2 else pixels[..., :3].any(2)
 
 
 def is_plain_png(content: bytes) -> bool:
@@ -229,9 +232,9 @@ def _png(content: bytes) -> Png:
     return Png(kind, width, height, transparent or colour in (4, 6), noted, animated)
 
 
-def note_of(content: bytes, name: str) -> str | None:
+def note_of(path: Path, content: bytes, name: str) -> str | None:
     """A text that a PNG holds before its pixels, by its name; None: there is none of that name."""
-    with _opened(content, "PNG") as image:
+    with _opened(path, content, "PNG") as image:
         text = image.info.get(name)
     return text if isinstance(text, str) else None
 
@@ -240,16 +243,19 @@ def pixels_of(path: Path, content: bytes, png: Png) -> np.ndarray:
     """The pixels of a PNG as they are stored, of a palette its indices. InputError if they are damaged."""
     with _decoding(path):
         if png.kind not in _FAST or (png.transparent and not png.kind.endswith("RGBA")):
-            with _opened(content, "PNG") as image:
+            with _opened(path, content, "PNG") as image:
                 return np.array(image)
         pixels, order = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED), _FAST[png.kind]
         if pixels is None:
-            raise ValueError("its pixels can't be decoded")
+            raise ValueError(_UNDECODABLE)
         return pixels if order is None else cv2.cvtColor(pixels, order)
 
 
-def _opened(content: bytes, kind: str) -> Image.Image:
-    return Image.open(io.BytesIO(content), formats=(kind,))
+def _opened(path: Path, content: bytes, kind: str) -> Image.Image:
+    image = Image.open(io.BytesIO(content), formats=(kind,))
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(path)
+    return image
 
 
 @contextmanager

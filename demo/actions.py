@@ -35,21 +35,20 @@ class RejectedError(Exception):
     """Why an object can't stand there, as a sentence."""
 
 
-def filter_in_words(filter_name: str, filters: Filters, pixels: int) -> str:
-    """What a filter asks, its limits in numbers, of an image of so many pixels."""
-    limits = {name: f"{getattr(filters, name):g}" for name in ("min_apart", "max_overlap", "min_score")}
+def filter_in_words(filter_name: str, filters: Filters) -> str:
+    """What a filter asks, its limits in numbers."""
     text = FILTERS[filter_name]
-    for name, limit in (limits | {"min_area": str(filters.area_limit(pixels))}).items():
-        text = text.replace(name, limit)
+    for name in ("min_apart", "max_overlap", "min_score", "min_area"):
+        text = text.replace(name, f"{getattr(filters, name):g}")
     return text
 
 
-def in_words(reason: str, wishes: Wishes, image: EditedImage) -> str:
-    """Why an object may not stand in an image."""
+def in_words(reason: str, wishes: Wishes, filters: Filters) -> str:
+    """Why an object may not stand in an image, by the filters for it (`Inserter.filters_for`)."""
     if reason == "render" and wishes.own is not None:
         return f"your cut-out has too few pixels, it would be enlarged more than {MAX_ENLARGEMENT:g} times"
     if reason in FILTERS:
-        return f"the filter “{reason}” asks: {filter_in_words(reason, wishes.filters, image.label_ids.size)}"
+        return f"the filter “{reason}” asks: {filter_in_words(reason, filters)}"
     return FORBIDDEN[reason]
 
 
@@ -96,8 +95,9 @@ def surprise(studio: Studio, state: State, wishes: Wishes) -> State:
     image, number = state.image.copy(), len(state.objects)
     inserter = studio.inserter_for(image, wishes, seed=state.draws)
     record = inserter.insert(image, number + 1, wishes.class_name)
+    filters = inserter.filters_for(image, wishes.class_name)
     tried = [
-        f"{count} because {in_words(reason, wishes, image)}" for reason, count in record["refusals"].items()
+        f"{count} because {in_words(reason, wishes, filters)}" for reason, count in record["refusals"].items()
     ]
     if record["status"] == "refused":
         raise RejectedError(f"none of the places drawn will do; {'; '.join(tried)}")
@@ -269,7 +269,7 @@ def _put(
         place = torch.from_numpy(theta)[None].float().to(inserter.device)
         reason, facts = inserter.put(image, view, place, z_appr[None])
     if reason:
-        text = in_words(reason, wishes, image)
+        text = in_words(reason, wishes, view.filters)
         if reason == "height" and image.camera:
             box = boxes_of_theta(theta[None], *image.label_ids.shape[::-1])
             text += f"; it would be {metric_heights(box, image.camera)[0]:.2f} m high"
@@ -298,7 +298,8 @@ def _again(
         reason, facts = _put_again(inserter, image, one)
         if reason:
             name = f"{one.label} {len(image.new_ids) + 1}"
-            raise RejectedError(f"{name} would be lost: {in_words(reason, wishes, image)}")
+            filters = inserter.filters_for(image, one.class_name)
+            raise RejectedError(f"{name} would be lost: {in_words(reason, wishes, filters)}")
         shown = image.shown.get(facts.get("render", {}).get("source"))
         placed.append(replace(one, patch=image.new_masks[-1], facts=one.facts | facts, shown=shown))
         images.append(image)

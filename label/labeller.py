@@ -14,7 +14,7 @@ from convert.mapping import VOID, is_thing
 from convert.source import Category, Segments
 from data.camera import Camera
 from data.frame import CAMERA_KIND, IMAGE_KIND
-from data.images import read_as_stored
+from data.images import read_mask
 from engine.records import WorkItem
 from label.annotations import Annotated, Thing
 from label.classes import labels_of_model
@@ -115,7 +115,7 @@ class Labeller:
     @cached_property
     def ego(self) -> np.ndarray | None:
         """Where the own vehicle is, (H,W) bool."""
-        return read_ego(self.wanted.ego)
+        return read_mask(Path(self.wanted.ego)) if self.wanted.ego else None
 
     def __call__(self, item: WorkItem, write: Callable) -> list[dict]:
         """Write the files of a picture; what the line says of it. OSError where writing fails."""
@@ -173,14 +173,6 @@ def _above(segments: Segments, mask: np.ndarray, category: int, *, single: bool 
     """Segments with one more where a mask (H,W) bool is, whose key is the largest."""
     key = max(max(segments.of_key, default=0), int(segments.keys.max())) + 1
     return Segments(np.where(mask, np.int32(key), segments.keys), segments.of_key | {key: (category, single)})
-
-
-def read_ego(path: str) -> np.ndarray | None:
-    """Where a mask is not 0, (H,W) bool; none of none. Raises InputError if it can't be read."""
-    if not path:
-        return None
-    mask = read_as_stored(Path(path))
-    return (mask if mask.ndim == 2 else mask[..., :3].max(2)) > 0
 
 
 def camera_of(width: int, height: int, view: float, above: float, pitch: float) -> Camera:

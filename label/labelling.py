@@ -10,12 +10,13 @@ from pathlib import Path
 from convert.conversion import check_names, summed_up, tell_end
 from convert.mapping import VOID
 from data.frame import CAMERA_KIND, GT_KINDS, IMAGE_KIND
+from data.images import read_mask
 from engine.records import WorkItem, fingerprint
 from engine.shards import Shard, shard_of_process
 from engine.tree import Program, opened
 from label.annotations import Annotations, read_annotations
 from label.classes import known_labels, labels_of_annotation
-from label.labeller import Labeller, Wanted, read_ego
+from label.labeller import Labeller, Wanted
 from label.models import Model, PretrainedModel
 from label.options import LabelOptions
 from label.pictures import Picture, find_pictures
@@ -36,7 +37,8 @@ def label(options: LabelOptions, model: Model | None = None) -> int:
     annotations = annotated_in(options, pictures)
     own = annotations.categories if annotations else []
     own_labels = labels_of_annotation(own, known, Path(options.annotations))
-    read_ego(options.ego)
+    if options.ego:
+        read_mask(Path(options.ego))  # rather refused now than by every picture
     model = model or PretrainedModel(
         options.model, options.revision, options.offline, options.device, options.semantic
     )

@@ -282,7 +282,7 @@ def _reduced(
 
 def _origin(path: Path, content: bytes) -> Origin:
     """Where it stood, as far as the file tells."""
-    note = note_of(content, _NOTE)
+    note = note_of(path, content, _NOTE)
     if note is None:
         return Origin()
     try:
@@ -306,7 +306,7 @@ def _ridden(path: Path, content: bytes, shape: tuple[int, int]) -> tuple[int, np
 
     As the file tells; 0 and None: of none.
     """
-    note = note_of(content, _RIDDEN)
+    note = note_of(path, content, _RIDDEN)
     if note is None:
         return 0, None
     try:

@@ -15,7 +15,7 @@ from augment.placement.filters import FILTERS, Filters
 from augment.tree_extras import BESIDE, RAW_MODES
 from data.camera import camera_setting
 from data.geometry import HeightFit
-from data.images import read_as_stored
+from data.images import read_mask
 from data.labels import TARGET_CLASSES
 from engine.records import WORK
 from engine.shards import HELP, Shard
@@ -326,12 +326,9 @@ def read_region(path: str | None) -> np.ndarray | None:
     if not path:
         return None
     try:
-        image = read_as_stored(Path(path))
+        return read_mask(Path(path))
     except InputError as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise InputError(
             f"--region {path}: can't be read as an image ({reason}), and is not X0,Y0,X1,Y1"
         ) from None
-    if image.ndim == 3:  # any colour counts, an alpha channel does not
-        image = image[..., :3].max(2)
-    return image > 0

@@ -158,7 +158,7 @@ class ImageForModel:
 
     model: WhereWhat
     around: Surroundings
-    filters: Filters  # their least area is that for the model and the image
+    filters: Filters  # `Inserter.filters_for` it
     where: Places  # the where module on the small ones
     big: tuple[Tensor, Tensor]  # channels and ids
 
@@ -226,12 +226,15 @@ class Inserter:
             }
         return record | {"refusals": dict(sorted(rejections.items()))}
 
+    def filters_for(self, image: EditedImage, class_name: str) -> Filters:
+        """The filters, their least area that for the class's model and the image."""
+        any_size = not self.models[class_name].what.draws_shapes
+        min_area = self.settings.filters.area_limit(image.label_ids.size, any_size=any_size)
+        return replace(self.settings.filters, min_area=min_area)
+
     def view(self, image: EditedImage, class_name: str) -> ImageForModel:
         """An image as the model of a class sees it now."""
-        model = self.models[class_name]
-        any_size = not model.what.draws_shapes
-        min_area = self.settings.filters.area_limit(image.label_ids.size, any_size=any_size)
-        filters = replace(self.settings.filters, min_area=min_area)
+        model, filters = self.models[class_name], self.filters_for(image, class_name)
         around = Surroundings(
             image.label_ids,
             image.instance_ids,
@@ -239,7 +242,7 @@ class Inserter:
             self.settings.fits.get(class_name),
             self.region,
             tuple(mask.box for mask in image.new_masks),
-            any_size,
+            not model.what.draws_shapes,
         )
         small, big = (
             working_maps(image.label_ids, image.instance_ids, size, self.device)

@@ -66,8 +66,8 @@ def in_scope(sources: list[Source], only: str | None, limit: int | None) -> list
     Raises InputError if none is left.
     """
     if only:
-        parts = [f"{int(part):06d}" if part.isdigit() else part for part in only.strip("/").split("/")]
-        wanted = "/".join([only.split("/")[0], *parts[1:]])
+        city, *numbers = only.strip("/").split("/")
+        wanted = "/".join([city, *(f"{int(part):06d}" if part.isdigit() else part for part in numbers)])
         sources = [one for one in sources if f"{one.frame.key}/".startswith(f"{wanted}/")]
         if not sources:
             raise InputError(

@@ -20,6 +20,7 @@ def test_flags_win_over_yaml_and_yaml_over_defaults(tmp_path):
     assert (given.backend, given.backend_settings) == ("recolor", {"strength": 2})
     path.write_text(as_yaml(given))
     assert options_of({"config": str(path)}) == given
+    assert options_of({"classes": "person, car"}).class_names == ("person", "car")
     assert from_saved(json.loads(json.dumps(dataclasses.asdict(given))), "synth.json") == given
 
 

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.images import decode_image, find_image, is_plain_png, read_instance_map, read_label_map
+from data.images import (
+    decode_image,
+    find_image,
+    is_plain_png,
+    read_instance_map,
+    read_label_map,
+    read_mask,
+)
 from support.errors import InputError
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
@@ -58,6 +65,8 @@ PALETTED = Image.fromarray(RGB).convert("P", palette=Image.Palette.ADAPTIVE)
 JPEG = saved(Image.fromarray(RGB), "JPEG", quality=95)
 GREY_AS_RGB = np.stack([GREY] * 3, -1)
 HOLES = np.where(GREY > 200, 0, 255).astype(np.uint8)
+HUGE_JPEG = JPEG[: JPEG.index(b"\xff\xc0") + 5] + struct.pack(">HH", 12000, 12000)
+HUGE_JPEG += JPEG[len(HUGE_JPEG) :]
 BAD_STREAM = raw_png(RGB[:20], 8, 2)  # half of the rows that the header promises, all checksums right
 
 
@@ -96,6 +105,7 @@ def test_images_are_read_as_stored_whatever_the_suffix_says(tmp_path, content, p
         pytest.param(bytes([*png(RGB)[:900], 7, *png(RGB)[901:]]), "a checksum is wrong", id="changed"),
         pytest.param(BAD_STREAM, "truncated or damaged", id="rows are missing"),
         pytest.param(raw_png(RGB, 8, 2, size=(20000, 20000)), "too large", id="huge"),
+        pytest.param(HUGE_JPEG, "too large", id="huge jpeg"),
     ),
 )
 def test_other_images_are_refused_in_a_line_that_names_the_file_and_the_reason(tmp_path, content, words):
@@ -104,6 +114,29 @@ def test_other_images_are_refused_in_a_line_that_names_the_file_and_the_reason(t
         decode_image(path, content)
     assert str(error.value).startswith(f"{path}: ") and words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "mask"),
+    (
+        (png(GREY), GREY > 0),
+        (png(IDS), GREY > 0),
+        (png(np.where(GREY[..., None] > 100, RGB | 1, 0).astype(np.uint8)), GREY > 100),
+        (png(rgba(HOLES)), RGB.any(2)),
+        (JPEG, np.asarray(Image.open(io.BytesIO(JPEG))).any(2)),
+    ),
+)
+def test_a_mask_is_where_a_colour_is_not_zero_whatever_the_kind(tmp_path, content, mask):
+    (tmp_path / "mask.png").write_bytes(content)
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), mask)
+
+
+def test_a_mask_with_sound_checksums_and_no_pixels_is_refused(tmp_path):
+    content = png(RGB)
+    start, end = content.index(b"IDAT") - 4, content.index(b"IEND") - 4
+    (tmp_path / "mask.png").write_bytes(content[:start] + chunk(b"IDAT", b"no pixels") + content[end:])
+    with pytest.raises(InputError, match="pixels can't be decoded"):
+        read_mask(tmp_path / "mask.png")
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,10 @@ def test_a_model_of_places_alone_shows_other_instances_as_they_are(tmp_path):
     state = actions.surprise(studio, begin(studio.scene(0)), wishes)
     state = actions.surprise(studio, state, replace(wishes, class_name="car"))
     assert [placed.class_name for placed in state.objects] == ["person", "car"]
+    asked = studio.inserter_for(state.image, replace(wishes, filters=Filters())).filters_for(
+        state.image, "car"
+    )
+    assert "at least 7 pixels" in actions.in_words("visible", wishes, asked)  # 1/20000 of the image
     assert "of the shape" not in state.message and len(actions.shape_values(studio, state)) == 0
     shown = set()
     for _ in range(8):

@@ -110,7 +110,8 @@ def test_frames_are_listed_with_legal_names_of_their_own(tmp_path):
         for sequence in range(2)
         for frame in range(2)
     }
-    assert [one.frame.key for one in in_scope(sources, "elm-park/1", None)] == ["elm-park/000001/000019"]
+    for only in ("elm-park/1", "/elm-park/1/"):
+        assert [one.frame.key for one in in_scope(sources, only, None)] == ["elm-park/000001/000019"]
     assert len(in_scope(sources, "ash", 1)) == 1
     for only in ("elm", "ash/000007", "1"):
         with pytest.raises(InputError, match="no such frames"):
