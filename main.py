@@ -12,7 +12,6 @@ os.environ.update(thread_settings(os.environ))  # before torch is imported
 import contextlib
 import ctypes
 import dataclasses
-import random
 from functools import cache, partial
 from pathlib import Path
 
@@ -46,7 +45,7 @@ LEARNT = (
 
 def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
     device = choose_device(options.device)
-    seed_everything(options.random_seed)
+    torch.manual_seed(options.random_seed)
     set_speed(options, device)
     run_dir = Path(options.run_dir)
     state = None if dry_run else state_of(options)  # first: what it finds may end the run
@@ -154,12 +153,6 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
 
 
 # ---- set-up -------------------------------------------------------------------------------------
-
-
-def seed_everything(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def lr_scale(options: Options, progress: float) -> float:

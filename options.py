@@ -242,7 +242,7 @@ def validate(options: Options) -> Options:
     network_depth(options.compact_sizex, options.compact_sizey, "compact masks (compact_size*)")
     if options.image_sizey_small < 32 or options.image_sizex_small < 32:
         raise InputError("image_size*_small must be at least 32x32 pixels: D where halves its map four times")
-    if options.compact_sizex < options.compact_sizey // 4 * 4 and options.compact_sizex < 8:
+    if options.compact_sizex < 8:
         raise InputError("compact_sizex must be at least 8 pixels")
     if len(options.targets) > 1 and options.what != "none":
         raise InputError(

@@ -129,8 +129,6 @@ class PublishedWhere:
 class PublishedPlaces:
     """The published where module on a scene."""
 
-    density = None
-
     def __init__(self, where: PublishedWhere, labels: Tensor, ids: Tensor):
         self.where, self.labels, self.ids = where, labels, ids
 

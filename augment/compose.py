@@ -14,11 +14,10 @@ from scipy import ndimage
 
 from data.geometry import MaskPatch, is_thing
 from data.instances import bounding_box, rides
-from data.labels import FIRST_SINGLE_ID, GROUND
+from data.labels import FIRST_SINGLE_ID, GROUND, UNLABELED
 
 IN_FRONT = (1, 2, 3)  # ego vehicle, rectification border, out of roi
 FURTHER_DOWN = np.iinfo(np.int32).max  # "foot" of what is in front of everything
-UNLABELED = 0
 POLES = (17, 18)
 POLE_LIKE = (*POLES, 19, 20)  # with traffic lights and signs, which hang on poles
 _IS_POLE_LIKE = np.isin(np.arange(256), POLE_LIKE).astype(np.uint8)  # by label id
@@ -62,13 +61,6 @@ def one_piece(mask: np.ndarray) -> np.ndarray:
     piece = (pieces == 1 + np.argmax(sizes[1:])).astype(np.uint8)
     cv2.floodFill(piece, None, (0, 0), 2, flags=8)  # the outside; what remains 0 is a hole
     return piece[1:-1, 1:-1] != 2
-
-
-def hull_of(mask: np.ndarray) -> np.ndarray:
-    """The pixels in the convex hull of a mask (h,w) bool or uint8: (h,w) uint8, 0 or 1; none of none."""
-    hull = np.zeros(mask.shape, np.uint8)
-    points = cv2.findNonZero(mask.view(np.uint8))
-    return hull if points is None else cv2.fillConvexPoly(hull, cv2.convexHull(points), 1)
 
 
 # ---- who is in front ----------------------------------------------------------------------------
@@ -199,9 +191,7 @@ def compose(
     return Composed(label_ids, instance_ids, tuple(dropped), given_back)
 
 
-def give_back(
-    label_ids: np.ndarray, instance_ids: np.ndarray, mask: np.ndarray, new: np.ndarray | None = None
-) -> None:
+def give_back(label_ids: np.ndarray, instance_ids: np.ndarray, mask: np.ndarray, new: np.ndarray) -> None:
     """Turn the pixels of a mask (H,W) bool into the nearest surface that is no thing, in both maps, in place.
 
     new: (H,W) bool, a new object, which is no surface whatever its label. Where the map holds nothing but
@@ -211,9 +201,7 @@ def give_back(
     margin = 16  # pixels; usually the ground is near
     while True:
         window = np.s_[max(y0 - margin, 0) : y1 + 1 + margin, max(x0 - margin, 0) : x1 + 1 + margin]
-        source = is_thing(label_ids[window]) | mask[window]
-        if new is not None:
-            source |= new[window]
+        source = is_thing(label_ids[window]) | mask[window] | new[window]
         if not source.all():
             break
         if source.shape == label_ids.shape:

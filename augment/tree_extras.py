@@ -6,7 +6,6 @@ as every reader of Cityscapes expects.
 
 import errno
 import filecmp
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from data.images import read_label_map
 from data.labels import TRAIN_ID_OF_ID
 from data.panoptic import write_panoptic
 from data.writer import encode_png
-from engine.records import MANIFEST
+from engine.records import read_manifest
 from support.errors import InputError, warn
 from support.files import listed, replacing, write_atomic
 from support.progress import progress_bar
@@ -144,26 +143,16 @@ def splits_of(out: Path) -> list[str]:
 
 def new_instances(out: Path) -> tuple[str, dict[str, tuple[int, ...]]]:
     """How new instances of a tree are called, "inserted" or "synthetic", and their ids by frame name."""
-    path, source = Path(out) / MANIFEST, "synthetic"
-    found: dict[str, tuple[int, ...]] = {}
-    if not path.exists():
-        return source, found
-    with path.open(encoding="utf-8") as lines:
-        for number, text in enumerate(lines, 1):
-            try:
-                line = json.loads(text)
-                if line["stage"] == "insert":
-                    source = "inserted"
-                if line["status"] == "inserted":
-                    found[line["image"]] = (*found.get(line["image"], ()), line["instance_id"])
-                elif line["stage"] == "integrate" and line["status"] == "ok" and "sources" not in line:
-                    images = [name for name in line["outputs"] if name.startswith(f"{IMAGE_KIND}/")]
-                    new_id = line["id_map"].get(str(line["instance_id"]))
-                    for image in images:
-                        found[official_name(image)] = () if new_id is None else (new_id,)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                if text.endswith("\n"):  # the last line may be cut short
-                    raise InputError(f"{path}, line {number}: damaged; make the tree anew") from None
+    source, found = "synthetic", {}
+    for line in read_manifest(out):
+        if line["stage"] == "insert":
+            source = "inserted"
+        if line["status"] == "inserted":
+            found[line["image"]] = (*found.get(line["image"], ()), line["instance_id"])
+        elif line["stage"] == "integrate" and line["status"] == "ok" and "sources" not in line:
+            new_id = line["id_map"].get(str(line["instance_id"]))
+            for image in (name for name in line["outputs"] if name.startswith(f"{IMAGE_KIND}/")):
+                found[official_name(image)] = () if new_id is None else (new_id,)
     return source, found
 
 

@@ -29,7 +29,7 @@ from data.frame import (
     gt_kind,
     official_name,
 )
-from engine.records import MANIFEST
+from engine.records import MANIFEST, read_manifest
 from support.errors import InputError
 from support.files import digest, listed
 
@@ -68,7 +68,7 @@ def validate_tree(root: Path, map_function: Callable = map, *, verify: bool = Fa
     findings: list[Finding] = []
     frames = []
     for split in _splits(root):
-        images = _files_by_name(root, "leftImg8bit", split, (IMAGE,), findings)
+        images = _files_by_name(root, IMAGE_KIND, split, (IMAGE,), findings)
         ground_truths = _files_by_name(root, gt_kind(root, split), split, (*ANNOTATION, *_DERIVED), findings)
         findings += _missing_files(root, split, images, ground_truths)
         names = images.keys() | ground_truths.keys()
@@ -106,7 +106,7 @@ def _files_by_name(
     root: Path, kind: str, split: str, endings: tuple[str, ...], findings: list[Finding]
 ) -> dict[str, list[str]]:
     """Endings of the files of each frame in TYPE/SPLIT; what is named otherwise becomes a finding."""
-    typed = kind if kind in GT_KINDS else "leftImg8bit"
+    typed = kind if kind in GT_KINDS else IMAGE_KIND
     any_ending = "|".join(map(re.escape, endings))
     found: dict[str, list[str]] = {}
     for folder in listed(root / kind / split, "*"):
@@ -114,7 +114,7 @@ def _files_by_name(
         if not folder.is_dir():
             findings.append(Finding("layout", place, "a file where readers expect folders of cities only"))
             continue
-        if kind == "leftImg8bit" and "panorama" in folder.name:
+        if kind == IMAGE_KIND and "panorama" in folder.name:
             findings.append(Finding("layout", place, "panoramas must lie outside leftImg8bit/"))
             continue
         if "_" in folder.name:
@@ -142,7 +142,7 @@ def _missing_files(
     for_raw = [ending for ending in ANNOTATION if ending in raw_has or ending in (LABELS, INSTANCES)]
     for_ours = [e for e in ANNOTATION if e != POLYGONS or e in raw_has or not anything_raw]
     for name in sorted(images.keys() | ground_truths.keys()):
-        if name not in images and (_ours(name) or (root / "leftImg8bit" / split).is_dir()):
+        if name not in images and (_ours(name) or (root / IMAGE_KIND / split).is_dir()):
             place = f"{ground_truth}/{split}/{_city(name)}/{name}"
             yield Finding("files", place, f"has no image in leftImg8bit/{split}/{_city(name)}/")
         if not _ours(name) and not (root / ground_truth / split).is_dir():
@@ -171,17 +171,10 @@ def _check_panoramas(root: Path) -> list[Finding]:
 
 def _check_manifest(root: Path, verify: bool, map_function: Callable) -> list[Finding]:
     """The outputs of the last line of each item exist, and with `verify` have their digests."""
-    path = root / MANIFEST
-    if not path.exists():
-        return []
-    last: dict[tuple[str, str], dict] = {}
-    for number, text in enumerate(path.read_bytes().splitlines(keepends=True), 1):
-        try:
-            line = json.loads(text)
-            last[line["stage"], line["key"]] = line
-        except (ValueError, KeyError, TypeError):
-            if text.endswith(b"\n"):  # the last line may be cut short
-                return [Finding("manifest", MANIFEST, f"line {number} is damaged")]
+    try:
+        last = {(line["stage"], line["key"]): line for line in read_manifest(root)}
+    except InputError as error:
+        return [Finding("manifest", MANIFEST, str(error).removeprefix(f"{root / MANIFEST}, "))]
     listed = {
         output: sha
         for line in last.values()

@@ -21,7 +21,7 @@ from augment.placement.options import range_of
 from benefit.pasting import paste_tree
 from benefit.scenes import SPLIT
 from data.frame import ANNOTATION, IMAGE_KIND, Frame, list_frames
-from engine.records import write_outputs
+from engine.records import read_manifest, write_outputs
 from support.errors import InputError
 from support.files import listed
 
@@ -291,7 +291,7 @@ def repainted_whole(folder: Path, source: Source) -> dict:
     made, tree = folder / "windows/tree0", folder / "tree0"
     frames = {frame.name: frame for frame in list_frames(source.tree, SPLIT)}
     repainted(made.parent, source)
-    for line in map(json.loads, (made / "manifest.jsonl").read_text(encoding="utf-8").splitlines()):
+    for line in read_manifest(made):
         if line["stage"] == "integrate" and "synthetic" in line:
             raw = frames["_".join(line["key"].split("/")[:3])]
             new = Frame(tree, SPLIT, line["synthetic"].split("_")[0], line["synthetic"])

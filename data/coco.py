@@ -18,7 +18,7 @@ from pycocotools import mask as rle
 from data.frame import IMAGE_KIND, Frame
 from data.geometry import MaskPatch
 from data.images import read_instance_map
-from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES
+from data.labels import FIRST_SINGLE_ID, LABEL_OF_VALUE, TARGET_CLASSES
 from support.errors import InputError
 from support.files import write_atomic
 
@@ -63,7 +63,7 @@ def annotations_of(
     found = []
     for value in np.flatnonzero(np.bincount(instance_ids.ravel())).tolist():
         is_group = value < FIRST_SINGLE_ID
-        category = _CATEGORY_OF_LABEL[category_ids].get(value if is_group else value // 1000)
+        category = _CATEGORY_OF_LABEL[category_ids].get(int(LABEL_OF_VALUE[value]))
         if category is None:
             continue
         mask = by_column == value

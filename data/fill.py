@@ -10,24 +10,20 @@ import numpy as np
 from cityscapesscripts.helpers.labels import name2label
 from scipy import ndimage
 
-from data.labels import FIRST_SINGLE_ID, LABEL_OF_VALUE
+from data.geometry import hull_of
+from data.labels import FIRST_SINGLE_ID, GROUND, LABEL_OF_VALUE, UNLABELED
 
-UNLABELED = name2label["unlabeled"].id  # 0, here also: nothing is known
+
+def _ids(*names: str) -> tuple[int, ...]:
+    return tuple(name2label[name].id for name in names)
+
 
 # What goes on behind things. Poles and signs are as narrow as a person; the rest lies on top of the scene.
-_GROUND = ("ground", "road", "sidewalk", "parking", "rail track", "terrain")
-_BACKGROUND = ("building", "wall", "fence", "guard rail", "bridge", "tunnel", "vegetation", "sky")
-
-
-def _by_value(*names: str) -> np.ndarray:
-    """(65536,) bool: which values of an instance map are these labels, which have no single instances."""
-    table = np.zeros(2**16, bool)
-    table[[name2label[name].id for name in names]] = True
-    return table
-
-
-_IS_GROUND, _IS_POLE = _by_value(*_GROUND), _by_value("pole", "polegroup")
-_IS_SURFACE = _by_value(*_GROUND, *_BACKGROUND)
+_BACKGROUND = _ids("building", "wall", "fence", "guard rail", "bridge", "tunnel", "vegetation", "sky")
+# (65536,) bool: which values of an instance map are such labels, none of which has single instances
+_IS_GROUND, _IS_POLE, _IS_SURFACE = (
+    np.isin(np.arange(2**16), ids) for ids in (GROUND, _ids("pole", "polegroup"), GROUND + _BACKGROUND)
+)
 
 
 def fill_hole(
@@ -74,9 +70,7 @@ def _things_behind(ids: np.ndarray, hole: np.ndarray) -> list[tuple[int, np.ndar
         seen = ((ids == instance_id) & ~hole).view(np.uint8)
         lowest = np.flatnonzero(seen.any(1))[-1]
         if lowest < foot:
-            hull = np.zeros(hole.shape, np.uint8)
-            cv2.fillConvexPoly(hull, cv2.convexHull(cv2.findNonZero(seen)), 1)
-            found.append((lowest, instance_id, hull.view(bool) & hole))
+            found.append((lowest, instance_id, hull_of(seen).view(bool) & hole))
     return [(instance_id, part) for _, instance_id, part in sorted(found, key=lambda one: one[:2])]
 
 

@@ -45,6 +45,13 @@ def is_thing(label_ids: np.ndarray) -> np.ndarray:
     return _IS_THING.take(label_ids)
 
 
+def hull_of(mask: np.ndarray) -> np.ndarray:
+    """The pixels in the convex hull of a mask (h,w) bool or uint8: (h,w) uint8, 0 or 1; none of none."""
+    hull = np.zeros(mask.shape, np.uint8)
+    points = cv2.findNonZero(mask.view(np.uint8))
+    return hull if points is None else cv2.fillConvexPoly(hull, cv2.convexHull(points), 1)
+
+
 # ---- boxes --------------------------------------------------------------------------------------
 
 

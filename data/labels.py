@@ -54,6 +54,7 @@ for _label in OFFICIAL_LABELS:
         _FIRST_LABEL.setdefault(channel_of_id(_label.id), _label)
 CHANNEL_COLOURS = np.array([_FIRST_LABEL[channel].color for channel in range(NUM_CHANNELS)], np.uint8)
 
+UNLABELED = name2label["unlabeled"].id  # 0; in a map that is filled: nothing is known
 GROUND = tuple(
     name2label[name].id for name in ("road", "sidewalk", "parking", "ground", "terrain", "rail track")
 )

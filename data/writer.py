@@ -13,6 +13,8 @@ import numpy as np
 from cityscapesscripts.helpers.labels import id2label, name2label
 from PIL import Image, ImageDraw
 
+from data.labels import LABEL_OF_VALUE
+
 INSTANCES_OF_A_CLASS = 1000  # on one image: instance ids are label * 1000 + number
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {1: 0, 3: 2, 4: 6}  # PNG's number for so many channels
@@ -93,8 +95,7 @@ def instance_values(objects: list[LabelledPolygon]) -> np.ndarray:
 def maps_of_topmost(objects: list[LabelledPolygon], top: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Label ids (H, W) uint8 and instance ids (H, W) uint16 of a `topmost` map; 0 where no object is."""
     values = np.append(np.uint16(0), instance_values(objects))
-    label_values = np.where(values < 1000, values, values // 1000).astype(np.uint8)
-    return label_values[top + 1], values[top + 1]
+    return LABEL_OF_VALUE[values][top + 1], values[top + 1]
 
 
 def rasterise(objects: list[LabelledPolygon], width: int, height: int) -> tuple[np.ndarray, np.ndarray]:

@@ -42,10 +42,7 @@ def upload(label: str | None, instance: str | None, image: str | None, cityscape
             "Two maps are needed: label ids (8-bit grey PNG) and instance ids (16-bit grey PNG); a page"
             " that was started with --segmenter takes an image alone"
         )
-    try:
-        name = official_name(label)
-    except ValueError:
-        name = UPLOADED
+    name = _frame_name(label)
     frame = Frame.of_maps(Path(label), Path(instance), name)
     try:
         label_ids, instance_ids = frame.read_maps()
@@ -62,6 +59,14 @@ def upload(label: str | None, instance: str | None, image: str | None, cityscape
     return begin(DemoScene(frame, EditedImage(name, label_ids, instance_ids, rgb, camera)))
 
 
+def _frame_name(file_name: str) -> str:
+    """The official name of a frame in that of its file, or a name for all others."""
+    try:
+        return official_name(file_name)
+    except ValueError:
+        return UPLOADED
+
+
 def upload_picture(labeller: Labeller, path: Path, cityscapes: bool) -> State:
     """A scene of a picture alone. Raises InputError, naming the file as it was called, if it is bad."""
     try:
@@ -69,10 +74,7 @@ def upload_picture(labeller: Labeller, path: Path, cityscapes: bool) -> State:
         maps = labeller.maps(rgb)
     except (InputError, ValueError) as error:
         raise InputError(str(error).replace(str(path), path.name)) from None
-    try:
-        name = official_name(path.name)
-    except ValueError:
-        name = UPLOADED
+    name = _frame_name(path.name)
     frame = Frame(None, "", name.split("_")[0], name)
     camera = published_camera(name, *maps.label_ids.shape[::-1]) if cityscapes else None
     image = EditedImage(name, maps.label_ids, maps.instance_ids, rgb, camera, Outlines(tuple(maps.objects)))

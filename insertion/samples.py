@@ -22,13 +22,13 @@ from data.labels import (
     FIRST_SINGLE_ID,
     LABEL_OF_VALUE,
     LAST_ID,
+    MAX_DISAGREEMENT,
     conversion_needed,
     unknown_labels,
     without_void,
 )
 from support.errors import InputError
 
-MAX_DISAGREEMENT = 0.01  # fraction of pixels where masks and label map may differ
 _FORMS = (
     "the target must be [instance map, label map], PIL images, arrays or tensors of whole numbers, or a"
     ' dictionary with "masks" and "labels", tensors (see InsertInstances)'

@@ -22,7 +22,7 @@ from data.coco import file_name
 from data.frame import Frame
 from data.images import read_instance_map, read_label_map
 from data.labels import LABEL_OF_VALUE
-from engine.records import MANIFEST
+from engine.records import read_manifest
 from label.annotations import Thing, coco_thing, read_coco
 from label.classes import known_labels, labels_of_annotation
 from support.errors import InputError, name_some
@@ -113,16 +113,9 @@ def matched(like: Path, source: Path, frames: list[Frame]) -> tuple[dict, list[d
 
 def picture_names(source: Path) -> dict[str, str]:
     """What the picture of each frame was called, in a tree of `scripts.label`, by "split/city/seq/frame"."""
-    found: dict[str, str] = {}
     if not (source / LABEL_SUMMARY).exists():
-        return found
-    try:
-        for text in (source / MANIFEST).read_text(encoding="utf-8").splitlines():
-            line = json.loads(text)
-            found[line["key"]] = line["picture"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{source / MANIFEST}: damaged; give the command of scripts.label again") from None
-    return found
+        return {}
+    return {line["key"]: line["picture"] for line in read_manifest(source)}
 
 
 def _relative(name: str) -> Path:

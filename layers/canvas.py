@@ -265,9 +265,7 @@ def _difference(logits: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor]:
 def _plane_sums(x: Tensor) -> Tensor:
     """Sum (C,) over each plane of (B,C,h,w), channels last in memory: over rows first, which is fastest."""
     channels, width = x.shape[1], x.shape[3]
-    rows = x.permute(0, 2, 3, 1).reshape(-1, width * channels)
-    # float16 ends at 65,504, which a large batch has rows for; the others reach far enough.
-    columns = rows.sum(0, dtype=torch.float32 if x.dtype == torch.float16 else x.dtype)
+    columns = x.permute(0, 2, 3, 1).reshape(-1, width * channels).sum(0)
     return columns.view(width, channels).sum(0, dtype=torch.promote_types(x.dtype, torch.float32))
 
 

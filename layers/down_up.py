@@ -33,7 +33,7 @@ class _Block:
 
     def forward(self, x: Tensor) -> Tensor:
         channels_last = memory_format_of(self.weight) == torch.channels_last
-        if self.norm and x.device.type == "cpu" and channels_last and not torch.compiler.is_compiling():
+        if self.norm and x.device.type == "cpu" and channels_last:
             return _ActivateConvolveNormalise.apply(x, self.weight, self.slope, self.transposed)
         convolve = F.conv_transpose2d if self.transposed else F.conv2d
         bias = None if self.norm else self.bias
@@ -127,10 +127,10 @@ class _ActivateConvolveNormalise(torch.autograd.Function):
 def _centring_bias(x: Tensor, weight: Tensor, transposed: bool) -> Tensor | None:
     """A bias that takes a convolution's result near mean 0; the norm removes it again, whatever it is.
 
-    Half precision keeps few digits, and of a result far from 0 it would keep its mean rather than what
+    bfloat16 keeps few digits, and of a result far from 0 it would keep its mean rather than what
     differs from place to place. Other types have digits enough.
     """
-    if x.dtype not in (torch.bfloat16, torch.float16):
+    if x.dtype != torch.bfloat16:
         return None
     mean = x[:, :, ::4].mean((0, 2, 3), dtype=torch.float32)  # (C,); of every fourth row: near enough
     # All that an inner pixel is multiplied by; of an up block, four times that.

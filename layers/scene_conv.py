@@ -30,7 +30,7 @@ def scene_conv(canvas: Canvas, weight: Tensor, bias: Tensor) -> Tensor:
     """
     c = canvas
     arguments = (c.labels, c.edge, c.mask, c.drawn, c.channel, weight, bias)
-    if c.labels.device.type == "cpu" and not torch.compiler.is_compiling():  # which way is up to the data
+    if c.labels.device.type == "cpu":  # which way is up to the data
         classes = classes_of_windows(c, moving=c.mask is not None and c.mask.requires_grad)
         if (classes >= MIXED).sum() <= MAX_MIXED * len(classes):
             return _WindowConv.apply(*arguments, classes)
@@ -52,10 +52,8 @@ class _PlaneConv(torch.autograd.Function):
     def backward(ctx, gradient):
         labels, edge, mask, drawn, weight, bias = ctx.saved_tensors
         _, _, needs_mask, needs_drawn, *_ = ctx.needs_input_grad
-        needs_weight, needs_bias = (
-            weight.requires_grad,
-            bias.requires_grad,
-        )  # as of now, see layers/down_up.py
+        # As of now, see layers/down_up.py.
+        needs_weight, needs_bias = weight.requires_grad, bias.requires_grad
         planes = Canvas(labels, edge, ctx.channel, mask, drawn).planes(ctx.dtype)
         of_planes, grad_weight, _ = torch.ops.aten.convolution_backward(
             gradient.contiguous(memory_format=ctx.layout),

@@ -83,8 +83,9 @@ def find_erasable(
             patches.append(_patch(one, small, without))
         else:
             hole = np.isin(small[1], unit_of.get(one, (one,)))
-            patches.append(_patch(one, small, _filled(small, hole)))
-            patches += [_patch(0, small, _filled(small, moved)) for moved in _decoys(frame.name, one, hole)]
+            patches.append(_patch(one, small, fill_hole(*small, hole)))
+            decoys = _decoys(frame.name, one, hole)
+            patches += [_patch(0, small, fill_hole(*small, moved)) for moved in decoys]
     kinds = {"pixels": np.int32, "labels": np.uint8, "ids": np.uint16}
     joined = {
         name: np.concatenate([np.zeros(0, kind), *(getattr(patch, name) for patch in patches)]).astype(kind)
@@ -154,10 +155,6 @@ def _small(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Label ids and instance ids at `size` (width, height)."""
     return resize_nearest(label_ids, *size), resize_nearest(instance_ids, *size)
-
-
-def _filled(small: tuple[np.ndarray, np.ndarray], hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return fill_hole(*small, hole) if hole.any() else small
 
 
 def _patch(

@@ -29,7 +29,7 @@ from distributed import choose_device
 from loader.cache import prepare
 from loader.noise import Noise, draw_noise
 from loader.pairs import Batch, TrainingPairs, training_loader
-from main import keep_freed_memory, seed_everything, set_speed
+from main import keep_freed_memory, set_speed
 from model import WhereWhat
 from options import PRESETS, Options, validate
 from streets.scenes import write_streets
@@ -61,7 +61,7 @@ class Variant:
         self.name, self.device = name, device
         plain = {"precision": "fp32", "channels_last": False}
         self.options = dataclasses.replace(options, **plain if name == "plain" else {"precision": name})
-        seed_everything(options.random_seed)
+        torch.manual_seed(options.random_seed)
         with torch.device(device):
             self.model = WhereWhat(self.options)
         if "stn" in self.model.networks:  # it starts at boxes as large as the image

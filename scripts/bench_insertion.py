@@ -26,7 +26,6 @@ from data.frame import Frame, list_frames
 from data.labels import CHANNEL_OF_ID
 from insertion import InsertInstances, make_bank
 from loader.pairs import SceneMaps
-from main import seed_everything
 from model import WhereWhat
 from options import PRESETS, Options
 from scripts.bench import timed
@@ -132,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not flags.db_root:
             write_streets(db_root, flags.images, 1, (2048, 1024), seed=0)
         frames = list_frames(db_root, "train")
-        seed_everything(options.random_seed)
+        torch.manual_seed(options.random_seed)
         model = WhereWhat(dataclasses.replace(options, channels_last=False))
         state = {"iteration": 0, "samples_seen": 0, "options": dataclasses.asdict(options), "optimisers": {}}
         state |= {"networks": model.networks.state_dict(), "window": {}}

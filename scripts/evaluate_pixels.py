@@ -13,6 +13,7 @@ import numpy as np
 
 from augment.placement.plan import repeats
 from data.frame import list_frames
+from engine.records import read_manifest
 from evaluation.pixels import Looks, distance, halves, new_looks, real_looks
 from support.errors import InputError, Parser, run_program
 from support.files import write_atomic
@@ -40,14 +41,12 @@ def parser() -> Parser:
 
 def compare(options: PixelOptions) -> dict[str, dict]:
     """By class: `metrics`. InputError for a tree that scripts.insert did not make, or without images."""
-    manifest = Path(options.tree) / "manifest.jsonl"
-    try:
-        lines = [json.loads(line) for line in manifest.read_text().splitlines()]
-    except (OSError, ValueError):
-        raise InputError(f"{manifest}: can't be read; give a tree that scripts.insert has finished") from None
-    objects = [one for one in lines if one.get("stage") == "insert" and one["status"] == "inserted"]
+    objects = [one for one in read_manifest(options.tree) if one["status"] == "inserted"]
     if not objects:
-        raise InputError(f"{manifest}: no inserted object; give a tree that scripts.insert has finished")
+        raise InputError(
+            f"--tree {options.tree}: its manifest.jsonl names no inserted object; give a tree that"
+            " scripts.insert has finished"
+        )
     if any("render" not in one for one in objects):
         raise InputError(f"{options.tree}: has no images; make it with --render")
     new, real = list_frames(options.tree, options.split), list_frames(options.db_root, options.split)

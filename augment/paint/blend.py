@@ -8,8 +8,7 @@ import math
 import cv2
 import numpy as np
 
-from augment.compose import hull_of
-from data.geometry import MaskPatch
+from data.geometry import MaskPatch, hull_of
 
 _RING_FRACTION = 0.12  # width of the ring, in parts of the side of a square of the box's area
 _RING_WIDTHS = (3, 40)  # its bounds, pixels
@@ -177,23 +176,16 @@ def paste(
     """A copy of a frame (H,W,3) uint8 with the masked pixels of a patch on it; all others are bit-identical.
 
     Args:
-      patch: (h,w,3) uint8; brought to the size of the box if it has another.
+      patch: (y1-y0,x1-x0,3) uint8.
       mask: (y1-y0,x1-x0) bool, the pixels to take from the patch.
-      box: x0, y0, x1, y1 in pixels of the frame, half-open; what hangs over the frame is left out.
+      box: x0, y0, x1, y1 in pixels of the frame, half-open, inside of it.
       feather: width in pixels of the rim, inside the mask, where the patch fades into its surroundings. They
         are spread inwards from outside the mask, so that nothing of the old object shows in the rim. Pixels
         that the patch leaves as they are in the frame stay so: pasting a crop of the frame changes nothing.
     """
     x0, y0, x1, y1 = box
-    patch = resize(patch, x1 - x0, y1 - y0)
-    if mask.shape != (y1 - y0, x1 - x0):
-        raise ValueError(f"a mask of shape {mask.shape} for the box {box}")
-    height, width = frame.shape[:2]
-    rows, columns = slice(max(y0, 0), min(y1, height)), slice(max(x0, 0), min(x1, width))
-    inner = np.s_[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0]
-    patch, mask = patch[inner], np.ascontiguousarray(mask[inner])
     result = frame.copy()
-    window = result[rows, columns]
+    window = result[y0:y1, x0:x1]
     if not mask.any():
         return result
     changed = mask & (patch != window).any(2)

@@ -24,11 +24,11 @@ import cv2
 import numpy as np
 from cityscapesscripts.helpers.labels import name2label
 
-from augment.compose import hull_of, one_piece
+from augment.compose import one_piece
 from augment.paint.collection import Kind, Shelf, Table, grid_of, shelf_of_rows
 from augment.paint.cutout import Cutout, ridden_part
 from augment.paint.registration import continue_texture
-from data.geometry import is_thing
+from data.geometry import hull_of, is_thing
 from data.images import note_of, pixels_of, png_of
 from data.instances import TWO_WHEELERS
 from data.labels import FIRST_SINGLE_ID, TARGET_CLASSES

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from augment.compose import contact_rows, hull_of, one_piece
+from augment.compose import contact_rows, one_piece
 from augment.paint.blend import light_around
+from data.geometry import hull_of
 from data.instances import RIDER, TWO_WHEELERS, rides
 from data.labels import FIRST_SINGLE_ID, GROUND, LABEL_OF_VALUE
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from augment.placement.places import STAGE
-from data.frame import GT_KINDS, VOID_FILE
+from data.frame import CAMERA_KIND, GT_KINDS, IMAGE_KIND, VOID_FILE
 from data.labels import TARGET_CLASSES
 from engine.tree import Program
 from support.errors import InputError
@@ -22,7 +22,7 @@ INSERT = Program(
     "8",
     "insert.json",
     (STAGE,),
-    (*GT_KINDS, "camera", "leftImg8bit", "inserted", "annotations", "images", PREVIEW, VOID_FILE),
+    (*GT_KINDS, CAMERA_KIND, IMAGE_KIND, "inserted", "annotations", "images", PREVIEW, VOID_FILE),
 )
 MAX_OBJECTS = 255  # in one image; the mask of inserted pixels has 8 bits
 

@@ -3,7 +3,7 @@
 Raw files and COCO files are no items of a run: they follow from the tree as it is, whoever makes it.
 """
 
-from data.frame import GT_KINDS, VOID_FILE, Frame
+from data.frame import CAMERA_KIND, GT_KINDS, IMAGE_KIND, VOID_FILE, Frame
 from engine.tree import Program
 
 STAGES = ("select", "generate", "integrate")
@@ -13,7 +13,7 @@ SYNTH = Program(
     "7",
     "synth.json",
     STAGES,
-    ("leftImg8bit", *GT_KINDS, "camera", "panorama", "annotations", "work", "score.json", VOID_FILE),
+    (IMAGE_KIND, *GT_KINDS, CAMERA_KIND, "panorama", "annotations", "work", "score.json", VOID_FILE),
 )
 
 

@@ -185,7 +185,7 @@ def test_remains_become_unlabeled_where_there_is_no_ground():
     labels, ids = np.full((20, 30), CAR, np.uint8), np.full((20, 30), 26000, np.uint16)
     mask = np.zeros(ids.shape, bool)
     mask[3:5, 3:5] = True
-    give_back(labels, ids, mask)
+    give_back(labels, ids, mask, np.zeros_like(mask))
     assert (labels[mask] == 0).all() and (ids[mask] == 0).all() and (ids[~mask] == 26000).all()
 
 

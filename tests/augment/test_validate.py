@@ -249,7 +249,7 @@ def test_the_manifest_is_compared_with_the_files(tree):
     assert rules_of(tree).keys() == {"manifest"}
     with (tree / "manifest.jsonl").open("a") as file:
         file.write("\n{}\n")
-    assert "is damaged" in rules_of(tree)["manifest"]
+    assert "line 9: damaged" in rules_of(tree)["manifest"]
 
 
 def _set(key, value):
