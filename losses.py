@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from networks import full_precision, no_autocast
 from options import Options
@@ -51,11 +51,6 @@ def gan_loss(logits: Tensor, real: bool) -> Tensor:
     """BCE of sigmoid(logits) against 1 (real) or 0, mean over batch and patches; scalar."""
     logits = full_precision(logits)
     return F.softplus(-logits if real else logits).mean()
-
-
-def gan_losses(discriminator: nn.Module, groups: Tensor, count: int, real: bool) -> Tensor:
-    """Sum of the GAN losses of `count` equal groups of samples, stacked along the batch; scalar."""
-    return count * gan_loss(discriminator(groups), real)
 
 
 def coord_loss(theta: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ def no_autocast(x: Tensor) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
-class SceneCritic(nn.Sequential):
+class SceneDiscriminator(nn.Sequential):
     """A discriminator of canvases (D what): the first layer is a `scene_conv`."""
 
     def forward(self, canvas: Canvas) -> Tensor:
@@ -131,7 +131,7 @@ class SceneCritic(nn.Sequential):
         return hidden
 
 
-class FullPrecision(nn.Sequential):
+class MaskDiscriminator(nn.Sequential):
     """A discriminator of compact masks (D object), outside autocast: it is small and needs the digits.
 
     Instance norms enlarge the small differences within a smooth mask, of which 8 bits keep too little.
@@ -295,10 +295,10 @@ def what_discriminators(options: Options) -> dict[str, nn.Module]:
     compact, kernel_compact = _compact_size(options)
     channels = [d * multiplier for multiplier in channel_multipliers(compact)]
     return {
-        "d_obj": FullPrecision(
+        "d_obj": MaskDiscriminator(
             *down(1, channels), nn.LeakyReLU(LEAK), nn.Conv2d(channels[-1], 1, kernel_compact)
         ),
-        "d_what": SceneCritic(*down(PLANES, [d, 2 * d]), DownBlock(2 * d, 1, LEAK, norm=False)),
+        "d_what": SceneDiscriminator(*down(PLANES, [d, 2 * d]), DownBlock(2 * d, 1, LEAK, norm=False)),
     }
 
 

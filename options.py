@@ -123,7 +123,7 @@ class Options:
     init: str = setting(
         "", "checkpoint whose weights training begins with (run folder, state-*.pt or builtin:street)"
     )
-    random_seed: int = setting(1004, "seed of everything random", min=0)
+    random_seed: int = setting(1004, "seed of everything random", min=0, max=2**64 - 1)
     device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")
     log_every: int = setting(100, "iterations between log lines", min=1)
     sample_every: int = setting(100, "iterations between sample grids, 0: none", min=0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from layers.canvas import Canvas
 from loader.noise import Noise
-from losses import gan_loss, gan_losses, kl_loss, mask_loss
+from losses import gan_loss, kl_loss, mask_loss
 from networks import full_precision, place
 from options import Options
 from views import Maps, Views
@@ -86,7 +86,7 @@ class What:
         real = views.real_boxed_big.paste(place(batch.compact, batch.theta, self.maps.big))
         return {
             "d_obj": gan_loss(d_obj(batch.compact), True)
-            + gan_losses(d_obj, paths.masks().detach(), 3, False),
+            + 3 * gan_loss(d_obj(paths.masks().detach()), False),  # a term for each of the three paths
             "d_what": gan_loss(d_what(real), True) + gan_loss(d_what(paths.result.detach()), False),
         }
 
@@ -95,7 +95,7 @@ class What:
         # The target of path 5 depends on theta and is not detached, as published.
         scenes = views.real_boxed_big.joined(paths.cond_boxed)
         return {
-            "g_obj": gan_losses(networks["d_obj"], paths.masks(), 3, True),
+            "g_obj": 3 * gan_loss(networks["d_obj"](paths.masks()), True),
             "g_what": gan_loss(networks["d_what"](paths.result), True),
             "what_recon": 2 * networks["what_reconstructor"].loss(paths.recon, scenes)
             + F.l1_loss(paths.cond_z, noise.z_appr)

@@ -6,7 +6,6 @@ but whoever wants the density itself (`has_density`, `PlacesOnDensity.density`).
 Shapes: B images a batch, h x w the small map.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,11 +17,13 @@ from data.labels import FIRST_THING_CHANNEL
 from layers.canvas import Canvas
 from layers.place_density import PlaceDensity
 from loader.noise import Noise
-from losses import coord_loss, gan_loss, gan_losses, kl_loss, stn_theta_loss
+from losses import coord_loss, gan_loss, kl_loss, stn_theta_loss
 from networks import full_precision
 from options import Options
 from support.errors import InputError
 from views import Maps, Views
+
+MAX_TEMPERATURE = 10  # far beyond it the sizes that are drawn overflow
 
 # ---- as published: an STN head, trained by discriminators ---------------------------------------
 
@@ -90,7 +91,7 @@ class PublishedWhere:
         real_box = self.maps.box(theta, self.maps.small)
         return {
             "d_stn": gan_loss(d_stn(theta[:, :, None, None]), True)
-            + gan_losses(d_stn, fakes[:, :, None, None], 3, False),
+            + 3 * gan_loss(d_stn(fakes[:, :, None, None]), False),  # a term for each of the three paths
             "d_where": gan_loss(d_where(boxed_planes(views.real_small.paste(real_box))), True)
             + gan_loss(d_where(boxed_planes(paths.cond_boxed.detach())), False),
         }
@@ -101,7 +102,7 @@ class PublishedWhere:
         # Both paths' means at once: twice the mean over both.
         scenes = 2 * reconstructor.loss(paths.recon, views.real_small.joined(views.cond_small))
         return {
-            "g_stn": gan_losses(d_stn, paths.thetas()[:, :, None, None], 3, True),
+            "g_stn": 3 * gan_loss(d_stn(paths.thetas()[:, :, None, None]), True),
             "g_where": gan_loss(d_where(boxed_planes(paths.cond_boxed)), True),
             "coord": coord_loss(paths.theta),
             "stn_theta": stn_theta_loss(paths.theta, target.max_width_ratio, target.max_height_ratio),
@@ -274,8 +275,11 @@ class PlacesOnDensity:
 
 def check_temperature(where: PublishedWhere | DensityWhere, temperature: float) -> None:
     """Raise InputError for a temperature that can't be used, or not with this module."""
-    if not 0 < temperature < math.inf:
-        raise InputError(f"--temperature must be above 0, not {temperature:g} (1 is the learnt distribution)")
+    if not 0 < temperature <= MAX_TEMPERATURE:
+        raise InputError(
+            f"--temperature must be above 0 and at most {MAX_TEMPERATURE}, not {temperature:g} (1 is the"
+            " learnt distribution)"
+        )
     if temperature != 1 and not where.has_density:
         raise InputError(
             "--temperature: the published where module has none; leave it out, or take a checkpoint trained"

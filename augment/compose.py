@@ -14,12 +14,12 @@ from scipy import ndimage
 
 from data.geometry import MaskPatch, is_thing
 from data.instances import bounding_box, rides
-from data.labels import FIRST_SINGLE_ID, GROUND, UNLABELED
+from data.labels import FIRST_SINGLE_ID, GROUND, UNLABELED, ids_of
 
-IN_FRONT = (1, 2, 3)  # ego vehicle, rectification border, out of roi
+IN_FRONT = ids_of("ego vehicle", "rectification border", "out of roi")
 FURTHER_DOWN = np.iinfo(np.int32).max  # "foot" of what is in front of everything
-POLES = (17, 18)
-POLE_LIKE = (*POLES, 19, 20)  # with traffic lights and signs, which hang on poles
+POLES = ids_of("pole", "polegroup")
+POLE_LIKE = (*POLES, *ids_of("traffic light", "traffic sign"))  # which hang on poles
 _IS_POLE_LIKE = np.isin(np.arange(256), POLE_LIKE).astype(np.uint8)  # by label id
 
 
@@ -185,8 +185,7 @@ def compose(
             dropped.append(instance_id)
             given_back |= remains
     if given_back.any():
-        new = np.zeros(label_ids.shape, bool)
-        new[patch.window] = visible
+        new = MaskPatch(visible, patch.x0, patch.y0).on(label_ids.shape)
         give_back(label_ids, instance_ids, given_back, new)
     return Composed(label_ids, instance_ids, tuple(dropped), given_back)
 

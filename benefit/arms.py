@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 
+from augment.placement.options import InsertOptions, range_of
 from augment.placement.options import parse as parse_insert
-from augment.placement.options import range_of
 from benefit.pasting import paste_tree
 from benefit.scenes import SPLIT
 from data.frame import ANNOTATION, IMAGE_KIND, Frame, list_frames
@@ -41,6 +42,12 @@ class Arm:
     share: float | None = None  # of what is learnt from that is made; None: as everywhere
     flags: dict[str, str | None] = field(default_factory=dict)  # of scripts.insert; None: without a value
 
+    def insertion(self, checkpoint: str) -> InsertOptions:
+        """What scripts.insert would be told, but for its input. Raises InputError for bad flags."""
+        render = "swap" if "inserted" in self.recipes else "cutout"
+        given = {"checkpoint": checkpoint, "db_root": "-", "out": "-", "render": render}
+        return parse_insert(_as_words(given | self.flags))
+
     def data(self, recipe: str) -> str:
         """Name of what a recipe makes for this arm, which arms of other shares have in common."""
         flags = [name if value is None else f"{name}={value}" for name, value in self.flags.items()]
@@ -52,7 +59,7 @@ OF_PERSONS, OF_ALL = "placement", "placement_all"
 MODEL_OF = {"cutout": OF_PERSONS, "cutout_all": OF_ALL, "inserted": OF_PERSONS}  # by recipe
 # Flags of scripts.insert that the measurement sets, or that would change what the arms are compared by.
 _GIVEN = ("checkpoint", "db_root", "split", "scenes", "image", "out", "render", "bank", "seed", "num_workers")
-_GIVEN += ("shard", "device", "raw", "target", "overwrite", "merge", "dry_run", "help")
+_GIVEN += ("shard", "device", "raw", "target", "coco_like", "overwrite", "merge", "dry_run", "help")
 ARMS = {
     "real": Arm("the n scenes alone"),
     "copy-paste": Arm(
@@ -126,15 +133,18 @@ def arm_of(name: str) -> Arm:
             arm = replace(arm, flags=arm.flags | {flag: value if equals else None})
     if arm.flags:
         try:
-            render = "swap" if "inserted" in arm.recipes else "cutout"
-            given = {"checkpoint": "-", "db_root": "-", "out": "-", "render": render}
-            parse_insert(_as_words(given | arm.flags))
+            arm.insertion("-")
         except InputError as error:
             text = str(error).removesuffix(" (see --help)")
             raise argparse.ArgumentTypeError(f"{name}: {text}") from None
     if changes:
         arm = replace(arm, differs=f"from {base} in {', '.join(changes)}")
     return arm
+
+
+def folder_of(name: str) -> str:
+    """The folder of an arm, or of what is made for it, by its name, whose flags may hold anything."""
+    return quote(name, safe="+=,")
 
 
 def base_of(name: str) -> str:

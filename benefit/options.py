@@ -4,8 +4,9 @@ import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from augment.placement.options import range_of
-from benefit.arms import ARMS, OF_ALL, OF_PERSONS, arm_of, models_of, shows_shapes
+from augment.placement.options import range_of, rendering_of
+from augment.placement.places import models_for
+from benefit.arms import ARMS, OF_ALL, OF_PERSONS, Arm, arm_of, folder_of, models_of, shows_shapes
 from benefit.scenes import BuiltInScenes, Scenes, TreeScenes
 from data.camera import camera_setting
 from distributed import choose_device
@@ -18,6 +19,7 @@ from support.errors import InputError, Parser
 from support.settings import add_flags, checked, setting
 
 FROM_SCENES = "scenes"  # the segmenter begins with weights learnt on built-in scenes
+MAX_NAME = 255  # characters of the name of a folder
 SECTIONS = {
     "": "what is compared",
     "data": "how the data are made",
@@ -201,6 +203,18 @@ def parse(arguments: list[str] | None = None) -> BenefitOptions:
     return options
 
 
+def _check_flags(name: str, arm: Arm, options: BenefitOptions) -> None:
+    """Raises InputError for flags of scripts.insert that an arm's model of places can't be used with."""
+    (model,) = models_of(arm)
+    try:
+        insertion = arm.insertion(options.known_places[model] or "-")
+        insertion = replace(insertion, rendering=rendering_of(insertion))
+        if options.known_places[model]:
+            models_for(insertion)
+    except InputError as error:
+        raise InputError(f"--arms {name}: {error}") from None
+
+
 def _check_models(options: BenefitOptions) -> None:
     """Raises InputError, now and not after hours, for a device or a model that an arm can't use."""
     choose_device(options.device)
@@ -210,6 +224,11 @@ def _check_models(options: BenefitOptions) -> None:
         except InputError as error:
             raise InputError(str(error).replace("--weights", "--start")) from None
     arms = {name: arm_of(name) for name in options.arms}
+    for name, arm in arms.items():
+        if len(folder_of(name)) > MAX_NAME:
+            raise InputError(f"--arms {name}: is too long for the name of a folder; give a shorter path")
+        if arm.flags:
+            _check_flags(name, arm, options)
     for model in dict.fromkeys(model for arm in arms.values() for model in models_of(arm)):
         checkpoint = options.known_places[model]
         flag = f"--{'places_all' if model == OF_ALL else 'places'} {checkpoint}"

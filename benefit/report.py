@@ -3,7 +3,9 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,9 +13,9 @@ from scipy import stats
 
 from benefit.arms import ARMS, arm_of, base_of, models_of
 from benefit.options import BenefitOptions
-from benefit.sharing import read_result
+from benefit.sharing import RESULT, read_result
 from benefit.tasks import SETTINGS, Case, cases_of
-from support.files import write_atomic
+from support.files import listed, write_atomic
 
 METRICS = {"person": "person AP", "mean": "mean AP over classes"}
 OFFICIAL = {"official_person": "official person AP", "official_mean": "official mean AP"}  # where measured
@@ -91,6 +93,12 @@ def difference(pairs: list[tuple[float, float]]) -> dict | None:
     return {"mean": found["mean"], "half_width": half, "pairs": len(pairs)}
 
 
+def finished_arms(options: BenefitOptions, out: Path) -> list[str]:
+    """The arms that OUT holds results of, for the numbers of scenes and the seeds of the options."""
+    paths = [path for case in cases_of(options) for path in listed(out, f"{case.name}/arms/*/{RESULT}")]
+    return sorted({unquote(path.parent.name) for path in paths})
+
+
 def _rows(options: BenefitOptions) -> list[tuple[int, str]]:
     arms = sorted(options.arms, key=lambda name: list(ARMS).index(base_of(name)))
     return [(n, arm) for n in options.n for arm in arms]
@@ -124,7 +132,11 @@ def _cost(options: BenefitOptions, out: Path, n: int, arm: str) -> dict:
 
 
 def write_report(options: BenefitOptions, out: Path) -> str:
-    """Write benefit.json, benefit.md and a plot for each set of scenes; the Markdown."""
+    """Write benefit.json, benefit.md and a plot for each set of scenes; the Markdown.
+
+    Arms that OUT holds beside those of the options are in it, too.
+    """
+    options = replace(options, arms=tuple(dict.fromkeys([*options.arms, *finished_arms(options, out)])))
     content = summarise(options, out)
     text = markdown(content)
     write_atomic(out / "benefit.json", (json.dumps(content, indent=1) + "\n").encode())

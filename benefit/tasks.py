@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from urllib.parse import quote
 
 from augment.placement.options import range_of
 from benefit.arms import (
@@ -16,6 +15,7 @@ from benefit.arms import (
     RECIPES,
     Source,
     arm_of,
+    folder_of,
     models_of,
     train_placement,
     trees_of,
@@ -58,11 +58,6 @@ class Case:
 
     def model(self, model: str) -> str:
         return f"{self.name}/{model}"
-
-
-def folder_of(name: str) -> str:
-    """The folder of an arm, or of what is made for it, by its name, whose flags may hold anything."""
-    return quote(name, safe="+=,")
 
 
 def cases_of(options: BenefitOptions) -> list[Case]:

@@ -68,29 +68,26 @@ def annotations_of(
             continue
         mask = by_column == value
         code = rle.encode(mask.view(np.uint8))
-        box = [int(number) for number in rle.toBbox(code)]
-        outlines = edge_polygons(mask, box) if polygons and not is_group else None
-        if outlines and rle.merge(rle.frPyObjects(outlines, *instance_ids.shape)) != code:
-            outlines = None  # it has a hole; a mask is never written but exactly
-        found.append(
-            {
-                "category_id": category,
-                "iscrowd": int(is_group),
-                "area": int(rle.area(code)),
-                "bbox": box,
-                "segmentation": outlines or {"size": code["size"], "counts": code["counts"].decode()},
-                "instance_id": value,
-                "source": new_source if value in new_ids else "original",
-            }
-        )
+        about = {"category_id": category, "iscrowd": int(is_group), **fields_of_code(code)}
+        outlines = edge_polygons(mask, about["bbox"]) if polygons and not is_group else None
+        # One with a hole stays a code: a mask is never written but exactly.
+        if outlines and rle.merge(rle.frPyObjects(outlines, *instance_ids.shape)) == code:
+            about["segmentation"] = outlines
+        source = new_source if value in new_ids else "original"
+        found.append(about | {"instance_id": value, "source": source})
     return found
+
+
+def fields_of_code(code: dict) -> dict:
+    """Area and box, pixels, and segmentation of an annotation whose mask `pycocotools.mask` has encoded."""
+    box = [int(number) for number in rle.toBbox(code)]
+    packed = {"size": code["size"], "counts": code["counts"].decode()}
+    return {"area": int(rle.area(code)), "bbox": box, "segmentation": packed}
 
 
 def rle_of(patch: MaskPatch, shape: tuple[int, int]) -> dict:
     """A mask in an image of shape (H,W) as compressed RLE of the whole image; pycocotools.mask decodes it."""
-    whole = np.zeros(shape, np.uint8, order="F")
-    whole[patch.window] = patch.mask
-    code = rle.encode(whole)
+    code = rle.encode(np.asfortranarray(patch.on(shape), np.uint8))
     return {"size": code["size"], "counts": code["counts"].decode()}
 
 

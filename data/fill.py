@@ -7,22 +7,16 @@ stand behind the hole are completed, so that nothing keeps the outline of what i
 
 import cv2
 import numpy as np
-from cityscapesscripts.helpers.labels import name2label
 from scipy import ndimage
 
 from data.geometry import hull_of
-from data.labels import FIRST_SINGLE_ID, GROUND, LABEL_OF_VALUE, UNLABELED
-
-
-def _ids(*names: str) -> tuple[int, ...]:
-    return tuple(name2label[name].id for name in names)
-
+from data.labels import FIRST_SINGLE_ID, GROUND, LABEL_OF_VALUE, UNLABELED, ids_of
 
 # What goes on behind things. Poles and signs are as narrow as a person; the rest lies on top of the scene.
-_BACKGROUND = _ids("building", "wall", "fence", "guard rail", "bridge", "tunnel", "vegetation", "sky")
+_BACKGROUND = ids_of("building", "wall", "fence", "guard rail", "bridge", "tunnel", "vegetation", "sky")
 # (65536,) bool: which values of an instance map are such labels, none of which has single instances
 _IS_GROUND, _IS_POLE, _IS_SURFACE = (
-    np.isin(np.arange(2**16), ids) for ids in (GROUND, _ids("pole", "polegroup"), GROUND + _BACKGROUND)
+    np.isin(np.arange(2**16), ids) for ids in (GROUND, ids_of("pole", "polegroup"), GROUND + _BACKGROUND)
 )
 
 

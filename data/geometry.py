@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from cityscapesscripts.helpers.labels import labels as OFFICIAL_LABELS
-from cityscapesscripts.helpers.labels import name2label
 
 from data.camera import Camera
 from data.instances import bounding_box
-from data.labels import LICENSE_PLATE_ID
+from data.labels import LICENSE_PLATE_ID, ids_of
 
 STRIP_ROWS = 5  # rows below the foot that are looked at for support
 SUPPORT_FRACTION = 0.5  # of the strip's pixels must be a surface that the class stands on
@@ -127,7 +126,7 @@ def supporting_pixels(
     below[rows, columns] = below[standing, columns]
 
     is_support = np.zeros(256, bool)
-    is_support[[name2label[name].id for name in support]] = True
+    is_support[list(ids_of(*support))] = True
     return is_support[below[:height]]
 
 
@@ -256,3 +255,22 @@ class MaskPatch:
     def foot(self) -> int:
         """The row of the image below the lowest pixel; the mask must hold one."""
         return self.box[3]
+
+    def on(self, shape: tuple[int, int]) -> np.ndarray:
+        """The mask on an image of shape (H,W): (H,W) bool."""
+        whole = np.zeros(shape, bool)
+        whole[self.window] = self.mask
+        return whole
+
+    def around(self, margin: int, shape: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray]:
+        """Rows and columns of an image of shape (H,W), `margin` pixels around the mask's, and the mask there.
+
+        The mask must hold a pixel.
+        """
+        x0, y0, x1, y1 = self.box
+        left, top = max(x0 - margin, 0), max(y0 - margin, 0)
+        window = slice(top, min(y1 + margin, shape[0])), slice(left, min(x1 + margin, shape[1]))
+        mask = np.zeros([one.stop - one.start for one in window], bool)
+        own = self.mask[y0 - self.y0 : y1 - self.y0, x0 - self.x0 : x1 - self.x0]
+        mask[y0 - top : y1 - top, x0 - left : x1 - left] = own
+        return window, mask

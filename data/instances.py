@@ -8,19 +8,18 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-from cityscapesscripts.helpers.labels import name2label
 from PIL import Image
 from scipy import ndimage
 
-from data.labels import FIRST_SINGLE_ID, GROUND, TargetClass
+from data.labels import FIRST_SINGLE_ID, GROUND, TargetClass, ids_of
 
 SMALLEST_PLACE = 1 / 32  # height of an instance whose place can be learnt from, fraction of the image
 PLACE_GRID = (4096, 2048)  # width and height of the grid that places are measured on, whatever the map's size
 CONTACT_ROWS = 0.05  # the lowest rows of an instance, fraction of its height
 CONTACT_SEEN = 0.5  # of the pixels right below them must be ground
 
-RIDER = name2label["rider"].id
-TWO_WHEELERS = tuple(name2label[name].id for name in ("bicycle", "motorcycle"))
+(RIDER,) = ids_of("rider")
+TWO_WHEELERS = ids_of("bicycle", "motorcycle")
 
 
 def resize_nearest(array: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -54,11 +54,15 @@ for _label in OFFICIAL_LABELS:
         _FIRST_LABEL.setdefault(channel_of_id(_label.id), _label)
 CHANNEL_COLOURS = np.array([_FIRST_LABEL[channel].color for channel in range(NUM_CHANNELS)], np.uint8)
 
+
+def ids_of(*names: str) -> tuple[int, ...]:
+    """The label ids of some labels."""
+    return tuple(name2label[name].id for name in names)
+
+
 UNLABELED = name2label["unlabeled"].id  # 0; in a map that is filled: nothing is known
-GROUND = tuple(
-    name2label[name].id for name in ("road", "sidewalk", "parking", "ground", "terrain", "rail track")
-)
-_GROUND = ("road", "parking", "ground")
+GROUND = ids_of("road", "sidewalk", "parking", "ground", "terrain", "rail track")
+_ROADWAY = ("road", "parking", "ground")
 _OPEN_GROUND = ("road", "sidewalk", "parking", "ground", "terrain")
 
 
@@ -93,9 +97,9 @@ TARGET_CLASSES = {
     for target in (
         TargetClass("person", 0.2, 0.4, 4, 50, 10, (*_OPEN_GROUND, "rail track"), published=True),
         TargetClass("rider", 0.2, 0.3, 4, 50, 10, _OPEN_GROUND, published=False),
-        TargetClass("car", 0.5, 0.4, 3, 30, 10, _GROUND, published=True),
-        TargetClass("truck", 0.5, 0.4, 4, 30, 10, _GROUND, published=False),
-        TargetClass("bus", 0.5, 0.4, 5, 30, 10, _GROUND, published=False),
+        TargetClass("car", 0.5, 0.4, 3, 30, 10, _ROADWAY, published=True),
+        TargetClass("truck", 0.5, 0.4, 4, 30, 10, _ROADWAY, published=False),
+        TargetClass("bus", 0.5, 0.4, 5, 30, 10, _ROADWAY, published=False),
         TargetClass("train", 0.5, 0.4, 8, 30, 12, ("rail track", "road"), published=False),
         TargetClass("motorcycle", 0.2, 0.3, 4, 50, 12, _OPEN_GROUND, published=False),
         TargetClass("bicycle", 0.2, 0.25, 4, 50, 12, _OPEN_GROUND, published=False),

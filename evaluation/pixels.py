@@ -31,13 +31,8 @@ class Looks:
         if contrast is not None:
             self.contrast.append(contrast)
         x0, y0, x1, y1 = patch.box
-        margin = round(_BESIDE * max(x1 - x0, y1 - y0))
-        left, top = max(x0 - margin, 0), max(y0 - margin, 0)
-        around = np.ascontiguousarray(rgb[top : y1 + margin, left : x1 + margin])
-        mask = np.zeros(around.shape[:2], bool)
-        rows, columns = patch.mask.shape
-        mask[patch.y0 - top :, patch.x0 - left :][:rows, :columns] = patch.mask
-        own, beside = softness_of(around, mask)
+        window, mask = patch.around(round(_BESIDE * max(x1 - x0, y1 - y0)), rgb.shape[:2])
+        own, beside = softness_of(np.ascontiguousarray(rgb[window]), mask)
         if own is not None and beside is not None:
             self.softness.append(own - beside)
 

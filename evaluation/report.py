@@ -112,9 +112,14 @@ REAL_PLAUSIBLE = 0.8  # plausible_rate of real instances below which the rule do
 _ARROWS = {"up": " ↑", "down": " ↓", "": ""}
 
 
+def _shown(results: dict) -> list[str]:
+    """The metrics that any method has, in the order of METRICS."""
+    return [name for name in METRICS if any(name in metrics for metrics in results.values())]
+
+
 def table(results: dict) -> str:
-    """The Markdown table of `results` (`evaluation.metrics.summarise`), one row a metric."""
-    shown = [name for name in METRICS if any(name in metrics for metrics in results.values())]
+    """The Markdown table of `results` (`evaluation.collected.summarise`), one row a metric."""
+    shown = _shown(results)
     rows = [["metric", *results]]
     rows += [[_title(name), *(_cell(results[method].get(name)) for method in results)] for name in shown]
     return _aligned(rows)
@@ -192,7 +197,7 @@ def restrictions(temperature: float, min_height: float) -> str:
 def markdown(evaluation: dict) -> str:
     """The text of evaluation.md, from what evaluation.json holds."""
     results, settings = evaluation["methods"], evaluation["settings"]
-    shown = [name for name in METRICS if any(name in metrics for metrics in results.values())]
+    shown = _shown(results)
     sizes, of_the_rest = settings["sample_sizes"], ""
     if not settings["quick"]:
         of_the_rest = (

@@ -182,7 +182,10 @@ def map_like(values: np.ndarray, before: np.ndarray, given):
     own = given.numpy() if isinstance(given, Tensor) else np.asarray(given)
     made = np.where((values == before).reshape(own.shape), own, values.astype(own.dtype).reshape(own.shape))
     if isinstance(given, Image.Image):
-        return Image.fromarray(made)
+        image = Image.fromarray(made)
+        if given.mode == "P":
+            image.putpalette(given.getpalette())
+        return image
     return tv_tensors.wrap(torch.from_numpy(made), like=given) if isinstance(given, Tensor) else made
 
 
@@ -255,22 +258,25 @@ def masks_with_new(target: dict, values: np.ndarray, before: np.ndarray, scene: 
     found = [(inserted == number) & (ids == one) for number, one in new]
     seen = [(one, mask) for (_, one), mask in zip(new, found, strict=True) if mask.any()]
     old, count = _planes(target["masks"]), len(values)
+    inside = max(old.max(initial=0), 1)  # 255 in masks of 0 and 255
     masks = np.zeros((count + len(seen), *before.shape), old.dtype)
     masks[:count] = old
     boxes = _half_open(target["boxes"]) if "boxes" in target else None
+    moved: list[int] = []
     lost, kept = np.zeros(count, np.int64), list(range(count))
     for row in np.flatnonzero(
         (masks[:count, window[0], window[1]].astype(bool) & changed).any((1, 2))
     ).tolist():
         mask = masks[row][window]
-        mask[changed] = (ids[changed] == values[row]) & (inserted[changed] == 0)
+        mask[changed] = inside * ((ids[changed] == values[row]) & (inserted[changed] == 0))
         lost[row] = np.count_nonzero(old[row]) - np.count_nonzero(masks[row])
         if not masks[row].any():
             kept.remove(row)
         elif boxes is not None:
             boxes[row] += torch.tensor(bounding_box(masks[row])) - torch.tensor(bounding_box(old[row]))
+            moved.append(row)
     for mask, (_, own) in zip(masks[count:], seen, strict=True):
-        mask[window] = own
+        mask[window] = inside * own
 
     labels = [int(LABEL_OF_VALUE[one]) for one, _ in seen]
     areas = [int(own.sum()) for _, own in seen]
@@ -283,13 +289,18 @@ def masks_with_new(target: dict, values: np.ndarray, before: np.ndarray, scene: 
     if "area" in target:
         of_old = target["area"]
         left = [float(area) - less for area, less in zip(of_old, lost.tolist(), strict=True)]
-        left = of_old.new_tensor(left) if isinstance(of_old, Tensor) else left
-        after["area"] = _rows(left, kept, areas)
+        after["area"] = _rows(_like(left, of_old), kept, areas)
     if "iscrowd" in target:
         after["iscrowd"] = _rows(target["iscrowd"], kept, [0] * len(seen))
     if boxes is not None:
         new = [[x0, y0, x1 + 1, y1 + 1] for x0, y0, x1, y1 in map(bounding_box, masks[count:])]
-        after["boxes"] = _boxes_like(_rows(boxes, kept, new), target["boxes"])
+        given = target["boxes"]
+        boxes = torch.cat([boxes, torch.tensor(new, dtype=boxes.dtype).reshape(-1, 4)])
+        boxes = _boxes_like(boxes, given)
+        untouched = sorted({*range(len(given))}.difference(moved))
+        boxes[untouched] = given.as_subclass(Tensor)[untouched]  # to the bit, which conversions need not be
+        rows = [*kept, *range(len(given), len(boxes))]
+        after["boxes"] = tv_tensors.wrap(boxes[rows], like=given)
     return after
 
 
@@ -300,11 +311,19 @@ def _planes(masks: Tensor) -> np.ndarray:
 
 
 def _rows(values, kept: list[int], new: list):
-    """Those rows of a tensor or a list that are kept, and new ones."""
+    """Those of these numbers that are kept, and new ones."""
     if isinstance(values, Tensor):
-        added = torch.tensor(new, dtype=values.dtype).reshape(len(new), *values.shape[1:])
-        return torch.cat([values[kept], added])
+        return torch.cat([values[kept], _like(new, values)])
+    if isinstance(values, np.ndarray):
+        return np.concatenate([values[kept], _like(new, values)])
     return [*(values[row] for row in kept), *new]
+
+
+def _like(numbers: list, given):
+    """Numbers as a tensor, an array or a list, as `given` is."""
+    if isinstance(given, Tensor):
+        return torch.tensor(numbers, dtype=given.dtype)
+    return np.array(numbers, given.dtype) if isinstance(given, np.ndarray) else numbers
 
 
 def _half_open(boxes: Tensor) -> Tensor:
@@ -315,10 +334,10 @@ def _half_open(boxes: Tensor) -> Tensor:
 
 
 def _boxes_like(corners: Tensor, given: Tensor) -> Tensor:
-    """Corners (N,4) in the format of `given`."""
+    """Corners (N,4) in the format of `given`, a plain tensor."""
     if not isinstance(given, tv_tensors.BoundingBoxes):
         return corners
     corners = tv_tensors.BoundingBoxes(
         corners, format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=given.canvas_size
     )
-    return F.convert_bounding_box_format(corners, new_format=given.format)
+    return F.convert_bounding_box_format(corners, new_format=given.format).as_subclass(Tensor)

@@ -5,6 +5,7 @@ category, its id, and its mask, which is drawn as pycocotools draw it, so clippe
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +51,30 @@ class Thing:
                 if sum(runs) != height * width:
                     raise ValueError(f"the mask of annotation {self.number} doesn't fill the picture")
                 return rle.decode(rle.frPyObjects(self.mask, height, width)).view(bool)
+            if sum(runs_of(runs)) != height * width:  # what no run covers pycocotools would leave to chance
+                raise ValueError(f"the mask of annotation {self.number} doesn't fill the picture")
             return rle.decode(self.mask | {"counts": runs.encode()}).view(bool)
         scale = (width, height) if self.relative else (1, 1)
         shapes = [(np.reshape(polygon, (-1, 2)) * scale).ravel().tolist() for polygon in self.mask]
         return rle.decode(rle.merge(rle.frPyObjects(shapes, height, width))).view(bool)
+
+
+def runs_of(code: str) -> list[int]:
+    """The lengths in a compressed run-length code of COCO's; one that is cut short ends with the last whole.
+
+    A character holds five bits of a number, the lowest first, and whether more follow; from the fourth on a
+    number is the difference to the last but one.
+    """
+    runs, value, shift = [], 0, 0
+    for character in code.encode():
+        bits = character - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << (shift - 4)  # the sign
+            runs.append(value + runs[-2] if len(runs) > 2 else value)
+            value = shift = 0
+    return runs
 
 
 @dataclass(frozen=True)
@@ -140,6 +161,14 @@ def read_coco(path: Path) -> dict:
             for field, kind in fields.items():
                 if not isinstance(entry, dict) or not isinstance(entry.get(field), kind):
                     raise InputError(f"{path}: number {number} of “{name}” has no {field}; mend the file")
+    for name in ("images", "categories"):
+        twice = [one for one, count in Counter(entry["id"] for entry in content[name]).items() if count > 1]
+        if twice:
+            raise InputError(f"{path}: id {twice[0]} stands more than once in “{name}”; mend the file")
+    for number, entry in enumerate(content["images"], 1):
+        for field in ("width", "height"):
+            if not isinstance(entry.get(field, 0), int):
+                raise InputError(f"{path}: number {number} of “images”: {field} is no number; mend the file")
     return content
 
 

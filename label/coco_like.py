@@ -18,7 +18,7 @@ import numpy as np
 from cityscapesscripts.helpers.labels import id2label
 from pycocotools import mask as rle
 
-from data.coco import file_name
+from data.coco import fields_of_code, file_name
 from data.frame import Frame
 from data.images import read_instance_map, read_label_map
 from data.labels import LABEL_OF_VALUE
@@ -193,7 +193,4 @@ def _annotations(
 
 def _mask(mask: np.ndarray) -> dict:
     """Run-length code, area and box of a mask (H,W) bool, in pixels."""
-    code = rle.encode(np.asfortranarray(mask.view(np.uint8)))
-    packed = {"size": code["size"], "counts": code["counts"].decode()}
-    box = [int(number) for number in rle.toBbox(code)]
-    return {"segmentation": packed, "area": int(rle.area(code)), "bbox": box}
+    return fields_of_code(rle.encode(np.asfortranarray(mask.view(np.uint8))))

@@ -69,7 +69,7 @@ class SceneMaps(_Tensors):
 
 
 @dataclass(frozen=True)
-class Places(_Tensors):
+class PlaceTargets(_Tensors):
     """Small maps without some of their instances, one for each update of a step, and where those stood."""
 
     labels: Tensor  # (B,2,h,w) uint8, channel 0..29
@@ -86,7 +86,7 @@ class Batch(_Tensors):
     cond: SceneMaps | None = None  # x
     compact: Tensor | None = None  # (B,1,cy,cx) float32 in [0,1]
     theta: Tensor | None = None  # (B,6) float32
-    places: Places | None = None  # for a density of places
+    places: PlaceTargets | None = None  # for a density of places
 
 
 class TrainingPairs:
@@ -155,7 +155,7 @@ class TrainingPairs:
             places=places,
         )
 
-    def _places(self, position: int, real_index: int) -> Places:
+    def _places(self, position: int, real_index: int) -> PlaceTargets:
         """Of x+ for update 0, of another such image, in an order of its own, for update 1."""
         other_index = self.usable[_walk(self.seed, PLACE_ORDER, self.usable_count, position)]
         rng = np.random.default_rng([self.seed, ERASING, position])
@@ -182,7 +182,8 @@ class TrainingPairs:
             places, classes = np.zeros((PLACES, 4), np.float32), np.zeros(PLACES, np.int64)
             places[:count], classes[:count] = boxes[:count], numbers[:count]
             drawn.append((np.ascontiguousarray(labels), places, np.arange(PLACES) < count, classes))
-        return Places(*(torch.from_numpy(np.stack(arrays))[None] for arrays in zip(*drawn, strict=True)))
+        stacked = (np.stack(arrays)[None] for arrays in zip(*drawn, strict=True))
+        return PlaceTargets(*map(torch.from_numpy, stacked))
 
 
 def _walk(seed: int, stream: int, count: int, position: int) -> int:

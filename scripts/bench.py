@@ -366,8 +366,8 @@ def main(arguments: list[str] | None = None) -> None:
     for name in flags.variants.split(","):
         if name not in VARIANTS[1:]:
             raise InputError(f"variant '{name}' is unknown: choose of {', '.join(VARIANTS[1:])}")
-    if flags.json and not Path(flags.json).absolute().parent.is_dir():
-        raise InputError(f"--json {flags.json}: its folder does not exist; make it or name another")
+    if flags.json and (Path(flags.json).is_dir() or not Path(flags.json).absolute().parent.is_dir()):
+        raise InputError(f"--json {flags.json}: is a folder, or its folder does not exist; name a file")
     with tempfile.TemporaryDirectory() as folder:
         db_root = Path(flags.db_root or f"{folder}/streets")
         if not flags.db_root:

@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from scipy.special import entr
 
 from augment.placement.filters import Filters, Surroundings, box_rejection
 from augment.placement.heat import coverage, density_of_feet, draw_places, heat_over
@@ -76,12 +77,6 @@ def parse(arguments: list[str] | None = None) -> HeatmapOptions:
     return settings
 
 
-def entropy(mass: np.ndarray) -> float:
-    """Entropy, nats, of probabilities that add up to 1."""
-    positive = mass[mass > 0]
-    return float(-(positive * np.log(positive)).sum())
-
-
 def share_of_half(mass: np.ndarray) -> float:
     """The smallest fraction of the cells that holds half of the mass, which is 1 in all."""
     sums = np.sort(mass, axis=None)[::-1].cumsum()
@@ -138,7 +133,7 @@ def heatmap(settings: HeatmapOptions) -> None:
     mass = density_of_feet(model, image, settings.temperature)
     concentration = None
     if mass is not None:
-        concentration = {"entropy": entropy(mass), "share_of_half": share_of_half(mass)}
+        concentration = {"entropy": float(entr(mass).sum()), "share_of_half": share_of_half(mass)}
     height, width = image.label_ids.shape
     heat = coverage(boxes, width, height) if mass is None else cv2.resize(mass, (width, height))
     rgb = paint(image.label_ids, heat, boxes, scores, rejections, settings.top)

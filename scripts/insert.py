@@ -20,13 +20,12 @@ import torch
 from augment.placement.contact_sheet import contact_sheet
 from augment.placement.options import (
     ALL,
-    CLASSES_BY_NAME,
     LIKE_DATA,
     InsertOptions,
     parse,
     rendering_of,
 )
-from augment.placement.places import TreeInserter, count_classes, load_models, needed_fits
+from augment.placement.places import TreeInserter, count_classes, models_for, needed_fits
 from augment.placement.plan import INSERT, PREVIEW, histogram, plan, sum_up
 from augment.placement.scene import new_frame, single_frame, sources_of
 from augment.tree_extras import add_panoptic, add_raw, add_train_ids, export_coco, splits_of
@@ -43,32 +42,8 @@ from model import WhereWhat
 from support.errors import SAME_COMMAND, InputError, name_some, run_program, warn
 from support.files import check_apart, digest, in_turn, write_atomic, writing_to
 from support.processes import Pool
-from where import check_temperature
 
 # ---- input --------------------------------------------------------------------------------------
-
-
-def models_for(settings: InsertOptions) -> dict[str, tuple[Path, WhereWhat]]:
-    """Checkpoint file and model of each class. Raises InputError if they do not fit what is asked for."""
-    models = load_models(settings.checkpoint, settings.rendering)
-    for name, (checkpoint, model) in models.items():
-        check_temperature(model.where, settings.temperature)
-        for option in ("z_spatial", "z_appr"):
-            wanted, given = getattr(model.options, option.replace("z_", "z_dim_")), getattr(settings, option)
-            if given and len(given) != wanted:
-                raise InputError(f"--{option}: {len(given)} numbers, but the {name} model takes {wanted}")
-        if settings.z_appr and not model.what.draws_shapes:
-            raise InputError(f"--z_appr: {checkpoint} draws no shapes; leave it out")
-    asked_for = {"target": settings.target or ()}
-    asked_for["classes"] = () if settings.classes in CLASSES_BY_NAME else settings.classes
-    for option, names in asked_for.items():
-        for name in names:
-            if name not in models:
-                raise InputError(
-                    f"--{option} {name}: no checkpoint for that class, only for {', '.join(models)}; add one"
-                    " with --checkpoint"
-                )
-    return models
 
 
 def shares_of(settings: InsertOptions, frames: list[Frame]) -> dict[str, int]:

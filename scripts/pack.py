@@ -31,7 +31,10 @@ def main(arguments: list[str] | None = None) -> None:
     path = find_checkpoint(flags.checkpoint)
     if path.suffix == PACKED:
         raise InputError(f"--checkpoint {flags.checkpoint}: is packed already")
-    save_packed(flags.out, load_checkpoint(path), SAMPLING_NETWORKS)
+    state = load_checkpoint(path)
+    if {name.split(".")[0] for name in state["networks"]}.isdisjoint(SAMPLING_NETWORKS):
+        raise InputError(f"--checkpoint {flags.checkpoint}: draws no objects; take what main.py has trained")
+    save_packed(flags.out, state, SAMPLING_NETWORKS)
     print(f"{path} -> {flags.out}, {flags.out.stat().st_size / 1e6:.1f} MB")
 
 

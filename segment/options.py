@@ -59,7 +59,7 @@ class SegmentOptions:
     official: bool = setting(True, "measure with the official Cityscapes program too")
     eval_only: bool = setting(False, "measure the newest checkpoint of --out, or --weights; train nothing")
     resume: str = setting("", "auto: go on with the newest checkpoint of --out, if any", ("", "auto"))
-    random_seed: int = setting(0, "seed of everything random", min=0)
+    random_seed: int = setting(0, "seed of everything random", min=0, max=2**64 - 1)
     device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")
     num_workers: int = setting(cores(), "processes that decode the trees at the start", min=0)
     log_every: int = setting(50, "steps between log lines", min=1)

@@ -12,6 +12,12 @@ from collections.abc import Callable
 SAME_COMMAND = "the same command goes on from there"
 WITH_RESUME = "the same command with --resume auto goes on from there"
 
+_REMEDIES = dict.fromkeys(
+    (errno.ENOSPC, errno.EDQUOT), "free some space and give the same command again"
+) | dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
+    "name another path, or make this one fit to be written",
+)
 LISTED = 20  # items named in one message
 
 
@@ -54,9 +60,9 @@ def name_some(items: list[str]) -> str:
 def run_program(main: Callable[[], int | None], go_on: str = "") -> None:
     """Run `main` as a command-line program: what ends it becomes one line and an exit status.
 
-    InputError and a full disk: a line on stderr, 2. Ctrl-C: a line that ends with `go_on`, which says how to
-    go on from there, 130; SIGTERM likewise, 143. What the locale can't show, such as a path that is no UTF-8,
-    is printed with escapes.
+    InputError, a full disk, a path that can't be written: a line on stderr, 2. Ctrl-C: a line that ends with
+    `go_on`, which says how to go on from there, 130; SIGTERM likewise, 143. What the locale can't show, such
+    as a path that is no UTF-8, is printed with escapes.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -79,10 +85,11 @@ def run_program(main: Callable[[], int | None], go_on: str = "") -> None:
         sys.stderr.close()
         status = 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _REMEDIES:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        status, said = 2, f"error: {where}{error.strerror}; free some space and give the same command again"
+        path = error.filename2 or error.filename
+        where = f"{path}: " if path else ""
+        status, said = 2, f"error: {where}{error.strerror}; {_REMEDIES[error.errno]}"
     if in_main:
         signal.signal(signal.SIGTERM, before)
     # Not sooner: a progress bar ends its line when the exception that holds it is gone.

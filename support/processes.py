@@ -1,4 +1,4 @@
-"""Work over processes: one kind of pool for every program."""
+"""Work over processes: the pool of every program. The training loop reads ahead with `loader/ahead.py`."""
 
 import multiprocessing
 import multiprocessing.connection

@@ -144,7 +144,7 @@ def read_yaml(path: str | Path, what: str, *, may_be_empty: bool = False, flag: 
     """
     try:
         content = yaml.safe_load(Path(path).read_bytes())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: an impossible date
         reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
         raise InputError(f"{flag}{path}: can't be read as YAML ({reason})") from None
     if content is None and may_be_empty:

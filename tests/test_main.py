@@ -159,14 +159,6 @@ def test_resume_is_exact(streets, tmp_path, kind):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_the_other_where_module_is_refused(streets, tmp_path):
-    run(streets, tmp_path / "run", max_iters=1)
-    done = command(flags(streets, tmp_path / "run", max_iters=2, resume="auto", where="distribution"))
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "was trained with where published, this run has distribution" in done.stderr
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_number_of_loader_processes_changes_nothing(streets, tmp_path, num_workers):
     alone = run(streets, tmp_path / "alone", max_iters=6, batch_size=2)

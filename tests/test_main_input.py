@@ -131,6 +131,7 @@ def test_checkpoint_of_other_options_is_refused(streets, tmp_path):
         ("z_dim_appr", 16, 15),
         ("image_sizex_big", 128, 64),
         ("target_class", "person", "car"),
+        ("where", "published", "distribution"),
     ):
         with pytest.raises(InputError, match=f"{name} {theirs}, this run has {ours}"):
             run(streets, tmp_path / "run", **{name: ours}, resume="auto")

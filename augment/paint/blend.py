@@ -92,14 +92,8 @@ def light_around(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
 
 def light_at(rgb: np.ndarray, patch: MaskPatch) -> np.ndarray | None:
     """The same of a mask on a whole image (H,W,3) uint8; the mask must hold a pixel."""
-    x0, y0, x1, y1 = patch.box
-    reach = _RING_WIDTHS[1] + 2
-    left, top = max(x0 - reach, 0), max(y0 - reach, 0)
-    around = rgb[top : y1 + reach, left : x1 + reach]
-    mask = np.zeros(around.shape[:2], bool)
-    inside = patch.mask[y0 - patch.y0 : y1 - patch.y0, x0 - patch.x0 : x1 - patch.x0]
-    mask[y0 - top : y1 - top, x0 - left : x1 - left] = inside
-    return light_around(around, mask)
+    window, mask = patch.around(_RING_WIDTHS[1] + 2, rgb.shape[:2])
+    return light_around(rgb[window], mask)
 
 
 def contrast_at(rgb: np.ndarray, patch: MaskPatch) -> float | None:

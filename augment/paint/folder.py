@@ -142,7 +142,9 @@ def read_kinds(root: Path, folders: list[str]) -> tuple[Kind, ...]:
     if path.exists():
         what = "a folder's name on each line, and below it places, label or height"
         said = read_yaml(path, what, flag="", may_be_empty=True)
-    if absent := sorted(str(name) for name in said if name not in folders):
+    if others := [name for name in said if not isinstance(name, str)]:
+        raise InputError(f"{path}: {others[0]} is read as no text; write a folder's name in quotes")
+    if absent := sorted(name for name in said if name not in folders):
         raise InputError(
             f"{path}: {absent[0]}: there is no folder {root / absent[0]}; make it, or remove that entry"
         )
@@ -155,14 +157,14 @@ def _kind(path: Path, name: str, about) -> Kind:
         wrong = f"unknown {sorted(map(str, unknown))[0]}" if isinstance(about, dict) else "is no mapping"
         raise InputError(f"{path}: {name}: {wrong}; a folder has places, label and height")
     places, label = about.get("places", name), about.get("label", name)
-    if places not in TARGET_CLASSES:
+    if not isinstance(places, str) or places not in TARGET_CLASSES:
         if "places" in about:
             raise InputError(f"{path}: {name}: places {places!r}: choose {', '.join(TARGET_CLASSES)}")
         raise InputError(
             f"{path.parent / name}: {name} is no class ({', '.join(TARGET_CLASSES)}); rename the folder, or"
             f" say in {path} whose places it takes and which label it has"
         )
-    if label not in LABELS:
+    if not isinstance(label, str) or label not in LABELS:
         raise InputError(f"{path}: {name}: label {label!r}: choose {', '.join(LABELS)}")
     height = about.get("height")
     if height is not None:

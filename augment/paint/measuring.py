@@ -10,20 +10,21 @@ from augment.compose import contact_rows, one_piece
 from augment.paint.blend import light_around
 from data.geometry import hull_of
 from data.instances import RIDER, TWO_WHEELERS, rides
-from data.labels import FIRST_SINGLE_ID, GROUND, LABEL_OF_VALUE
+from data.labels import FIRST_SINGLE_ID, GROUND, LABEL_OF_VALUE, ids_of
 
 MIN_SIDE, MIN_AREA = 8, 100  # pixels; smaller instances are not worth showing again
 MARGIN_FRACTION = 1 / 16  # kept around an instance, in parts of its longer side, and 4 pixels besides
 _WHOLE_COVERED = 0.02  # fraction of a whole instance's outline that something in front may take
 _WHOLE_PIECE = 0.98  # fraction of its pixels that one piece holds
 _WHOLE_GROUND = 0.5  # fraction of the pixels right below its lowest twentieth that are ground
+_PEOPLE = ids_of("person", "rider")
 # Fraction of its height along which it may meet a side of its box: a tree or a corner of a house, whose
 # distance no map tells, cuts in a straight line. What is larger than a car has upright sides of its own.
-_WHOLE_STRAIGHT = {24: 0.45, 25: 0.45, 32: 0.5, 33: 0.5, 26: 0.7}  # by label id
+_WHOLE_STRAIGHT = dict.fromkeys(_PEOPLE, 0.45) | dict.fromkeys(TWO_WHEELERS, 0.5)  # by label id
+_WHOLE_STRAIGHT |= dict.fromkeys(ids_of("car"), 0.7)
 # In a row of parked vehicles the lowest pixel does not tell who stands in front.
 _WHOLE_TOUCHING = 0.35  # fraction of a vehicle's outline that others of its class may take
 _WHOLE_ASPECT = 0.7  # width / height of a car or what is larger; less is what is seen between others
-_PEOPLE = (24, 25)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Rendering:
         """Raises InputError for bad settings of the back end or bad prompts; nothing is loaded."""
         if self.name not in WITHOUT_BACKEND:
             settings_of(self.name, self.options.backend_settings)
-            load_prompts(self.options.prompts or None)
+            load_prompts(self.options.prompts)
 
     def prepare(self, map_function: Callable) -> None:
         """Make the bank once, before workers want it. InputError if the data offer nothing to show."""
@@ -131,6 +131,11 @@ class NewObject:
     composed: Composed  # the maps with the object on them
     others: np.ndarray  # (H,W) bool, where earlier new objects are seen
 
+    @property
+    def visible(self) -> MaskPatch:
+        """What nothing hides."""
+        return replace(self.patch, mask=self.patch.mask & ~self.occluded)
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -172,7 +177,7 @@ class Painter:
 
     @cached_property
     def prompts(self) -> Prompts:
-        return load_prompts(self.rendering.options.prompts or None)
+        return load_prompts(self.rendering.options.prompts)
 
     def load(self) -> None:
         """Load what painting needs. Raises InputError: what is wrong with it is wrong with every object."""
@@ -196,15 +201,13 @@ class Painter:
     def paste(self, shown: Shown, rgb: np.ndarray, new: NewObject) -> tuple[np.ndarray, dict]:
         """As `paint`, of an object whose patch is the outline of a cut-out."""
         if new.composed.given_back.any():
-            seen = _on_frame(new.patch, new.patch.mask & ~new.occluded, rgb.shape[1::-1])
-            rgb = self._without(rgb, new.composed.given_back, seen)
+            rgb = self._without(rgb, new.composed.given_back, new.visible.on(rgb.shape[:2]))
         window, under = shown.placed.around, new.class_name in CLOSED_BELOW
         ground = shadow_ground(new.composed.label_ids[window]) & ~new.others[window]
         painted = blend(rgb, shown.placed, new.occluded, ground, self.rendering.shadow, under=under)
         facts = {"backend": "cutout", "version": CUTOUT_VERSION, "source": shown.choice.key}
-        seen = MaskPatch(new.patch.mask & ~new.occluded, new.patch.x0, new.patch.y0)
         facts |= {"enlargement": shown.placed.enlargement, "mirrored": shown.choice.mirrored}
-        facts |= {"contrast": contrast_at(painted, seen)}
+        facts |= {"contrast": contrast_at(painted, new.visible)}
         return painted, facts
 
     def paint(self, rgb: np.ndarray, new: NewObject) -> tuple[np.ndarray, dict]:
@@ -214,14 +217,13 @@ class Painter:
         give back to the ground because the object left too little of a thing. Raises CannotFillError if there
         is nothing to paint it with, InputError if the back end fails.
         """
-        visible = new.patch.mask & ~new.occluded
         if self.rendering.name == "overlay":
-            painted = rgb.copy()
+            painted, visible = rgb.copy(), new.visible.mask
             labels = new.composed.label_ids[new.patch.window][visible]
             painted[new.patch.window][visible] = colour_map(labels[None])[0, :, :3]
             return painted, {"backend": "overlay"}
         options, size = self.rendering.options, rgb.shape[1::-1]
-        whole, seen = (_on_frame(new.patch, mask, size) for mask in (new.patch.mask, visible))
+        whole, seen = (patch.on(size[::-1]) for patch in (new.patch, new.visible))
         if new.composed.given_back.any():
             rgb = self._without(rgb, new.composed.given_back, seen)
         crop = context_crop(new.patch.box, size, options.margin, options.min_crop)
@@ -282,10 +284,3 @@ class Painter:
         gone = crop.cut(remains | seen, mirror=False)
         (filled,) = backend.fill(Request(crop.cut(rgb), gone, "", "", ("",), "", self.seed))
         return paste(rgb, crop.back(filled), crop.inside(remains), crop.box, 0)
-
-
-def _on_frame(patch: MaskPatch, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask in a patch's window as a mask of the whole image of size (width, height)."""
-    whole = np.zeros(size[::-1], bool)
-    whole[patch.window] = mask
-    return whole

@@ -21,7 +21,7 @@ class Prompts:
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def load_prompts(path: str | Path | None = None) -> Prompts:
+def load_prompts(path: str | Path = "") -> Prompts:
     """The table of a YAML file, or the published one. Raises InputError, naming the file, if it is bad."""
     path = Path(path or DEFAULT_PATH)
     try:

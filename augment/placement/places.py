@@ -24,7 +24,7 @@ from augment.paint.choosing import Wish
 from augment.paint.collection import grid_of
 from augment.paint.painter import Painter, Rendering
 from augment.placement.filters import Filters, Surroundings, box_rejection
-from augment.placement.options import Insertion, InsertOptions, read_region
+from augment.placement.options import CLASSES_BY_NAME, Insertion, InsertOptions, read_region
 from augment.placement.scene import EditedImage, contents, count_instances, new_frame, read_image
 from data.frame import Frame
 from data.geometry import METRIC_RANGES, HeightFit, MaskPatch, boxes_of_theta, fit_heights, too_few
@@ -35,7 +35,7 @@ from model import WhereWhat, load_model
 from support.checkpoints import find_checkpoint
 from support.errors import InputError, warn
 from support.seeds import normal
-from where import Places
+from where import Places, check_temperature
 
 CANDIDATES = 8  # places asked for at once; a constant, because rounding may depend on it
 FIT_FRAMES = 200  # at most so many frames, evenly spaced, enter the fit of heights
@@ -43,6 +43,29 @@ STAGE = "insert"  # in the manifest
 
 
 # ---- the model on one image ---------------------------------------------------------------------
+
+
+def models_for(settings: InsertOptions) -> dict[str, tuple[Path, WhereWhat]]:
+    """Checkpoint file and model of each class. Raises InputError if they do not fit what is asked for."""
+    models = load_models(settings.checkpoint, settings.rendering)
+    for name, (checkpoint, model) in models.items():
+        check_temperature(model.where, settings.temperature)
+        for option in ("z_spatial", "z_appr"):
+            wanted, given = getattr(model.options, option.replace("z_", "z_dim_")), getattr(settings, option)
+            if given and len(given) != wanted:
+                raise InputError(f"--{option}: {len(given)} numbers, but the {name} model takes {wanted}")
+        if settings.z_appr and not model.what.draws_shapes:
+            raise InputError(f"--z_appr: {checkpoint} draws no shapes; leave it out")
+    asked_for = {"target": settings.target or ()}
+    asked_for["classes"] = () if settings.classes in CLASSES_BY_NAME else settings.classes
+    for option, names in asked_for.items():
+        for name in names:
+            if name not in models:
+                raise InputError(
+                    f"--{option} {name}: no checkpoint for that class, only for {', '.join(models)}; add one"
+                    " with --checkpoint"
+                )
+    return models
 
 
 def load_models(

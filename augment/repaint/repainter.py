@@ -88,7 +88,7 @@ class Repainter:
 
     @cached_property
     def prompts(self) -> Prompts:
-        return load_prompts(self.options.prompts or None)
+        return load_prompts(self.options.prompts)
 
     def __call__(self, item: WorkItem, write: Callable) -> list[dict]:
         """The lines of a frame in the three stages; only in the first if there is nothing to repaint.
@@ -134,7 +134,7 @@ class Repainter:
         """Cut out an instance and write its files; digests: of what was read for that."""
         start, frame, ids = time.monotonic(), scene.source.frame, scene.instance_ids
         crop = context_crop(one.box, ids.shape[::-1], self.options.margin, self.options.min_crop)
-        mask, cut = crop.cut(ids == one.instance_id, mirror=False).copy(), crop.cut(scene.rgb).copy()
+        mask, cut = crop.cut(ids == one.instance_id, mirror=False), crop.cut(scene.rgb)
         stem = f"work/select/{frame.city}/{frame.name}_{one.instance_id}"
         images = {"rgb": cut, "mask": mask.view(np.uint8) * 255}
         outputs = scene.write({f"{stem}_{name}.png": encode_png(image) for name, image in images.items()})

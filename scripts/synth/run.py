@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(as_yaml(options))
         return 0
     out = out_of(flags)
-    load_prompts(options.prompts or None)  # what is wrong with them is better said now
+    load_prompts(options.prompts)  # what is wrong with them is better said now
     settings_of(options.backend, options.backend_settings)
     check_out(out, options)
     settings, shard = fingerprint_settings(options), Shard() if flags.merge else shard_of_process(flags.shard)

@@ -20,11 +20,11 @@ from model import WhereWhat, load_model, sample
 from options import PRESETS, Options
 from scripts import evaluate
 from streets.scenes import write_streets
-from support.checkpoints import find_checkpoint, save_checkpoint
+from support.checkpoints import find_checkpoint
 from support.errors import InputError
 from tests.miniature import CITY, write_miniature
 from tests.programs import as_flags, refused
-from tests.town import write_density_checkpoint, write_places_checkpoint
+from tests.town import save_untrained, write_density_checkpoint, write_places_checkpoint
 from where import DensityWhere
 
 PLACEMENT = {
@@ -52,11 +52,7 @@ def save_model(run_dir, options: Options) -> None:
         theta = model.networks["stn"].theta
         theta.weight.normal_(0, 2)
         theta.bias.copy_(torch.tensor([8.0, 0, 0, 0, 4, -1]))
-    state = {"iteration": 0, "samples_seen": 0, "optimisers": {}, "window": {}}
-    networks = model.networks.state_dict()
-    save_checkpoint(
-        run_dir / "checkpoints", {**state, "options": dataclasses.asdict(options), "networks": networks}, 1
-    )
+    save_untrained(run_dir / "checkpoints", model)
 
 
 @pytest.fixture(scope="session")

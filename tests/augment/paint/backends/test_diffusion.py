@@ -19,6 +19,7 @@ from scripts import insert
 from scripts.synth import run as synth
 from support.errors import InputError
 from tests.equality import tree_in
+from tests.label.tiny_models import save_tokenizer
 from tests.mini_frames import write_mini
 from tests.programs import run_ok
 from tests.town import write_checkpoint, write_town
@@ -109,14 +110,7 @@ def tokenizer(folder: Path):
     from transformers import CLIPTokenizer
 
     folder.mkdir(exist_ok=True)
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    options = {"bos_token": words[0], "eos_token": words[1], "pad_token": words[1], "unk_token": words[1]}
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **options})
-    )
+    save_tokenizer(folder)
     return CLIPTokenizer.from_pretrained(folder)
 
 
