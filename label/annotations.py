@@ -51,7 +51,9 @@ class Thing:
                 if sum(runs) != height * width:
                     raise ValueError(f"the mask of annotation {self.number} doesn't fill the picture")
                 return rle.decode(rle.frPyObjects(self.mask, height, width)).view(bool)
-            if sum(runs_of(runs)) != height * width:  # what no run covers pycocotools would leave to chance
+            if (
+                sum(run_lengths(runs)) != height * width
+            ):  # what no run covers pycocotools would leave to chance
                 raise ValueError(f"the mask of annotation {self.number} doesn't fill the picture")
             return rle.decode(self.mask | {"counts": runs.encode()}).view(bool)
         scale = (width, height) if self.relative else (1, 1)
@@ -59,7 +61,7 @@ class Thing:
         return rle.decode(rle.merge(rle.frPyObjects(shapes, height, width))).view(bool)
 
 
-def runs_of(code: str) -> list[int]:
+def run_lengths(code: str) -> list[int]:
     """The lengths in a compressed run-length code of COCO's; one that is cut short ends with the last whole.
 
     A character holds five bits of a number, the lowest first, and whether more follow; from the fourth on a

@@ -81,6 +81,7 @@ BLACK, HALF = np.zeros((128, 256, 3), np.uint8), np.zeros((64, 256), np.uint16)
         (None, {"image_sizey_small": 100}, "100"),
         (None, {"learning_rat": 1}, "learning_rat"),
         (None, {"batch_size": "many"}, "batch_size"),
+        (None, {"random_seed": 2**64}, "random_seed must be at least 0 and at most"),
         (None, {"config": "none.yaml"}, "none.yaml"),
         (
             lambda root: Path("odd.yaml").write_text("learning_rat: 0.1"),

@@ -332,6 +332,46 @@ def test_tensors_come_back_as_tensors(source, transform):
         assert made.dtype == given.dtype and np.array_equal(made[0], wanted)
 
 
+@pytest.mark.parametrize("form", ["XYXY", "XYWH", "CXCYWH"])
+def test_whatever_nothing_touched_stays_as_it_is_in_the_form_it_came_in(source, checkpoint, bank, form):
+    image, target = things(data_set(source)[1])
+    boxes = v2.functional.convert_bounding_box_format(target["boxes"], new_format=form)
+    size = tuple(target["masks"].shape[1:])
+    target["boxes"] = tv_tensors.BoundingBoxes(
+        boxes.long(), format=form, canvas_size=size, clamping_mode="hard"
+    )
+    target["masks"] = tv_tensors.Mask(target["masks"].to(torch.uint8) * 255)
+    target["area"] = target["area"].numpy()
+    target["iscrowd"] = np.zeros(len(target["area"]), np.int64)
+    torch.manual_seed(1)
+    _, after = InsertInstances(checkpoint, (2, 3), 1.0, bank=bank, filters=LOOSE)(image, target)
+    old, new = target["masks"], after["masks"]
+    rows = [
+        (one, other)
+        for one in range(len(old))
+        for other in range(len(new))
+        if torch.equal(old[one], new[other])
+    ]
+    assert rows and len(new) > len(rows) and new.unique().tolist() == [0, 255]
+    for one, other in rows:
+        assert torch.equal(target["boxes"][one], after["boxes"][other])
+    assert (after["boxes"].format, after["boxes"].clamping_mode) == (target["boxes"].format, "hard")
+    for name in ("area", "iscrowd"):
+        assert isinstance(after[name], np.ndarray) and after[name].dtype == target[name].dtype
+
+
+def test_a_label_map_with_a_palette_keeps_it(source, transform):
+    image, (ids, labels) = data_set(source)[1]
+    torch.manual_seed(1)
+    expected = arrays(transform(image, [ids, labels]))
+    labels = Image.fromarray(np.array(labels))
+    labels.putpalette([*range(256)] * 3)
+    torch.manual_seed(1)
+    _, (_, made) = transform(image, [ids, labels])
+    assert made.mode == "P" and made.getpalette() == labels.getpalette()
+    assert np.array_equal(np.asarray(made), expected[2])
+
+
 @pytest.mark.slow
 def test_the_recipe_for_torchvisions_reference_script_trains(source, checkpoint, tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs/insertion.md").read_text()

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from label.annotations import Annotations, Thing, read_annotations
+from label.annotations import Annotations, Thing, read_annotations, run_lengths
 from label.pictures import find_pictures
 from support.errors import InputError
 
@@ -85,11 +85,20 @@ def test_compressed_codes_are_read_and_damaged_ones_are_a_value_error():
     code = rle.encode(mask)
     packed = {"size": code["size"], "counts": code["counts"].decode()}
     assert np.array_equal(Thing(1, 0, False, packed).drawn(HEIGHT, WIDTH), mask.astype(bool))
-    for bad in (packed | {"counts": packed["counts"] + "zz~"}, packed | {"size": [WIDTH, HEIGHT]}):
-        with pytest.raises(ValueError):
-            Thing(1, 0, False, bad).drawn(HEIGHT, WIDTH)
-    with pytest.raises(ValueError, match="annotation 5 doesn't fill"):
-        Thing(5, 0, False, {"size": [HEIGHT, WIDTH], "counts": [3, 4]}).drawn(HEIGHT, WIDTH)
+    with pytest.raises(ValueError, match="annotation 1 is made for"):
+        Thing(1, 0, False, packed | {"size": [WIDTH, HEIGHT]}).drawn(HEIGHT, WIDTH)
+    for counts in (packed["counts"] + "zz~", packed["counts"][:5], "1", "", [3, 4]):
+        with pytest.raises(ValueError, match="annotation 5 doesn't fill"):
+            Thing(5, 0, False, {"size": [HEIGHT, WIDTH], "counts": counts}).drawn(HEIGHT, WIDTH)
+
+
+def test_the_runs_of_a_compressed_code_are_those_of_the_mask():
+    from pycocotools import mask as rle
+
+    rng = np.random.default_rng(0)
+    for share in np.linspace(0, 1, 20):
+        mask = np.asfortranarray(rng.random(rng.integers(1, 90, 2)) < share, np.uint8)
+        assert run_lengths(rle.encode(mask)["counts"].decode()) == runs_of(mask.astype(bool))
 
 
 def test_what_has_no_counterpart_is_named_and_left_out(tmp_path):
@@ -126,6 +135,9 @@ def change(place: str, number: int, **fields) -> dict:
         (change("annotations", 0, image_id=...), "number 1 of “annotations” has no image_id"),
         (change("images", 1, file_name=3), "number 2 of “images” has no file_name"),
         (change("images", 1, file_name="a.jpg"), "are both about a.jpg"),
+        (change("images", 1, id=31), "id 31 stands more than once in “images”"),
+        (change("categories", 1, id=4), "id 4 stands more than once in “categories”"),
+        (change("images", 1, width="60"), "number 2 of “images”: width is no number"),
         (change("categories", 0, name=...), "number 1 of “categories” has no name"),
         (coco(categories=[]), "has no list “categories”"),
         (coco(annotations=None), "has no list “annotations”"),

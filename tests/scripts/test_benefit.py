@@ -18,7 +18,7 @@ from segment.models import build
 from support.checkpoints import find_checkpoint, load_checkpoint
 from support.errors import InputError
 from tests.equality import assert_same
-from tests.programs import as_flags, refused, run_here
+from tests.programs import as_flags, refused, run_here, run_ok
 from tests.town import write_checkpoint, write_places_checkpoint, write_town
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +106,10 @@ def test_a_miniature_from_start_to_end_with_a_stop_on_the_way(tmp_path, monkeypa
     assert asked["per_image"] == [1, 1] and not asked["gates"]["rules"]
     assert (tmp_path / "out/benefit_held_out.png").stat().st_size > 1000
 
+    run_ok(program.main, *flags(tmp_path / "out"), "--report")  # arms that are not asked for are in it, too
+    content = json.loads((tmp_path / "out/benefit.json").read_text())
+    assert sorted(row["arm"] for row in content["held_out"]) == sorted(wanted)
+
     final, real_measure, measured = parse([*arguments, "--final"]), tasks.measure, []
 
     def noted_measure(model, settings, *given):
@@ -179,6 +183,16 @@ SHAPES = ["real", "cutout", "inserted"]
         ({"arms": "cutout+seed=3"}, "cutout+seed=3: 'seed' can't be changed in cutout"),
         ({"arms": "cutout+height=x"}, "cutout+height=x: argument --height: 'x' is no range such as 5-30"),
         ({"arms": "cutout+magic=1"}, "cutout+magic=1: unrecognized arguments: --magic 1"),
+        (
+            {"arms": "cutout+classes=car", "places": "persons"},
+            "--arms cutout+classes=car: --classes car: no ch",
+        ),
+        (
+            {"arms": "cutout+cutouts=nowhere"},
+            "--arms cutout+cutouts=nowhere: --cutouts nowhere: no such fold",
+        ),
+        ({"arms": "cutout+temperature=11", "places": "both"}, "--temperature must be above 0 and at most 10"),
+        ({"arms": f"cutout+cutouts={80 * 'a/'}"}, "is too long for the name of a folder"),
         ({"per_image": "3-1"}, "no range such as 1-3"),
         ({"share": 1}, "share must be above 0 and below 1"),
         ({"scene_size": "8x8"}, "at least 64x32 pixels"),

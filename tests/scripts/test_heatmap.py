@@ -175,6 +175,7 @@ def test_each_class_has_its_heat(frame, tmp_path):
         ({"top": -1}, "at least 0"),
         ({"seed": -1}, "at least 0"),
         ({"temperature": -1}, "--temperature must be above 0"),
+        ({"temperature": 1e5}, "--temperature must be above 0 and at most 10, not 100000"),
         ({"temperature": 2}, "the published where module has none; leave it out"),
         ({"device": "abacus"}, "unknown"),
     ],

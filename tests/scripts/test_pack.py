@@ -73,10 +73,21 @@ def test_a_damaged_file_is_named(content, tmp_path):
         load_model(path)
 
 
+def test_what_draws_no_objects_is_refused(run, tmp_path):
+    state = load_checkpoint(run[0]) | {"networks": {"backbone.weight": torch.zeros(1)}}
+    other = save_checkpoint(tmp_path / "segmenter", state, 1)
+    said = refused(pack.main, "--checkpoint", other, "--out", tmp_path / "other.safetensors")
+    assert "draws no objects" in said and not (tmp_path / "other.safetensors").exists()
+
+
 def test_the_command_line(run, tmp_path):
     flags = ("--checkpoint", run[0], "--out", tmp_path / "new.safetensors")
     assert "new.safetensors" in run_ok(pack.main, *flags)
     assert "--overwrite" in refused(pack.main, *flags)
+    (tmp_path / "folder.safetensors").mkdir()
+    for out in ("folder.safetensors", "new.safetensors/below.safetensors"):
+        said = refused(pack.main, "--checkpoint", run[0], "--out", tmp_path / out, "--overwrite")
+        assert "name another path" in said
 
 
 def test_an_unknown_builtin_names_the_others():

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,10 @@ def on_a_full_disk(_arguments):
     raise OSError(errno.ENOSPC, "No space left on device", "tree/a.png")
 
 
+def where_a_folder_is(_arguments):
+    Path(__file__).parent.write_text("")
+
+
 def bad_input(_arguments):
     raise InputError("a.png: is no image")
 
@@ -36,6 +41,7 @@ def bad_input(_arguments):
         (interrupted, 130, "stopped\n", ""),
         (told_to_end, 143, "stopped\n", ""),
         (bad_input, 2, "", "error: a.png: is no image\n"),
+        (where_a_folder_is, 2, "", f"error: {os.path.dirname(__file__)}: Is a directory; name another path"),
         (on_a_full_disk, 2, "", "error: tree/a.png: No space left on device; free some space and"),
     ],
 )
