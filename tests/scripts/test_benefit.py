@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import pytest
 import torch
+from PIL import Image
 
 from benefit import tasks
 from benefit.arms import ARMS
@@ -43,11 +44,15 @@ def test_an_arm_learns_as_long_as_another_and_half_from_made_data(tmp_path):
 
 def test_changed_arms_have_data_of_their_own_unless_they_differ_in_their_share_alone(tmp_path):
     few, large = "cutout+share=0.25", "cutout+share=0.25+height=0.1-1+no_overlap"
-    away = f"cutout+cutouts={tmp_path}"
+    away = f"cutout+cutouts={tmp_path}/own"
+    (tmp_path / "own/person").mkdir(parents=True)
+    image = Image.new("RGBA", (20, 40))
+    image.paste("red", (5, 5, 15, 35))
+    image.save(tmp_path / "own/person/red.png")
     options = parse(flags(tmp_path, arms=["real", "cutout", few, large, away], places="builtin:person"))
     names = {task.name.removeprefix("n003_seed0/"): task for task in tasks_of(options)}
     data, own = {name for name in names if name.startswith("data")}, "data/cutout+height=0.1-1+no_overlap"
-    assert data == {"data/cutout", own, f"data/cutout+cutouts={quote(str(tmp_path), '')}"}
+    assert data == {"data/cutout", own, f"data/cutout+cutouts={quote(f'{tmp_path}/own', '')}"}
     assert "n003_seed0/data/cutout" in names[f"arms/{few}"].needs
     assert f"n003_seed0/{own}" in names[f"arms/{large}"].needs
     assert names[own].work.keywords["source"].flags == {"height": "0.1-1", "no_overlap": None}
