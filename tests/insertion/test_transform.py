@@ -1,6 +1,5 @@
 """`InsertInstances`: the same maps as scripts.insert, true masks and boxes, the same in any loader worker."""
 
-import itertools
 import pickle
 import re
 import shutil
@@ -13,70 +12,23 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
-from torchvision.datasets import Cityscapes, wrap_dataset_for_transforms_v2
+from torchvision.datasets import wrap_dataset_for_transforms_v2
 from torchvision.models.detection import maskrcnn_resnet50_fpn
-from torchvision.ops import masks_to_boxes
 from torchvision.transforms import v2
 
 from augment.placement.filters import Filters
-from data.camera import Camera
 from data.frame import list_frames
 from insertion import InsertInstances, class_counts, make_bank, thing_masks
 from insertion.transform import draw_name
 from streets.scenes import write_streets
 from support.errors import InputError
 from tests.augment.paint.test_folder import object_of
+from tests.insertion.sampled import KINDS, LOOSE, WideCityscapes, arrays, data_set, same, things
 from tests.programs import run_ok
 from tests.scripts.insert.inserting import insert
-from tests.town import CAMERA, PERSON_PLACE, write_checkpoint, write_places_checkpoint
+from tests.town import write_places_checkpoint
 
-LOOSE = Filters(rules=(), min_visible=20, may_hide=True)
 LOOSE_FLAGS = ("--no_gate", "--min_visible", 20, "--may_hide")
-KINDS = ["instance", "semantic"]
-
-
-@pytest.fixture(scope="module")
-def source(behind_cars):
-    return behind_cars
-
-
-@pytest.fixture(scope="module")
-def bank(source, tmp_path_factory):
-    return make_bank(source, "train", tmp_path_factory.mktemp("bank") / "bank.npz")
-
-
-@pytest.fixture(scope="module")
-def transform(checkpoint, bank):
-    return InsertInstances(checkpoint, (1, 3), 1.0, bank=bank, filters=LOOSE)
-
-
-class WideCityscapes(Cityscapes):
-    """With 32-bit instance maps: torchvision's wrapper can't sort the 16-bit ones that Pillow reads."""
-
-    def __getitem__(self, index):
-        image, target = super().__getitem__(index)
-        wide = [one.convert("I") if one.mode == "I;16" else one for one in self._listed(target)]
-        return image, tuple(wide) if len(wide) > 1 else wide[0]
-
-    def _listed(self, target) -> list:
-        return list(target) if isinstance(target, list | tuple) else [target]
-
-
-def data_set(root: Path, kinds=KINDS, transforms=None, kind=Cityscapes) -> Cityscapes:
-    data = kind(str(root), split="train", mode="fine", target_type=kinds, transforms=transforms)
-    data.images.sort()
-    data.targets.sort(key=lambda files: files[0])
-    return data
-
-
-def arrays(sample) -> list[np.ndarray]:
-    """Image, instance map and label map of a plain sample."""
-    image, target = sample
-    return [np.asarray(one) for one in (image, *target)]
-
-
-def same(first, second) -> bool:
-    return all(np.array_equal(one, other) for one, other in zip(arrays(first), arrays(second), strict=True))
 
 
 def test_maps_and_image_are_those_of_scripts_insert(source, checkpoint, tmp_path):
@@ -129,53 +81,6 @@ def test_wrapped_data_sets_get_the_same_objects_as_masks(source, transform, kind
         assert np.array_equal(target["masks"].reshape(-1, *ids.shape), expected)
         assert target["labels"].tolist()[-len(new) :] == [24] * len(new)
         assert len(new) and len(target["masks"]) <= count + len(new)
-
-
-def things(sample) -> tuple:
-    """Boxes, masks, areas and labels of the things, beside the label map."""
-    image, (ids, labels) = sample
-    masks, classes = thing_masks(ids)
-    boxes = masks_to_boxes(masks)
-    boxes[:, 2:] += 1
-    size = tuple(masks.shape[1:])
-    return image, {
-        "boxes": v2.functional.convert_bounding_box_format(
-            tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size), new_format="CXCYWH"
-        ),
-        "masks": tv_tensors.Mask(masks),
-        "labels": classes,
-        "area": masks.sum((1, 2)).float(),
-        "semantic": tv_tensors.Mask(torch.from_numpy(np.array(labels))),
-        "camera": Camera(**vars(CAMERA)),
-        "image_id": 7,
-    }
-
-
-def test_boxes_and_areas_are_cut_and_vanished_instances_leave(source, bank, tmp_path):
-    near = write_checkpoint(tmp_path, place=(*PERSON_PLACE[:5], -0.6))  # in front of the cars
-    cut = left = 0
-    covering = Filters(rules=(), min_visible=600, may_hide=True)
-    for index, (sample, filters) in enumerate(itertools.product(data_set(source), (LOOSE, covering))):
-        transform = InsertInstances(near, (3, 3), 1.0, bank=bank, filters=filters)
-        image, target = things(sample)
-        before = {key: value.clone() for key, value in target.items() if isinstance(value, torch.Tensor)}
-        torch.manual_seed(index)
-        _, after = transform(image, target)
-        assert all(torch.equal(target[key], value) for key, value in before.items())
-        masks = after["masks"]
-        boxes = masks_to_boxes(masks)
-        boxes[:, 2:] += 1
-        corners = v2.functional.convert_bounding_box_format(after["boxes"], new_format="XYXY")
-        assert torch.equal(corners, boxes) and after["boxes"].format == target["boxes"].format
-        assert torch.equal(after["area"], masks.sum((1, 2)).float()) and masks.any((1, 2)).all()
-        assert len(masks) == len(after["labels"]) == len(boxes) and after["image_id"] == 7
-        for mask, label in zip(masks, after["labels"].tolist(), strict=True):
-            assert (after["semantic"][mask] == label).all()
-        common = (masks[:, None] & before["masks"]).sum((2, 3))
-        part_of = common == after["area"][:, None]  # a mask after it of one before it
-        left += (~part_of.any(0)).sum()
-        cut += (part_of & (after["area"][:, None] < before["area"])).sum()
-    assert cut and left
 
 
 def test_objects_of_ones_own_that_no_class_has(source, checkpoint, tmp_path):
@@ -318,58 +223,6 @@ def test_void_is_refused_or_kept_as_it_is_where_nothing_is_inserted(source, tran
             assert len(after["labels"]) != len(target["labels"])
     with pytest.raises(InputError, match="void"):
         InsertInstances(checkpoint, bank=bank, void=[7])
-
-
-def test_tensors_come_back_as_tensors(source, transform):
-    image, (ids, labels) = data_set(source)[1]
-    torch.manual_seed(1)
-    expected = arrays(transform(image, [ids, labels]))
-    tensors = [torch.from_numpy(np.asarray(one).astype(np.int32))[None] for one in (ids, labels)]
-    torch.manual_seed(1)
-    rgb, maps = transform(tv_tensors.Image(image), tensors)
-    assert isinstance(rgb, tv_tensors.Image) and np.array_equal(rgb.permute(1, 2, 0), expected[0])
-    for made, given, wanted in zip(maps, tensors, expected[1:], strict=True):
-        assert made.dtype == given.dtype and np.array_equal(made[0], wanted)
-
-
-@pytest.mark.parametrize("form", ["XYXY", "XYWH", "CXCYWH"])
-def test_whatever_nothing_touched_stays_as_it_is_in_the_form_it_came_in(source, checkpoint, bank, form):
-    image, target = things(data_set(source)[1])
-    boxes = v2.functional.convert_bounding_box_format(target["boxes"], new_format=form)
-    size = tuple(target["masks"].shape[1:])
-    target["boxes"] = tv_tensors.BoundingBoxes(
-        boxes.long(), format=form, canvas_size=size, clamping_mode="hard"
-    )
-    target["masks"] = tv_tensors.Mask(target["masks"].to(torch.uint8) * 255)
-    target["area"] = target["area"].numpy()
-    target["iscrowd"] = np.zeros(len(target["area"]), np.int64)
-    torch.manual_seed(1)
-    _, after = InsertInstances(checkpoint, (2, 3), 1.0, bank=bank, filters=LOOSE)(image, target)
-    old, new = target["masks"], after["masks"]
-    rows = [
-        (one, other)
-        for one in range(len(old))
-        for other in range(len(new))
-        if torch.equal(old[one], new[other])
-    ]
-    assert rows and len(new) > len(rows) and new.unique().tolist() == [0, 255]
-    for one, other in rows:
-        assert torch.equal(target["boxes"][one], after["boxes"][other])
-    assert (after["boxes"].format, after["boxes"].clamping_mode) == (target["boxes"].format, "hard")
-    for name in ("area", "iscrowd"):
-        assert isinstance(after[name], np.ndarray) and after[name].dtype == target[name].dtype
-
-
-def test_a_label_map_with_a_palette_keeps_it(source, transform):
-    image, (ids, labels) = data_set(source)[1]
-    torch.manual_seed(1)
-    expected = arrays(transform(image, [ids, labels]))
-    labels = Image.fromarray(np.array(labels))
-    labels.putpalette([*range(256)] * 3)
-    torch.manual_seed(1)
-    _, (_, made) = transform(image, [ids, labels])
-    assert made.mode == "P" and made.getpalette() == labels.getpalette()
-    assert np.array_equal(np.asarray(made), expected[2])
 
 
 @pytest.mark.slow
