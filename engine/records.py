@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from support.errors import InputError
-from support.files import append, digest, read_bytes, replacing, stamp, write_atomic
+from support.files import append, digest, replacing, stamp, write_atomic
 
 SCHEMA = 2  # of the lines
 MANIFEST = "manifest.jsonl"
@@ -106,24 +106,26 @@ def write_record(out: Path, lines: list[dict]) -> None:
     append(Path(out) / WORK / name, json.dumps(lines).encode() + b"\n")
 
 
-def read_manifest(out: Path | str) -> list[dict]:
+def read_manifest(out: Path | str) -> Iterator[dict]:
     """The lines of OUT/manifest.jsonl but for a last one that was cut short; none if there is no such file.
 
-    Raises InputError, with its number, for a line that is none of ours.
+    One after another, since there may be more than memory holds. Raises InputError, with its number, for a
+    line that is none of ours.
     """
-    path, lines = Path(out) / MANIFEST, []
+    path = Path(out) / MANIFEST
     if not path.exists():
-        return lines
-    for number, text in enumerate(read_bytes(path).splitlines(keepends=True), 1):
-        try:
-            line = json.loads(text)
-            if not {"stage", "key", "status"} <= line.keys():
-                raise ValueError
-            lines.append(line)
-        except (ValueError, AttributeError):
-            if text.endswith(b"\n"):
-                raise InputError(f"{path}, line {number}: damaged; make the tree anew") from None
-    return lines
+        return
+    with path.open("rb") as file:
+        for number, text in enumerate(file, 1):
+            try:
+                line = json.loads(text)
+                sound = {"stage", "key", "status"} <= line.keys()
+            except (ValueError, AttributeError):
+                sound = False
+            if sound:
+                yield line
+            elif text.endswith(b"\n"):
+                raise InputError(f"{path}, line {number}: damaged; make the tree anew")
 
 
 class Records:
