@@ -6,7 +6,6 @@ from cityscapesscripts.helpers.labels import name2label
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make_grid
 
-from segment.evaluation import MASK_LEVEL
 from segment.samples import CLASSES
 
 MIN_SCORE = 0.5  # of what is drawn
@@ -21,8 +20,7 @@ def sheet(images: list[Tensor], seen: list[dict[str, Tensor]]) -> np.ndarray:
         colours = [name2label[name].color for name in names]
         rgb = image.cpu()
         if names:
-            masks = one["masks"][sure, 0].cpu() >= MASK_LEVEL
-            rgb = draw_segmentation_masks(rgb, masks, alpha=0.5, colors=colours)
+            rgb = draw_segmentation_masks(rgb, one["masks"][sure].cpu(), alpha=0.5, colors=colours)
             captions = [
                 f"{name} {score:.2f}" for name, score in zip(names, one["scores"][sure].tolist(), strict=True)
             ]
