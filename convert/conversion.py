@@ -18,7 +18,7 @@ from data.images import find_image
 from engine.records import WorkItem
 from engine.tree import Program, Tree
 from support.errors import InputError, name_some, warn
-from support.files import check_apart, writing_to
+from support.files import check_apart, is_there, writing_to
 
 CONVERT = Program("convert", "2", "convert.json", ("convert",), (IMAGE_KIND, GT_KINDS[0]))
 _PLACES = 10**6  # sequences, and frames of each
@@ -90,7 +90,7 @@ class Converter:
         """Write the files of a frame; what the line says of it. OSError where writing fails."""
         (frame, source), conversion = item.task, self.conversion
         try:
-            if missing := [path for path in source.files if not path.is_file()]:
+            if missing := [path for path in source.files if not is_there(path)]:
                 raise InputError(f"{missing[0]}: is not there; unpack all archives of the data set")
             if source.problem:
                 raise InputError(source.problem)
@@ -165,10 +165,13 @@ def report_of(lines: list[dict], mapping: dict[str, str]) -> dict[str, dict]:
 def report_text(report: dict[str, dict]) -> str:
     """The report as a table."""
     width = max([8, *map(len, report)])
+    wide = max([14, *(len(row["label"]) + 1 for row in report.values())])
     pixels = max(1, sum(row["pixels"] for row in report.values()))
-    lines = [f"{'category':<{width}}  {'label':<14}{'':<9}{'segments':>9}{'single':>9}{'% of pixels':>13}"]
+    lines = [
+        f"{'category':<{width}}  {'label':<{wide}}{'':<9}{'segments':>9}{'single':>9}{'% of pixels':>13}"
+    ]
     for name, row in report.items():
         share = 100 * row["pixels"] / pixels
         counts = f"{row['segments']:>9}{row['single']:>9}{share:>13.3f}"
-        lines.append(f"{name:<{width}}  {row['label']:<14}{row['fate']:<9}{counts}")
+        lines.append(f"{name:<{width}}  {row['label']:<{wide}}{row['fate']:<9}{counts}")
     return "\n".join(lines)

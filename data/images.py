@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from support.errors import InputError
-from support.files import read_bytes
+from support.files import is_there, read_bytes
 
 MAX_PIXELS = 2**27  # in one image; no camera comes near, and beyond some libraries refuse
 # A tree's own suffix first; images with those from .webp on are found, and refused by name.
@@ -54,7 +54,7 @@ def find_image(path: Path) -> Path | None:
     suffixes = SUFFIXES if path.suffix.lower() in SUFFIXES else ()
     cases = (case(suffix) for suffix in suffixes for case in (str, str.upper, str.title))
     candidates = (path, *(path.with_suffix(suffix) for suffix in cases))
-    return next((one for one in candidates if one.is_file()), None)
+    return next((one for one in candidates if is_there(one)), None)
 
 
 # ---- images -----------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def upload(label: str | None, instance: str | None, image: str | None, cityscape
     try:
         label_ids, instance_ids = frame.read_maps()
     except InputError as error:
-        sentence = str(error)
+        sentence = str(error).replace(f"list them in {frame.void_path}", "set them to 0")
         for path in (frame.label_path, frame.instance_path):
             sentence = sentence.replace(str(path), path.name)
         raise InputError(sentence) from None

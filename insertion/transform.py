@@ -102,7 +102,8 @@ class InsertInstances(v2.Transform):
             colours), none (only the maps and masks change, so the image no longer agrees with them).
           bank: file of the instances that cutout, swap and recolor show; `make_bank` makes one.
           classes: what each object is drawn from, evenly, by default all classes of the checkpoints; or how
-            often each is drawn beside the others, such as `class_counts` of a data set.
+            often each is drawn beside the others, such as `class_counts` of a data set, of which classes
+            that no checkpoint has are passed over.
           cutouts: folder of cut-outs of your own (`augment.paint.folder`) that cutout shows instead of a
             bank, or beside it if there is one.
           camera: how heights in metres are judged where the target has no camera, see CAMERA_CHOICES.
@@ -138,7 +139,8 @@ class InsertInstances(v2.Transform):
         paths = [checkpoint] if isinstance(checkpoint, str | Path) else checkpoint
         if not all(LAST_ID < label < 256 for label in void):
             raise InputError(f"void {tuple(void)}: wanted are label ids from {LAST_ID + 1} to 255")
-        self.classes = classes if classes is None or isinstance(classes, dict) else dict.fromkeys(classes, 1)
+        self.counted = isinstance(classes, dict)
+        self.classes = classes if classes is None or self.counted else dict.fromkeys(classes, 1)
         if self.classes is not None and not any(count > 0 for count in self.classes.values()):
             raise InputError("classes: none is drawn; name some, or leave it out")
         self.void = tuple(void)
@@ -177,15 +179,20 @@ class InsertInstances(v2.Transform):
         return sample.after() if sample.scene.new_ids else (image, target)
 
     def _shares(self, inserter: Inserter) -> dict[str, int]:
-        """How often each class is drawn. InputError for one that no checkpoint has, or nothing to show."""
+        """How often each class is drawn. InputError for one that no checkpoint has, or nothing to show.
+
+        Counts may be those of a whole data set: of them, classes without a checkpoint are passed over.
+        """
         wanted = dict.fromkeys(inserter.models, 1) if self.classes is None else self.classes
         shares = {name: count for name, count in sorted(wanted.items()) if count}
-        for name in shares:
-            if name not in inserter.models:
-                raise InputError(
-                    f"InsertInstances: classes: no checkpoint for {name}, only for"
-                    f" {', '.join(inserter.models)}; add one, or leave it out"
-                )
+        lacking = [name for name in shares if name not in inserter.models]
+        if self.counted and len(lacking) < len(shares):
+            shares = {name: count for name, count in shares.items() if name not in lacking}
+        elif lacking:
+            raise InputError(
+                f"InsertInstances: classes: no checkpoint for {lacking[0]}, only for"
+                f" {', '.join(inserter.models)}; add one, or leave it out"
+            )
         if inserter.settings.rendering:
             inserter.settings.rendering.check_classes(shares)
         return shares

@@ -5,9 +5,11 @@ category, its id, and its mask, which is drawn as pycocotools draw it, so clippe
 """
 
 import math
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from pycocotools import mask as rle
 from convert.source import path_below
 from label.pictures import Picture
 from support.errors import InputError, name_some
-from support.files import listed, read_json, read_text
+from support.files import files_below, listed, read_json, read_text
 
 WHAT = "COCO instance annotation"
 NO_BOXES = (
@@ -195,7 +197,7 @@ def coco_thing(path: Path, entry: dict, place: dict[int | str, int]) -> Thing:
             f"{where} has a mask that is neither polygons of at least three points nor a run-length code;"
             " mend the file"
         )
-    return Thing(number, place[entry["category_id"]], bool(entry.get("iscrowd")), mask)
+    return Thing(number, place[entry["category_id"]], entry.get("iscrowd") in (1, "1"), mask)
 
 
 def _is_polygon(polygon: object) -> bool:
@@ -214,16 +216,15 @@ def _is_polygon(polygon: object) -> bool:
 def _read_yolo(path: Path, folder: Path, pictures: list[Picture]) -> Annotations:
     """A folder with a YAML file that has `names`, and a text file for each picture, below labels/ as a rule.
 
-    A picture's file is the one whose path has the longest end in common with the picture's; without one the
-    picture shows none of the categories.
+    A picture without such a file shows none of the categories.
     """
     categories = _yolo_names(path)
-    texts: dict[str, list[Path]] = {}
-    for text in listed(path / "labels" if (path / "labels").is_dir() else path, "**/*.txt"):
-        texts.setdefault(text.stem, []).append(text)
+    root = path / "labels" if (path / "labels").is_dir() else path
+    texts = [text for text in files_below(root) if text.suffix == ".txt"]
+    files = _yolo_files(path, folder, pictures, texts)
     of_picture, used, count = {}, {}, 0
     for picture in pictures:
-        file = _nearest(picture, folder, texts.get(picture.path.stem, []))
+        file = files[picture.name]
         lines = () if file is None else tuple(_yolo_lines(file, len(categories)))
         if file in used and file is not None:
             raise InputError(
@@ -236,7 +237,7 @@ def _read_yolo(path: Path, folder: Path, pictures: list[Picture]) -> Annotations
         raise InputError(
             f"--annotations {path}: holds no text file called as a picture; is it a folder of YOLO's format?"
         )
-    others = [one for ones in texts.values() for one in ones if one not in used]
+    others = [text for text in texts if text not in used]
     left_out = []
     if others:
         names = name_some(sorted(str(one.relative_to(path)) for one in others))
@@ -265,18 +266,48 @@ def _yolo_names(path: Path) -> list[str]:
     return found[0]
 
 
-def _nearest(picture: Picture, folder: Path, files: list[Path]) -> Path | None:
-    """The one of these files whose folders agree longest with the picture's, from the end."""
-    parts = (folder.resolve() / picture.name).parent.parts[::-1]
+def _yolo_files(
+    path: Path, folder: Path, pictures: list[Picture], texts: list[Path]
+) -> dict[str, Path | None]:
+    """The text file of each picture, by the picture's name.
 
-    def agreement(file: Path) -> int:
-        pairs = zip(parts, file.resolve().parent.parts[::-1], strict=False)
-        return next((n for n, (one, other) in enumerate(pairs) if one != other), len(parts))
+    Folders called images and labels aside, those of the text below `path` must be the end of the picture's:
+    labels/train/a.txt is of images/train/a.png, train/labels/a.txt of train/images/a.png, labels/a.txt of any
+    a.png. Where that is so of no picture, and they lie elsewhere, the other way round: labels/train/a.txt is
+    of pictures/a.png.
+    """
+    by_stem: dict[str, list[tuple[tuple[str, ...], Path]]] = {}
+    for text in texts:
+        by_stem.setdefault(text.stem, []).append((_folders(text.relative_to(path)), text))
+    root, there = Path(os.path.abspath(folder)), Path(os.path.abspath(path))
 
-    ranked = sorted(files, key=agreement, reverse=True)
-    if len(ranked) > 1 and agreement(ranked[0]) == agreement(ranked[1]):
-        raise InputError(f"{ranked[0]} and {ranked[1]} may both be about {picture.name}; remove one")
-    return ranked[0] if ranked else None
+    def nearest(picture: Picture, fits: Callable) -> Path | None:
+        fitting = [one for one in by_stem.get(picture.path.stem, []) if fits(one[0])]
+        longest = max((len(folders) for folders, _ in fitting), default=0)
+        found = [text for folders, text in fitting if len(folders) == longest]
+        if len(found) > 1:
+            raise InputError(f"{found[0]} and {found[1]} may both be about {picture.name}; remove one")
+        return found[0] if found else None
+
+    files = {
+        picture.name: nearest(picture, partial(_ends_with, _folders(root / picture.name)))
+        for picture in pictures
+    }
+    if any(files.values()) or root.is_relative_to(there):
+        return files
+    return {
+        picture.name: nearest(picture, partial(_ends_with, end=_folders(Path(picture.name))))
+        for picture in pictures
+    }
+
+
+def _folders(file: Path) -> tuple[str, ...]:
+    """The folders that a file lies in, without those that YOLO keeps pictures and texts apart by."""
+    return tuple(part for part in file.parent.parts if part not in ("images", "labels"))
+
+
+def _ends_with(folders: tuple[str, ...], end: tuple[str, ...]) -> bool:
+    return len(end) <= len(folders) and folders[len(folders) - len(end) :] == end
 
 
 def _yolo_lines(file: Path, count: int) -> Iterator[Thing]:

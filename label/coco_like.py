@@ -120,8 +120,8 @@ def picture_names(source: Path) -> dict[str, str]:
 
 def _relative(name: str) -> Path:
     """A file name of a list as a place below a folder, whatever machine wrote it."""
-    parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..") and ":" not in part]
-    return Path(*parts)
+    name = re.sub(r"^([A-Za-z]:(?=[/\\])|\w+://)", "", name)  # a drive, or what a URL begins with
+    return Path(*(part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..")))
 
 
 def _entries(like: Path, images: list[dict], names: list[str]) -> list[dict | None]:

@@ -12,7 +12,7 @@ from data.frame import Frame, official_name
 from data.images import decode_image, decode_webp, is_plain_png
 from data.writer import encode_png
 from support.errors import InputError
-from support.files import check_apart, listed, read_bytes
+from support.files import check_apart, files_below, read_bytes
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # in any case
 CITY = "pictures"  # of frames whose file has no official name
@@ -47,7 +47,7 @@ def find_pictures(folder: Path, out: Path, split: str) -> list[Picture]:
     folder or around it.
     """
     check_apart(out, existing_folder(folder, "pictures"), f"the pictures {folder} or around them")
-    paths = [path for path in listed(folder, "**/*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    paths = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES]
     if not paths:
         raise InputError(f"--pictures {folder}: holds no {', '.join(SUFFIXES)}; choose another")
     names = sorted(path.relative_to(folder).as_posix() for path in paths)

@@ -16,7 +16,7 @@ _REMEDIES = dict.fromkeys(
     (errno.ENOSPC, errno.EDQUOT), "free some space and give the same command again"
 ) | dict.fromkeys(
     (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
-    "name another path, or make this one fit to be written",
+    "name another path, or make this one fit to be read and written",
 )
 LISTED = 20  # items named in one message
 

@@ -1,5 +1,6 @@
 """Files read whole, files that are never seen half-written, and their digests."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -214,8 +215,47 @@ def listed(folder: Path, pattern: str) -> list[Path]:
     that macOS wrote to, .DS_Store, .ipynb_checkpoints.
     """
     folder = Path(folder)
+    _check_readable(folder, pattern)
     found = ((path, path.relative_to(folder).parts) for path in folder.glob(pattern))
     return sorted(path for path, parts in found if not any(part.startswith(".") for part in parts))
+
+
+def _check_readable(folder: Path, pattern: str) -> None:
+    """Raises InputError for a folder on the way that can't be read, which `Path.glob` takes for empty."""
+    parts = Path(pattern).parts[:-1]
+    for count in range(len(parts) + 1):
+        for place in folder.glob("/".join(parts[:count])) if count else [folder]:
+            if place.is_dir() and not os.access(place, os.R_OK | os.X_OK):
+                _refuse(PermissionError(errno.EACCES, os.strerror(errno.EACCES), place))
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename}: can't be read ({error.strerror}); make it readable, or take it away")
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and those below it, linked ones too, sorted, without what is hidden.
+
+    A folder that several links lead to counts once. Raises InputError for one that can't be read.
+    """
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        found += (Path(place, name) for name in names if name[0] != ".")
+    return sorted(found)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file, or one that can't be looked at: reading it says why."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return True
 
 
 def stamp(*paths: Path) -> list[int] | None:

@@ -14,6 +14,7 @@ from augment.paint.painter import RENDERERS, WITH_BANK, WITHOUT_BACKEND, Renderi
 from augment.placement.filters import FILTERS, Filters
 from augment.tree_extras import BESIDE, RAW_MODES
 from data.camera import camera_setting
+from data.coco import coco_path
 from data.geometry import HeightFit
 from data.images import read_mask
 from data.labels import TARGET_CLASSES
@@ -260,6 +261,10 @@ def parse(arguments: list[str] | None = None) -> InsertOptions:
         raise InputError("--raw: belongs to a split (--db_root) whose new frames have images (--render)")
     if options.coco_like and (options.image or options.beside):
         raise InputError("--coco_like: belongs to a split (--db_root) without --raw, names of images stay")
+    if options.coco and Path(options.coco_like).name == coco_path(Path(), options.split).name:
+        raise InputError(
+            f"--coco_like {options.coco_like}: --coco writes a file of that name; rename it, or go without"
+        )
     if options.per_image and options.target:
         raise InputError("--per_image and --target exclude each other")
     if options.classes != ALL and options.target:

@@ -16,7 +16,6 @@ from convert.source import (
     Segments,
     SourceImage,
     colour_keys,
-    existing_folder,
     path_below,
     values_in,
 )
@@ -36,20 +35,29 @@ def find(root: Path) -> DataSet:
         )
     items: list[SourceImage] = []
     categories: dict[int, Category] = {}
+    absent: list[str] = []
     for file in files:
         try:
-            _add(root, file, read_json(file, _WHAT), items, categories)
+            _add(root, file, read_json(file, _WHAT), items, categories, absent)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{file}: is no {_WHAT} ({error!r} where a field was expected)") from None
     if not items:
-        raise InputError(f"{files[0]}: holds no annotation of a listed image; take another --root")
+        lacking = [f"{files[0]}: holds no annotation of a listed image; take another --root"]
+        raise InputError((absent or lacking)[0])
+    for line in absent:
+        warn(f"{line}; that split is left out")
     return DataSet(items, categories)
 
 
 def _add(
-    root: Path, file: Path, content: dict, items: list[SourceImage], categories: dict[int, Category]
+    root: Path,
+    file: Path,
+    content: dict,
+    items: list[SourceImage],
+    categories: dict[int, Category],
+    absent: list[str],
 ) -> None:
-    """Add what one JSON file holds."""
+    """Add what one JSON file holds, or say in `absent` which of its folders is not there."""
     for entry in content["categories"]:
         # Without the word, all are things: those whose label has no instances are merged all the same.
         category = Category(str(entry["name"]), bool(int(entry.get("isthing", 1))))
@@ -59,10 +67,14 @@ def _add(
             )
     name = file.stem.removeprefix(_PREFIX)
     split = re.sub(r"\d+$", "", name) or name
-    pngs = existing_folder(file.with_suffix(""), f"the segment PNGs of {file.name}")
+    pngs = file.with_suffix("")
     folders = [folder for folder in (root / name, root / "images" / name) if folder.is_dir()]
+    if not pngs.is_dir():
+        absent.append(f"{pngs}: no such folder; it should hold the segment PNGs of {file.name}")
+        return
     if not folders:
-        raise InputError(f"{root}: has no folder {name}/ or images/{name}/ with the images of {file.name}")
+        absent.append(f"{root}: has no folder {name}/ or images/{name}/ with the images of {file.name}")
+        return
     city = "coco" + re.sub(r"[^a-z0-9]", "", split.lower())
     left_out: dict[str, list[str]] = {}
     images = _named(content["images"], "id", left_out)

@@ -14,11 +14,10 @@ from convert.source import (
     Segments,
     SourceImage,
     check_known,
-    existing_folder,
     read_map,
     values_in,
 )
-from support.errors import InputError
+from support.errors import InputError, warn
 from support.files import listed, read_json
 
 _SPLITS = {"training": "train", "validation": "val"}
@@ -35,18 +34,21 @@ def find(root: Path) -> DataSet:
         categories = {k: Category(one["name"], bool(one["instances"])) for k, one in enumerate(labels)}
     except (KeyError, TypeError) as error:
         raise InputError(f"{config}: is no Vistas config ({error!r} where a field was expected)") from None
-    items = []
+    items, absent = [], []
     for folder, split in _SPLITS.items():
         if not (root / folder).is_dir():
             continue
         maps = root / folder / _VERSIONS[config.name] / "instances"
-        for path in listed(existing_folder(maps, "the 16-bit instance maps"), "*.png"):
+        if not maps.is_dir():
+            absent.append(f"{maps}: no such folder; it should hold the 16-bit instance maps")
+        for path in listed(maps, "*.png"):
             image = root / folder / "images" / f"{path.stem}.jpg"
             items.append(SourceImage(split, f"vistas{split}", None, image, (path,)))
     if not items:
-        raise InputError(
-            f"{root}: has no instance maps in training/ or validation/; unpack the archive there"
-        )
+        lacking = [f"{root}: has no instance maps in training/ or validation/; unpack the archive there"]
+        raise InputError((absent or lacking)[0])
+    for line in absent:
+        warn(f"{line}; that split is left out")
     return DataSet(items, categories)
 
 

@@ -271,8 +271,11 @@ def test_a_model_of_several_classes_inserts_those_that_are_asked_for(tmp_path):
     assert new_labels(["car"]) == {26}
     assert new_labels({"car": 0, "person": 2}) == {24}
     assert class_counts(source, "train")["person"] > 0
+    assert new_labels({"rider": 9, "person": 2}) == {24}
     with pytest.raises(InputError, match="no checkpoint for rider, only for person, car"):
-        new_labels(["rider"])
+        new_labels(["rider", "person"])
+    with pytest.raises(InputError, match="no checkpoint for rider, only for person, car"):
+        new_labels({"rider": 9})
     with pytest.raises(InputError, match="none is drawn"):
         new_labels({"car": 0})
     with pytest.raises(InputError, match="give --render cutout"):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from label.annotations import Annotations, Thing, read_annotations, run_lengths
+from label.annotations import Annotations, Thing, coco_thing, read_annotations, run_lengths
 from label.pictures import find_pictures
 from support.errors import InputError
 
@@ -188,6 +188,43 @@ def test_yolo_s_polygons_are_fractions_of_the_picture(tmp_path):
     assert len(found.of_picture["val/a.png"].things) == 1 and found.of_picture["val/b.png"].things == ()
     (line,) = found.left_out
     assert "1 files of pictures that aren't in" in line and "labels/val/gone.txt" in line
+
+
+TRIANGLE = "0 0 0 1 0 1 1"
+
+
+@pytest.mark.parametrize(
+    ("texts", "given", "names", "annotated"),  # given: --pictures; names: of the pictures below it
+    (
+        # The usual two layouts, with a background picture whose name another folder's file has.
+        (("labels/s2/1", "labels/s1/2"), "images/s1", ("1", "2"), "2"),
+        (("labels/s2/1", "labels/s1/2"), "images", ("s1/1", "s1/2", "s2/1"), "s1/2 s2/1"),
+        (("train/labels/1", "valid/labels/1"), ".", ("train/images/1", "valid/images/1"), "all"),
+        (("train/labels/1", "valid/labels/1"), "train/images", ("1",), "all"),
+        (("train/labels/2", "valid/labels/1"), "train/images", ("1", "2"), "2"),
+        (("labels/1",), "images/s1", ("1", "2"), "1"),  # no folders among the texts
+        (("labels/train/1",), "../photos", ("1", "2"), "1"),  # none among the pictures, which lie elsewhere
+    ),
+)
+def test_a_text_of_another_folder_is_of_another_picture(texts, given, names, annotated, tmp_path):
+    root = tmp_path / "yolo"
+    write_pictures(root / given, *(f"{name}.png" for name in names))
+    for text in texts:
+        (root / text).parent.mkdir(parents=True, exist_ok=True)
+        (root / f"{text}.txt").write_text(TRIANGLE)
+    (root / "data.yaml").write_text("names: [person]\n")
+    pictures = find_pictures(root / given, tmp_path / "out", "train")
+    found = read_annotations(root, root / given, pictures).of_picture
+    with_things = {name.removesuffix(".png") for name, one in found.items() if one.things}
+    assert with_things == set(names if annotated == "all" else annotated.split())
+
+
+@pytest.mark.parametrize(
+    ("written", "crowd"), ((1, True), ("1", True), ("0", False), (0, False), (None, False))
+)
+def test_a_crowd_may_be_written_as_text(written, crowd):
+    entry = {"image_id": 1, "category_id": 3, "segmentation": [[0, 0, 1, 0, 1, 1]], "iscrowd": written}
+    assert coco_thing(Path("mine.json"), entry, {3: 0}).crowd is crowd
 
 
 @pytest.mark.parametrize(

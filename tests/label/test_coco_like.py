@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 
 from data.frame import list_frames
 from data.images import read_label_map
-from label.coco_like import picture_names
+from label.coco_like import _entries, picture_names
 from label.labelling import label as label_pictures
 from label.options import options_of
 from scripts import insert
@@ -152,6 +152,20 @@ def test_images_of_any_tree_are_known_by_their_files(checkpoint, tmp_path):
     run_ok(insert.main, *given, "--coco_like", tmp_path / "mine.json", *HIDES)
     after = json.loads((tmp_path / "out/annotations/mine.json").read_text())
     assert after["images"] == [entry] and {one["image_id"] for one in after["annotations"]} == {"x"}
+
+
+@pytest.mark.parametrize(
+    ("listed", "name"),
+    (
+        ("2024-05-01T12:30:05.jpg", "2024-05-01T12:30:05.jpg"),
+        ("a:b.jpg", "cam/a:b.jpg"),
+        ("C:\\photos\\cam\\a.jpg", "cam/a.jpg"),
+        ("https://example.org/cam/a.jpg", "cam/a.jpg"),
+    ),
+)
+def test_a_picture_is_known_by_a_name_with_a_colon_too(listed, name):
+    entry = {"id": 1, "file_name": listed}
+    assert _entries(Path("mine.json"), [entry], [name]) == [entry]
 
 
 @pytest.mark.parametrize(

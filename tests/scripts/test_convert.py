@@ -1,6 +1,7 @@
 """scripts.convert on a miniature of each data set: exact maps, readers, bad input, going on."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -263,6 +264,32 @@ def test_a_frame_whose_entry_makes_no_sense_fails_alone(tmp_path):
     done = run("coco_panoptic", tmp_path / "source", tmp_path / "out")
     assert done.returncode == 1 and "2 of 3 images" in done.stdout
     assert "000000000009.png: its entry in panoptic_train2017.json can't be read" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("format_name", "folder", "images"),  # what wasn't unpacked, and how many images there are without
+    (
+        ("coco_panoptic", "annotations/panoptic_train2017", 1),
+        ("coco_panoptic", "val2017", 2),
+        ("mapillary v2.0", "validation/v2.0", 2),
+    ),
+)
+def test_a_split_that_was_not_unpacked_is_left_out_and_named(format_name, folder, images, tmp_path):
+    miniatures.WRITERS[format_name](tmp_path / "source")
+    shutil.rmtree(tmp_path / "source" / folder)
+    done = run(format_name, tmp_path / "source", tmp_path / "out")
+    assert done.returncode == 0 and f"{images} of {images} images" in done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("warning") and folder.split("/")[-1] in line and line.endswith("is left out")
+
+
+def test_a_folder_that_can_not_be_read_is_not_taken_for_empty(tmp_path, monkeypatch):
+    miniatures.kitti360(tmp_path / "source")
+    closed = next((tmp_path / "source/data_2d_semantics/train").glob("*0000_sync"))
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed and access(path, mode))
+    line = flags("kitti360", tmp_path / "source", tmp_path / "out")
+    assert f"{closed}: can't be read (Permission denied)" in refused(convert.main, *line, keeps=tmp_path)
 
 
 # ---- bad input ----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Files that are never half-written, and folders that one process at a time works in."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from support.errors import InputError
-from support.files import LOCK, WorkLock, at_work_in, is_empty, read_json, read_text
+from support.files import (
+    LOCK,
+    WorkLock,
+    at_work_in,
+    files_below,
+    is_empty,
+    is_there,
+    read_json,
+    read_text,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
@@ -107,3 +117,23 @@ def test_a_program_prints_whatever_there_is_in_any_locale(encoding):
     done = subprocess.run(line, cwd=ROOT, capture_output=True, env=environment)
     assert done.returncode == 2 and done.stderr.strip() == rb"error: Stra\udcdfe"
     assert done.stdout.startswith(rb"Stra\udcdfe ") and done.stdout.strip().endswith(b"0.5")
+
+
+def test_files_of_linked_folders_count_once_and_a_loop_ends(tmp_path):
+    for name in ("in/a/x", "in/.hidden/y", "in/.z", "elsewhere/w"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "in/b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "in")
+    found = files_below(tmp_path / "in")
+    assert [path.relative_to(tmp_path / "in").as_posix() for path in found] == ["a/x", "b/w"]
+
+
+def test_what_may_not_be_looked_at_is_not_taken_for_absent(tmp_path, monkeypatch):
+    def closed(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    assert not is_there(tmp_path / "gone.png")
+    monkeypatch.setattr(Path, "is_file", closed)
+    assert is_there(tmp_path / "gone.png")

@@ -80,6 +80,10 @@ def test_broken_images_are_skipped_named_and_added_once_mended(out, source, chec
         ({"--max_overlap": "2"}, "must be at least 0 and at most 1"),
         ({"--attempts": "0"}, "at least 1"),
         ({"--instances": "x.png"}, "belongs to --image"),
+        (
+            {"--coco": True, "--coco_like": "mine/instancesonly_filtered_gtFine_train.json"},
+            "--coco writes a file of that name",
+        ),
         ({"--raw": "copy", "--render": "none"}, "--raw"),
         ({"--raw": "copy", "--render": "overlay", "--image": "x_gtFine_labelIds.png"}, "--raw"),
         ({"--render": "paint"}, "choose none"),
