@@ -9,6 +9,7 @@ import dataclasses
 import re
 import textwrap
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -31,91 +32,69 @@ SECTIONS = {
     "integrate": "how a patch becomes a frame with ground truth",
     "build": "the tree around the synthetic frames",
 }
+_data, _select, _generate, _backend, _integrate, _build = (
+    partial(setting, section=name) for name in SECTIONS
+)
 
 
 @dataclass(frozen=True)
 class SynthOptions:
     """All settings that decide what a run writes, and where its frames come from."""
 
-    db_root: str = setting(
-        "", "folder that holds gtFine/ and leftImg8bit/; none: built-in street scenes", section="data"
-    )
-    split: str = setting("train", "split to repaint", section="data")
-    scenes: int = setting(
-        20, "built-in street scenes made when there is no db_root, train split", section="data", min=1
-    )
-    scene_size: str = setting("512x256", "their width x height, pixels", section="data")
-    seed: int = setting(0, "seed of everything random; same seed, same bytes", section="data", min=0)
+    db_root: str = _data("", "folder that holds gtFine/ and leftImg8bit/; none: built-in street scenes")
+    split: str = _data("train", "split to repaint")
+    scenes: int = _data(20, "built-in street scenes made when there is no db_root, train split", min=1)
+    scene_size: str = _data("512x256", "their width x height, pixels")
+    seed: int = _data(0, "seed of everything random; same seed, same bytes", min=0)
 
-    policy: str = setting(
+    policy: str = _select(
         "largest",
         "largest: the k largest instances of a frame; largest_per_class: the k largest of each class;"
         " class_balanced: k times the number of frames in all, classes as even as the data set permits",
         POLICIES,
-        section="select",
     )
-    k: int = setting(3, "instances (see policy)", section="select", min=1)
-    min_area: int = setting(
-        0, "smallest visible area, pixels; 0: 1/4000 of the frame", section="select", min=0
-    )
-    min_side: int = setting(1, "smallest side of the visible box, pixels", section="select", min=1)
-    truncated: bool = setting(True, "take instances that touch the border of the frame too", section="select")
-    classes: str = setting(
-        "all", "label names separated by commas, or all: " + ",".join(THINGS), section="select"
-    )
-    margin: float = setting(
-        0.25, "context on each side of the crop, fraction of the longer box side", section="select", min=0
-    )
-    min_crop: int = setting(
-        128, "smallest side of the crop, pixels, where the frame has room", section="select", min=1
-    )
+    k: int = _select(3, "instances (see policy)", min=1)
+    min_area: int = _select(0, "smallest visible area, pixels; 0: 1/4000 of the frame", min=0)
+    min_side: int = _select(1, "smallest side of the visible box, pixels", min=1)
+    truncated: bool = _select(True, "take instances that touch the border of the frame too")
+    classes: str = _select("all", "label names separated by commas, or all: " + ",".join(THINGS))
+    margin: float = _select(0.25, "context on each side of the crop, fraction of the longer box side", min=0)
+    min_crop: int = _select(128, "smallest side of the crop, pixels, where the frame has room", min=1)
 
-    samples: int = setting(
-        2, "images of each instance; each becomes a synthetic frame", section="generate", min=1, max=999
-    )
-    prompts: str = setting("", "YAML of prompts; none: the built-in table", section="generate")
-    style: str = setting("", "words added to each prompt, for example 'at night'", section="generate")
+    samples: int = _generate(2, "images of each instance; each becomes a synthetic frame", min=1, max=999)
+    prompts: str = _generate("", "YAML of prompts; none: the built-in table")
+    style: str = _generate("", "words added to each prompt, for example 'at night'")
 
-    backend: str = setting(
+    backend: str = _backend(
         "swap",
         f"who repaints: {', '.join(BACKENDS)}, or one of your own as module:Class, see docs/synthesis.md",
-        section="backend",
     )
     backend_settings: dict = field(default_factory=dict, metadata={"section": "backend"})
 
-    colour_match: str = setting(
+    colour_match: str = _integrate(
         "ring",
         "ring: mean and spread in Lab on a ring around the mask; legacy: the published rule; none",
         ("ring", "legacy", "none"),
-        section="integrate",
     )
-    feather: float = setting(2.0, "soft edge inside the mask, pixels", section="integrate", min=0)
-    truth: str = setting(
+    feather: float = _integrate(2.0, "soft edge inside the mask, pixels", min=0)
+    truth: str = _integrate(
         "raster",
         "raster: the ids of the frame, enlarged; polygon: its outlines, enlarged and drawn anew",
         ("raster", "polygon"),
-        section="integrate",
     )
-    fragments: str = setting(
+    fragments: str = _integrate(
         "void",
         "instances of which the window shows next to nothing: void (becomes unlabeled), keep, or resample"
         " (20 further windows, then void)",
         ("void", "keep", "resample"),
-        section="integrate",
     )
-    min_pixels: int = setting(
-        4, "what next to nothing is: fewer pixels of the frame", section="integrate", min=1
-    )
+    min_pixels: int = _integrate(4, "what next to nothing is: fewer pixels of the frame", min=1)
 
-    raw: str = setting(
-        "symlink", "how raw files enter the tree", ("symlink", "hardlink", "copy"), section="build"
-    )
-    raw_splits: str = setting(
-        "train,val", "splits that enter it, separated by commas; '': none", section="build"
-    )
-    train_ids: bool = setting(False, "write labelTrainIds.png of all frames of the tree", section="build")
-    coco: bool = setting(True, "write COCO annotation of the split", section="build")
-    panoptic: bool = setting(False, "write COCO panoptic annotation, by the official tool", section="build")
+    raw: str = _build("symlink", "how raw files enter the tree", ("symlink", "hardlink", "copy"))
+    raw_splits: str = _build("train,val", "splits that enter it, separated by commas; '': none")
+    train_ids: bool = _build(False, "write labelTrainIds.png of all frames of the tree")
+    coco: bool = _build(True, "write COCO annotation of the split")
+    panoptic: bool = _build(False, "write COCO panoptic annotation, by the official tool")
 
     @property
     def size(self) -> tuple[int, int]:

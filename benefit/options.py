@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from augment.placement.options import range_of, rendering_of
@@ -25,6 +26,7 @@ SECTIONS = {
     "data": "how the data are made",
     "segmenter": "the segmenter of every arm",
 }
+_, _data, _segmenter = (partial(setting, section=name) for name in SECTIONS)
 # These extend a measurement or say how it is done: they may change from one command to the next in an --out.
 FREE = ("out", "n", "seeds", "arms", "final", "report", "device")
 
@@ -72,70 +74,44 @@ class BenefitOptions:
     report: bool = setting(False, "only sum up what is finished")
     device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")
 
-    scene_size: tuple[int, int] = setting(
-        (1024, 512), "WIDTHxHEIGHT of the scenes, pixels", section="data", read=size_of
+    scene_size: tuple[int, int] = _data((1024, 512), "WIDTHxHEIGHT of the scenes, pixels", read=size_of)
+    per_image: str = _data("1-3", "objects tried in each scene, a number or a range", read=_range)
+    copies: int = _data(
+        3, "how often each scene is inserted into, pasted into, repainted, every time anew", min=1
     )
-    per_image: str = setting(
-        "1-3", "objects tried in each scene, a number or a range", section="data", read=_range
-    )
-    copies: int = setting(
-        3,
-        "how often each scene is inserted into, pasted into, repainted, every time anew",
-        section="data",
-        min=1,
-    )
-    share: float = setting(
-        0.5, "of what is learnt from that is made, in every arm but real", section="data", above=0, below=1
-    )
-    places: str = setting(
+    share: float = _data(0.5, "of what is learnt from that is made, in every arm but real", above=0, below=1)
+    places: str = _data(
         "",
         "checkpoint of a model of persons, which then is known from elsewhere (default: one is trained on"
         " the n scenes)",
-        section="data",
     )
-    places_all: str = setting(
-        "builtin:street",
-        "checkpoint of a model of all classes, for cutout-all; always known from elsewhere",
-        section="data",
+    places_all: str = _data(
+        "builtin:street", "checkpoint of a model of all classes, for cutout-all; always known from elsewhere"
     )
-    place_preset: str = setting(
-        "demo", "of main.py, for the model of persons", tuple(PRESETS), section="data"
-    )
-    place_iterations: int = setting(400, "steps of its training", section="data", min=1)
+    place_preset: str = _data("demo", "of main.py, for the model of persons", tuple(PRESETS))
+    place_iterations: int = _data(400, "steps of its training", min=1)
 
-    arch: str = setting("maskrcnn_small_fpn", "see scripts.segment", ARCHS, section="segmenter")
-    size: tuple[int, int] = setting(
-        (1024, 512), "WIDTHxHEIGHT that it sees, pixels", section="segmenter", read=size_of
+    arch: str = _segmenter("maskrcnn_small_fpn", "see scripts.segment", ARCHS)
+    size: tuple[int, int] = _segmenter((1024, 512), "WIDTHxHEIGHT that it sees, pixels", read=size_of)
+    window: tuple[int, int] = _segmenter(
+        (256, 256), "WIDTHxHEIGHT of the windows that it learns from, around instances, pixels", read=size_of
     )
-    window: tuple[int, int] = setting(
-        (256, 256),
-        "WIDTHxHEIGHT of the windows that it learns from, around instances, pixels",
-        section="segmenter",
-        read=size_of,
-    )
-    start: str = setting(
+    start: str = _segmenter(
         FROM_SCENES,
         "what it begins with: scenes (built-in ones without persons and riders), coco or imagenet (of"
         " torchvision, for archs that have them), or a checkpoint of scripts.segment",
-        section="segmenter",
         flag={"metavar": "scenes|coco|imagenet|FILE"},
     )
-    start_scenes: int = setting(
-        300, "scenes without persons and riders that it knows before", section="segmenter", min=1
-    )
-    start_iterations: int = setting(
-        3000, "steps on these, once for all arms; 0: random weights", section="segmenter", min=0
-    )
-    iterations: int = setting(1000, "steps, the same in every arm", section="segmenter", min=1)
-    batch_size: int = setting(2, "windows a step", section="segmenter", min=1)
-    optimiser: str = setting("adamw", "see scripts.segment", tuple(OPTIMISERS), section="segmenter")
-    learning_rate: float = setting(1e-3, "after the warm-up", section="segmenter", above=0)
-    precision: str = setting("fp32", "see scripts.segment", ("auto", "fp32", "bf16"), section="segmenter")
-    least_area: int = setting(
-        100, "pixels; smaller instances count neither as missed nor as found", section="segmenter", min=0
-    )
-    official: bool = setting(
-        False, "measure with the official Cityscapes program too (half a minute an arm)", section="segmenter"
+    start_scenes: int = _segmenter(300, "scenes without persons and riders that it knows before", min=1)
+    start_iterations: int = _segmenter(3000, "steps on these, once for all arms; 0: random weights", min=0)
+    iterations: int = _segmenter(1000, "steps, the same in every arm", min=1)
+    batch_size: int = _segmenter(2, "windows a step", min=1)
+    optimiser: str = _segmenter("adamw", "see scripts.segment", tuple(OPTIMISERS))
+    learning_rate: float = _segmenter(1e-3, "after the warm-up", above=0)
+    precision: str = _segmenter("fp32", "see scripts.segment", ("auto", "fp32", "bf16"))
+    least_area: int = _segmenter(100, "pixels; smaller instances count neither as missed nor as found", min=0)
+    official: bool = _segmenter(
+        False, "measure with the official Cityscapes program too (half a minute an arm)"
     )
 
     @property

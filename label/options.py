@@ -1,6 +1,7 @@
 """The options of `scripts.label`, and their checks."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from engine.shards import HELP, Shard
 from label.models import DEFAULT_MODEL, DEFAULT_REVISION, HEADS
@@ -13,91 +14,71 @@ SECTIONS = {
     "camera": "what the camera tells",
     "output": "output",
 }
+_input, _model, _camera, _output = (partial(setting, section=name) for name in SECTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions:
     """What is labelled, and how; None and "" where nothing was asked for."""
 
-    pictures: str = setting(
+    pictures: str = _input(
         help="folder of pictures, JPEG, PNG or WebP; those in folders below it count too",
-        section="input",
         read=str,
         flag={"required": True, "metavar": "DIR"},
     )
-    out: str = setting(
-        help="folder of the tree; made if absent",
-        section="input",
-        read=str,
-        flag={"required": True, "metavar": "TREE"},
+    out: str = _input(
+        help="folder of the tree; made if absent", read=str, flag={"required": True, "metavar": "TREE"}
     )
-    split: str = setting("train", "split that the pictures become", section="input")
-    annotations: str = setting(
+    split: str = _input("train", "split that the pictures become")
+    annotations: str = _input(
         "",
         "things that you have annotated with masks or polygons, a COCO file or a folder of YOLO's; the"
         " segmenter then gives everything else",
-        section="input",
         flag={"metavar": "FILE_OR_DIR"},
     )
-    mapping: str = setting(
+    mapping: str = _input(
         "",
         "YAML lines 'class: Cityscapes label', or void, for classes whose names don't tell",
-        section="input",
         flag={"metavar": "FILE"},
     )
 
-    model: str = setting(
-        DEFAULT_MODEL, f"ID on the Hugging Face hub, or a folder: {', '.join(HEADS)}", section="model"
+    model: str = _model(DEFAULT_MODEL, f"ID on the Hugging Face hub, or a folder: {', '.join(HEADS)}")
+    revision: str = _model(
+        "", f"branch, tag or commit on the hub (default {DEFAULT_REVISION[:7]} of that model, else main)"
     )
-    revision: str = setting(
-        "",
-        f"branch, tag or commit on the hub (default {DEFAULT_REVISION[:7]} of that model, else main)",
-        section="model",
-    )
-    offline: bool = setting(
-        False, "take the model from the local cache only (as with HF_HUB_OFFLINE=1)", section="model"
-    )
-    semantic: bool = setting(
+    offline: bool = _model(False, "take the model from the local cache only (as with HF_HUB_OFFLINE=1)")
+    semantic: bool = _model(
         False,
         "ask the model for classes alone; each connected piece of a class is then an instance (always so with"
         " segformer)",
-        section="model",
     )
-    device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N", section="model")
+    device: str = _model("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")
 
-    ego: str = setting(
-        "", "PNG, not 0 where the own vehicle is in every picture", section="camera", flag={"metavar": "MASK"}
-    )
-    camera: float | None = setting(
+    ego: str = _camera("", "PNG, not 0 where the own vehicle is in every picture", flag={"metavar": "MASK"})
+    camera: float | None = _camera(
         None,
         "field of view across the longer side of a picture, degrees; writes camera files",
-        section="camera",
         read=float,
         flag={"metavar": "FOV"},
         min=1,
         max=170,
     )
-    camera_height: float | None = setting(
-        None, "of the camera above the ground, metres", section="camera", read=float, above=0, max=100
+    camera_height: float | None = _camera(
+        None, "of the camera above the ground, metres", read=float, above=0, max=100
     )
-    camera_pitch: float = setting(
-        0.0, "how far the camera looks down, degrees", section="camera", min=-45, max=45
-    )
+    camera_pitch: float = _camera(0.0, "how far the camera looks down, degrees", min=-45, max=45)
 
-    num_workers: int | None = setting(
+    num_workers: int | None = _output(
         None,
         "processes, each with the model in memory (default: one for each core, but 1 on a GPU); no influence"
         " on the files",
-        section="output",
         read=int,
     )
-    shard: Shard | None = setting(None, HELP, section="output", read=Shard.parse, flag={"metavar": "I/N"})
-    merge: bool = setting(
-        False,
-        "label nothing, merge what all shards have done (the last one to end does that by itself)",
-        section="output",
+    shard: Shard | None = _output(None, HELP, read=Shard.parse, flag={"metavar": "I/N"})  # noqa: RUF009
+    merge: bool = _output(
+        False, "label nothing, merge what all shards have done (the last one to end does that by itself)"
     )
-    overwrite: bool = setting(False, "replace an earlier run in --out", section="output")
+    overwrite: bool = _output(False, "replace an earlier run in --out")
 
 
 def options_of(flags: dict) -> LabelOptions:

@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,30 +77,28 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 SECTIONS = {"input": "input", "what": "what is inserted", "rgb": "RGB of the new objects", "output": "output"}
+_input, _what, _rgb, _output = (partial(setting, section=name) for name in SECTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Insertion:
     """Everything besides an image that decides what is inserted into it."""
 
-    checkpoint: tuple[str, ...] = setting(
+    checkpoint: tuple[str, ...] = _input(
         help="run folders, state-*.pt or builtin:NAME, each for other classes",
-        section="input",
         read=str,
         flag={"required": True, "nargs": "+"},
     )
-    seed: int = setting(0, "seed of everything random", section="what", min=0)
-    attempts: int = setting(20, "places tried for each object", section="what", min=1)
-    temperature: float = setting(
-        1.0, "of the density of places; below 1 gathers places where it is high, 1: as learnt", section="what"
+    seed: int = _what(0, "seed of everything random", min=0)
+    attempts: int = _what(20, "places tried for each object", min=1)
+    temperature: float = _what(
+        1.0, "of the density of places; below 1 gathers places where it is high, 1: as learnt"
     )
-    z_spatial: tuple[float, ...] | None = setting(
-        None, "fixed noise of the place, numbers separated by commas", section="what", read=_numbers
+    z_spatial: tuple[float, ...] | None = _what(
+        None, "fixed noise of the place, numbers separated by commas", read=_numbers
     )
-    z_appr: tuple[float, ...] | None = setting(
-        None, "fixed noise of the shape", section="what", read=_numbers
-    )
-    device: str = setting("auto", "auto (cuda if there is one), cpu, cuda or cuda:N", section="output")
+    z_appr: tuple[float, ...] | None = _what(None, "fixed noise of the shape", read=_numbers)
+    device: str = _output("auto", "auto (cuda if there is one), cpu, cuda or cuda:N")
     filters: Filters = field(default_factory=Filters)  # what objects must pass
     fits: dict[str, HeightFit] = field(default_factory=dict)  # height by foot row, by class, where known
     rendering: Rendering | None = None  # how images are painted; None: not at all
@@ -111,116 +110,90 @@ class InsertOptions(Insertion):
 
     hashes: dict[str, str] = field(default_factory=dict)  # of the checkpoint of each class, once it is read
     shares: dict[str, int] = field(default_factory=dict)  # how often each class is drawn, once it is known
-    out: str = setting(
-        help="folder of the new tree; made if absent", section="input", read=str, flag={"required": True}
-    )
-    db_root: str = setting(
-        "", "folder that holds gtFine/ and, if any, camera/ and leftImg8bit/", section="input"
-    )
-    split: str = setting("train", "split to insert into", section="input")
-    force: bool = setting(
-        False, "insert into a split that others are measured on (val, test)", section="input"
-    )
-    scenes: int | None = setting(
+    out: str = _input(help="folder of the new tree; made if absent", read=str, flag={"required": True})
+    db_root: str = _input("", "folder that holds gtFine/ and, if any, camera/ and leftImg8bit/")
+    split: str = _input("train", "split to insert into")
+    force: bool = _input(False, "insert into a split that others are measured on (val, test)")
+    scenes: int | None = _input(
         None,
         "the first so many images of the split; more of them later add to the tree (default all)",
-        section="input",
         read=int,
         min=1,
     )
-    image: str = setting("", "a single label map (labelIds.png) instead of a split", section="input")
-    instances: str = setting("", "its instance map (default: the file beside it)", section="input")
+    image: str = _input("", "a single label map (labelIds.png) instead of a split")
+    instances: str = _input("", "its instance map (default: the file beside it)")
     camera: str = camera_setting("input")
 
-    per_image: tuple[int, int] | None = setting(
-        None, "objects tried in each image, a number or a range (default 1)", section="what", read=range_of
+    per_image: tuple[int, int] | None = _what(
+        None, "objects tried in each image, a number or a range (default 1)", read=range_of
     )
-    classes: tuple[str, ...] | str = setting(
+    classes: tuple[str, ...] | str = _what(
         ALL,
         "class of each of them, drawn evenly from all that the checkpoints have or from a list such as"
         " person,car; like-data: as often as the data set has instances of it",
-        section="what",
         read=_classes,
     )
-    target: dict[str, int] | None = setting(
-        None, "objects tried in all instead, for example person=2000,rider=500", section="what", read=_budget
+    target: dict[str, int] | None = _what(  # noqa: RUF009 (it makes a field)
+        None, "objects tried in all instead, for example person=2000,rider=500", read=_budget
     )
 
-    render: str = setting(
+    render: str = _rgb(
         "none",
         "none: no leftImg8bit is written; overlay: flat colours; cutout: instances of the data set as they"
         " are, with their own outlines; swap: the same, fitted into the new masks; recolor: that in a colour"
         " of the prompt; sd_inpaint, sdxl_blend: diffusion"
         " models (requirements-diffusion.txt); module:Class: a back end of your own, see docs/synthesis.md",
-        section="rgb",
     )
-    render_config: str = setting(
+    render_config: str = _rgb(
         "",
         "their settings, a file as scripts.synth.run --print_config prints it; of its sections backend,"
         " generate (prompts, style), select (margin, min_crop) and integrate (colour_match, feather) count",
-        section="rgb",
         flag={"metavar": "FILE.yaml"},
     )
-    bank: str = setting(
-        "",
-        "file to keep the instances of cutout, swap and recolor in (default: made anew each time)",
-        section="rgb",
+    bank: str = _rgb(
+        "", "file to keep the instances of cutout, swap and recolor in (default: made anew each time)"
     )
-    cutouts: str = setting(
+    cutouts: str = _rgb(
         "",
         "folder of cut-outs of your own that --render cutout shows instead of the data set's instances: PNGs"
         " with an alpha channel, DIR/person/*.png; see docs/insertion.md",
-        section="rgb",
         flag={"metavar": "DIR"},
     )
-    cutouts_beside: bool = setting(
-        False, "show the data set's instances too, each cut-out as often as each of them", section="rgb"
+    cutouts_beside: bool = _rgb(
+        False, "show the data set's instances too, each cut-out as often as each of them"
     )
-    shadow: float = setting(
-        Rendering.shadow, "darkest part of a contact shadow, 0..1", section="rgb", min=0, max=1
-    )
+    shadow: float = _rgb(Rendering.shadow, "darkest part of a contact shadow, 0..1", min=0, max=1)
 
-    raw: str = setting(
+    raw: str = _output(
         "none",
         "put the source's frames into --out too, by symlink, hardlink or copy; the new ones, only those with"
         f" a new object, are then of a city of their own, CITY{BESIDE}",
         ("none", *RAW_MODES),
-        section="output",
     )
-    coco: bool = setting(False, "write a COCO annotation file too", section="output")
-    coco_like: str = setting(
+    coco: bool = _output(False, "write a COCO annotation file too")
+    coco_like: str = _output(
         "",
         "write the annotation of a COCO file of yours anew, with its ids, categories and image names; see"
         " docs/label.md",
-        section="output",
         flag={"metavar": "FILE"},
     )
-    panoptic: bool = setting(
-        False, "write COCO panoptic annotation too, by the official tool", section="output"
+    panoptic: bool = _output(False, "write COCO panoptic annotation too, by the official tool")
+    train_ids: bool = _output(False, "write labelTrainIds.png too")
+    preview: int = _output(
+        0, "contact sheet of the N images with the largest new objects", flag={"metavar": "N"}, min=0
     )
-    train_ids: bool = setting(False, "write labelTrainIds.png too", section="output")
-    preview: int = setting(
-        0,
-        "contact sheet of the N images with the largest new objects",
-        section="output",
-        flag={"metavar": "N"},
-        min=0,
-    )
-    num_workers: int | None = setting(
+    num_workers: int | None = _output(
         None,
         f"processes (default: one for each core, but 1 for {' and '.join(WITH_WEIGHTS)});"
         " no influence on the files",
-        section="output",
         read=int,
     )
-    shard: Shard | None = setting(None, HELP, section="output", read=Shard.parse, flag={"metavar": "I/N"})
-    merge: bool = setting(
-        False,
-        "insert nothing, merge what all shards have done (the last one to end does that by itself)",
-        section="output",
+    shard: Shard | None = _output(None, HELP, read=Shard.parse, flag={"metavar": "I/N"})  # noqa: RUF009
+    merge: bool = _output(
+        False, "insert nothing, merge what all shards have done (the last one to end does that by itself)"
     )
-    dry_run: bool = setting(False, "say what there is to do, write nothing", section="output")
-    overwrite: bool = setting(False, "replace an earlier insertion in --out", section="output")
+    dry_run: bool = _output(False, "say what there is to do, write nothing")
+    overwrite: bool = _output(False, "replace an earlier insertion in --out")
 
     @property
     def beside(self) -> bool:
