@@ -17,7 +17,7 @@ from segment.models import ARCHS, build
 from segment.options import OPTIMISERS, size_of
 from support.checkpoints import find_checkpoint
 from support.errors import InputError, Parser
-from support.settings import add_flags, checked, setting
+from support.settings import checked, parser_of, setting
 
 FROM_SCENES = "scenes"  # the segmenter begins with weights learnt on built-in scenes
 MAX_NAME = 255  # characters of the name of a folder
@@ -140,14 +140,14 @@ def described(arm: str) -> str:
 
 def parser() -> Parser:
     """The command line of scripts.benefit."""
-    parser = Parser(
+    return parser_of(
+        BenefitOptions,
         "python -m scripts.benefit",
         "Measure whether made data help a segmenter. Start the same command several times to share the work.",
+        SECTIONS,
         epilog="\n".join(["arms:", *map(described, ARMS)]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_flags(parser, BenefitOptions, SECTIONS)
-    return parser
 
 
 def parse(arguments: list[str] | None = None) -> BenefitOptions:

@@ -5,22 +5,17 @@ Opens a local page on built-in street scenes, or on those of --db_root: click, a
 
 import os
 import socket
+from functools import partial
 
 import torch
 
 from demo.options import DemoOptions
-from support.errors import InputError, Parser, run_program
-from support.settings import add_flags, checked
+from support.errors import InputError, run_program
+from support.settings import checked, parser_of
 from support.threads import cores
 
-
-def parser() -> Parser:
-    """The command line."""
-    parser = Parser(
-        "python -m scripts.demo", "A page to play with a model: click, and an object stands there."
-    )
-    add_flags(parser, DemoOptions)
-    return parser
+ABOUT = "A page to play with a model: click, and an object stands there."
+parser = partial(parser_of, DemoOptions, "python -m scripts.demo", ABOUT)
 
 
 def check_port(host: str, port: int) -> None:

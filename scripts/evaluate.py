@@ -10,6 +10,7 @@ import json
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +52,10 @@ from loader.cache import WorkingMaps, prepare
 from loader.pairs import scene_of
 from model import WhereWhat, load_model
 from support.checkpoints import PACKED, find_checkpoint
-from support.errors import InputError, Parser, run_program
+from support.errors import InputError, run_program
 from support.files import digest, write_atomic
 from support.progress import progress_bar
-from support.settings import add_flags, checked, setting
+from support.settings import checked, parser_of, setting
 from where import check_temperature
 
 RESULT = "evaluation.json"
@@ -101,11 +102,7 @@ class EvaluateOptions:
     overwrite: bool = setting(False, "replace an evaluation that lies in --out")
 
 
-def parser() -> Parser:
-    """The command line."""
-    parser = Parser("python -m scripts.evaluate", "Measure placements.")
-    add_flags(parser, EvaluateOptions)
-    return parser
+parser = partial(parser_of, EvaluateOptions, "python -m scripts.evaluate", "Measure placements.")
 
 
 def parse(arguments: list[str] | None = None) -> EvaluateOptions:

@@ -7,6 +7,7 @@ a table for each class, and writes pixels.json into the tree with --write.
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ from augment.placement.plan import repeats
 from data.frame import list_frames
 from engine.records import read_manifest
 from evaluation.pixels import Looks, distance, halves, new_looks, real_looks
-from support.errors import InputError, Parser, run_program
+from support.errors import InputError, run_program
 from support.files import write_atomic
-from support.settings import add_flags, checked, setting
+from support.settings import checked, parser_of, setting
 
 RESULT = "pixels.json"
 
@@ -32,11 +33,8 @@ class PixelOptions:
     write: bool = setting(False, f"write {RESULT} into --tree, too")
 
 
-def parser() -> Parser:
-    """The command line."""
-    parser = Parser("python -m scripts.evaluate_pixels", "Compare inserted objects' pixels with real ones.")
-    add_flags(parser, PixelOptions)
-    return parser
+ABOUT = "Compare inserted objects' pixels with real ones."
+parser = partial(parser_of, PixelOptions, "python -m scripts.evaluate_pixels", ABOUT)
 
 
 def compare(options: PixelOptions) -> dict[str, dict]:

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -25,9 +26,9 @@ from data.geometry import box_iou
 from data.writer import colour_map, encode_png
 from distributed import choose_device
 from model import load_model
-from support.errors import InputError, Parser, run_program
+from support.errors import InputError, run_program
 from support.files import replacing
-from support.settings import add_flags, checked, setting
+from support.settings import checked, parser_of, setting
 from where import check_temperature
 
 SMALLEST = 1024  # the image is enlarged to at least this width, pixels
@@ -56,11 +57,7 @@ class HeatmapOptions:
     overwrite: bool = setting(False, "replace existing files")
 
 
-def parser() -> Parser:
-    """The command line."""
-    parser = Parser("python -m scripts.heatmap", "Where would it place an object?")
-    add_flags(parser, HeatmapOptions)
-    return parser
+parser = partial(parser_of, HeatmapOptions, "python -m scripts.heatmap", "Where would it place an object?")
 
 
 def parse(arguments: list[str] | None = None) -> HeatmapOptions:

@@ -5,17 +5,15 @@ pixel shows, and --annotations whose things somebody has outlined. The same comm
 cut short; torchrun, a Slurm job array or --shard share the pictures out.
 """
 
+from functools import partial
+
 from label.labelling import label
 from label.options import SECTIONS, LabelOptions, options_of
-from support.errors import SAME_COMMAND, Parser, run_program
-from support.settings import add_flags
+from support.errors import SAME_COMMAND, run_program
+from support.settings import parser_of
 
-
-def parser() -> Parser:
-    """The command line."""
-    parser = Parser("python -m scripts.label", "Make a Cityscapes tree of pictures, with a segmenter's maps.")
-    add_flags(parser, LabelOptions, SECTIONS)
-    return parser
+ABOUT = "Make a Cityscapes tree of pictures, with a segmenter's maps."
+parser = partial(parser_of, LabelOptions, "python -m scripts.label", ABOUT, SECTIONS)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,10 +1,11 @@
 """The options of scripts.segment and their checks."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from segment.models import ARCHS
-from support.errors import InputError, Parser
-from support.settings import add_flags, checked, setting, size_of
+from support.errors import InputError
+from support.settings import checked, parser_of, setting, size_of
 from support.threads import cores
 
 OPTIMISERS = {"sgd": 0.01, "adamw": 5e-4}  # with the learning rate of each
@@ -68,13 +69,8 @@ class SegmentOptions:
     keep_checkpoints: int = setting(2, "checkpoints kept, the oldest go first", min=1)
 
 
-def parser() -> Parser:
-    """The command line of scripts.segment."""
-    parser = Parser(
-        "python -m scripts.segment", "Train and measure instance segmentation on Cityscapes trees."
-    )
-    add_flags(parser, SegmentOptions)
-    return parser
+ABOUT = "Train and measure instance segmentation on Cityscapes trees."
+parser = partial(parser_of, SegmentOptions, "python -m scripts.segment", ABOUT)
 
 
 def parse(arguments: list[str] | None = None) -> SegmentOptions:

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import yaml
 
-from support.errors import InputError
+from support.errors import InputError, Parser
 
 T = TypeVar("T")
 _LISTED = 20  # names in the message about an unknown one
@@ -118,6 +118,13 @@ def add_flags(parser: argparse.ArgumentParser, kind, headings: dict[str, str] | 
             if item.metadata["section"] == section:
                 about = _flag(item)
                 group.add_argument(f"--{about.pop('name', item.name)}", dest=item.name, **about)
+
+
+def parser_of(kind, program: str, description: str, headings: dict[str, str] | None = None, **more) -> Parser:
+    """The command line of a program that has a flag for each setting, see `add_flags`; more: for argparse."""
+    parser = Parser(program, description, **more)
+    add_flags(parser, kind, headings)
+    return parser
 
 
 def _flag(item: dataclasses.Field) -> dict:
