@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from data.drawing import enlarged, outline
-from data.labels import NUM_CHANNELS, colourise
+from data.labels import CHANNEL_COLOURS, NUM_CHANNELS
 from data.writer import encode_png
 from distributed import NO_LIMIT, Ranks, choose_device, joined, wait_for_all
 from loader.cache import prepare
@@ -121,7 +121,8 @@ def train(options: Options, dry_run: bool, ranks: Ranks) -> None:
                 run.failure = error  # all ranks save what they have, and end
                 continue
             first = run.samples_seen + ranks.rank * options.batch_size
-            noise = draw_noise(options, range(first, first + options.batch_size)).to(device)
+            noise = draw_noise(options, range(first, first + options.batch_size))
+            noise = noise.to(device, non_blocking=True)
             optimisers.scale_rates(lr_scale(options, run.iteration / iterations))
             log_now = run.iteration == 0 or (run.iteration + 1) % options.log_every == 0
             try:
@@ -292,7 +293,7 @@ def sample_grid(
 
 def grid_cell(labels: np.ndarray, scene: np.ndarray) -> np.ndarray:
     """A map of channels (H,W) uint8 in colours; if narrow, enlarged, and what scene lacks outlined."""
-    cell = enlarged(colourise(labels), GRID_WIDTH)
+    cell = enlarged(CHANNEL_COLOURS[labels], GRID_WIDTH)
     if cell.shape[1] > labels.shape[1]:
         outline(cell, enlarged(labels != scene, GRID_WIDTH))
     return cell

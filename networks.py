@@ -81,7 +81,7 @@ class UpFromPixel(nn.ConvTranspose2d):
 class Reconstructor(nn.Module):
     """Embedding (B,embed_dim,1,1) -> the planes of its scene.
 
-    `forward` stops before the last layer, by far the largest tensor of a step; `loss` and `planes` apply it.
+    `forward` stops before the last layer, by far the largest tensor of a step; `loss` applies it.
     """
 
     def __init__(self, embed_dim: int, width: int, depth: int, kernel: tuple[int, int]):
@@ -95,10 +95,6 @@ class Reconstructor(nn.Module):
     def loss(self, features: Tensor, canvas: Canvas) -> Tensor:
         """L1 between the reconstruction and canvas.planes(), scalar; the canvas keeps its gradient."""
         return reconstruction_loss(features, self.layers[-1].weight, self.layers[-1].bias, canvas)
-
-    def planes(self, features: Tensor) -> Tensor:
-        """The reconstruction (B,31,h,w) in [0,1]."""
-        return self.layers[-1](features).sigmoid()
 
 
 def mlp(*channels: int, activation: nn.Module) -> nn.Sequential:

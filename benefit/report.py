@@ -157,43 +157,43 @@ def markdown(content: dict) -> str:
         columns = METRICS | {
             metric: title for metric, title in OFFICIAL.items() if rows and metric in rows[0]
         }
-        parts.append(_table(f"{title}:", rows, columns))
+        parts.append(_metrics_table(f"{title}:", rows, columns))
         classes = {
             metric: metric
             for metric, found in (rows[0].items() if rows else ())
             if metric not in ("n", "arm", *columns) and any(row[metric]["mean"] is not None for row in rows)
         }
-        parts.append(_table(f"{title}, AP of each class:", rows, classes))
-    heads = ["n", "training data", "objects", "model of places, s", "making data, s", "training and AP, s"]
-    lines = ["Cost, mean over seeds:", "", _line(heads), _line(["---"] * len(heads))]
-    for row in content["cost"]:
-        if not row["training"]:
-            continue
-        seconds = [f"{row[part]:.0f}" for part in ("placement", "data", "training")]
-        lines.append(_line([str(row["n"]), row["arm"], f"{row['objects']:.0f}", *seconds]))
-    parts.append("\n".join(lines))
-    heads = ["training data", "beside the scenes", "differs"]
-    lines = ["What is compared:", "", _line(heads), _line(["---"] * len(heads))]
-    for name in dict.fromkeys(row["arm"] for row in content["cost"] if row["training"]):
-        lines.append(_line([name, arm_of(name).meaning, arm_of(name).differs]))
-    return "\n\n".join([*parts, "\n".join(lines)]) + "\n"
+        parts.append(_metrics_table(f"{title}, AP of each class:", rows, classes))
+    known = [row for row in content["cost"] if row["training"]]
+    rows = [["n", "training data", "objects", "model of places, s", "making data, s", "training and AP, s"]]
+    for row in known:
+        numbers = [f"{row[part]:.0f}" for part in ("objects", "placement", "data", "training")]
+        rows.append([str(row["n"]), row["arm"], *numbers])
+    parts.append(_table("Cost, mean over seeds:", rows))
+    arms = {row["arm"]: arm_of(row["arm"]) for row in known}
+    rows = [["training data", "beside the scenes", "differs"]]
+    rows += [[name, arm.meaning, arm.differs] for name, arm in arms.items()]
+    parts.append(_table("What is compared:", rows))
+    return "\n\n".join(parts) + "\n"
 
 
-def _table(title: str, rows: list[dict], metrics: dict[str, str]) -> str:
+def _metrics_table(title: str, rows: list[dict], metrics: dict[str, str]) -> str:
     """A line for each n and arm, two columns for each metric."""
     heads = ["n", "training data", "seeds"]
     heads += [head for label in metrics.values() for head in (label, "to real")]
-    lines = [title, "", _line(heads), _line(["---"] * len(heads))]
+    lines = [heads]
     for row in rows:
         cells = [str(row["n"]), row["arm"], str(len(row["mean"]["by_seed"]))]
         for metric in metrics:
             cells += [_with_spread(row[metric]), _with_interval(row[metric]["to_real"])]
-        lines.append(_line(cells))
-    return "\n".join(lines)
+        lines.append(cells)
+    return _table(title, lines)
 
 
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _table(title: str, rows: list[list[str]]) -> str:
+    """A title and a Markdown table of these rows, the first its heading."""
+    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join([title, "", *("| " + " | ".join(cells) + " |" for cells in rows)])
 
 
 def _with_spread(metric: dict) -> str:

@@ -27,11 +27,6 @@ SCENE_SEEDS, START_SEED, HELD_OUT_SEED, FINAL_SEED = 1000, 300, 500, 700
 DRAWN_SCENES = 6  # of a val split that main.py wants to draw, and nothing learns from
 
 
-def write_start_scenes(folder: Path, count: int, size: tuple[int, int]) -> None:
-    """Built-in scenes without persons and riders, from which every segmenter comes."""
-    write_streets(folder / "tree", count, 0, size, START_SEED, with_people=False)
-
-
 @dataclass(frozen=True)
 class BuiltInScenes:
     """Scenes of the generator, of `size` (width, height) pixels."""

@@ -22,18 +22,22 @@ from benefit.arms import (
 )
 from benefit.live import LiveFrames
 from benefit.options import FREE, FROM_SCENES, BenefitOptions
-from benefit.scenes import SPLIT, write_start_scenes
+from benefit.scenes import SPLIT, START_SEED
 from benefit.sharing import BenefitTask
 from distributed import Ranks, choose_device
 from segment.options import SegmentOptions, validate
 from segment.samples import GroundTruth
 from segment.training import learn, measure, read_ground_truths, trained
+from streets.scenes import write_streets
 from support.errors import InputError
 from support.files import in_turn, is_empty, write_atomic
 
 SETTINGS = "settings.json"
 HELD_OUT, FINAL = "held_out", "final"  # the two sets of scenes to be measured on
 START = "start"  # the segmenter that all arms begin with
+# What the options say of every training of a segmenter, by the names that they have there too.
+SEGMENTER = ("size", "window", "arch", "batch_size", "optimiser", "learning_rate", "precision")
+SEGMENTER += ("least_area", "official")
 
 
 @dataclass(frozen=True)
@@ -127,8 +131,9 @@ def model_checkpoint(options: BenefitOptions, case: Case, model: str) -> str | P
 
 def train_start(folder: Path, options: BenefitOptions) -> dict:
     """Train the segmenter that all arms begin with, on scenes without persons and riders."""
-    write_start_scenes(folder, options.start_scenes, options.scene_size)
-    settings = training_of(options, folder / "run", [folder / "tree"], (1.0,), options.start_iterations)
+    tree, steps = folder / "tree", options.start_iterations
+    write_streets(tree, options.start_scenes, 0, options.scene_size, START_SEED, with_people=False)
+    settings = training_of(options, folder / "run", [tree], (1.0,), steps)
     with contextlib.redirect_stdout(io.StringIO()):
         learn(settings, [], choose_device(options.device), Ranks())
     return {"scenes": options.start_scenes, "iterations": options.start_iterations}
@@ -183,19 +188,9 @@ def segmenter_of(options: BenefitOptions, case: Case, name: str, measured_on: st
     made = [[real]] if arm.live else made
     shares = [(arm.share or options.share) / len(made) / len(trees) for trees in made for _ in trees]
     trees = [tree for part in [[real], *made] for tree in part]
-    settings = training_of(
-        options,
-        out / case.arm(name) / "run",
-        trees,
-        (1 - sum(shares), *shares),
-        options.iterations,
-        case.seed,
-    )
-    return replace(
-        settings,
-        val=str(out / measured_on / "tree"),
-        picture_every=options.iterations,
-    )
+    run, share, steps = out / case.arm(name) / "run", (1 - sum(shares), *shares), options.iterations
+    settings = training_of(options, run, trees, share, steps, case.seed)
+    return replace(settings, val=str(out / measured_on / "tree"), picture_every=steps)
 
 
 def training_of(
@@ -208,21 +203,13 @@ def training_of(
 ) -> SegmentOptions:
     """What all trainings of a segmenter have in common."""
     settings = SegmentOptions(
+        **{name: getattr(options, name) for name in SEGMENTER},
         data=[str(tree) for tree in trees],
         share=share,
         split=SPLIT,
         val="",
         out=str(run),
-        size=options.size,
-        window=options.window,
-        arch=options.arch,
         iterations=iterations,
-        batch_size=options.batch_size,
-        optimiser=options.optimiser,
-        learning_rate=options.learning_rate,
-        precision=options.precision,
-        least_area=options.least_area,
-        official=options.official,
         resume="auto",
         random_seed=seed,
         num_workers=0,

@@ -121,11 +121,6 @@ def classes_named(text: str) -> tuple[TargetClass, ...]:
     return tuple(TARGET_CLASSES[name] for name in names)
 
 
-def colourise(channels: np.ndarray) -> np.ndarray:
-    """Colour image (..., 3) uint8 of a channel-index map (...) with values 0..29."""
-    return CHANNEL_COLOURS[channels]
-
-
 FIRST_SINGLE_ID = 1000  # instance ids from here on are label*1000+k; smaller ones are bare label ids (groups)
 LABEL_OF_VALUE = np.arange(2**16, dtype=np.uint16)
 LABEL_OF_VALUE[FIRST_SINGLE_ID:] //= 1000

@@ -32,7 +32,9 @@ class Looks:
             self.contrast.append(contrast)
         x0, y0, x1, y1 = patch.box
         window, mask = patch.around(round(_BESIDE * max(x1 - x0, y1 - y0)), rgb.shape[:2])
-        own, beside = softness_of(np.ascontiguousarray(rgb[window]), mask)
+        around = np.ascontiguousarray(rgb[window])
+        own = softness(around.astype(np.float32).mean(2), inner(mask))
+        beside = softness_around(around, mask)
         if own is not None and beside is not None:
             self.softness.append(own - beside)
 
@@ -44,12 +46,6 @@ class Looks:
             rgb = frame.read_image(ids.shape)
             for value in large:
                 self.add(rgb, patch_of(ids == value))
-
-
-def softness_of(rgb: np.ndarray, mask: np.ndarray) -> tuple[float | None, float | None]:
-    """Softness of an object, mask (h,w) bool, and of what is beside it on an image (h,w,3) uint8."""
-    grey = rgb.astype(np.float32).mean(2)
-    return softness(grey, inner(mask)), softness_around(rgb, mask)
 
 
 def real_looks(frames: list[Frame], class_name: str) -> Looks:

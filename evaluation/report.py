@@ -247,7 +247,7 @@ def write_plots(folder: Path, boxes: dict[str, np.ndarray], results: dict, fit: 
     instances. A metric without foundation shows its reason.
     """
     heights, centres = Figure(figsize=(3 * len(results), 3)), Figure(figsize=(3 * len(results), 3))
-    panels = _scatter(heights, boxes, results, _feet_and_heights)
+    panels = _scatter(heights, boxes, results, lambda b: (b[:, 3], b[:, 3] - b[:, 1]))
     panels[0].set(xlim=(0, 1), ylim=(0, 1), ylabel="height / image height")
     for panel in panels:
         panel.set_xlabel("foot row / image height")
@@ -256,20 +256,12 @@ def write_plots(folder: Path, boxes: dict[str, np.ndarray], results: dict, fit: 
     if not fit:
         heights.suptitle(f"fit of heights: {_cell(results['real']['height_band_rate'])}", y=1.05)
     _save(heights, folder / "evaluation_heights.png")
-    panels = _scatter(centres, boxes, results, _centres)
+    panels = _scatter(centres, boxes, results, lambda b: (b[:, ::2].mean(1), b[:, 1::2].mean(1)))
     panels[0].set(xlim=(0, 1), ylim=(1, 0), ylabel="centre y / image height")
     for panel in panels:
         panel.set_xlabel("centre x / image width")
     _save(centres, folder / "evaluation_centres.png")
     _bars(folder / "evaluation_rates.png", results)
-
-
-def _feet_and_heights(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return boxes[:, 3], boxes[:, 3] - boxes[:, 1]
-
-
-def _centres(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return boxes[:, ::2].mean(1), boxes[:, 1::2].mean(1)
 
 
 def _scatter(figure: Figure, boxes: dict[str, np.ndarray], results: dict, coordinates) -> np.ndarray:

@@ -4,7 +4,7 @@ At the published sizes the 31 planes of one scene are 65 MB, and a step would ho
 planes exist only while an operation reads them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -49,12 +49,7 @@ class Canvas:
 
     def joined(self, other: "Canvas") -> "Canvas":
         """This batch of scenes followed by another of the same size and class, with masks or without."""
-        parts = {
-            name: torch.cat([value, getattr(other, name)])
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return replace(self, **parts)
+        return self._each(lambda name, x: torch.cat([x, getattr(other, name)]))
 
     def paste(self, mask: Tensor) -> "Canvas":
         """This scene with a mask (B,1,h,w) on it."""
@@ -62,16 +57,15 @@ class Canvas:
 
     def cut(self, images: slice, rows: slice) -> "Canvas":
         """Some rows of some images."""
-        parts = {
-            name: value[images, rows] if value.dim() == 3 else value[images, :, rows]
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return replace(self, **parts)
+        return self._each(lambda _, x: x[images, rows] if x.dim() == 3 else x[images, :, rows])
 
     def detach(self) -> "Canvas":
-        cut = {name: value.detach() for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **cut)
+        return self._each(lambda _, x: x.detach())
+
+    def _each(self, function: Callable[[str, Tensor], Tensor]) -> "Canvas":
+        """This canvas with function(name, tensor) of each of its tensors."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: function(name, tensor) for name, tensor in tensors.items()})
 
 
 def index_of(places: Tensor, planes: int) -> Tensor:

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loader.pairs import STEP_NOISE
+from loader.pairs import STEP_NOISE, Tensors
 from options import Options
 
 DROPOUT = 0.4  # fraction of embedding channels that the noise heads do not see in training
 
 
 @dataclass(frozen=True)
-class UpdateNoise:
+class UpdateNoise(Tensors):
     """Noise of one of the two G-side updates of a step; index 0 of `keep_*` is x+ (real), 1 is x (cond)."""
 
     eps_where: Tensor  # (B,z_spatial,1,1) normal, sampling noise of the supervised where encoder
@@ -22,21 +22,14 @@ class UpdateNoise:
     keep_where: Tensor  # (2,B,embed_small,1,1) dropout masks, 0 or 1/(1-DROPOUT)
     keep_what: Tensor  # (2,B,embed_big,1,1)
 
-    def to(self, device) -> "UpdateNoise":
-        return UpdateNoise(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
-
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(Tensors):
     """All noise of one step, so that a step is a function of weights, batch and noise."""
 
     z_spatial: Tensor  # (B,z_spatial,1,1) normal
     z_appr: Tensor  # (B,z_appr,1,1) normal
     updates: tuple[UpdateNoise, UpdateNoise]
-
-    def to(self, device) -> "Noise":
-        z_spatial, z_appr = (z.to(device, non_blocking=True) for z in (self.z_spatial, self.z_appr))
-        return Noise(z_spatial, z_appr, tuple(update.to(device) for update in self.updates))
 
 
 def draw_noise(options: Options, positions: Iterable[int]) -> Noise:
@@ -45,12 +38,7 @@ def draw_noise(options: Options, positions: Iterable[int]) -> Noise:
     It depends on random_seed and on the position alone: not on batch size, number of processes or resumes.
     """
     normal_sizes = [options.z_dim_spatial, options.z_dim_appr] * 3
-    keep_sizes = [
-        options.embed_dim_small,
-        options.embed_dim_small,
-        options.embed_dim_big,
-        options.embed_dim_big,
-    ]
+    keep_sizes = [options.embed_dim_small] * 2 + [options.embed_dim_big] * 2
     normals, keeps = [], []
     for position in positions:
         rng = np.random.default_rng([options.random_seed, STEP_NOISE, position])

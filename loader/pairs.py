@@ -27,14 +27,16 @@ REAL_ORDER, COND_ORDER, DRAWS, STEP_NOISE, GRID_NOISE, PLACE_ORDER, ERASING = 1,
 PLACES = 8  # at most so many places are learnt from in one map
 
 
-class _Tensors:
-    """What SceneMaps and Batch share: one function applied to all their tensors."""
+class Tensors:
+    """What scenes, batches and noise share: one function applied to all their tensors."""
 
     def apply(self, function: Callable[[Tensor], Tensor]):
 
         def applied(value):
             if isinstance(value, Tensor):
                 return function(value)
+            if isinstance(value, tuple):
+                return tuple(map(applied, value))
             return None if value is None else value.apply(function)
 
         return type(self)(*(applied(getattr(self, item.name)) for item in fields(self)))
@@ -54,12 +56,12 @@ class _Tensors:
         return _of_arrays, (type(self), arrays)
 
 
-def _of_arrays(kind: type[_Tensors], values: list) -> _Tensors:
+def _of_arrays(kind: type[Tensors], values: list) -> Tensors:
     return kind(*(torch.from_numpy(value) if isinstance(value, np.ndarray) else value for value in values))
 
 
 @dataclass(frozen=True)
-class SceneMaps(_Tensors):
+class SceneMaps(Tensors):
     """A batch of maps, at small size h x w and big size H x W (docs/model.md#maps-and-channels)."""
 
     labels_small: Tensor  # (B,h,w) uint8, channel 0..29
@@ -69,7 +71,7 @@ class SceneMaps(_Tensors):
 
 
 @dataclass(frozen=True)
-class PlaceTargets(_Tensors):
+class PlaceTargets(Tensors):
     """Small maps without some of their instances, one for each update of a step, and where those stood."""
 
     labels: Tensor  # (B,2,h,w) uint8, channel 0..29
@@ -79,7 +81,7 @@ class PlaceTargets(_Tensors):
 
 
 @dataclass(frozen=True)
-class Batch(_Tensors):
+class Batch(Tensors):
     """x+ and x, and the drawn instance of x+; what a density of places learns from."""
 
     real: SceneMaps | None = None  # x+; this and the next three unless places alone are learnt

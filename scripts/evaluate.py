@@ -136,7 +136,8 @@ def evaluate(settings: EvaluateOptions) -> dict:
     )
     if not settings.out and checkpoint.suffix == PACKED:
         raise InputError(f"--checkpoint {settings.checkpoint}: belongs to no run folder; give --out")
-    out = Path(settings.out) if settings.out else run_folder(checkpoint) / "evaluation"
+    in_run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    out = Path(settings.out) if settings.out else in_run / "evaluation"
     if (out / RESULT).exists() and not settings.overwrite:
         raise InputError(f"{out / RESULT} exists: give --overwrite to replace it, or another --out")
     targets = classes_named(settings.target_class) if settings.target_class else model.targets
@@ -299,11 +300,6 @@ def finish(subject: Subject, folder: Path, of_run: dict, settings: EvaluateOptio
     write_plots(folder, boxes, results, subject.fit)
     write_atomic(folder / RESULT, (json.dumps(evaluation, indent=1) + "\n").encode())
     return evaluation
-
-
-def run_folder(checkpoint: Path) -> Path:
-    """The run that a checkpoint belongs to."""
-    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
 def data_identity(*splits: WorkingMaps) -> str:

@@ -82,12 +82,8 @@ def predict(
         for one in seen:
             masks = one["masks"].byte().cpu().numpy()
             codes = [rle.encode(np.asfortranarray(mask)) for mask in masks]
-            numbers, scores = one["labels"].tolist(), one["scores"].tolist()
-            yield [Predicted(*facts) for facts in zip(numbers, scores, codes, strict=True) if _area(facts[2])]
-
-
-def _area(code: dict) -> int:
-    return int(rle.area(code))
+            found = zip(one["labels"].tolist(), one["scores"].tolist(), codes, strict=True)
+            yield [Predicted(*facts) for facts in found if rle.area(facts[2])]
 
 
 # ---- COCO ---------------------------------------------------------------------------------------
@@ -109,7 +105,7 @@ def coco_metrics(
             "category_id": one.number,
             "score": one.score,
             "segmentation": one.code,
-            "area": _area(one.code),
+            "area": int(rle.area(one.code)),
             "bbox": rle.toBbox(one.code).tolist(),
             "iscrowd": 0,
         }

@@ -133,10 +133,10 @@ def builtin_names() -> list[str]:
 def save_packed(path: Path, state: dict, networks: tuple[str, ...]) -> None:
     """Write these networks of a checkpoint's state, averaged where it has averages, and its options."""
     weights = state["networks"] | state.get("averages", {})
-    kept = {name: value.half() for name, value in weights.items() if name.split(".")[0] in networks}
+    of_networks = {name: value for name, value in weights.items() if name.split(".")[0] in networks}
+    kept = {name: value.half().contiguous() for name, value in of_networks.items()}
     header = {"format": FORMAT, "iteration": state["iteration"], "options": state["options"]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = {name: value.contiguous() for name, value in kept.items()}
     # One entry: the library writes several in an order of chance.
     write_atomic(path, save(kept, {_HEADER: json.dumps(header, sort_keys=True)}))
 

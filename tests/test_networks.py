@@ -74,7 +74,7 @@ def test_other_sizes(size):
         embedding = encoder([encoder.scene_features(canvas)], torch.randn(1, z_dim, 1, 1))
         assert embedding.shape == (1, 4, 1, 1)
         reconstructor = networks[f"{name}_reconstructor"]
-        assert reconstructor.planes(reconstructor(embedding)).shape == (1, PLANES, height, width)
+        assert reconstructor.layers(embedding).shape == (1, PLANES, height, width)
     assert networks["generator"](embedding).shape == (1, 1, 32, 32)
     assert networks["d_obj"](torch.rand(1, 1, 32, 32)).shape == (1, 1, 1, 1)
     assert networks["d_what"](canvas).shape == (1, 1, height // 8, width // 8)

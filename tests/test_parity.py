@@ -111,7 +111,7 @@ def output_tensors(model: WhereWhat, paths, plain: bool) -> dict[str, torch.Tens
     def reconstructions(module, value):  # of x+ and x; the port's paths end before the last layer
         if plain:
             return [logits.sigmoid() for logits in value]
-        return model.networks[f"{module}_reconstructor"].planes(value).chunk(2)
+        return model.networks[f"{module}_reconstructor"].layers[-1](value).sigmoid().chunk(2)
 
     real_recon_small, cond_recon_small = reconstructions("where", where.recon)
     real_recon_big, cond_recon_big = reconstructions("what", what.recon)
