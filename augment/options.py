@@ -16,7 +16,7 @@ import yaml
 from cityscapesscripts.helpers.labels import labels as OFFICIAL_LABELS
 
 from support.errors import InputError
-from support.settings import add_flags, fields, read_yaml, setting, typed
+from support.settings import add_flags, fields, read_yaml, setting, size_of, typed
 from support.settings import checked as in_range
 
 BACKENDS = ("swap", "recolor", "cv_inpaint", "sd_inpaint", "sdxl_blend")
@@ -99,8 +99,7 @@ class SynthOptions:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the built-in scenes, pixels."""
-        width, height = self.scene_size.split("x")
-        return int(width), int(height)
+        return size_of(self.scene_size)
 
     @property
     def class_names(self) -> tuple[str, ...]:

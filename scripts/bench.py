@@ -328,7 +328,6 @@ def scaling(flags: argparse.Namespace, db_root: Path) -> str:
 
 
 def parser() -> Parser:
-    """The command line."""
     parser = Parser("python -m scripts.bench", "Time the training step.")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="sizes and widths")
     parser.add_argument("--db_root", help="Cityscapes tree (default: 8 built-in scenes, 2048x1024 pixels)")

@@ -108,7 +108,6 @@ def transform_rate(
 
 
 def parser() -> Parser:
-    """The command line."""
     parser = Parser("python -m scripts.bench_insertion", "Time insertion on a CPU.")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="sizes and widths")
     parser.add_argument("--db_root", help="Cityscapes tree (default: built-in scenes, 2048x1024 pixels)")

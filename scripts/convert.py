@@ -19,7 +19,6 @@ THINGS_ALONE = ("coco", "yolo")  # what scripts.label reads, which needs a segme
 
 
 def parser() -> Parser:
-    """The command line."""
     parser = Parser("python -m scripts.convert", "Make a Cityscapes tree of another data set.")
     about = "; ".join(f"{name} ({text})" for name, text in FORMATS.items())
     choices = (*FORMATS, *THINGS_ALONE)

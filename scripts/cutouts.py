@@ -24,7 +24,6 @@ MIN_HEIGHT = 32
 
 
 def parser() -> Parser:
-    """The command line."""
     parser = Parser("python -m scripts.cutouts", "Write the instances of a data set as cut-outs.")
     parser.add_argument("--db_root", type=Path, required=True, help="folder with gtFine/ and leftImg8bit/")
     parser.add_argument("--split", default="train", help="split whose instances are cut out (default train)")

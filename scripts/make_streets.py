@@ -15,7 +15,6 @@ from support.threads import cores
 
 
 def parser() -> Parser:
-    """The command line."""
     parser = Parser(
         "python -m scripts.make_streets",
         "Write procedural street scenes as a Cityscapes tree.",

@@ -12,7 +12,6 @@ from support.errors import InputError, Parser, run_program
 
 
 def parser() -> Parser:
-    """The command line."""
     parser = Parser("python -m scripts.pack", "Pack a trained model into one small file.")
     parser.add_argument(
         "--checkpoint", required=True, help="run folder (its newest checkpoint) or state-*.pt"

@@ -3,6 +3,7 @@
 Lengths are metres; `right` is measured from the camera, `ahead` along its view; side is -1 (left) or 1.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -309,7 +310,7 @@ def beside_crossing(street: Street, ahead: float, margin: float) -> bool:
 
 def furnish(rng: np.random.Generator, town: Population) -> None:
     """Trees, lamps, signs, lights, bollards, bins and boards on the sidewalks."""
-    street, camera = town.street, town.camera
+    street = town.street
     for side in (-1, 1):
         inner, outer = street.walk(side)
         lawn = street.lawn(side)
@@ -317,28 +318,27 @@ def furnish(rng: np.random.Generator, town: Population) -> None:
             step, out = rng.uniform(8, 16), sum(lawn) / 2 if lawn[1] > lawn[0] else 0.7
             for z in np.arange(rng.uniform(9, 16), 110, step):
                 if not beside_crossing(street, z, 3) and rng.random() < 0.85:
-                    card = Card(camera, street.at(side, out, z), z)
-                    _plant(town, scenery.tree(rng, card), card, 0.4)
+                    _plant(rng, town, scenery.tree, street.at(side, out, z), z, 0.4)
         for z in np.arange(rng.uniform(8, 30), 120, rng.uniform(20, 32)):
-            card = Card(camera, street.at(side, 0.4, z), z)
-            _plant(town, scenery.lamp_post(rng, card), card, 0.3)
+            _plant(rng, town, scenery.lamp_post, street.at(side, 0.4, z), z, 0.3)
         for z in np.exp(rng.uniform(np.log(9), np.log(80), rng.poisson(2.2))):
-            card = Card(camera, street.at(side, 0.45, z), z)
-            _plant(town, scenery.sign_post(rng, card), card, 0.3)
+            _plant(rng, town, scenery.sign_post, street.at(side, 0.45, z), z, 0.3)
         for z in np.exp(rng.uniform(np.log(9), np.log(60), rng.poisson(1.4))):
-            card = Card(camera, street.at(side, rng.choice((inner + 0.6, outer - 0.4)), z), z)
-            _plant(town, [scenery.furniture(rng, card)], card, 0.8)
+            right = street.at(side, rng.choice((inner + 0.6, outer - 0.4)), z)
+            _plant(rng, town, scenery.furniture, right, z, 0.8)
         if rng.random() < 0.2:
             for z in np.arange(rng.uniform(7, 25), rng.uniform(25, 60), 1.8):
-                card = Card(camera, street.at(side, 0.3, z), z)
-                _plant(town, [scenery.bollard(rng, card)], card, 0.2)
+                _plant(rng, town, scenery.bollard, street.at(side, 0.3, z), z, 0.2)
         if street.crossing and rng.random() < 0.65:
             for z in (street.crossing[0] - 1.0, street.crossing[1] + 1.0):
-                card = Card(camera, street.at(side, 0.5, z), z)
-                _plant(town, scenery.traffic_light(rng, card), card, 0.3)
+                _plant(rng, town, scenery.traffic_light, street.at(side, 0.5, z), z, 0.3)
 
 
-def _plant(town: Population, things: list[Thing], card: Card, radius: float) -> None:
-    if card.ahead > 5 and town.is_free(card.right, card.ahead, radius * 0.5):
+def _plant(
+    rng: np.random.Generator, town: Population, make: Callable, right: float, ahead: float, radius: float
+) -> None:
+    """What make(rng, card) draws, unless it would touch something; drawn from `rng` in any case."""
+    things = make(rng, Card(town.camera, right, ahead))
+    if ahead > 5 and town.is_free(right, ahead, radius * 0.5):
         town.things += things
-        town.places.append((card.right, card.ahead, radius))
+        town.places.append((right, ahead, radius))

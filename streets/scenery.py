@@ -295,13 +295,13 @@ def traffic_light(rng: np.random.Generator, card: Card) -> list[Thing]:
     return things
 
 
-def bollard(rng: np.random.Generator, card: Card) -> Thing:
+def bollard(rng: np.random.Generator, card: Card) -> list[Thing]:
     """A short post, 0.8 to 1.1 m high, label pole."""
     post = _post(rng.uniform(0.05, 0.09), rng.uniform(0.8, 1.1))
-    return card.thing("pole", post, pick(rng, _METAL))
+    return [card.thing("pole", post, pick(rng, _METAL))]
 
 
-def furniture(rng: np.random.Generator, card: Card) -> Thing:
+def furniture(rng: np.random.Generator, card: Card) -> list[Thing]:
     """A bin, cabinet, advertising column or board (static), or now and then something movable (dynamic)."""
     kind = rng.random()
     low, label = 0.0, "static"
@@ -320,7 +320,7 @@ def furniture(rng: np.random.Generator, card: Card) -> Thing:
     if low > 0:  # a board stands on two legs
         left, right = (rectangle(x - 0.05, x + 0.05, 0, low) for x in (-half * 0.8, half * 0.8))
         outline = np.concatenate([left[:3], right[3:], right[:3], outline[2:], outline[:1], left[3:]])
-    return card.thing(label, outline, colour, [(panel, pick(rng, _FACADES, 30))])
+    return [card.thing(label, outline, colour, [(panel, pick(rng, _FACADES, 30))])]
 
 
 def facade_sign(rng: np.random.Generator, card: Card) -> Thing:

@@ -17,7 +17,6 @@ from support.threads import cores
 
 
 def parser() -> Parser:
-    """The command line."""
     parser = Parser("python -m scripts.synth.build", "Put raw frames beside synthetic ones.")
     parser.add_argument("--out", required=True, type=Path, help="folder of the tree")
     parser.add_argument("--db_root", type=Path, help="data set of the raw frames (default: that of the run)")

@@ -18,7 +18,6 @@ from support.threads import cores
 
 
 def parser() -> Parser:
-    """The command line."""
     parser = Parser("python -m scripts.synth.export", "Write COCO annotation of a tree.")
     parser.add_argument("--out", required=True, type=Path, help="folder of the tree")
     parser.add_argument("--splits", nargs="+", help="splits to write (default: all that have ground truth)")

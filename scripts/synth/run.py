@@ -37,7 +37,6 @@ LISTED = 10  # failed and skipped items named at the end
 
 
 def parser() -> Parser:
-    """The command line."""
     parser = Parser("python -m scripts.synth.run", "Repaint the instances of a data set.")
     add_run_flags(parser)
     add = parser.add_argument

@@ -25,7 +25,6 @@ SCORE = "score.json"
 
 
 def parser() -> Parser:
-    """The command line."""
     parser = Parser("python -m scripts.synth.score", "Score the synthetic frames of a run.")
     add_run_flags(parser)
     group = parser.add_argument_group("weights; without them a metric is reported as unavailable")

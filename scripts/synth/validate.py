@@ -14,7 +14,6 @@ from support.threads import cores
 
 
 def parser() -> Parser:
-    """The command line."""
     parser = Parser("python -m scripts.synth.validate", "Check a Cityscapes tree.")
     parser.add_argument("root", nargs="?", type=Path, help="folder that holds leftImg8bit/ and gtFine/")
     parser.add_argument("--verify", action="store_true", help="compare files with the manifest's digests too")
