@@ -171,7 +171,7 @@ def shows_shapes(arm: Arm) -> bool:
 
 
 @dataclass(frozen=True)
-class Source:
+class RecipeSource:
     """What the recipes of one case start from."""
 
     tree: Path  # the n scenes
@@ -234,7 +234,7 @@ def train_placement(folder: Path, tree: Path, preset: str, iterations: int, seed
 # ---- recipes ------------------------------------------------------------------------------------
 
 
-def inserted(model: str, classes: str, render: str, folder: Path, source: Source) -> dict:
+def inserted(model: str, classes: str, render: str, folder: Path, source: RecipeSource) -> dict:
     """Objects where a model says, once for each copy; classes, render: as for scripts.insert."""
     objects = 0
     for copy in range(source.copies):
@@ -261,7 +261,7 @@ def inserted(model: str, classes: str, render: str, folder: Path, source: Source
     return {"objects": objects, "frames": _frames(folder)}
 
 
-def pasted(method: str, folder: Path, source: Source) -> dict:
+def pasted(method: str, folder: Path, source: RecipeSource) -> dict:
     """Persons of other images, once for each copy."""
     per_image = range_of(source.per_image)
     objects = sum(
@@ -279,7 +279,7 @@ def pasted(method: str, folder: Path, source: Source) -> dict:
     return {"objects": objects, "frames": _frames(folder)}
 
 
-def repainted(folder: Path, source: Source) -> dict:
+def repainted(folder: Path, source: RecipeSource) -> dict:
     """The largest instances with other pixels, in windows around them."""
     arguments = {
         "db_root": source.tree,
@@ -296,7 +296,7 @@ def repainted(folder: Path, source: Source) -> dict:
     return {"frames": _frames(folder)}
 
 
-def repainted_whole(folder: Path, source: Source) -> dict:
+def repainted_whole(folder: Path, source: RecipeSource) -> dict:
     """The whole frames that the windows of `repainted` are cut from, with the annotation of the raw frame."""
     made, tree = folder / "windows/tree0", folder / "tree0"
     frames = {frame.name: frame for frame in list_frames(source.tree, SPLIT)}
@@ -311,7 +311,7 @@ def repainted_whole(folder: Path, source: Source) -> dict:
     return {"frames": _frames(folder)}
 
 
-RECIPES: dict[str, Callable[[Path, Source], dict]] = {
+RECIPES: dict[str, Callable[[Path, RecipeSource], dict]] = {
     "copy_paste": partial(pasted, "copy_paste"),
     "prior": partial(pasted, "prior"),
     "cutout": partial(inserted, OF_PERSONS, "person", "cutout"),
@@ -327,7 +327,7 @@ def trees_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("tree*") if path.is_dir())
 
 
-def _seed(source: Source, copy: int) -> int:
+def _seed(source: RecipeSource, copy: int) -> int:
     return 1000 * source.seed + copy
 
 

@@ -13,7 +13,7 @@ from benefit.arms import (
     MODEL_OF,
     OF_PERSONS,
     RECIPES,
-    Source,
+    RecipeSource,
     arm_of,
     folder_of,
     models_of,
@@ -89,7 +89,7 @@ def tasks_of(options: BenefitOptions) -> list[BenefitTask]:
     models_wanted = dict.fromkeys(model for arm in wanted.values() for model in models_of(arm))
     for case in cases_of(options):
         scenes = f"{case.name}/scenes"
-        source = Source(
+        source = RecipeSource(
             out / scenes / "tree",
             {model: model_checkpoint(options, case, model) for model in models_wanted},
             case.seed,

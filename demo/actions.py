@@ -15,7 +15,7 @@ from augment.placement.filters import FILTERS, Filters
 from augment.placement.places import ImageForModel, Inserter
 from augment.placement.scene import EditedImage
 from data.geometry import boxes_of_theta, metric_heights
-from demo.state import FORCED, Placed, State, Wishes
+from demo.state import FORCED, DemoObject, State, Wishes
 from demo.studio import Studio
 from support.errors import InputError
 from support.seeds import generator
@@ -261,7 +261,7 @@ def _put(
     view: ImageForModel,
     theta: np.ndarray,
     z_appr: np.ndarray,
-) -> Placed:
+) -> DemoObject:
     """Put an object on an image, which changes. Raises RejectedError."""
     name = view.model.target.name
     reason, facts = "no_free_id", {}
@@ -277,15 +277,17 @@ def _put(
     return _placed(replace(wishes, class_name=name), image, theta, z_appr, facts)
 
 
-def _placed(wishes: Wishes, image: EditedImage, theta: np.ndarray, z_appr: np.ndarray, facts: dict) -> Placed:
+def _placed(
+    wishes: Wishes, image: EditedImage, theta: np.ndarray, z_appr: np.ndarray, facts: dict
+) -> DemoObject:
     """What was put on an image last."""
     shown = image.shown.get(facts.get("render", {}).get("source"))
-    return Placed(wishes.class_name, theta, z_appr, image.new_masks[-1], facts, shown, wishes.own)
+    return DemoObject(wishes.class_name, theta, z_appr, image.new_masks[-1], facts, shown, wishes.own)
 
 
 def _again(
-    studio: Studio, wishes: Wishes, image: EditedImage, objects: tuple[Placed, ...]
-) -> tuple[tuple[Placed, ...], tuple[EditedImage, ...]]:
+    studio: Studio, wishes: Wishes, image: EditedImage, objects: tuple[DemoObject, ...]
+) -> tuple[tuple[DemoObject, ...], tuple[EditedImage, ...]]:
     """Put objects on an image as they were, one after another: they, and the image after each.
 
     Filters that they passed once are not asked again. Raises RejectedError if one vanishes altogether.
@@ -306,7 +308,7 @@ def _again(
     return tuple(placed), tuple(images)
 
 
-def _put_again(inserter: Inserter, image: EditedImage, one: Placed) -> tuple[str | None, dict]:
+def _put_again(inserter: Inserter, image: EditedImage, one: DemoObject) -> tuple[str | None, dict]:
     """Put an object on an image as it was; another cut-out only if it was none. As `EditedImage.put`."""
     painter = inserter.painter
     if painter is None or not painter.collections:
@@ -335,7 +337,7 @@ def _changed(
 def _with(
     state: State,
     number: int,
-    objects: tuple[Placed, ...],
+    objects: tuple[DemoObject, ...],
     images: tuple[EditedImage, ...],
     draws: int | None = None,
 ) -> State:

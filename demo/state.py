@@ -29,7 +29,7 @@ class DemoScene:
 
 
 @dataclass(frozen=True, eq=False)
-class Placed:
+class DemoObject:
     """An object that stands in the scene."""
 
     class_name: str
@@ -73,7 +73,7 @@ class State:
 
     scene: DemoScene
     steps: tuple[EditedImage, ...]  # the image with 0, 1, ... objects
-    objects: tuple[Placed, ...] = ()
+    objects: tuple[DemoObject, ...] = ()
     chosen: int | None = None  # the object that sliders and buttons work on
     own: OwnObject = OwnObject()  # what the next object is to show
     draws: int = 0  # how often chance was asked; the next seed

@@ -103,7 +103,7 @@ def input_of(out: Path, options: SynthOptions) -> Path:
 
 
 @dataclass
-class Run:
+class SynthRun:
     """An opened OUT and the frames to work on."""
 
     tree: Tree
@@ -113,7 +113,7 @@ class Run:
     scope: list[Source]  # those that --only and --limit leave
 
     @classmethod
-    def of(cls, tree: Tree, flags: argparse.Namespace, options: SynthOptions) -> "Run":
+    def of(cls, tree: Tree, flags: argparse.Namespace, options: SynthOptions) -> "SynthRun":
         """A run of an opened tree. Raises InputError if the input or the scope can't be used."""
         root = input_of(tree.out, options)
         sources = source_frames(root, options.split)

@@ -17,7 +17,7 @@ from augment.paint.prompts import load_prompts
 from augment.repaint.manifest import STAGES, SYNTH
 from augment.repaint.repainter import Repainter
 from augment.repaint.running import (
-    Run,
+    SynthRun,
     add_run_flags,
     check_out,
     fingerprint_settings,
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.db_root:
             with in_turn(out), writing_to(out):
                 make_scenes(out, options, flags.num_workers)
-        return repaint(Run.of(tree, flags, options), flags, begin)
+        return repaint(SynthRun.of(tree, flags, options), flags, begin)
 
 
 def tell_plan(
@@ -87,17 +87,17 @@ def tell_plan(
     if not input_of(out, options).exists():
         print(f"{options.scenes} street scenes of {options.scene_size} pixels would be made first")
         return
-    run = Run.of(Tree(SYNTH, out, settings, shard), flags, options)
+    run = SynthRun.of(Tree(SYNTH, out, settings, shard), flags, options)
     todo = to_do(run, flags)
     print(f"{len(todo)} of {len(shard.of(run.scope))} frames to do; nothing was written (--dry_run)")
 
 
-def to_do(run: Run, flags: argparse.Namespace) -> list:
+def to_do(run: SynthRun, flags: argparse.Namespace) -> list:
     """The frames of this shard that must be repainted."""
     return run.tree.to_do(run.items(), sound=run.is_unchanged if flags.verify else None)
 
 
-def repaint(run: Run, flags: argparse.Namespace, begin: float) -> int:
+def repaint(run: SynthRun, flags: argparse.Namespace, begin: float) -> int:
     """Repaint, write the tree and print the counts; the exit status. begin: of the program, monotonic s."""
     options, out, tree = run.options, run.tree.out, run.tree
     workers = flags.generate_workers or (1 if options.backend in WITH_WEIGHTS else flags.num_workers)
@@ -135,7 +135,7 @@ def repaint(run: Run, flags: argparse.Namespace, begin: float) -> int:
     return status
 
 
-def report(run: Run, stages: tuple[str, ...]) -> int:
+def report(run: SynthRun, stages: tuple[str, ...]) -> int:
     """Print what became of the items of some stages; 1 if any failed, else 0."""
     counts = {stage: run.counts(stage, run.scope) for stage in stages}
     for stage, found in counts.items():

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from augment.repaint import score_networks
 from augment.repaint.manifest import SYNTH
-from augment.repaint.running import Run, add_run_flags, fingerprint_settings, out_of, saved_options
+from augment.repaint.running import SynthRun, add_run_flags, fingerprint_settings, out_of, saved_options
 from augment.repaint.score import NUMBERS, Mean, ScoredSample, measure
 from augment.repaint.score_networks import Networks, Weights
 from engine.shards import Shard
@@ -35,7 +35,7 @@ def parser() -> Parser:
     return parser
 
 
-def samples_of(run: Run, images: bool) -> Iterator[ScoredSample]:
+def samples_of(run: SynthRun, images: bool) -> Iterator[ScoredSample]:
     """The integrated samples in scope."""
     for source in run.scope:
         generated = {line["key"]: line for line in run.lines(source, "generate")}
@@ -49,11 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
     out = out_of(flags)
     options = saved_options(out)
     with at_work_in(out):
-        score(Run.of(Tree(SYNTH, out, fingerprint_settings(options), Shard()), flags, options), flags)
+        score(SynthRun.of(Tree(SYNTH, out, fingerprint_settings(options), Shard()), flags, options), flags)
     return 0
 
 
-def score(run: Run, flags: argparse.Namespace) -> None:
+def score(run: SynthRun, flags: argparse.Namespace) -> None:
     """Measure the samples in scope, write the metrics and print them. InputError if there are none."""
     total = run.counts("integrate", run.scope)["ok"]
     if not total:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benefit.arms import ARMS, Source, repainted_whole, trees_of
+from benefit.arms import ARMS, RecipeSource, repainted_whole, trees_of
 from benefit.options import parser
 from data.frame import list_frames
 from streets.scenes import write_streets
@@ -10,7 +10,7 @@ from streets.scenes import write_streets
 
 def test_whole_repainted_frames_show_the_raw_annotation_and_new_pixels_only_in_one_instance(tmp_path):
     write_streets(tmp_path / "tree", 2, 0, (256, 128), seed=1)
-    source = Source(tmp_path / "tree", {}, 0, 1, "1", "cpu")
+    source = RecipeSource(tmp_path / "tree", {}, 0, 1, "1", "cpu")
     found = repainted_whole(tmp_path / "out", source)
     (tree,) = trees_of(tmp_path / "out")
     frames = list_frames(tree, "train")

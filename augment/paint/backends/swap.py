@@ -55,7 +55,7 @@ class SwapSettings:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ShownPart:
     """An instance of the bank as a sample shows it."""
 
     row: int
@@ -113,7 +113,7 @@ class Swap:
 
     def choose(
         self, request: Request, whole: np.ndarray, corner: tuple[int, int], light: np.ndarray | None
-    ) -> list[Choice]:
+    ) -> list[ShownPart]:
         """What the samples show, in their order; at least one."""
         table, shelf = self.bank.table, self.bank.shelf(request.class_name)
         other = np.flatnonzero(shelf.keys != request.source)
@@ -155,7 +155,7 @@ class Swap:
         noise = request.generator(-1).gumbel(size=len(order))
         order = order[np.argsort(best[order] / _TEMPERATURE - noise, kind="stable")]
         return [
-            Choice(int(rows[one]), PARTS[variant[one] % len(PARTS)], bool(variant[one] >= len(PARTS)))
+            ShownPart(int(rows[one]), PARTS[variant[one] % len(PARTS)], bool(variant[one] >= len(PARTS)))
             for one in order
         ]
 
