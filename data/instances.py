@@ -59,6 +59,12 @@ def theta_of_box(box: tuple[int, int, int, int], width: int, height: int) -> np.
     return np.array([t11, 0, t13, 0, t22, t23], np.float32)
 
 
+def in_fractions(box: tuple[int, int, int, int], width: int, height: int) -> tuple[float, ...]:
+    """x0, y0, x1, y1 of a box of first and last pixels, half-open, in fractions of a map's size."""
+    x0, y0, x1, y1 = box
+    return x0 / width, y0 / height, (x1 + 1) / width, (y1 + 1) / height
+
+
 def usable_instances(
     channels_small: np.ndarray,
     ids_small: np.ndarray,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.geometry import too_few
+from data.instances import in_fractions
 from loader.cache import WorkingMaps
 from support.errors import InputError
 from support.progress import progress_bar
@@ -57,8 +58,7 @@ def read_training(maps: WorkingMaps, target_class: str) -> Training:
             continue
         content = maps.load(index)
         for instance in instances:
-            x0, y0, x1, y1 = instance.box  # first and last pixels
-            boxes.append([x0 / width, y0 / height, (x1 + 1) / width, (y1 + 1) / height])
+            boxes.append(in_fractions(instance.box, width, height))
             masks.append(content.compact_of(instance.instance_id) >= 128)
             scene.append(len(names))
         names.append(maps.frames[index].name)

@@ -26,7 +26,7 @@ from data.geometry import (
     supported,
     supporting_pixels,
 )
-from data.instances import bounding_box
+from data.instances import bounding_box, in_fractions
 from data.labels import TargetClass
 from evaluation.baselines import Training
 from evaluation.shapes import ShapeFeature, frechet_distance, nearest_iou, precision_recall
@@ -78,8 +78,7 @@ def read_views(
         if target.support not in supporting:
             supporting[target.support] = supporting_pixels(label_ids, instance_ids, target.support)
         real_ids = tuple(instance.instance_id for instance in maps.instances(index, target.name))
-        real_boxes = [bounding_box(instance_ids == one) for one in real_ids]
-        half_open = np.reshape(real_boxes, (-1, 4)) + [0, 0, 1, 1]
+        real_boxes = [in_fractions(bounding_box(instance_ids == one), width, height) for one in real_ids]
         yield EvaluatedScene(
             frame.name,
             label_ids,
@@ -88,7 +87,7 @@ def read_views(
             feet,
             of_frame,
             real_ids,
-            half_open / [width, height, width, height],
+            np.reshape(real_boxes, (-1, 4)),
         )
 
 

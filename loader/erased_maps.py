@@ -13,7 +13,7 @@ import numpy as np
 from data.erasures import erase_exactly
 from data.fill import fill_hole
 from data.frame import Frame
-from data.instances import bounding_box, resize_nearest
+from data.instances import bounding_box, in_fractions, resize_nearest
 from data.labels import CHANNEL_OF_ID, FIRST_THING_CHANNEL
 from support.seeds import generator
 
@@ -76,8 +76,7 @@ def find_erasable(
     erasures = frame.read_erasures()
     boxes, patches = [], []
     for one in instances:
-        x0, y0, x1, y1 = bounding_box(instance_ids == one)
-        boxes.append((x0 / width, y0 / height, (x1 + 1) / width, (y1 + 1) / height))
+        boxes.append(in_fractions(bounding_box(instance_ids == one), width, height))
         if one in erasures:
             without = _small(*erase_exactly(label_ids, instance_ids, erasures[one]), size)
             patches.append(_patch(one, small, without))

@@ -28,7 +28,7 @@ from augment.placement.options import CLASSES_BY_NAME, Insertion, InsertOptions,
 from augment.placement.scene import EditedImage, contents, count_instances, new_frame, read_image
 from data.frame import Frame
 from data.geometry import METRIC_RANGES, HeightFit, MaskPatch, boxes_of_theta, fit_heights, too_few
-from data.instances import PLACE_GRID, resize_nearest, usable_instances, usable_places
+from data.instances import PLACE_GRID, in_fractions, resize_nearest, usable_instances, usable_places
 from data.labels import CHANNEL_OF_ID
 from engine.records import WorkItem
 from model import WhereWhat, load_model
@@ -132,7 +132,7 @@ def spread(frames: list[Frame]) -> list[Frame]:
     return [frames[index] for index in chosen.tolist()]
 
 
-def learnt_boxes(label_ids: np.ndarray, instance_ids: np.ndarray, model: WhereWhat) -> list[list[float]]:
+def learnt_boxes(label_ids: np.ndarray, instance_ids: np.ndarray, model: WhereWhat) -> list[tuple]:
     """x0, y0, x1, y1 of the instances on full-size maps that a model learns from, fractions of their size."""
     if not model.what.draws_shapes:
         (width, height), target = PLACE_GRID, model.target
@@ -143,8 +143,7 @@ def learnt_boxes(label_ids: np.ndarray, instance_ids: np.ndarray, model: WhereWh
         ids = resize_nearest(instance_ids, small_width, small_height)
         ids_big = resize_nearest(instance_ids, width, height)
         instances = usable_instances(channels, ids, ids_big, model.target, group_instances=False)
-    boxes = [one.box for one in instances]
-    return [[x0 / width, y0 / height, (x1 + 1) / width, (y1 + 1) / height] for x0, y0, x1, y1 in boxes]
+    return [in_fractions(one.box, width, height) for one in instances]
 
 
 def needed_fits(frames: list[Frame], models: dict[str, WhereWhat], cameras: bool) -> dict[str, HeightFit]:
