@@ -300,7 +300,6 @@ def write_yaml(options: Options) -> str:
 
 
 def parser() -> Parser:
-    """The command line of main.py."""
     parser = Parser("main.py", "Train the joint where/what model.")
     parser.add_argument("--preset", choices=tuple(PRESETS), help="named set of options (default paper)")
     parser.add_argument("--config", metavar="FILE.yaml", help="options of a saved run; flags win over it")

@@ -139,7 +139,6 @@ def described(arm: str) -> str:
 
 
 def parser() -> Parser:
-    """The command line of scripts.benefit."""
     return parser_of(
         BenefitOptions,
         "python -m scripts.benefit",

@@ -23,12 +23,9 @@ class LabelOptions:
 
     pictures: str = _input(
         help="folder of pictures, JPEG, PNG or WebP; those in folders below it count too",
-        read=str,
-        flag={"required": True, "metavar": "DIR"},
+        flag={"metavar": "DIR"},
     )
-    out: str = _input(
-        help="folder of the tree; made if absent", read=str, flag={"required": True, "metavar": "TREE"}
-    )
+    out: str = _input(help="folder of the tree; made if absent", flag={"metavar": "TREE"})
     split: str = _input("train", "split that the pictures become")
     annotations: str = _input(
         "",

@@ -66,14 +66,8 @@ QUICK_N_Z = 4
 class EvaluateOptions:
     """One evaluation; None and "" where nothing was asked for."""
 
-    checkpoint: str = setting(
-        help="run folder (its newest checkpoint), state-*.pt, or builtin:person",
-        read=str,
-        flag={"required": True},
-    )
-    db_root: str = setting(
-        help="folder that holds gtFine/ and, if any, camera/", read=str, flag={"required": True}
-    )
+    checkpoint: str = setting(help="run folder (its newest checkpoint), state-*.pt, or builtin:person")
+    db_root: str = setting(help="folder that holds gtFine/ and, if any, camera/")
     camera: str = camera_setting()
     split: str = setting("val", "scenes to place objects in")
     train_split: str = setting("train", "where baselines come from")

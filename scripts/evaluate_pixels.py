@@ -27,8 +27,8 @@ RESULT = "pixels.json"
 class PixelOptions:
     """One comparison."""
 
-    tree: str = setting(help="tree that scripts.insert made, with images", read=str, flag={"required": True})
-    db_root: str = setting(help="tree it was made from", read=str, flag={"required": True})
+    tree: str = setting(help="tree that scripts.insert made, with images")
+    db_root: str = setting(help="tree it was made from")
     split: str = setting("train", "split of both")
     write: bool = setting(False, f"write {RESULT} into --tree, too")
 

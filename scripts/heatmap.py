@@ -39,14 +39,10 @@ PASSES, FAILS, BEST = (0, 255, 0), (255, 0, 0), (255, 255, 0)
 class HeatmapOptions:
     """One image of places; "" where nothing was asked for."""
 
-    checkpoint: str = setting(
-        help="run folder (its newest checkpoint), state-*.pt, or builtin:person",
-        read=str,
-        flag={"required": True},
-    )
-    image: str = setting(help="label map of the scene (labelIds.png)", read=str, flag={"required": True})
+    checkpoint: str = setting(help="run folder (its newest checkpoint), state-*.pt, or builtin:person")
+    image: str = setting(help="label map of the scene (labelIds.png)")
     instances: str = setting("", "its instance map (default: the file beside it)")
-    out: str = setting(help="PNG to write", read=str, flag={"required": True})
+    out: str = setting(help="PNG to write")
     json: str = setting("", "file for all boxes, their scores and the filters that reject them")
     target_class: str = setting("", "class, where the checkpoint has several")
     n_z: int = setting(200, "places drawn", min=1)

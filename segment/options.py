@@ -16,10 +16,10 @@ class SegmentOptions:
     """One training of a segmenter."""
 
     data: list[str] = setting(
-        help="Cityscapes trees to learn from, several are joined", read=str, flag={"nargs": "+"}
+        help="Cityscapes trees to learn from, several are joined", flag={"nargs": "+", "required": False}
     )
-    val: str = setting(help="Cityscapes tree to be measured on", read=str, flag={"required": True})
-    out: str = setting(help="run folder; made if absent", read=str, flag={"required": True})
+    val: str = setting(help="Cityscapes tree to be measured on")
+    out: str = setting(help="run folder; made if absent")
     share: tuple[float, ...] | None = setting(
         None,
         "how much of what is learnt from comes from each tree (default: as many frames as it has)",

@@ -39,6 +39,7 @@ def setting(
 ):
     """A field with its default, its meaning, and what it may be. The default may be None: not given.
 
+    Without a default its flag must be given, text unless `read` says otherwise.
     section: under which heading its flag stands. read: what makes a value of a flag's text, by default the
     type of the default. flag: further arguments of argparse, and "name" if it is not that of the field.
     bounds: min, above, max, below.
@@ -129,16 +130,18 @@ def parser_of(kind, program: str, description: str, headings: dict[str, str] | N
 
 def _flag(item: dataclasses.Field) -> dict:
     """What argparse wants to know of a flag."""
-    default, kind = item.default, item.metadata["read"] or type(item.default)
-    said = default
+    required = item.default is dataclasses.MISSING
+    said = default = "" if required else item.default
     if isinstance(default, tuple):  # as it would be typed: several words, or WIDTHxHEIGHT
         said = (" " if "nargs" in item.metadata["flag"] else "x").join(map(str, default))
-    shown = "" if default in (None, "", (), dataclasses.MISSING) else f" (default {said})"
+    shown = "" if default in (None, "", ()) else f" (default {said})"
     about = {"help": (item.metadata["help"] + shown).replace("%", "%%"), "default": argparse.SUPPRESS}
+    if required:
+        about["required"] = True
     if isinstance(default, bool):
         about["action"] = argparse.BooleanOptionalAction
     else:
-        about["type"] = kind
+        about["type"] = item.metadata["read"] or type(default)
         if item.metadata["choices"]:
             about["choices"] = item.metadata["choices"]
     return about | item.metadata["flag"]

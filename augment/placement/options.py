@@ -85,9 +85,7 @@ class Insertion:
     """Everything besides an image that decides what is inserted into it."""
 
     checkpoint: tuple[str, ...] = _input(
-        help="run folders, state-*.pt or builtin:NAME, each for other classes",
-        read=str,
-        flag={"required": True, "nargs": "+"},
+        help="run folders, state-*.pt or builtin:NAME, each for other classes", flag={"nargs": "+"}
     )
     seed: int = _what(0, "seed of everything random", min=0)
     attempts: int = _what(20, "places tried for each object", min=1)
@@ -110,7 +108,7 @@ class InsertOptions(Insertion):
 
     hashes: dict[str, str] = field(default_factory=dict)  # of the checkpoint of each class, once it is read
     shares: dict[str, int] = field(default_factory=dict)  # how often each class is drawn, once it is known
-    out: str = _input(help="folder of the new tree; made if absent", read=str, flag={"required": True})
+    out: str = _input(help="folder of the new tree; made if absent")
     db_root: str = _input("", "folder that holds gtFine/ and, if any, camera/ and leftImg8bit/")
     split: str = _input("train", "split to insert into")
     force: bool = _input(False, "insert into a split that others are measured on (val, test)")
@@ -202,7 +200,6 @@ class InsertOptions(Insertion):
 
 
 def parser() -> Parser:
-    """The command line of scripts.insert."""
     parser = Parser("python -m scripts.insert", "Insert objects into a Cityscapes-format data set.")
     add_flags(parser, InsertOptions, SECTIONS)
     add_flags(parser, Filters, {"": "filters that an object must pass"})
