@@ -263,19 +263,10 @@ def inserted(model: str, classes: str, render: str, folder: Path, source: Recipe
 
 def pasted(method: str, folder: Path, source: RecipeSource) -> dict:
     """Persons of other images, once for each copy."""
-    per_image = range_of(source.per_image)
-    objects = sum(
-        paste_tree(
-            method,
-            source.tree,
-            SPLIT,
-            folder / f"tree{copy}",
-            folder / "bank.npz",
-            per_image,
-            _seed(source, copy),
-        )
-        for copy in range(source.copies)
-    )
+    objects, per_image = 0, range_of(source.per_image)
+    for copy in range(source.copies):
+        out, seed = folder / f"tree{copy}", _seed(source, copy)
+        objects += paste_tree(method, source.tree, SPLIT, out, folder / "bank.npz", per_image, seed)
     return {"objects": objects, "frames": _frames(folder)}
 
 

@@ -45,10 +45,8 @@ def paste_tree(
     (bank,) = painter.collections
     if len(set(bank.table.frame[bank.table.rows_of(CLASS)])) < 2:
         raise InputError(f"{db_root}: persons on fewer than two frames, nothing to paste; take more scenes")
-    pasted = 0
-    for frame, classes in zip(
-        frames, plan([frame.name for frame in frames], {CLASS: 1}, seed, per_image), strict=True
-    ):
+    pasted, planned = 0, plan([frame.name for frame in frames], {CLASS: 1}, seed, per_image)
+    for frame, classes in zip(frames, planned, strict=True):
         image = read_image(frame, rgb=True)
         for number in range(1, len(classes) + 1):
             pasted += paste_one(image, method, generator(seed, frame.name, number, method), painter)
@@ -72,10 +70,8 @@ def paste_one(image: EditedImage, method: str, rng: np.random.Generator, painter
         row, key, mirrored = int(shelf.rows[one]), str(shelf.keys[one]), False
         box = table.box[row] * np.tile((width, height) / table.frame_size[row], 2)
         if method == "copy_paste":
-            mirrored, size = (
-                bool(rng.random() < 0.5),
-                (box[2:] - box[:2]) * np.exp(rng.uniform(*np.log(SCALES))),
-            )
+            mirrored = bool(rng.random() < 0.5)
+            size = (box[2:] - box[:2]) * np.exp(rng.uniform(*np.log(SCALES)))
             size = np.minimum(size, (width, height))
             corner = rng.uniform((0, 0), (width, height) - size)
             box = np.concatenate([corner, corner + size])

@@ -104,6 +104,14 @@ def memory_format_of(weight: Tensor) -> torch.memory_format:
     return torch.channels_last if weight.stride(1) == 1 else torch.contiguous_format
 
 
+def convolution_backward(
+    gradient: Tensor, x: Tensor, w: Tensor, transposed: bool, needed: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients by x and by the weight of a k4s2p1 convolution, where needed, from the one by its result."""
+    geometry = ([2, 2], [1, 1], [1, 1], transposed, [0, 0], 1)  # stride, padding, dilation, ...
+    return torch.ops.aten.convolution_backward(gradient, x, w, None, *geometry, [*needed, False])[:2]
+
+
 _FIRST_MIDDLE_LAST = (slice(0, 1), slice(1, -1), slice(-1, None))
 
 
@@ -196,14 +204,7 @@ class _ReconstructionLoss(torch.autograd.Function):
             output[:, :, :above] = 0
             output[:, :, output.shape[2] - below :] = 0
             grad_bias += _plane_sums(shown)
-            grad_x, grad_w, _ = torch.ops.aten.convolution_backward(
-                output,
-                x,
-                w,
-                None,
-                *([2, 2], [1, 1], [1, 1], True, [0, 0], 1),  # stride, padding, dilation, transposed, ...
-                [True, True, False],
-            )
+            grad_x, grad_w = convolution_backward(output, x, w, True, (True, True))
             grad_features[images, :, read] += torch.ops.aten.threshold_backward(grad_x, x, 0)
             grad_weight += grad_w
         size = len(labels) * PLANES * labels[0].numel()

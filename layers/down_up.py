@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layers.canvas import memory_format_of, working_dtype
+from layers.canvas import convolution_backward, memory_format_of, working_dtype
 
 EPSILON = 1e-5  # added to the variance, as nn.InstanceNorm2d does
 IDENTITY = 1.0  # slope of the leaky ReLU that changes nothing
@@ -101,7 +101,6 @@ class _ActivateConvolveNormalise(torch.autograd.Function):
         # As of now: one pass of a step may need what another does not, which needs_input_grad does not tell.
         needs_x, needs_weight = ctx.needs_input_grad[0], weight.requires_grad
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        geometry = ([2, 2], [1, 1], [1, 1], ctx.transposed, [0, 0], 1)  # stride, padding, dilation, ...
         grad_x = torch.empty_like(x) if needs_x else None
         grad_weight = None
         for images in _parts(x):
@@ -109,11 +108,9 @@ class _ActivateConvolveNormalise(torch.autograd.Function):
                 gradient[images].split(1), normal[images].split(1), inverse_deviation[images], strict=True
             )
             of_y = [_normalise_backward(*one) for one in single]
-            of_x, of_weight, _ = torch.ops.aten.convolution_backward(
-                of_y[0] if len(of_y) == 1 else torch.cat(of_y),
-                activate(x[images], ctx.slope) if needs_weight else x[images],
-                *(w, None, *geometry, [needs_x, needs_weight, False]),
-            )
+            of_y = of_y[0] if len(of_y) == 1 else torch.cat(of_y)
+            read = activate(x[images], ctx.slope) if needs_weight else x[images]
+            of_x, of_weight = convolution_backward(of_y, read, w, ctx.transposed, (needs_x, needs_weight))
             if needs_weight:
                 of_weight = of_weight.to(weight.dtype)
                 grad_weight = of_weight if grad_weight is None else grad_weight.add_(of_weight)

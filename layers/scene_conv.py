@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.labels import NUM_CHANNELS
-from layers.canvas import PLANES, Canvas, index_of, memory_format_of, working_dtype
+from layers.canvas import PLANES, Canvas, convolution_backward, index_of, memory_format_of, working_dtype
 
 MIXED = NUM_CHANNELS  # stands for a class where a window shows several, an edge, or part of a mask
 MOVING = MIXED + 1  # likewise, where it shows the rim of a mask that has a gradient
@@ -55,14 +55,9 @@ class _PlaneConv(torch.autograd.Function):
         # As of now, see layers/down_up.py.
         needs_weight, needs_bias = weight.requires_grad, bias.requires_grad
         planes = Canvas(labels, edge, ctx.channel, mask, drawn).planes(ctx.dtype)
-        of_planes, grad_weight, _ = torch.ops.aten.convolution_backward(
-            gradient.contiguous(memory_format=ctx.layout),
-            planes.contiguous(memory_format=ctx.layout),
-            weight.to(ctx.dtype).contiguous(memory_format=ctx.layout),
-            None,
-            *([2, 2], [1, 1], [1, 1], False, [0, 0], 1),  # stride, padding, dilation, transposed, ...
-            [needs_mask or needs_drawn, needs_weight, False],
-        )
+        given = (x.contiguous(memory_format=ctx.layout) for x in (gradient, planes, weight.to(ctx.dtype)))
+        needed = needs_mask or needs_drawn, needs_weight
+        of_planes, grad_weight = convolution_backward(*given, False, needed)
         grad_mask = grad_drawn = None
         if needs_drawn:
             grad_drawn = of_planes[:, -1:].to(drawn.dtype)

@@ -46,15 +46,9 @@ def draw_noise(options: Options, positions: Iterable[int]) -> Noise:
         seen = rng.random(2 * sum(keep_sizes), dtype=np.float32) >= DROPOUT
         keeps.append(seen.astype(np.float32) / np.float32(1 - DROPOUT))
     z_spatial, z_appr, *eps = _columns(normals, normal_sizes)
-    keep = _columns(keeps, keep_sizes * 2)
-    updates = tuple(
-        UpdateNoise(
-            *eps[2 * update : 2 * update + 2],
-            torch.stack(keep[4 * update : 4 * update + 2]),
-            torch.stack(keep[4 * update + 2 : 4 * update + 4]),
-        )
-        for update in (0, 1)
-    )
+    columns = _columns(keeps, keep_sizes * 2)
+    keep = [torch.stack(pair) for pair in zip(columns[::2], columns[1::2], strict=True)]
+    updates = (UpdateNoise(*eps[:2], *keep[:2]), UpdateNoise(*eps[2:], *keep[2:]))
     return Noise(z_spatial, z_appr, updates)
 
 

@@ -36,17 +36,12 @@ SETTINGS_FILE = "streets.json"
 SMALLEST = (64, 32)  # pixels
 GENERATOR_VERSION = 1  # raise it when the same seed gives other scenes
 _USUAL = {"erased": False, "with_people": True, "mixed": False}  # kind of tree that settings do not name
-STREETS = Program(
-    "streets",
-    str(GENERATOR_VERSION),
-    SETTINGS_FILE,
-    ("streets",),
-    tuple(
-        f"{kind}/{split}/{city}"
-        for kind in (IMAGE_KIND, GT_KINDS[0], CAMERA_KIND, ERASED_KIND)
-        for split, (city, _) in SPLITS.items()
-    ),
+_FOLDERS = tuple(
+    f"{kind}/{split}/{city}"
+    for kind in (IMAGE_KIND, GT_KINDS[0], CAMERA_KIND, ERASED_KIND)
+    for split, (city, _) in SPLITS.items()
 )
+STREETS = Program("streets", str(GENERATOR_VERSION), SETTINGS_FILE, ("streets",), _FOLDERS)
 
 _SHIFT = 4  # fractional bits of cv2's polygon coordinates
 _HAZE = np.array([196.0, 200.0, 202.0])

@@ -175,15 +175,10 @@ def place(
         ridden = np.uint8(np.ascontiguousarray(ridden[:, ::step])) * 255
         ridden = cv2.resize(ridden, (new_width, new_height), interpolation=cv2.INTER_AREA) >= 128
         ridden = ridden_part(outline, ~ridden[rows, columns])
-    return Placed(
-        MaskPatch(outline, left + columns.start, top + rows.start),
-        rgb[rows, columns],
-        _soft_edge(mask)[rows, columns] * inside,
-        (left + x0, top + y0, left + x1 + 1, top + y1 + 1),
-        cutout.light,
-        new_height / own_height,
-        ridden,
-    )
+    patch = MaskPatch(outline, left + columns.start, top + rows.start)
+    soft = _soft_edge(mask)[rows, columns] * inside
+    box = left + x0, top + y0, left + x1 + 1, top + y1 + 1
+    return Placed(patch, rgb[rows, columns], soft, box, cutout.light, new_height / own_height, ridden)
 
 
 def _soft_edge(mask: np.ndarray) -> np.ndarray:

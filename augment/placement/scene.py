@@ -199,14 +199,9 @@ def read_image(frame: Frame, *, rgb: bool = False, camera: str = "auto") -> Edit
     label_ids, instance_ids = frame.read_maps()
     rows, columns = label_ids.shape
     objects = frame.read_polygons(label_ids.shape)
-    return EditedImage(
-        frame.name,
-        label_ids.copy(),
-        instance_ids.copy(),
-        frame.read_image(label_ids.shape) if rgb else None,
-        frame.camera(columns, rows, camera),
-        None if objects is None else Outlines(tuple(objects)),
-    )
+    outlines = None if objects is None else Outlines(tuple(objects))
+    pixels, known = frame.read_image(label_ids.shape) if rgb else None, frame.camera(columns, rows, camera)
+    return EditedImage(frame.name, label_ids.copy(), instance_ids.copy(), pixels, known, outlines)
 
 
 def count_instances(instance_ids: np.ndarray) -> dict[str, int]:
