@@ -89,9 +89,14 @@ def tasks_of(options: BenefitOptions) -> list[BenefitTask]:
     models_wanted = dict.fromkeys(model for arm in wanted.values() for model in models_of(arm))
     for case in cases_of(options):
         scenes = f"{case.name}/scenes"
-        checkpoints = {model: model_checkpoint(options, case, model) for model in models_wanted}
-        about = case.seed, options.copies, options.per_image, options.device
-        source = RecipeSource(out / scenes / "tree", checkpoints, *about)
+        source = RecipeSource(
+            out / scenes / "tree",
+            {model: model_checkpoint(options, case, model) for model in models_wanted},
+            case.seed,
+            options.copies,
+            options.per_image,
+            options.device,
+        )
         first.append(BenefitTask(scenes, (), partial(drawn.training, n=case.n, seed=case.seed)))
         trained = {model: case.model(model) for model in models_wanted if not options.known_places[model]}
         for name in trained.values():
@@ -155,9 +160,16 @@ def first_weights(options: BenefitOptions) -> str:
 
 def live_frames(folder: Path, options: BenefitOptions, case: Case, render: str) -> LiveFrames:
     """The scenes of a case with new persons each time they are drawn, painted so."""
-    tree, bank = Path(options.out).absolute() / case.name / "scenes/tree", folder / "bank.npz"
-    model, per_image = model_checkpoint(options, case, OF_PERSONS), range_of(options.per_image)
-    return LiveFrames(tree, SPLIT, model, render, bank, per_image, case.seed, options.size)
+    return LiveFrames(
+        Path(options.out).absolute() / case.name / "scenes/tree",
+        SPLIT,
+        model_checkpoint(options, case, OF_PERSONS),
+        render,
+        folder / "bank.npz",
+        range_of(options.per_image),
+        case.seed,
+        options.size,
+    )
 
 
 def measure_finally(folder: Path, options: BenefitOptions, case: Case, name: str) -> dict:

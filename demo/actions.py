@@ -342,7 +342,13 @@ def _with(
     draws: int | None = None,
 ) -> State:
     """The state with these objects and images instead of those from `number` on; the last is chosen."""
-    objects, steps = (*state.objects[:number], *objects), (*state.steps[: number + 1], *images)
-    chosen, draws = len(objects) - 1 if objects else None, state.draws if draws is None else draws
-    earlier = (*state.earlier, replace(state, earlier=()))[-UNDO:]
-    return State(state.scene, steps, objects, chosen, state.own, draws, earlier=earlier)
+    objects = (*state.objects[:number], *objects)
+    return State(
+        state.scene,
+        (*state.steps[: number + 1], *images),
+        objects,
+        len(objects) - 1 if objects else None,
+        state.own,
+        state.draws if draws is None else draws,
+        earlier=(*state.earlier, replace(state, earlier=()))[-UNDO:],
+    )

@@ -79,8 +79,16 @@ def read_views(
             supporting[target.support] = supporting_pixels(label_ids, instance_ids, target.support)
         real_ids = tuple(instance.instance_id for instance in maps.instances(index, target.name))
         real_boxes = [in_fractions(bounding_box(instance_ids == one), width, height) for one in real_ids]
-        about = label_ids, instance_ids, supporting[target.support], feet, of_frame
-        yield EvaluatedScene(frame.name, *about, real_ids, np.reshape(real_boxes, (-1, 4)))
+        yield EvaluatedScene(
+            frame.name,
+            label_ids,
+            instance_ids,
+            supporting[target.support],
+            feet,
+            of_frame,
+            real_ids,
+            np.reshape(real_boxes, (-1, 4)),
+        )
 
 
 Measures = dict[str, np.ndarray]  # one row for each placed object: box (n,4), and (n,) of each judgement

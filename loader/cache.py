@@ -197,8 +197,14 @@ def prepare(options: Options, split: str, *, progress: bool = True, begin: float
             raise InputError(f"{found}. No frame is left; set --db_root to an intact data set")
         warn(f"{found}. Left out")
     good = tuple(frame for frame in frames if frame.name in records)
-    of_good = tuple(records[frame.name] for frame in good)
-    return WorkingMaps(good, of_good, folder, sizes, options.group_instances, places_alone)
+    return WorkingMaps(
+        good,
+        tuple(records[frame.name] for frame in good),
+        folder,
+        sizes,
+        options.group_instances,
+        places_alone,
+    )
 
 
 def cache_key(db_root: str | Path, sizes: Sizes, *, places_alone: bool = False) -> str:
@@ -283,11 +289,23 @@ def _make_entry(frame: Frame, sizes: Sizes, places_alone: bool) -> tuple[Record,
     ]
     compact_ids = sorted({row[1] for row in table})
     compact = [compact_mask(instance_ids, instance_id, *sizes.compact) for instance_id in compact_ids]
-    compact = np.array(compact, np.uint8).reshape(-1, *reversed(sizes.compact))
-    together = rides(instance_ids) if places_alone else []
-    erasable = find_erasable(frame, label_ids, instance_ids, compact_ids, sizes.small, together)
-    maps = labels_small, ids_small, labels_big, ids_big
-    return Record(source, table), FrameMaps(*maps, np.array(compact_ids, np.int32), compact, erasable)
+    maps = FrameMaps(
+        labels_small,
+        ids_small,
+        labels_big,
+        ids_big,
+        np.array(compact_ids, np.int32),
+        np.array(compact, np.uint8).reshape(-1, *reversed(sizes.compact)),
+        find_erasable(
+            frame,
+            label_ids,
+            instance_ids,
+            compact_ids,
+            sizes.small,
+            rides(instance_ids) if places_alone else [],
+        ),
+    )
+    return Record(source, table), maps
 
 
 # ---- files of the cache -------------------------------------------------------------------------

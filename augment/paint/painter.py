@@ -231,9 +231,17 @@ class Painter:
         seed = seed_of(self.seed, "render", key)
         prompts = draw_prompts(new.class_name, seed, self.prompts, options.style)
         negative = self.prompts.negative
-        deal = seed_of(self.seed, "deal", new.frame_name), new.number
-        about = new.class_name, key, prompts, negative, seed, deal
-        image = self._fill(Request(crop.cut(rgb), crop.cut(whole, mirror=False), *about))
+        request = Request(
+            crop.cut(rgb),
+            crop.cut(whole, mirror=False),
+            new.class_name,
+            key,
+            prompts,
+            negative,
+            seed,
+            (seed_of(self.seed, "deal", new.frame_name), new.number),
+        )
+        image = self._fill(request)
 
         original, mask, seen = crop.inside(rgb), crop.inside(whole), crop.inside(seen)
         image = match_colours(crop.back(image), original, mask, options.colour_match)

@@ -276,8 +276,17 @@ def rendering_of(options: InsertOptions) -> Rendering | None:
         painting = options_of({"config": options.render_config, "backend": options.render})
     bank = options.bank or painting.backend_settings.get("bank") or f"{options.out}/{WORK}/bank.npz"
     cutouts = read_folder(Path(options.cutouts), with_progress) if options.cutouts else None
-    shown = options.db_root, options.split, bank, options.device, cutouts, options.cutouts_beside
-    rendering = Rendering(options.render, painting, options.shadow, *shown)
+    rendering = Rendering(
+        options.render,
+        painting,
+        options.shadow,
+        options.db_root,
+        options.split,
+        bank,
+        options.device,
+        cutouts,
+        options.cutouts_beside,
+    )
     rendering.check()
     return rendering
 

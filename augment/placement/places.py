@@ -257,10 +257,19 @@ class Inserter:
     def view(self, image: EditedImage, class_name: str) -> ImageForModel:
         """An image as the model of a class sees it now."""
         model, filters = self.models[class_name], self.filters_for(image, class_name)
-        maps, any_size = (image.label_ids, image.instance_ids), not model.what.draws_shapes
-        fit, boxes = self.settings.fits.get(class_name), tuple(mask.box for mask in image.new_masks)
-        around = Surroundings(*maps, image.camera, fit, self.region, boxes, any_size)
-        small, big = (working_maps(*maps, size, self.device) for size in (model.maps.small, model.maps.big))
+        around = Surroundings(
+            image.label_ids,
+            image.instance_ids,
+            image.camera,
+            self.settings.fits.get(class_name),
+            self.region,
+            tuple(mask.box for mask in image.new_masks),
+            not model.what.draws_shapes,
+        )
+        small, big = (
+            working_maps(image.label_ids, image.instance_ids, size, self.device)
+            for size in (model.maps.small, model.maps.big)
+        )
         return ImageForModel(model, around, filters, model.where.on(*small, self.settings.temperature), big)
 
     def put(
