@@ -99,9 +99,7 @@ class Reconstructor(nn.Module):
 
 def mlp(*channels: int, activation: nn.Module) -> nn.Sequential:
     """1x1 convolutions with an activation between them: a perceptron on (B,C,1,1)."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise(channels):
-        layers += [nn.Conv2d(before, after, 1), activation]
+    layers = [layer for both in pairwise(channels) for layer in (nn.Conv2d(*both, 1), activation)]
     return nn.Sequential(*layers[:-1])
 
 

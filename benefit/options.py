@@ -26,7 +26,7 @@ SECTIONS = {
     "data": "how the data are made",
     "segmenter": "the segmenter of every arm",
 }
-_, _data, _segmenter = (partial(setting, section=name) for name in SECTIONS)
+_data, _segmenter = (partial(setting, section=name) for name in ("data", "segmenter"))
 # These extend a measurement or say how it is done: they may change from one command to the next in an --out.
 FREE = ("out", "n", "seeds", "arms", "final", "report", "device")
 

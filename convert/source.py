@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data.images import read_png
-from support.errors import InputError
+from support.errors import InputError, warn
 
 _NUMBERS = 1001  # of one label in the keys of `segments_of_maps`: none, and 0 to 999
 
@@ -78,6 +78,14 @@ def existing_folder(path: Path, what: str) -> Path:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; it should hold {what}")
     return path
+
+
+def check_found(items: list[SourceImage], absent: list[str], otherwise: str) -> None:
+    """Name the splits that are left out, by what is `absent` of each. InputError if there are no items."""
+    if not items:
+        raise InputError((absent or [otherwise])[0])
+    for line in absent:
+        warn(f"{line}; that split is left out")
 
 
 def read_map(path: Path, bits: int) -> np.ndarray:

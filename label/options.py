@@ -71,7 +71,7 @@ class LabelOptions:
         " on the files",
         read=int,
     )
-    shard: Shard | None = _output(None, HELP, read=Shard.parse, flag={"metavar": "I/N"})  # noqa: RUF009
+    shard: Shard | None = setting(None, HELP, section="output", read=Shard.parse, flag={"metavar": "I/N"})
     merge: bool = _output(
         False, "label nothing, merge what all shards have done (the last one to end does that by itself)"
     )

@@ -216,8 +216,12 @@ def listed(folder: Path, pattern: str) -> list[Path]:
     """
     folder = Path(folder)
     _check_readable(folder, pattern)
-    found = ((path, path.relative_to(folder).parts) for path in folder.glob(pattern))
-    return sorted(path for path, parts in found if not any(part.startswith(".") for part in parts))
+    return sorted(path for path in folder.glob(pattern) if not _is_hidden(path.relative_to(folder)))
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a part of it is; what a file system keeps at its top for itself counts, too."""
+    return any(part[0] == "." or part == "lost+found" for part in path.parts)
 
 
 def _check_readable(folder: Path, pattern: str) -> None:
@@ -225,6 +229,8 @@ def _check_readable(folder: Path, pattern: str) -> None:
     parts = Path(pattern).parts[:-1]
     for count in range(len(parts) + 1):
         for place in folder.glob("/".join(parts[:count])) if count else [folder]:
+            if _is_hidden(place.relative_to(folder)):
+                continue
             if place.is_dir() and not os.access(place, os.R_OK | os.X_OK):
                 _refuse(PermissionError(errno.EACCES, os.strerror(errno.EACCES), place))
 
@@ -245,8 +251,8 @@ def files_below(folder: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        found += (Path(place, name) for name in names if name[0] != ".")
+        folders[:] = sorted(name for name in folders if not _is_hidden(Path(name)))
+        found += (Path(place, name) for name in names if not _is_hidden(Path(name)))
     return sorted(found)
 
 

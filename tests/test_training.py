@@ -9,7 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from loader.noise import draw_noise
 from model import WhereWhat
-from tests.test_model import TINY, double, make_batch, with_places
+from tests.test_density_model import with_places
+from tests.test_model import TINY, double, make_batch
 from tests.test_parity import FILES, biases_before_norm, build, load, read_batch, read_noise
 from training import WARM_UP, GraphedStep, NonFiniteLossError, Optimisers, can_capture, train_step
 

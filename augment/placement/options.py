@@ -131,8 +131,8 @@ class InsertOptions(Insertion):
         " person,car; like-data: as often as the data set has instances of it",
         read=_classes,
     )
-    target: dict[str, int] | None = _what(  # noqa: RUF009 (it makes a field)
-        None, "objects tried in all instead, for example person=2000,rider=500", read=_budget
+    target: dict[str, int] | None = setting(
+        None, "objects tried in all instead, for example person=2000,rider=500", section="what", read=_budget
     )
 
     render: str = _rgb(
@@ -186,7 +186,7 @@ class InsertOptions(Insertion):
         " no influence on the files",
         read=int,
     )
-    shard: Shard | None = _output(None, HELP, read=Shard.parse, flag={"metavar": "I/N"})  # noqa: RUF009
+    shard: Shard | None = setting(None, HELP, section="output", read=Shard.parse, flag={"metavar": "I/N"})
     merge: bool = _output(
         False, "insert nothing, merge what all shards have done (the last one to end does that by itself)"
     )

@@ -15,6 +15,7 @@ from convert.source import (
     DataSet,
     Segments,
     SourceImage,
+    check_found,
     colour_keys,
     path_below,
     values_in,
@@ -37,27 +38,26 @@ def find(root: Path) -> DataSet:
     categories: dict[int, Category] = {}
     absent: list[str] = []
     for file in files:
+        content, pngs, name = read_json(file, _WHAT), file.with_suffix(""), file.stem.removeprefix(_PREFIX)
+        images = next((one for one in (root / name, root / "images" / name) if one.is_dir()), None)
+        if not pngs.is_dir():
+            absent.append(f"{pngs}: no such folder; it should hold the segment PNGs of {file.name}")
+            continue
+        if images is None:
+            absent.append(f"{root}: has no folder {name}/ or images/{name}/ with the images of {file.name}")
+            continue
         try:
-            _add(root, file, read_json(file, _WHAT), items, categories, absent)
+            _add(file, content, images, items, categories)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{file}: is no {_WHAT} ({error!r} where a field was expected)") from None
-    if not items:
-        lacking = [f"{files[0]}: holds no annotation of a listed image; take another --root"]
-        raise InputError((absent or lacking)[0])
-    for line in absent:
-        warn(f"{line}; that split is left out")
+    check_found(items, absent, f"{files[0]}: holds no annotation of a listed image; take another --root")
     return DataSet(items, categories)
 
 
 def _add(
-    root: Path,
-    file: Path,
-    content: dict,
-    items: list[SourceImage],
-    categories: dict[int, Category],
-    absent: list[str],
+    file: Path, content: dict, images: Path, items: list[SourceImage], categories: dict[int, Category]
 ) -> None:
-    """Add what one JSON file holds, or say in `absent` which of its folders is not there."""
+    """Add what one JSON file holds of the images in a folder."""
     for entry in content["categories"]:
         # Without the word, all are things: those whose label has no instances are merged all the same.
         category = Category(str(entry["name"]), bool(int(entry.get("isthing", 1))))
@@ -65,20 +65,12 @@ def _add(
             raise InputError(
                 f"{file}: category {entry['id']} is another one than before; mend one of the two"
             )
-    name = file.stem.removeprefix(_PREFIX)
+    name, pngs = file.stem.removeprefix(_PREFIX), file.with_suffix("")
     split = re.sub(r"\d+$", "", name) or name
-    pngs = file.with_suffix("")
-    folders = [folder for folder in (root / name, root / "images" / name) if folder.is_dir()]
-    if not pngs.is_dir():
-        absent.append(f"{pngs}: no such folder; it should hold the segment PNGs of {file.name}")
-        return
-    if not folders:
-        absent.append(f"{root}: has no folder {name}/ or images/{name}/ with the images of {file.name}")
-        return
     city = "coco" + re.sub(r"[^a-z0-9]", "", split.lower())
     left_out: dict[str, list[str]] = {}
-    images = _named(content["images"], "id", left_out)
-    file_names = {str(entry["id"]): entry["file_name"] for entry in images}
+    listed_images = _named(content["images"], "id", left_out)
+    file_names = {str(entry["id"]): entry["file_name"] for entry in listed_images}
     annotated: set[str] = set()
     for entry in _named(content["annotations"], "image_id", left_out):
         image, png = str(entry["image_id"]), path_below(pngs, entry["file_name"])
@@ -92,7 +84,7 @@ def _add(
             segments = tuple(_segment(one, categories) for one in entry["segments_info"])
         except (KeyError, TypeError, ValueError) as error:
             problem = f"{png}: its entry in {file.name} can't be read ({error!r} where a field was expected)"
-        path = path_below(folders[0], file_names[image])
+        path = path_below(images, file_names[image])
         items.append(SourceImage(split, city, None, path, (png,), segments, problem))
     if bare := [file_names[image] for image in file_names if image not in annotated]:
         left_out["images without annotation"] = bare

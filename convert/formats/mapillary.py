@@ -13,11 +13,12 @@ from convert.source import (
     DataSet,
     Segments,
     SourceImage,
+    check_found,
     check_known,
     read_map,
     values_in,
 )
-from support.errors import InputError, warn
+from support.errors import InputError
 from support.files import listed, read_json
 
 _SPLITS = {"training": "train", "validation": "val"}
@@ -44,11 +45,9 @@ def find(root: Path) -> DataSet:
         for path in listed(maps, "*.png"):
             image = root / folder / "images" / f"{path.stem}.jpg"
             items.append(SourceImage(split, f"vistas{split}", None, image, (path,)))
-    if not items:
-        lacking = [f"{root}: has no instance maps in training/ or validation/; unpack the archive there"]
-        raise InputError((absent or lacking)[0])
-    for line in absent:
-        warn(f"{line}; that split is left out")
+    check_found(
+        items, absent, f"{root}: has no instance maps in training/ or validation/; unpack the archive there"
+    )
     return DataSet(items, categories)
 
 

@@ -17,6 +17,7 @@ from support.files import (
     files_below,
     is_empty,
     is_there,
+    listed,
     read_json,
     read_text,
 )
@@ -128,6 +129,17 @@ def test_files_of_linked_folders_count_once_and_a_loop_ends(tmp_path):
     (tmp_path / "elsewhere/back").symlink_to(tmp_path / "in")
     found = files_below(tmp_path / "in")
     assert [path.relative_to(tmp_path / "in").as_posix() for path in found] == ["a/x", "b/w"]
+
+
+def test_folders_that_hold_nothing_of_ours_may_be_closed(tmp_path, monkeypatch):
+    for name in ("city/x", "lost+found/x", ".Trash/x"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: path.name in (tmp_path.name, "city"))
+    assert listed(tmp_path, "*/x") == files_below(tmp_path) == [tmp_path / "city/x"]
+    monkeypatch.setattr(os, "access", lambda path, mode: path == tmp_path)
+    with pytest.raises(InputError, match=r"city: can't be read \(Permission denied\)"):
+        listed(tmp_path, "*/x")
 
 
 def test_what_may_not_be_looked_at_is_not_taken_for_absent(tmp_path, monkeypatch):
